@@ -1,0 +1,1 @@
+"""Recipes as YAML: each file is complete and its header states what it measured."""
