@@ -1,0 +1,79 @@
+"""The ``lightning`` command: LightningCLI in subclass mode, for every job of the package.
+
+    lightning fit -c configs/ssd300.yaml
+    lightning test -c configs/ssd300.yaml --ckpt_path last
+
+The YAML names the classes; options on the command line override it. Besides what LightningCLI
+does, runs get a directory each, checkpoints are atomic, ``--ckpt_path last`` finds the newest one
+of all runs, and the number and names of the classes come from the data.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from .errors import friendly_errors
+from .runs import AtomicCheckpointIO, last_checkpoint, run_loggers
+
+
+class MobilevisionCLI(LightningCLI):
+    """LightningCLI with this package's links and run directories."""
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=args,
+            parser_kwargs={"description": __doc__},
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Let the data say how many classes there are and what they are called."""
+        parser.link_arguments(
+            "data.num_classes",
+            "model.init_args.network.init_args.num_classes",
+            apply_on="instantiate",
+        )
+        parser.link_arguments(
+            "data.categories", "model.init_args.categories", apply_on="instantiate"
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Resolve ``--ckpt_path last`` and insist on checkpoints that hold data only."""
+        config = self.config[self.config.subcommand]
+        config.weights_only = True
+        if config.get("ckpt_path") == "last":
+            config.ckpt_path = str(last_checkpoint(_root(config.trainer)))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer with a run directory and atomic checkpoints, unless told otherwise."""
+        config = self._get(self.config_init, "trainer", default={})
+        if config.get("logger") in (None, True) and not config.get("fast_dev_run"):
+            kwargs["logger"] = run_loggers(_root(config))
+        kwargs["plugins"] = [*_as_list(config.get("plugins")), AtomicCheckpointIO()]
+        return super().instantiate_trainer(**kwargs)
+
+
+def _root(trainer_config: Any) -> Path:
+    return Path(trainer_config.get("default_root_dir") or "runs")
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def lightning(args: list[str] | None = None) -> None:
+    """Console script ``lightning``: run LightningCLI on ``args`` (default: the command line)."""
+    with friendly_errors():
+        MobilevisionCLI(args)
+
+
+if __name__ == "__main__":
+    lightning(sys.argv[1:])

@@ -1,0 +1,6 @@
+"""MobileNet, how its features are handed on, and where its weights come from."""
+
+from .features import Backbone, FeatureInfo
+from .mobilenet import ImageClassifier, MobileNetV1
+
+__all__ = ["Backbone", "FeatureInfo", "ImageClassifier", "MobileNetV1"]

@@ -1,0 +1,176 @@
+"""SSD on a MobileNet (Liu et al. 2016; Howard et al. 2017, Section 4.6): the paper's own detector.
+
+At 300 px and 90 classes it has 1,917 default boxes, 6.82 M parameters and 1.24 G mult-adds
+(Table 13 of the MobileNet paper: 6.8 M and 1.2 B).
+
+    backbone at stride 16   19x19x512    3 boxes a cell
+    backbone at stride 32   10x10x1024   6
+    extra 1                  5x5x512     6
+    extra 2                  3x3x256     6
+    extra 3                  2x2x256     6
+    extra 4                  1x1x128     6
+"""
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ...backbone.features import Backbone
+from ...backbone.layers import ConvNormAct, Padding
+from ...datasets.types import DetectionTarget, Detections
+from .anchors import DefaultBoxes
+from .boxes import BoxCoder
+from .losses import MultiBoxLoss, ScoreActivation, SSDOutput
+from .postprocess import PostProcess
+
+EXTRA_CHANNELS = (512, 256, 256, 128)
+MIN_EXTRA_CHANNELS = 16
+
+
+class ExtraMap(nn.Sequential):
+    """One more, coarser map: 1x1 to half the channels, then 3x3 at stride 2."""
+
+    def __init__(self, in_channels: int, middle: int, out_channels: int, padding: Padding) -> None:
+        super().__init__()
+        self.reduce = ConvNormAct(in_channels, middle, 1, padding=padding)
+        self.shrink = ConvNormAct(middle, out_channels, 3, stride=2, padding=padding)
+
+
+class MapPredictor(nn.Module):
+    """Box offsets and class logits of one map, by one 1x1 convolution each."""
+
+    def __init__(self, in_channels: int, boxes_per_cell: int, num_columns: int) -> None:
+        super().__init__()
+        self.num_columns = num_columns
+        self.boxes = nn.Conv2d(in_channels, boxes_per_cell * 4, 1)
+        self.classes = nn.Conv2d(in_channels, boxes_per_cell * num_columns, 1)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return offsets (B, H*W*boxes, 4) and logits (B, H*W*boxes, columns) of (B, C, H, W)."""
+        batch = features.shape[0]
+        deltas = self.boxes(features).permute(0, 2, 3, 1).reshape(batch, -1, 4)
+        logits = self.classes(features).permute(0, 2, 3, 1).reshape(batch, -1, self.num_columns)
+        return deltas, logits
+
+
+class SSD(nn.Module):
+    """Single-shot detector on any backbone.
+
+    Args:
+        backbone: A feature extractor behind the ``Backbone`` protocol; its maps are the finest
+            sources.
+        num_classes: Classes of the data, background not counted.
+        extra_channels: Channels of the additional maps, each at half the size of the one before.
+        extra_width_mult: Thins the additional maps (at least 16 channels); None takes the
+            backbone's ``width_mult`` where it has one, else 1.
+        anchors: Default boxes; None makes those of the paper for these maps.
+        loss: What training minimises; None takes ``MultiBoxLoss()``.
+        postprocess: How detections are chosen; None takes ``PostProcess()``.
+        score_activation: ``softmax`` or ``sigmoid`` (TensorFlow's public checkpoints).
+        padding: Padding of the additional maps, see ``backbone.layers``.
+        pixel_mean: Taken from the uint8 pixels before the backbone.
+        pixel_std: Then divided by; 127.5 and 127.5 give [-1, 1].
+
+    Raises:
+        TypeError: backbone does not follow the protocol.
+        ValueError: num_classes is not positive.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        extra_channels: Sequence[int] = EXTRA_CHANNELS,
+        extra_width_mult: float | None = None,
+        anchors: DefaultBoxes | None = None,
+        loss: MultiBoxLoss | None = None,
+        postprocess: PostProcess | None = None,
+        score_activation: ScoreActivation = "softmax",
+        padding: Padding = "same",
+        pixel_mean: float = 127.5,
+        pixel_std: float = 127.5,
+    ) -> None:
+        super().__init__()
+        if not isinstance(backbone, Backbone):
+            raise TypeError(f"{type(backbone).__name__} has no feature_info: it is no Backbone")
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        self.num_classes = num_classes
+        self.score_activation: ScoreActivation = score_activation
+        self.pixel_mean, self.pixel_std = pixel_mean, pixel_std
+        self.backbone = backbone
+        width_mult = extra_width_mult or getattr(backbone, "width_mult", 1.0)
+        channels = list(backbone.feature_info.channels)
+        self.extras = nn.ModuleList()
+        for base in extra_channels:
+            out = max(int(base * width_mult), MIN_EXTRA_CHANNELS)
+            middle = max(int(base // 2 * width_mult), MIN_EXTRA_CHANNELS)
+            self.extras.append(ExtraMap(channels[-1], middle, out, padding))
+            channels.append(out)
+        self.anchors = anchors or DefaultBoxes(num_maps=len(channels))
+        self.predictors = nn.ModuleList(
+            MapPredictor(width, boxes, num_classes + 1)
+            for width, boxes in zip(channels, self.anchors.boxes_per_cell, strict=True)
+        )
+        self.box_coder = BoxCoder()
+        self.loss = loss or MultiBoxLoss()
+        self.postprocess = postprocess or PostProcess()
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in [*self.extras.modules(), *self.predictors.modules()]:
+            if isinstance(module, nn.Conv2d):
+                nn.init.trunc_normal_(module.weight, std=0.03)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        # Nearly every anchor is background: start from there (prior 0.01 for an object).
+        prior = math.log(0.99 / 0.01) + (
+            math.log(self.num_classes) if self.score_activation == "softmax" else 0.0
+        )
+        for predictor in self.predictors:
+            bias = cast(MapPredictor, predictor).classes.bias
+            assert bias is not None
+            columns = bias.detach().view(-1, self.num_classes + 1)
+            if self.score_activation == "softmax":
+                columns[:, 0] = prior
+            else:
+                columns[:, 0], columns[:, 1:] = prior, -prior
+
+    def forward(self, images: Tensor) -> SSDOutput:
+        """Return what the network says at each anchor.
+
+        Args:
+            images: (B, 3, H, W) uint8 or float in [0, 255], RGB.
+        """
+        features = list(self.backbone((images.float() - self.pixel_mean) / self.pixel_std))
+        for extra in self.extras:
+            features.append(extra(features[-1]))
+        predictions = [
+            predict(map_) for predict, map_ in zip(self.predictors, features, strict=True)
+        ]
+        height, width = images.shape[-2:]
+        maps_hw = [(int(map_.shape[-2]), int(map_.shape[-1])) for map_ in features]
+        return SSDOutput(
+            torch.cat([deltas for deltas, _ in predictions], dim=1),
+            torch.cat([logits for _, logits in predictions], dim=1),
+            self.anchors((int(height), int(width)), maps_hw, images.device),
+        )
+
+    def compute_losses(self, output: SSDOutput, target: DetectionTarget) -> dict[str, Tensor]:
+        """Return the parts of the loss, scalars; their sum is minimised. Works in evaluation too."""
+        return self.loss(output, target, self.box_coder, self.score_activation)
+
+    def scores(self, output: SSDOutput) -> Tensor:
+        """Return the scores (B, A, num_classes) float32 in [0, 1], background left out."""
+        logits = output.class_logits.float()
+        if self.score_activation == "softmax":
+            return logits.softmax(dim=-1)[..., 1:]
+        return logits[..., 1:].sigmoid()
+
+    def detect(self, output: SSDOutput, size_hw: tuple[int, int]) -> Detections:
+        """Return the detections of a batch, in pixels of an input of ``size_hw``."""
+        boxes = self.box_coder.decode(output.box_deltas.float(), output.anchors)
+        return self.postprocess(boxes, self.scores(output), size_hw)

@@ -1,0 +1,38 @@
+"""Learning-rate schedules that know how long the training is."""
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+class WarmupCosine(LambdaLR):
+    """Linear warm-up, then half a cosine down to ``final_fraction`` of the learning rate.
+
+    Stepped once for each optimiser step (Loshchilov & Hutter 2017, SGDR, equation 5, one cycle).
+
+    Args:
+        optimizer: The optimiser; its learning rates are the peaks.
+        total_steps: Optimiser steps of the whole training; the tasks fill it in.
+        warmup_steps: Steps of the warm-up; at most a tenth of the training is taken.
+        final_fraction: Share of the peak at the end.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        warmup_steps: int = 1000,
+        final_fraction: float = 0.0,
+    ) -> None:
+        self.total_steps = total_steps
+        self.warmup_steps = max(1, min(warmup_steps, total_steps // 10))
+        self.final_fraction = final_fraction
+        super().__init__(optimizer, self._factor)
+
+    def _factor(self, step: int) -> float:
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+        cosine = (1 + math.cos(math.pi * min(1.0, progress))) / 2
+        return self.final_fraction + (1 - self.final_fraction) * cosine
