@@ -42,7 +42,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self,
         path: str | Path,
         map_location: Any = lambda storage, _: storage,
-        weights_only: Any = None,
+        weights_only: Any = None,  # noqa: ARG002
     ) -> dict[str, Any]:
         """Read a checkpoint with ``weights_only=True``, whatever the caller asks.
 

@@ -11,7 +11,7 @@ class FeatureInfo(NamedTuple):
     channels: tuple[int, ...]
     """Channels of each map."""
     strides: tuple[int, ...]
-    """Input pixels for each step on the map; a map of an H x W input is about H/stride x W/stride."""
+    """Input pixels for each step on the map: H x W pixels become about H/stride x W/stride."""
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""The two kinds of layer that MobileNet and its heads are built from (Howard et al. 2017, Figure 3)."""
+"""The layers that MobileNet and its heads are built from (Howard et al. 2017, Figure 3)."""
 
 from typing import Literal
 

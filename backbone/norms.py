@@ -27,9 +27,9 @@ def calibrate_norms(network: nn.Module, batches: Iterable[Tensor]) -> int:
 
     With m and v the mean and variance of a layer's input over all given pictures, the layer gets
     running_mean = m, running_var = v, weight = scale * sqrt(v + eps), bias = shift + scale * m,
-    where ``scale * x + shift`` is what it computes now. Its output in evaluation mode does not change
-    (up to rounding), whatever the pictures; its output in training mode becomes the same on
-    batches of that kind of pictures.
+    where ``scale * x + shift`` is what it computes now. Its output in evaluation mode does not
+    change (up to rounding), whatever the pictures; its output in training mode becomes the same
+    on batches of that kind of pictures.
 
     Args:
         network: The module to change in place; called with each batch in evaluation mode.

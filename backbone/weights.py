@@ -69,9 +69,8 @@ def load_classifier(path: str | Path, width_mult: float) -> ImageClassifier:
     bias = arrays.pop(f"{SLIM_LOGITS}/bias", None)
     if weight is None or bias is None:
         raise WeightsError(f"{path}: no classifier in this file ({SLIM_LOGITS}/weights)")
-    with torch.no_grad():
-        _copy(model.classifier.weight, weight[0, 0].T[1:], f"{SLIM_LOGITS}/weights", path)
-        _copy(model.classifier.bias, bias[1:], f"{SLIM_LOGITS}/bias", path)
+    _copy(model.classifier.weight, weight[0, 0].T[1:], f"{SLIM_LOGITS}/weights", path)
+    _copy(model.classifier.bias, bias[1:], f"{SLIM_LOGITS}/bias", path)
     return model
 
 
@@ -92,11 +91,11 @@ def _load_slim(backbone: MobileNetV1, arrays: dict[str, np.ndarray], path: Path)
     prefix = next((p for p in SLIM_PREFIXES if f"{p}MobilenetV1/Conv2d_0/weights" in arrays), None)
     if prefix is None:
         raise WeightsError(f"{path}: no MobilenetV1/Conv2d_0/weights, so this is no MobileNet")
-    with torch.no_grad():
-        for scope, layer in slim_layers(backbone).items():
-            load_folded_layer(layer, arrays, prefix + scope, path)
+    for scope, layer in slim_layers(backbone).items():
+        load_folded_layer(layer, arrays, prefix + scope, path)
 
 
+@torch.no_grad()
 def load_folded_layer(
     layer: ConvNormAct, arrays: dict[str, np.ndarray], scope: str, path: Path
 ) -> None:
@@ -120,6 +119,7 @@ def load_folded_layer(
     set_folded_bias(layer.norm, torch.from_numpy(bias))
 
 
+@torch.no_grad()
 def _copy(target: Tensor, array: np.ndarray, name: str, path: Path) -> None:
     if tuple(target.shape) != array.shape:
         raise WeightsError(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ...backbone.features import Backbone
 from ...backbone.layers import ConvNormAct, Padding
-from ...datasets.types import DetectionTarget, Detections
+from ...datasets.types import Detections, DetectionTarget
 from .anchors import DefaultBoxes
 from .boxes import BoxCoder
 from .losses import MultiBoxLoss, ScoreActivation, SSDOutput
@@ -160,7 +160,7 @@ class SSD(nn.Module):
         )
 
     def compute_losses(self, output: SSDOutput, target: DetectionTarget) -> dict[str, Tensor]:
-        """Return the parts of the loss, scalars; their sum is minimised. Works in evaluation too."""
+        """Return the parts of the loss, scalars to be summed; in evaluation too."""
         return self.loss(output, target, self.box_coder, self.score_activation)
 
     def scores(self, output: SSDOutput) -> Tensor:

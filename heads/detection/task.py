@@ -44,8 +44,8 @@ class DetectionNetwork(Protocol):
 class DetectionTask(LightningModule):
     """Train, validate, test and predict with any detector behind ``DetectionNetwork``.
 
-    Logs ``train/loss`` and its parts at each step, ``val/loss``, its parts and the twelve COCO numbers
-    (``val/AP``, ``val/AP50``, ...) at each validation, likewise ``test/...``. Writes
+    Logs ``train/loss`` and its parts at each step, ``val/loss``, its parts and the twelve COCO
+    numbers (``val/AP``, ``val/AP50``, ...) at each validation, likewise ``test/...``. Writes
     ``coco_metrics.json`` and ``results.json`` (COCO results format) into the run's directory.
 
     Args:
@@ -245,7 +245,7 @@ class DetectionTask(LightningModule):
         self._last_result = result
         if self.trainer.is_global_zero:
             write_metrics(self.run_dir / "coco_metrics.json", result)
-        if not self.trainer.state.fn == TrainerFn.FITTING:
+        if self.trainer.state.fn != TrainerFn.FITTING:
             self._write_results()
             self._print_result(result)
 
