@@ -1,0 +1,203 @@
+"""Where pictures and boxes go when they are cropped, expanded, mirrored and resized.
+
+Coordinates are continuous: the first pixel covers [0, 1), a picture of width W ends at W. Nothing
+here touches a pixel.
+"""
+
+import math
+from typing import NamedTuple, Self
+
+import numpy as np
+
+MIN_BOX_PX = 1.0
+"""Objects that end up narrower or lower than this many pixels are dropped."""
+
+Rect = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
+
+
+class Objects(NamedTuple):
+    """The objects of one picture."""
+
+    boxes: np.ndarray
+    """(N, 4) float32, xyxy, absolute pixels."""
+    labels: np.ndarray
+    """(N,) int64, class index."""
+    crowd: np.ndarray
+    """(N,) bool; True marks a region to ignore, not an object."""
+
+    def select(self, rows: np.ndarray) -> Self:
+        """Keep some rows: a (N,) bool mask or an (M,) integer index."""
+        return self._replace(
+            boxes=self.boxes[rows], labels=self.labels[rows], crowd=self.crowd[rows]
+        )
+
+
+class Placement(NamedTuple):
+    """Which part of a decoded picture fills which part of the output, in whole pixels of both.
+
+    Whole pixels make the resampling a plain resize of a window, a third of the cost of an affine
+    warp, and exact for boxes: they are mapped from window to target, not from the sampled crop.
+    """
+
+    reduce: int
+    """The fraction 1/reduce at which the picture is decoded."""
+    window: tuple[int, int, int, int]
+    """Left, top, right, bottom in the decoded picture."""
+    target: tuple[int, int, int, int]
+    """Left, top, right, bottom in the output, before mirroring."""
+    size_hw: tuple[int, int]
+    """Height and width of the output."""
+    mirror: bool
+    """Whether the output is flipped left to right at the end."""
+
+    def move(self, boxes: np.ndarray) -> np.ndarray:
+        """Map boxes of the whole picture to the output and clip them to its visible part.
+
+        Args:
+            boxes: (N, 4) float32, xyxy, pixels of the whole picture.
+
+        Returns:
+            (N, 4) float32, xyxy, pixels of the output.
+        """
+        window, target = np.array(self.window, np.float64), np.array(self.target, np.float64)
+        start, end = np.tile(target[:2], 2), np.tile(target[2:], 2)
+        scale = (target[2:] - target[:2]) / (window[2:] - window[:2])
+        moved = (boxes / self.reduce - np.tile(window[:2], 2)) * np.tile(scale, 2) + start
+        moved = np.clip(moved, start, end)
+        if self.mirror:
+            moved[:, [0, 2]] = self.size_hw[1] - moved[:, [2, 0]]
+        return moved.astype(np.float32)
+
+
+class CropRule(NamedTuple):
+    """Which crops are drawn, and which accepted."""
+
+    min_iou: float
+    """Least intersection over union of the crop and at least one box, in [0, 1]."""
+    side: tuple[float, float]
+    """Range of sqrt(w * h), where w and h are fractions of the canvas's sides."""
+    aspect: tuple[float, float]
+    """Range of w / h of those fractions."""
+    tries: int
+    """Crops to draw before giving up."""
+
+
+def whole(size_hw: tuple[int, int]) -> Rect:
+    """The rectangle of a picture of this size."""
+    return 0.0, 0.0, float(size_hw[1]), float(size_hw[0])
+
+
+def sample_expansion(size_hw: tuple[int, int], max_ratio: float, rng: np.random.Generator) -> Rect:
+    """Draw a canvas around the picture (SSD, section 3.6, "zoom out").
+
+    Both sides grow by one ratio from [1, max_ratio]; the paper's "16x" of the area is 4.
+    """
+    height, width = size_hw
+    ratio = rng.uniform(1.0, max_ratio)
+    left, top = -rng.uniform(0.0, 1.0, 2) * (ratio - 1.0) * (width, height)
+    return left, top, left + ratio * width, top + ratio * height
+
+
+def sample_crop(
+    canvas: Rect,
+    size_hw: tuple[int, int],
+    boxes: np.ndarray,
+    rule: CropRule,
+    rng: np.random.Generator,
+) -> Rect:
+    """Draw a part of the canvas that shows enough of at least one object (SSD, section 2.2).
+
+    A crop is accepted if one box has at least ``rule.min_iou`` with it, one box has its centre in
+    it, and it shows at least a pixel of the picture. Without boxes only the last counts.
+
+    Args:
+        canvas: What to crop from; it contains the picture.
+        size_hw: Size of the picture, which lies at [0, W) x [0, H).
+        boxes: (N, 4) xyxy of the objects that count; no crowd regions.
+        rule: What to draw and what to accept. All tries are drawn at once.
+        rng: The only source of randomness.
+
+    Returns:
+        The first accepted crop, or the canvas if none was.
+    """
+    fractions = _sample_fractions(rule, rng)
+    origin, extent = np.array(canvas[:2]), np.subtract(canvas[2:], canvas[:2])
+    starts = origin + extent * rng.uniform(0.0, 1.0, (rule.tries, 2)) * (1.0 - fractions)
+    crops = np.concatenate([starts, starts + extent * fractions], axis=1)
+    shown = np.minimum(crops[:, 2:], size_hw[::-1]) - np.maximum(crops[:, :2], 0.0)
+    accepted = np.all(shown >= 1.0, axis=1)
+    if len(boxes):
+        centred = centre_inside(boxes[None], crops[:, None])
+        accepted &= centred.any(axis=1)
+        accepted &= (_iou(crops, boxes.astype(np.float64)) >= rule.min_iou).any(axis=1)
+    first = int(accepted.argmax())
+    return tuple(crops[first].tolist()) if accepted[first] else canvas
+
+
+def _sample_fractions(rule: CropRule, rng: np.random.Generator) -> np.ndarray:
+    """(tries, 2) width and height as fractions of the canvas, each at most 1."""
+    sides = rng.uniform(*rule.side, rule.tries)
+    # Neither side may exceed the canvas: the aspect ratio stays in [side^2, 1 / side^2].
+    low = np.maximum(rule.aspect[0], sides**2)
+    ratios = np.sqrt(rng.uniform(low, np.maximum(low, np.minimum(rule.aspect[1], sides**-2.0))))
+    return np.minimum(np.stack([sides * ratios, sides / ratios], axis=1), 1.0)
+
+
+def centre_inside(boxes: np.ndarray, rects: np.ndarray) -> np.ndarray:
+    """Whether the centre of each box lies in its rectangle; both (..., 4) xyxy, broadcast."""
+    centres = (boxes[..., :2] + boxes[..., 2:]) / 2.0
+    return np.all((centres >= rects[..., :2]) & (centres < rects[..., 2:]), axis=-1)
+
+
+def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(N, M) intersection over union of (N, 4) and (M, 4) xyxy; 0 where both are empty."""
+    start = np.maximum(first[:, None, :2], second[None, :, :2])
+    end = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    shared = np.clip(end - start, 0.0, None).prod(axis=-1)
+    areas = [(rects[:, 2:] - rects[:, :2]).prod(axis=-1) for rects in (first, second)]
+    union = areas[0][:, None] + areas[1][None] - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def place(
+    crop: Rect,
+    picture_hw: tuple[int, int],
+    size_hw: tuple[int, int],
+    *,
+    mirror: bool,
+    reductions: tuple[int, ...],
+    min_resolution: float,
+) -> Placement:
+    """Lay a crop over the output and choose how large the picture has to be decoded.
+
+    Args:
+        crop: Part of the canvas that becomes the output; it shows some of the picture.
+        picture_hw: Size of the whole picture.
+        size_hw: Size of the output.
+        mirror: Whether to flip left to right.
+        reductions: The fractions that may be used, 1 among them.
+        min_resolution: Decoded pixels for each output pixel that are enough, on both axes.
+    """
+    scale = [size_hw[1 - axis] / (crop[axis + 2] - crop[axis]) for axis in (0, 1)]
+    enough = 1.0 / (max(scale) * min_resolution)
+    reduce = max((r for r in reductions if r <= enough), default=1)
+    spans = [
+        _place_axis(crop[axis::2], picture_hw[1 - axis], size_hw[1 - axis], reduce)
+        for axis in (0, 1)
+    ]
+    (left, right, x0, x1), (top, bottom, y0, y1) = spans
+    return Placement(reduce, (left, top, right, bottom), (x0, y0, x1, y1), size_hw, mirror)
+
+
+def _place_axis(
+    crop: tuple[float, ...], length: int, size: int, reduce: int
+) -> tuple[int, int, int, int]:
+    """One axis of `place`: start and end in the decoded picture, start and end in the output."""
+    scale = size / (crop[1] - crop[0])
+    decoded = math.ceil(length / reduce)
+    start = min(max(math.floor(crop[0] / reduce), 0), decoded - 1)
+    end = max(min(math.ceil(crop[1] / reduce), decoded), start + 1)
+    target_start = min(max(round((start * reduce - crop[0]) * scale), 0), size - 1)
+    target_end = min(round((end * reduce - crop[0]) * scale), size)
+    return start, end, target_start, max(target_end, target_start + 1)
