@@ -7,3 +7,8 @@ class DataError(ValueError):
     The message names what is wrong, where (file, annotation id) and what to do. The command lines
     print it alone, without a traceback, and exit with status 2.
     """
+
+    def __init__(self, message: str) -> None:
+        # A DataLoader raises a worker's error again with the worker's traceback in the message,
+        # which ends in this class's name and the message that matters.
+        super().__init__(message.rpartition(f"{__name__}.DataError: ")[2].rstrip())

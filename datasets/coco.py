@@ -1,0 +1,264 @@
+"""Reading annotation files in COCO's format (https://cocodataset.org/#format-data).
+
+Any such file will do: category and image ids may have gaps and come in any order, ``area`` and
+``iscrowd`` may be absent, further keys are ignored. Nothing in this module needs torch.
+"""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .annotations import Annotations, BoxTable, ImageTable, find
+from .columns import Column, integers, names, quadruples, read_columns, sides
+from .errors import DataError
+from .faults import FaultKind, Faults, OnError
+from .validation import TOLERANCE_PX, check_boxes, first_occurrences
+
+# fmt: off
+_COCO_NAMES = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
+    "traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat",
+    "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack",
+    "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball",
+    "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket",
+    "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple",
+    "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair",
+    "couch", "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse",
+    "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
+    "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier",
+    "toothbrush",
+)
+# fmt: on
+_UNUSED_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+
+COCO_CATEGORIES: dict[int, str] = dict(
+    zip([i for i in range(1, 91) if i not in _UNUSED_IDS], _COCO_NAMES, strict=True)
+)
+"""COCO's 80 classes: category id (1 to 90, with gaps) -> name."""
+
+OFFICIAL_FILES: dict[str, tuple[int, str]] = {
+    "instances_train2017.json": (469_785_474, "COCO train2017"),
+    "instances_val2017.json": (19_987_840, "COCO val2017"),
+    "instances_train2014.json": (332_556_225, "COCO train2014"),
+    "instances_val2014.json": (160_682_675, "COCO val2014"),
+}
+"""The released files: name -> size in bytes, what they are called in results.
+
+They are large, their categories are known, and nobody can mend them: annotation 918 of train2017,
+for instance, has no height (github.com/cocodataset/cocoapi/issues/355).
+"""
+
+
+_IMAGE_COLUMNS = (
+    Column("id", integers, "an integer"),
+    Column("file_name", names, "a name"),
+    Column("height", sides, "an integer above zero"),
+    Column("width", sides, "an integer above zero"),
+)
+_BOX_COLUMNS = (
+    Column("id", integers, "an integer"),
+    Column("image_id", integers, "an integer"),
+    Column("category_id", integers, "an integer"),
+    Column("bbox", quadruples, "four numbers [x, y, width, height]"),
+)
+
+
+def official_title(file: Path) -> str | None:
+    """What COCO calls a file of its releases, told by name and size; None for any other."""
+    size, title = OFFICIAL_FILES.get(file.name, (-1, ""))
+    return title if file.is_file() and file.stat().st_size == size else None
+
+
+def read_coco(
+    annotation_file: str | Path,
+    images_dir: str | Path,
+    categories: dict[int, str] | None = None,
+    on_error: OnError = "raise",
+) -> Annotations:
+    """Read one annotation file. The pictures are not opened.
+
+    Args:
+        annotation_file: COCO-format JSON.
+        images_dir: the folder that ``file_name`` is relative to.
+        categories: id -> name, the classes to read, in class order; each must be declared in the
+            file under this name, and boxes of other declared classes are left aside. None: all
+            that the file declares, by rising id.
+        on_error: what faulty entries lead to. In COCO's own releases, which nobody can mend, they
+            are always left out and counted, and boxes that reach beyond the picture are clipped.
+
+    Raises:
+        DataError: the file is absent, not JSON, lacks a list, declares other categories than asked
+            for, or, under ``on_error="raise"``, has a faulty entry.
+    """
+    file, folder = Path(annotation_file), Path(images_dir)
+    document = load_document(file)
+    official = official_title(file)
+    faults = Faults("skip" if official else on_error)
+    declared = declared_categories(file, document)
+    categories = _chosen(file, declared, categories)
+    images = _read_images(file, folder, document["images"], faults)
+    boxes, owners = _read_boxes(
+        file,
+        document["annotations"],
+        images,
+        declared,
+        faults,
+        tolerance_px=math.inf if official else TOLERANCE_PX,
+    )
+    labels, chosen = find(np.array(list(categories), dtype=np.int64), boxes.labels)
+    boxes = boxes._replace(labels=labels).take(chosen)
+    title = official or "/".join(file.resolve().parts[-3:])
+    faults.on_error = on_error
+    annotations = Annotations.build(
+        title, categories, images, boxes, owners=owners[chosen], faults=faults
+    )
+    return replace(annotations, set_aside=int((~chosen).sum()))
+
+
+def load_document(file: Path) -> dict[str, Any]:
+    """Parse an annotation file and make sure that it has its three lists.
+
+    Masks are dropped while parsing: they are most of the file and no box needs them.
+
+    Raises:
+        DataError: the file is absent, not JSON, or not of COCO's form.
+    """
+
+    def without_mask(entry: dict[str, Any]) -> dict[str, Any]:
+        entry.pop("segmentation", None)
+        return entry
+
+    try:
+        document = json.loads(file.read_bytes(), object_hook=without_mask)
+    except FileNotFoundError:
+        raise DataError(
+            f"{file}: no such annotation file. Check the path and the data root."
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"{file}: not a JSON file that can be read ({error}). Export or download it again."
+        ) from error
+    if not isinstance(document, dict):
+        raise DataError(
+            f"{file}: holds a JSON {type(document).__name__}, but COCO's format is an object with "
+            '"images", "annotations" and "categories". (A list is the format of results.)'
+        )
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(document.get(key), list):
+            raise DataError(f'{file}: lacks the list "{key}". COCO\'s format needs it, even empty.')
+    return document
+
+
+def declared_categories(file: Path, document: dict[str, Any]) -> dict[int, str]:
+    """The categories of a parsed file: id -> name, by rising id.
+
+    Raises:
+        DataError: there is none, or one is malformed, or an id or a name occurs twice.
+    """
+    declared: dict[int, str] = {}
+    for entry in document["categories"]:
+        if (
+            not isinstance(entry, dict)
+            or integers([entry.get("id")]) is None
+            or not isinstance(entry.get("name"), str)
+        ):
+            raise DataError(
+                f'{file}: the category {entry!r} needs an integer "id" and a "name". Add them.'
+            )
+        if entry["id"] in declared or entry["name"] in declared.values():
+            raise DataError(
+                f"{file}: category {entry['id']} ({entry['name']}) has an id or a name that "
+                "another one has, too. Make both unique."
+            )
+        declared[entry["id"]] = entry["name"]
+    if not declared:
+        raise DataError(f'{file}: "categories" is empty. Declare at least one class.')
+    return dict(sorted(declared.items()))
+
+
+def _chosen(file: Path, declared: dict[int, str], wanted: dict[int, str] | None) -> dict[int, str]:
+    if wanted is None:
+        return declared
+    for category_id, name in wanted.items():
+        if declared.get(category_id) != name:
+            raise DataError(
+                f"{file}: category {category_id} should be {name!r} but is "
+                f"{declared.get(category_id, 'not declared')!r}. All files of a data set, and the "
+                "option categories, must agree."
+            )
+    return dict(wanted)
+
+
+def _read_images(file: Path, folder: Path, entries: list[Any], faults: Faults) -> ImageTable:
+    _, columns = read_columns(file, "image", entries, _IMAGE_COLUMNS, faults)
+    ids, file_names, heights, widths = columns
+    first = first_occurrences(ids)
+    faults.add_where(
+        FaultKind.DUPLICATE_IMAGE,
+        ~first,
+        lambda row: f"{file}: image id {ids[row]} ({file_names[row]}) is used twice",
+    )
+    paths = np.array([str(folder / name) for name in file_names], dtype=object)
+    table = ImageTable(ids, file_names, paths, np.stack([heights, widths], axis=1))
+    return ImageTable(*(column[first] for column in table))
+
+
+def _read_boxes(
+    file: Path,
+    entries: list[Any],
+    images: ImageTable,
+    declared: dict[int, str],
+    faults: Faults,
+    *,
+    tolerance_px: float,
+) -> tuple[BoxTable, np.ndarray]:
+    """Returns the boxes, with the category id for a label, and the position of each one's image."""
+    entries, columns = read_columns(file, "annotation", entries, _BOX_COLUMNS, faults)
+    ids, image_ids, category_ids, xywh = columns
+    keep = first_occurrences(ids)
+    faults.add_where(
+        FaultKind.DUPLICATE_ANNOTATION,
+        ~keep,
+        lambda row: f"{file}: annotation id {ids[row]} is used twice",
+    )
+    owners, known = find(images.ids, image_ids)
+    faults.add_where(
+        FaultKind.UNKNOWN_IMAGE,
+        ~known,
+        lambda row: (
+            f"{file}: annotation {ids[row]} belongs to image {image_ids[row]}, which is not "
+            'in "images"'
+        ),
+    )
+    right = np.isin(category_ids, list(declared))
+    faults.add_where(
+        FaultKind.UNKNOWN_CATEGORY,
+        ~right,
+        lambda row: (
+            f"{file}: annotation {ids[row]} has category {category_ids[row]}, which is not "
+            'in "categories"'
+        ),
+    )
+    keep &= known & right
+    crowd = np.array([entry.get("iscrowd") == 1 for entry in entries], dtype=bool)
+    areas = np.array([_area(entry) for entry in entries], dtype=np.float64)
+    areas = np.where(np.isfinite(areas), areas, xywh[:, 2] * xywh[:, 3])
+    rows = np.flatnonzero(keep)
+    xyxy, right = check_boxes(
+        xywh[rows],
+        images.sizes_hw[owners[rows]],
+        faults,
+        lambda row: f"{file}: annotation {ids[rows[row]]}",
+        tolerance_px=tolerance_px,
+    )
+    boxes = BoxTable(ids[rows], xywh[rows], xyxy, category_ids[rows], crowd[rows], areas[rows])
+    return boxes.take(right), owners[rows][right]
+
+
+def _area(entry: dict[str, Any]) -> float:
+    value = entry.get("area")
+    return value if isinstance(value, int | float) else math.nan
