@@ -1,0 +1,135 @@
+"""Detection data sets for training and evaluation: pictures and boxes by number, and as batches."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from .annotations import Annotations
+from .errors import DataError
+from .faults import OnError
+from .images import ImageFile
+from .pictures import quarter_turn, turn_boxes
+from .sampling import SampleKey
+from .transforms import Objects, Transform
+from .types import DetectionBatch, stack_targets
+
+
+class Sample(NamedTuple):
+    """One picture, ready for the network."""
+
+    image: np.ndarray
+    """(H, W, 3) uint8, RGB, of the network's input size."""
+    objects: Objects
+    """In its pixels."""
+    image_id: int
+    size_hw: tuple[int, int]
+    """Of the original picture in pixels, EXIF rotation applied."""
+    path: str
+
+
+class DetectionDataset(Dataset[Sample]):
+    """Reads, augments and hands out the images of a data set.
+
+    The augmentation of a picture depends on seed, epoch and position alone: not on the number of
+    workers, nor on where a run was resumed.
+
+    Args:
+        annotations: what to read.
+        transform: makes the network's input.
+        seed: at least 0.
+        on_error: what a picture that cannot be read, or is not as large as declared, leads to.
+            "skip" hands out the next good one in its place; its image id says so, and
+            `unreadable` counts.
+    """
+
+    def __init__(
+        self,
+        annotations: Annotations,
+        transform: Transform,
+        seed: int = 0,
+        on_error: OnError = "raise",
+    ) -> None:
+        if not len(annotations):
+            raise DataError(f"{annotations.name}: no images are left. Check the data set.")
+        self.annotations = annotations
+        self.transform = transform
+        self.seed = seed
+        self.on_error = on_error
+        # Shared memory: workers are processes, and this is how the main one hears of their finds.
+        self._unreadable = torch.zeros(len(annotations), dtype=torch.bool).share_memory_()
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.annotations)
+
+    def __getitem__(self, key: SampleKey | int) -> Sample:
+        """Read the picture of a key; a plain position stands for epoch 0.
+
+        Raises:
+            DataError: it cannot be read, and ``on_error`` is "raise" or no other can be read.
+        """
+        position, epoch = (key, 0) if isinstance(key, int) else key
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"position {position} in a data set of {len(self)} images")
+        last_error = None
+        for step in range(len(self)):
+            candidate = (position + step) % len(self)
+            rng = np.random.default_rng((self.seed, epoch, position % len(self)))
+            try:
+                return self._read(candidate, rng)
+            except DataError as error:
+                if self.on_error == "raise":
+                    raise
+                self._unreadable[candidate] = True
+                last_error = error
+        raise DataError(f"{self.name}: none of the pictures can be read; the last: {last_error}")
+
+    def _read(self, index: int, rng: np.random.Generator) -> Sample:
+        images = self.annotations.images
+        table = self.annotations.boxes_of(index)
+        image = ImageFile(images.paths[index])
+        declared_hw = (int(images.sizes_hw[index, 0]), int(images.sizes_hw[index, 1]))
+        orientation = quarter_turn(image, declared_hw)
+        boxes = table.xyxy
+        if orientation is not None:
+            boxes = turn_boxes(boxes, declared_hw, orientation)
+        pixels, objects = self.transform(image, Objects(boxes, table.labels, table.crowd), rng)
+        return Sample(pixels, objects, int(images.ids[index]), image.size_hw, images.paths[index])
+
+    @property
+    def name(self) -> str:
+        """What results call this data set, with its number of images."""
+        return self.annotations.name
+
+    @property
+    def categories(self) -> dict[int, str]:
+        """COCO category id -> name; the position is the class index."""
+        return self.annotations.categories
+
+    @property
+    def ground_truth(self) -> dict[str, Any]:
+        """The COCO-format dict that evaluation takes; boxes as annotated."""
+        return self.annotations.ground_truth
+
+    @property
+    def unreadable(self) -> list[str]:
+        """The files that could not be read so far, also by worker processes."""
+        return self.annotations.images.paths[self._unreadable.numpy()].tolist()
+
+
+def collate(samples: list[Sample]) -> DetectionBatch:
+    """Stack B samples of one size to a batch."""
+    images, objects, image_ids, sizes_hw, paths = zip(*samples, strict=True)
+    return DetectionBatch(
+        images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(),
+        target=stack_targets(
+            [torch.from_numpy(item.boxes) for item in objects],
+            [torch.from_numpy(item.labels) for item in objects],
+            [torch.from_numpy(item.crowd) for item in objects],
+        ),
+        image_ids=torch.tensor(image_ids, dtype=torch.int64),
+        sizes_hw=torch.tensor(sizes_hw, dtype=torch.int64),
+        paths=paths,
+    )
