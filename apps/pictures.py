@@ -174,13 +174,13 @@ class DetectionPictures(Callback):
         if truth is not None:
             shown = _with_ground_truth(shown, truth, list(categories))
         training = trainer.state.fn == TrainerFn.FITTING
-        stage = f"epoch {trainer.current_epoch}" if training else trainer.state.fn.value
+        stage = f"epoch {trainer.current_epoch}" if training else TrainerFn(trainer.state.fn).value
         title = " · ".join(filter(None, (getattr(data, "name", ""), stage)))
         grid = self._draw(shown, list(categories.values()), title)
         self._write(grid, trainer, training)
 
     def _write(self, grid: np.ndarray, trainer: Trainer, training: bool) -> None:
-        stage = trainer.state.fn.value
+        stage = TrainerFn(trainer.state.fn).value
         png = io.BytesIO()
         Image.fromarray(grid).save(png, "PNG")
         names = (f"epoch_{trainer.current_epoch:04}", "latest") if training else (stage,)

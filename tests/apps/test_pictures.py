@@ -209,7 +209,7 @@ def test_pictures__tensorboard_gets_them_too(tmp_path: Path, loader: DataLoader[
 def test_pictures__step_without_detections_is_named(
     tmp_path: Path, loader: DataLoader[Any]
 ) -> None:
-    with pytest.raises(TypeError, match="needs a step that returns Detections.*returned Tensor"):
+    with pytest.raises(TypeError, match=r"needs a step that returns Detections.*returned Tensor"):
         trainer(tmp_path, DetectionPictures()).validate(Oracle(torch.zeros(1)), loader)
 
 
