@@ -1,0 +1,260 @@
+"""Downloads that can be interrupted, are verified, and appear only when they are complete."""
+
+import hashlib
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import requests
+from tqdm import tqdm
+
+from .errors import DataError
+
+CHUNK_BYTES = 1 << 20
+"""How much of a file is read at once."""
+
+# What a dropped connection had not completed is lost, so this is small.
+_NETWORK_CHUNK_BYTES = 1 << 16
+_TIMEOUT_S = (15, 60)
+_LONGEST_WAIT_S = 60.0
+_PASSING_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+
+
+class Checksum(NamedTuple):
+    """What a file must hash to."""
+
+    algorithm: str
+    """A name that ``hashlib`` knows: "md5", "sha256"."""
+    digest: str
+    """Hexadecimal, lower case."""
+
+
+class _RetryError(Exception):
+    """The connection failed in a way that another attempt may mend."""
+
+
+_PASSING_ERRORS = (
+    _RetryError,
+    requests.ConnectionError,
+    requests.Timeout,
+    requests.exceptions.ChunkedEncodingError,
+)
+
+
+def download(
+    url: str,
+    target: Path,
+    checksum: Checksum,
+    *,
+    size: int | None = None,
+    attempts: int = 6,
+    backoff_s: float = 1.0,
+    progress: bool = True,
+) -> bool:
+    """Fetch a file, continuing where an earlier attempt stopped.
+
+    The bytes go to ``<target>.part``; the file takes its name once its checksum is right. A
+    target that exists and is right is left alone. Attempts that bring nothing new are counted,
+    with a wait between them that doubles from ``backoff_s`` up to a minute.
+
+    Args:
+        url: http or https address.
+        target: File to make; its folder is made too.
+        checksum: What the file must hash to. There is no download without one.
+        size: Bytes of the whole file, where they are known.
+        attempts: How many fruitless attempts in a row are made, at least 1.
+        backoff_s: First wait in seconds.
+        progress: Show progress bars on stderr.
+
+    Returns:
+        True if it was fetched, False if it was there.
+
+    Raises:
+        DataError: The address is wrong, the server keeps failing, the disk is too full, or the
+            bytes are not those expected; in the last case the partial file is removed.
+    """
+    if target.exists():
+        if _digest(target, checksum.algorithm, progress) == checksum.digest:
+            return False
+        raise DataError(
+            f"{target}: exists, but is not the file of {url} (its {checksum.algorithm} differs "
+            f"from {checksum.digest}); move it away and start again"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    if size is not None:
+        if part.exists() and part.stat().st_size > size:
+            part.unlink()
+        require_space(target.parent, size - _size(part), what=target.name)
+    if size is None or _size(part) < size:
+        _fetch_persistently(url, part, size, progress, attempts=attempts, backoff_s=backoff_s)
+    found = _digest(part, checksum.algorithm, progress)
+    if found != checksum.digest:
+        part.unlink()
+        raise DataError(
+            f"{url}: the {checksum.algorithm} of what arrived is {found}, not "
+            f"{checksum.digest}; it was removed. Start again; if it happens twice, the server "
+            "or something on the way changes the file"
+        )
+    os.replace(part, target)
+    _validator_file(part).unlink(missing_ok=True)
+    return True
+
+
+def require_space(folder: Path, needed: int, *, what: str) -> None:
+    """Make sure that a disk can take so many more bytes.
+
+    Raises:
+        DataError: It cannot; the message says what is missing.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DataError(
+            f"{folder}: {what} needs {format_size(needed)}, but only {format_size(free)} are "
+            "free; make room or name a folder on another disk"
+        )
+
+
+def format_size(size: float) -> str:
+    """Bytes for people, in powers of 1000: 815585330 becomes "815.6 MB"."""
+    for unit in ("bytes", "kB", "MB"):
+        if size < 999.95:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _digest(path: Path, algorithm: str, progress: bool) -> str:
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with (
+        path.open("rb") as file,
+        byte_bar(f"checking {path.name}", path.stat().st_size, progress) as bar,
+    ):
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            bar.update(len(chunk))
+    return digest.hexdigest()
+
+
+def byte_bar(title: str, total: int | None, progress: bool, initial: int = 0) -> "tqdm[Any]":
+    """A progress bar on stderr that counts bytes and disappears when it is closed."""
+    return tqdm(
+        desc=title,
+        total=total,
+        initial=initial,
+        unit="B",
+        unit_scale=True,
+        leave=False,
+        disable=not progress,
+    )
+
+
+def _fetch_persistently(
+    url: str, part: Path, size: int | None, progress: bool, *, attempts: int, backoff_s: float
+) -> None:
+    """Call ``_fetch`` until the part is whole or ``attempts`` in a row brought nothing new."""
+    furthest = _size(part)
+    fruitless = 0
+    while True:
+        try:
+            _fetch(url, part, size, progress)
+        except _PASSING_ERRORS as error:
+            reason = error
+        except requests.RequestException as error:
+            raise DataError(f"{url}: cannot be downloaded ({error}); check the address") from error
+        else:
+            return
+        fruitless = 0 if _size(part) > furthest else fruitless + 1
+        furthest = max(furthest, _size(part))
+        if fruitless >= attempts:
+            raise DataError(
+                f"{url}: gave up after {attempts} attempts ({reason}). Check the connection and "
+                f"start again: {format_size(_size(part))} are kept in {part}"
+            ) from reason
+        time.sleep(min(backoff_s * 2 ** max(fruitless - 1, 0), _LONGEST_WAIT_S))
+
+
+def _fetch(url: str, part: Path, size: int | None, progress: bool) -> None:
+    """Ask once for what is missing of a file and append what comes.
+
+    Raises:
+        _RetryError: The body ended early, or the server is overloaded.
+        DataError: The server refuses, or has another file.
+        requests.RequestException: The connection failed.
+    """
+    have = _size(part)
+    with requests.get(url, headers=_headers(part, have), stream=True, timeout=_TIMEOUT_S) as reply:
+        if reply.status_code in _PASSING_STATUSES:
+            raise _RetryError(f"the server answered {reply.status_code} {reply.reason}")
+        if reply.status_code == requests.codes.requested_range_not_satisfiable and have:
+            part.unlink()
+            raise _RetryError("the server has no such range of bytes; starting again")
+        if not reply.ok:
+            raise DataError(
+                f"{url}: the server answered {reply.status_code} {reply.reason}; check the address"
+            )
+        start, total = _extent(reply)
+        if start not in (0, have):
+            raise _RetryError(f"the server sent bytes from {start} instead of {have}")
+        if size is not None and total is not None and total != size:
+            raise DataError(
+                f"{url}: the server's file has {total} bytes, {size} were expected: "
+                "it is not the same file"
+            )
+        _remember_validator(part, reply)
+        total = total if size is None else size
+        require_space(part.parent, (total or start) - start, what=part.name)
+        title = part.name.removesuffix(".part")
+        with (
+            part.open("ab" if start else "wb") as file,
+            byte_bar(title, total, progress, initial=start) as bar,
+        ):
+            for chunk in reply.iter_content(_NETWORK_CHUNK_BYTES):
+                file.write(chunk)
+                bar.update(len(chunk))
+    if total is not None and _size(part) < total:
+        raise _RetryError(f"the connection ended after {_size(part)} of {total} bytes")
+
+
+def _headers(part: Path, have: int) -> dict[str, str]:
+    # Compressed in transit, byte ranges would count something else than the bytes of the file.
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+        validator = _validator_file(part)
+        if validator.is_file():
+            headers["If-Range"] = validator.read_text(encoding="latin-1")
+    return headers
+
+
+def _validator_file(part: Path) -> Path:
+    """Where the version of a partial file is remembered, so that two versions never mix."""
+    return part.with_name(part.name + ".version")
+
+
+def _remember_validator(part: Path, reply: requests.Response) -> None:
+    etag = reply.headers.get("ETag", "")
+    # A weak tag may stand for different bytes, so If-Range does not allow it (RFC 9110, 13.1.5).
+    validator = etag if etag.startswith('"') else reply.headers.get("Last-Modified", "")
+    if validator:
+        _validator_file(part).write_text(validator, encoding="latin-1")
+    else:
+        _validator_file(part).unlink(missing_ok=True)
+
+
+def _extent(reply: requests.Response) -> tuple[int, int | None]:
+    """First byte of a body, and the size of the whole file where the server tells it."""
+    if reply.status_code == requests.codes.partial_content:
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", reply.headers.get("Content-Range", ""))
+        if match is None:
+            raise _RetryError("the server does not say which bytes it sent")
+        return int(match[1]), None if match[2] == "*" else int(match[2])
+    length = reply.headers.get("Content-Length")
+    return 0, int(length) if length is not None and length.isdigit() else None

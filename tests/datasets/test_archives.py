@@ -1,0 +1,103 @@
+"""Unpacking zip archives."""
+
+import stat
+import zipfile
+from pathlib import Path
+
+import pytest
+from mobilevision.datasets import download
+from mobilevision.datasets.archives import unzip
+from mobilevision.datasets.errors import DataError
+
+
+def make_zip(path: Path, entries: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return path
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_unzip__folders_and_files__as_in_the_archive(tmp_path: Path) -> None:
+    entries = {"train/1.jpg": b"one", "train/deep/2.jpg": b"two" * 999, "notes.txt": b""}
+    archive = make_zip(tmp_path / "a.zip", entries)
+    unzip(archive, tmp_path / "out", progress=False)
+    assert tree(tmp_path / "out") == entries
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["notes.txt", "train"]
+
+
+def test_unzip__empty_folder_in_the_archive__is_made(tmp_path: Path) -> None:
+    unzip(make_zip(tmp_path / "a.zip", {"empty/": b""}), tmp_path / "out", progress=False)
+    assert (tmp_path / "out" / "empty").is_dir()
+
+
+def test_unzip__folder_exists__is_merged(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "mine.json").write_bytes(b"mine")
+    (tmp_path / "annotations" / "old.json").write_bytes(b"old")
+    entries = {"annotations/old.json": b"new", "annotations/more.json": b"more"}
+    archive = make_zip(tmp_path / "a.zip", entries)
+    unzip(archive, tmp_path, progress=False)
+    archive.unlink()
+    assert tree(tmp_path) == {**entries, "annotations/mine.json": b"mine"}
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.txt", "/evil.txt", "a/../../evil.txt", "..\\evil.txt", "C:evil.txt"]
+)
+def test_unzip__entry_leads_out__data_error_and_nothing_unpacked(tmp_path: Path, name: str) -> None:
+    archive = make_zip(tmp_path / "a.zip", {"good.txt": b"good", name: b"evil"})
+    with pytest.raises(DataError, match="leads out of the folder"):
+        unzip(archive, tmp_path / "out", progress=False)
+    assert tree(tmp_path) == {"a.zip": archive.read_bytes()}
+
+
+def test_unzip__link__data_error(tmp_path: Path) -> None:
+    entry = zipfile.ZipInfo("link")
+    entry.create_system = 3
+    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(entry, "/etc/passwd")
+    with pytest.raises(DataError, match="leads out of the folder"):
+        unzip(tmp_path / "a.zip", tmp_path / "out", progress=False)
+
+
+def test_unzip__encrypted__data_error(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a.zip", {"secret.txt": b"secret"})
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="is encrypted"):
+        unzip(path, tmp_path / "out", progress=False)
+
+
+@pytest.mark.parametrize("damage", ["not a zip", "truncated", "flipped"])
+def test_unzip__damaged__data_error_and_nothing_unpacked(tmp_path: Path, damage: str) -> None:
+    path = make_zip(tmp_path / "a.zip", {"1.txt": b"abc" * 1000, "2.txt": bytes(range(256)) * 9})
+    data = bytearray(path.read_bytes())
+    if damage == "flipped":
+        data[60] ^= 0xFF
+    path.write_bytes({"not a zip": b"hello", "truncated": data[:-40]}.get(damage, data))
+    with pytest.raises(DataError, match="not a whole zip archive") as caught:
+        unzip(path, tmp_path / "out", progress=False)
+    assert str(path) in str(caught.value)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_unzip__disk_too_full__data_error_and_nothing_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A small archive may hold far more than its own size.
+    path = make_zip(tmp_path / "a.zip", {"zeros": bytes(10_000_000)})
+    usage = download.shutil.disk_usage(tmp_path)._replace(free=9_999_999)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(DataError, match=r"content of a\.zip needs 10\.0 MB"):
+        unzip(path, tmp_path / "out", progress=False)
+    assert list((tmp_path / "out").iterdir()) == []
