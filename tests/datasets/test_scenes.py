@@ -2,7 +2,14 @@
 
 import numpy as np
 import pytest
-from mobilevision.datasets.scenes import COUNTS, SIZES, Scene, draw_scene
+from mobilevision.datasets.scenes import (
+    COUNTS,
+    LEAST_VISIBLE,
+    SIZES,
+    Scene,
+    _leaves_others_visible,
+    draw_scene,
+)
 from mobilevision.datasets.shapes import SHAPES
 
 SIZE_HW = (120, 144)
@@ -83,6 +90,21 @@ def test_draw_scene__object_pixels__are_more_colourful_than_the_background(
         inside.append(saturation[covered])
         outside.append(saturation[~covered])
     assert np.concatenate(inside).mean() > 2 * np.concatenate(outside).mean()
+
+
+@pytest.mark.parametrize(("hidden", "allowed"), [(0, True), (3, True), (4, True), (5, False)])
+def test_leaves_others_visible__object_of_20_pixels_with_4_hidden(
+    hidden: int, allowed: bool
+) -> None:
+    # 4 are hidden already; with 4 more, 12 of 20 are left, the least that is allowed.
+    owner = np.full((5, 10), -1, np.int16)
+    owner[:2] = 0
+    owner[0, :4] = 1
+    mask = np.zeros((5, 10), bool)
+    mask[1, :hidden] = True
+    mask[4] = True
+    assert LEAST_VISIBLE == 12 / 20
+    assert _leaves_others_visible(owner, mask, owner, [20, 4]) == allowed
 
 
 def test_shares__add_up_to_one() -> None:

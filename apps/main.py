@@ -1,0 +1,187 @@
+"""The ``mobilevision`` command: everything that is not a training loop, and the way to that too.
+
+A command is a module in ``commands`` and a line in ``COMMANDS``. Only the module of the command
+that was called is imported; lists of commands come from the summaries of these light modules.
+"""
+
+import difflib
+import sys
+import textwrap
+from collections.abc import Iterable
+from importlib import import_module
+from typing import TYPE_CHECKING, NoReturn, Protocol, cast
+
+from .errors import EXIT_USAGE, friendly_errors
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+COMMANDS: dict[str, str] = {
+    "data download coco": "data_download_coco",
+    "data check": "data_check",
+    "data synthetic": "data_synthetic",
+    "evaluate coco": "evaluate_coco",
+}
+"""Words of the command -> its module in ``commands``, in the order of the help."""
+
+TRAINING = ("fit", "validate", "test", "predict")
+"""Handed on unchanged to the command line of Lightning."""
+
+_PROGRAM = "mobilevision"
+_WIDTH = 79
+_TITLE = "Vision models that fit a phone or a CPU: trained, measured and shipped."
+_PACKAGES = ("mobilevision", "torch", "torchvision", "lightning")
+_INDENT = "  "
+
+
+class Command(Protocol):
+    """What a module in ``commands`` offers."""
+
+    SUMMARY: str
+    """One sentence for lists of commands."""
+    EXAMPLES: tuple[str, ...]
+    """Complete command lines."""
+
+    def add_arguments(self, parser: "ArgumentParser") -> None:
+        """Declare positional arguments and options, each with one sentence of help."""
+        ...
+
+    def run(self, arguments: "Namespace") -> int:
+        """Do it. Results go to stdout, progress to stderr; returns the exit status."""
+        ...
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        args: Words after the program's name; those of the process by default.
+
+    Returns:
+        The exit status: 0, or 1 where a check found faults.
+
+    Raises:
+        SystemExit: After help, the version and errors: 0, 2 for wrong options or data, 130 after
+            Ctrl-C.
+    """
+    words = sys.argv[1:] if args is None else args
+    with friendly_errors():
+        if words and words[0] in TRAINING:
+            from .cli import lightning
+
+            lightning(words)
+            return 0
+        path, rest = _split(words)
+        if path in COMMANDS:
+            return _run(path, rest)
+        return _group(path, rest)
+
+
+def _split(words: list[str]) -> tuple[str, list[str]]:
+    """The longest start of the words that begins a command, and the words after it."""
+    path = ""
+    for index, word in enumerate(words):
+        longer = f"{path} {word}".strip()
+        if not _below(longer):
+            return path, words[index:]
+        path = longer
+    return path, []
+
+
+def _below(path: str) -> list[str]:
+    """The commands that are ``path`` or start with its words."""
+    return [name for name in COMMANDS if f"{name} ".startswith(f"{path} ".lstrip())]
+
+
+def _load(path: str) -> Command:
+    module = import_module(f".commands.{COMMANDS[path]}", __package__)
+    return cast("Command", module)
+
+
+def _run(path: str, words: list[str]) -> int:
+    from jsonargparse import ArgumentParser
+
+    from .help import HelpFormatter
+
+    command = _load(path)
+    parser = ArgumentParser(
+        prog=f"{_PROGRAM} {path}",
+        description=command.SUMMARY,
+        epilog="\n".join(["examples:", *(_INDENT + line for line in command.EXAMPLES)]),
+        formatter_class=HelpFormatter,
+    )
+    command.add_arguments(parser)
+    return command.run(parser.parse_args(words))
+
+
+def _group(path: str, words: list[str]) -> NoReturn:
+    """Answer a command line that names no whole command: help, the version or an error."""
+    if words and words[0] in {"-h", "--help"}:
+        print(_help(path))
+        raise SystemExit(0)
+    if words and words[0] == "--version" and not path:
+        print(_versions())
+        raise SystemExit(0)
+    if not words:
+        print(_help(path), file=sys.stderr)
+        raise SystemExit(EXIT_USAGE)
+    position = len(path.split())
+    known = {name.split()[position] for name in _below(path)}
+    if not path:
+        known |= set(TRAINING)
+    near = difflib.get_close_matches(words[0], sorted(known), n=1)
+    prefix = f"{_PROGRAM} {path}".rstrip()
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    print(
+        f"error: '{prefix}' has no command '{words[0]}'; {hint}see '{prefix} --help'",
+        file=sys.stderr,
+    )
+    raise SystemExit(EXIT_USAGE)
+
+
+def _help(path: str) -> str:
+    prefix = f"{_PROGRAM} {path}".rstrip()
+    names = _below(path)
+    commands = {name: _load(name) for name in names}
+    rows = [(name, command.SUMMARY) for name, command in commands.items()]
+    parts = [f"usage: {prefix} COMMAND [OPTIONS]"]
+    options = [("-h, --help", "Show this message, or that of a command.")]
+    examples = [command.EXAMPLES[0] for command in commands.values()]
+    if not path:
+        parts.append(_TITLE)
+        rows.append(
+            (", ".join(TRAINING), "Train and measure: the same as the command 'lightning'.")
+        )
+        options.append(("--version", "Show the versions of this and the main libraries."))
+        examples.append("mobilevision fit -c configs/quickstart.yaml")
+    parts.append(_table("commands:", rows))
+    parts.append(_table("options:", options))
+    parts.append("\n".join(["examples:", *(_INDENT + line for line in examples)]))
+    return "\n\n".join(parts)
+
+
+def _table(title: str, rows: Iterable[tuple[str, str]]) -> str:
+    """Names on the left, sentences on the right, wrapped to the width of a terminal."""
+    left = 22
+    lines = [title]
+    for name, sentence in rows:
+        wrapped = textwrap.wrap(sentence, _WIDTH - left - len(_INDENT))
+        if len(name) > left - 2:
+            lines.append(_INDENT + name)
+        else:
+            lines.append(_INDENT + name.ljust(left) + wrapped.pop(0))
+        lines += [" " * (left + len(_INDENT)) + line for line in wrapped]
+    return "\n".join(lines)
+
+
+def _versions() -> str:
+    """The versions of the installed packages, without importing them: torch takes seconds."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    lines: list[str] = []
+    for package in _PACKAGES:
+        try:
+            lines.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            lines.append(f"{package} is not installed")
+    return "\n".join(lines)
