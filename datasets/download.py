@@ -94,6 +94,7 @@ def download(
     found = _digest(part, checksum.algorithm, progress)
     if found != checksum.digest:
         part.unlink()
+        _validator_file(part).unlink(missing_ok=True)
         raise DataError(
             f"{url}: the {checksum.algorithm} of what arrived is {found}, not "
             f"{checksum.digest}; it was removed. Start again; if it happens twice, the server "
