@@ -15,11 +15,11 @@ from .textures import TEXTURES, Plane, background, colourise, grid, hsv
 COUNTS = (0.05, 0.17, 0.24, 0.23, 0.16, 0.10, 0.05)
 """Probability of 0, 1, 2, ... objects in a scene."""
 
-SIZES = ((0.12, 0.10, 0.14), (0.60, 0.16, 0.38), (0.28, 0.42, 0.64))
+SIZES = ((0.10, 0.11, 0.15), (0.55, 0.20, 0.42), (0.35, 0.48, 0.74))
 """Probability, shortest and longest length of small, medium and large objects.
 
-Lengths are shares of the picture's shorter side. At 240 px most of the small, medium and large
-ones also fall into COCO's area ranges of these names (divided at 32 and 96 px squared).
+Lengths are shares of the picture's shorter side. At 240 px about an eighth of the masks are small
+by COCO's area ranges (below 32 x 32 px), a sixth large (above 96 x 96 px), the rest medium.
 """
 
 LEAST_VISIBLE = 0.6

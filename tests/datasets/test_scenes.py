@@ -62,8 +62,8 @@ def test_draw_scene__many__small_medium_and_large(scenes: list[Scene]) -> None:
             for item in scene.objects
         ]
     )  # fmt: skip
-    for low, high in ((0.0, 0.1), (0.1, 0.3), (0.3, 1.0)):
-        assert ((lengths >= low) & (lengths < high)).mean() > 0.1
+    for low, high in ((0, 32 / 240), (32 / 240, 96 / 240), (96 / 240, 1)):
+        assert ((lengths >= low) & (lengths < high)).mean() > 0.08
     assert lengths.max() < SIZES[-1][2]
 
 
