@@ -19,11 +19,12 @@ from .errors import DataError
 REDUCTIONS = (1, 2, 4, 8)
 """The fractions 1/r of its size at which a JPEG can be decoded."""
 
-_CV2_FLAGS = {
-    1: cv2.IMREAD_COLOR,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
+# The reduced flags name BGR in their lowest bit; the bare ones and IMREAD_COLOR_RGB give RGB.
+_REDUCED_FLAGS = {
+    1: 0,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
 _ORIENTATION_TAG = 0x0112
 _MIRRORED_AXES = {2: "x", 3: "xy", 4: "y", 6: "x", 7: "xy", 8: "y"}
@@ -173,12 +174,11 @@ def _decode_fast(path: Path, data: bytes, reduce: int) -> np.ndarray | None:
             f"{path}: the JPEG is cut short: its end marker is missing after {len(data)} bytes. "
             f"{_RESTORE}"
         )
-    flags = _CV2_FLAGS[reduce] | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = _REDUCED_FLAGS[reduce] | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
-    return None if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
 
 
 def _first_scan(data: bytes) -> int | None:

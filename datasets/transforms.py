@@ -211,11 +211,14 @@ class SSDAugment:
                 f"photometric turned {part.shape} uint8 into {distorted.shape} {distorted.dtype}: "
                 "name an operation that changes colours alone."
             )
+        if placement.mirror:
+            distorted, x0, x1 = cv2.flip(distorted, 1), self.size_hw[1] - x1, self.size_hw[1] - x0
+        if distorted.shape[:2] == self.size_hw:
+            return distorted
         height, width = self.size_hw
-        pixels = cv2.copyMakeBorder(
+        return cv2.copyMakeBorder(
             distorted, y0, height - y1, x0, width - x1, cv2.BORDER_CONSTANT, value=self.fill_rgb
         )
-        return cv2.flip(pixels, 1) if placement.mirror else pixels
 
 
 class AlbumentationsPipeline:
@@ -273,7 +276,8 @@ def _seed(operation: A.BasicTransform | A.BaseCompose, rng: np.random.Generator)
 
 
 def _large_enough(boxes: np.ndarray) -> np.ndarray:
-    return np.all(boxes[:, 2:] - boxes[:, :2] >= MIN_BOX_PX, axis=1)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return (sides[:, 0] >= MIN_BOX_PX) & (sides[:, 1] >= MIN_BOX_PX)
 
 
 def _checked_size(size_hw: tuple[int, int]) -> tuple[int, int]:
