@@ -11,6 +11,7 @@ Each block is a depthwise 3x3 and a pointwise 1x1 convolution. The width multipl
 thins every layer; the resolution multiplier of Section 3.4 is simply a smaller input.
 """
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -126,4 +127,6 @@ class ImageClassifier(nn.Module):
 
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        # He et al. 2015, equation 14; a depthwise output goes to one channel's neighbours only.
+        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))

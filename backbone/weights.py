@@ -44,7 +44,7 @@ def load_weights(backbone: MobileNetV1, path: str | Path) -> LoadedWeights:
     if not path.is_file():
         raise WeightsError(f"no weights at {path}: give the path of an .npz or .ckpt file")
     if path.suffix == ".npz":
-        _load_slim(backbone, _read_npz(path), path)
+        load_slim(backbone, read_npz(path), path)
         return LoadedWeights(path, folded=True)
     if path.suffix == ".ckpt":
         _load_checkpoint(backbone, path)
@@ -61,10 +61,10 @@ def load_classifier(path: str | Path, width_mult: float) -> ImageClassifier:
         WeightsError: as ``load_weights``.
     """
     path = Path(path).expanduser()
-    arrays = _read_npz(path)
+    arrays = read_npz(path)
     model = ImageClassifier(MobileNetV1(width_mult=width_mult, out_strides=(32,), padding="same"))
     assert isinstance(model.backbone, MobileNetV1)
-    _load_slim(model.backbone, arrays, path)
+    load_slim(model.backbone, arrays, path)
     weight = arrays.pop(f"{SLIM_LOGITS}/weights", None)
     bias = arrays.pop(f"{SLIM_LOGITS}/bias", None)
     if weight is None or bias is None:
@@ -87,7 +87,12 @@ def slim_layers(backbone: MobileNetV1) -> dict[str, ConvNormAct]:
     return {f"MobilenetV1/{name}": layer for name, layer in layers.items()}
 
 
-def _load_slim(backbone: MobileNetV1, arrays: dict[str, np.ndarray], path: Path) -> None:
+def load_slim(backbone: MobileNetV1, arrays: dict[str, np.ndarray], path: Path) -> None:
+    """Take the backbone's arrays out of ``arrays``; what is left belongs to other parts.
+
+    Raises:
+        WeightsError: An array is missing or has another shape, or there is no MobileNet.
+    """
     prefix = next((p for p in SLIM_PREFIXES if f"{p}MobilenetV1/Conv2d_0/weights" in arrays), None)
     if prefix is None:
         raise WeightsError(f"{path}: no MobilenetV1/Conv2d_0/weights, so this is no MobileNet")
@@ -129,13 +134,18 @@ def _copy(target: Tensor, array: np.ndarray, name: str, path: Path) -> None:
     target.copy_(torch.from_numpy(np.ascontiguousarray(array)))
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Return all arrays of an ``.npz`` file by name, without unpickling anything.
+
+    Raises:
+        WeightsError: No such file, or not an ``.npz`` of plain arrays.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except FileNotFoundError as error:
         raise WeightsError(f"no weights at {path}") from error
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise WeightsError(f"{path}: not a readable .npz file ({error})") from error
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from mobilevision.heads.detection.coco_engine import NUMBER_KEYS, evaluate_boxes
 from mobilevision.heads.detection.coco_files import read_ground_truth, read_results
 

@@ -81,6 +81,7 @@ class DetectionTask(LightningModule):
         self.channels_last = channels_last
         self._evaluator: CocoEvaluator | None = None
         self._last_result: CocoResult | None = None
+        self.run_dir = Path()
         if channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -91,14 +92,15 @@ class DetectionTask(LightningModule):
 
     def forward(self, images: Tensor) -> Any:
         """Return the network's output for pictures (B, 3, H, W) uint8 RGB."""
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        return self.detector(images)
+        order = torch.channels_last if self.channels_last else torch.contiguous_format
+        return self.detector(images.contiguous(memory_format=order))
 
     # --- training
 
     def setup(self, stage: str) -> None:
         """Fill the backbone before training; a checkpoint, if there is one, is loaded after."""
+        # log_dir is a collective call under DDP: every process asks for it, here and only here.
+        self.run_dir = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         if stage != "fit" or self.weights is None or self.trainer.ckpt_path is not None:
             return
         backbone = self.network.backbone
@@ -260,8 +262,3 @@ class DetectionTask(LightningModule):
         path = self.run_dir / "results.json"
         write_atomically(path, json.dumps(self.evaluator.results()).encode())
         print(f"Detections in the COCO results format: {path}", flush=True)
-
-    @property
-    def run_dir(self) -> Path:
-        """Where this run writes."""
-        return Path(self.trainer.log_dir or self.trainer.default_root_dir)

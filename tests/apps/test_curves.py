@@ -12,10 +12,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from matplotlib import pyplot
 from matplotlib.figure import Figure
-from mobilevision.apps.curves import Curves, draw_curves
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
+
+from mobilevision.apps.curves import Curves, draw_curves
 
 
 class Falling(LightningModule):

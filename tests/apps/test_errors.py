@@ -1,6 +1,7 @@
 """How command lines end."""
 
 import pytest
+
 from mobilevision.apps.errors import friendly_errors
 from mobilevision.datasets.errors import DataError
 

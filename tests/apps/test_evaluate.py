@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from mobilevision.apps.evaluate import evaluate_coco
 from mobilevision.datasets.errors import DataError
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from mobilevision.apps import main as module
 from mobilevision.apps.main import COMMANDS, TRAINING, main
 

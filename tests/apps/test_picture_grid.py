@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from mobilevision.apps.picture_grid import fit_picture, make_grid
 
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from mobilevision.apps import pictures as module
-from mobilevision.apps.pictures import DetectionPictures
-from mobilevision.datasets.types import DetectionBatch, Detections, stack_targets
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+from mobilevision.apps import pictures as module
+from mobilevision.apps.pictures import DetectionPictures
+from mobilevision.datasets.types import DetectionBatch, Detections, stack_targets
 
 SIZE_HW = (60, 80)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from mobilevision.datasets.errors import DataError
 from mobilevision.heads.detection.coco_files import read_ground_truth, read_results
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.types import Detections
 from mobilevision.heads.detection.coco_engine import NUMBER_KEYS, CocoResult, evaluate_boxes
