@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+
 from mobilevision.datasets import coco
 from mobilevision.datasets.check import check_coco
 from mobilevision.datasets.errors import DataError
-from PIL import Image
 
 Write = Callable[..., Path]
 Document = dict[str, Any]

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
+
 from mobilevision.datasets import coco
 from mobilevision.datasets.coco import COCO_CATEGORIES, read_coco
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.faults import FaultKind
-from pycocotools.coco import COCO
 
 Write = Callable[..., Path]
 Document = dict[str, Any]

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from lightning import LightningModule, Trainer
+from PIL import Image
+
 from mobilevision.datasets import coco
 from mobilevision.datasets.annotations import Annotations
 from mobilevision.datasets.coco import COCO_CATEGORIES, read_coco
@@ -23,7 +25,6 @@ from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.sampling import SampleKey
 from mobilevision.datasets.transforms import Resize, SSDAugment
 from mobilevision.datasets.types import DetectionBatch
-from PIL import Image
 
 Write = Callable[..., Path]
 Document = dict[str, Any]

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.layout import Split, find_layout, read_ids, read_split
 

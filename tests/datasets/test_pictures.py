@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
+
 from mobilevision.datasets.coco import read_coco
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.faults import FaultKind
@@ -14,7 +16,6 @@ from mobilevision.datasets.pictures import (
     quarter_turn,
     turn_boxes,
 )
-from PIL import Image, ImageOps
 
 Write = Callable[..., Path]
 Document = dict[str, Any]

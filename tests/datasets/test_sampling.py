@@ -1,6 +1,7 @@
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
-from mobilevision.datasets.sampling import EpochSampler, SampleKey
 from torch.utils.data import DistributedSampler
+
+from mobilevision.datasets.sampling import EpochSampler, SampleKey
 
 
 def positions(sampler: EpochSampler) -> list[int]:

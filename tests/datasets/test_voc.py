@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
+
 from mobilevision.datasets.coco import read_coco
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.faults import FaultKind
@@ -16,7 +18,6 @@ from mobilevision.datasets.voc import (
     read_voc,
     read_voc_file,
 )
-from PIL import Image
 
 Write = Callable[..., Path]
 
