@@ -255,7 +255,8 @@ class AlbumentationsPipeline:
         pixels, rows = image.read(), np.arange(len(objects.boxes))
         try:
             result = self._compose(image=pixels, bboxes=objects.boxes, rows=rows)
-        except (ValueError, cv2.error) as error:
+        except Exception as error:
+            # Operations raise what they like; albumentations' own errors derive from Exception.
             raise DataError(f"{image.path}: an albumentations operation failed: {error}") from error
         pixels = result["image"]
         if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.images import REDUCTIONS, ImageFile
-from PIL import Image, ImageOps
 
 ORIENTATION = 0x0112
 
