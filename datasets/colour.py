@@ -25,7 +25,7 @@ class ColourDistortion(A.ImageOnlyTransform):
 
     The four that SSD uses (Liu et al. 2016, section 2.2, after Howard 2013), with the ranges of the
     authors' code. All are linear in RGB, so they are multiplied into one 3x4 matrix and rounded and
-    clipped once; hue turns the YIQ plane instead of HSV's hexagon. About fifteen times as fast as
+    clipped once; hue turns the YIQ plane instead of HSV's hexagon. Several times as fast as
     ``albumentations.ColorJitter`` at 300x300. Works on (H, W, 3) uint8 RGB.
 
     Args:
