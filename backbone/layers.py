@@ -10,28 +10,51 @@ Padding = Literal["same", "symmetric"]
 ``symmetric``: (kernel - 1) / 2 on every side, as PyTorch models do."""
 
 
-class SameConv2d(nn.Conv2d):
-    """A convolution with TensorFlow's SAME padding: the output size is ceil(input / stride).
+class PaddedConv2d(nn.Conv2d):
+    """A convolution whose output size is ceil(input / stride), with either kind of padding.
 
-    The total padding of an axis is max((ceil(n / stride) - 1) * stride + kernel - n, 0), half of it
+    SAME pads an axis by max((ceil(n / stride) - 1) * stride + kernel - n, 0) in total, half of it
     (rounded down) before and the rest after.
+
+    Where an axis has a single output, the taps of the kernel that would only see padding are left
+    out. The result is the same, and it avoids a fault of oneDNN on CPUs: in bfloat16 at stride 2
+    the weight gradient of an input one pixel high is uninitialised memory (seen with torch 2.15).
     """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        groups: int = 1,
+        padding: Padding = "same",
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, groups=groups, bias=False)
+        self.kind: Padding = padding
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (nn.Conv2d's own name)
         """Convolve (B, C, H, W) to (B, out_channels, ceil(H / stride), ceil(W / stride))."""
-        top, bottom = self._padding_of_axis(input.shape[-2], 0)
-        left, right = self._padding_of_axis(input.shape[-1], 1)
-        if top == bottom and left == right:  # no copy where the convolution can pad by itself
-            return F.conv2d(
-                input, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups
-            )
-        return super().forward(F.pad(input, (left, right, top, bottom)))
+        top, bottom, rows = self._axis(int(input.shape[-2]), 0)
+        left, right, columns = self._axis(int(input.shape[-1]), 1)
+        if top != bottom or left != right:  # the convolution can only pad evenly by itself
+            input = F.pad(input, (left, right, top, bottom))  # noqa: A001
+            top = left = 0
+        weight = self.weight[:, :, rows, columns]
+        return F.conv2d(input, weight, None, self.stride, (top, left), 1, self.groups)
 
-    def _padding_of_axis(self, size: int, axis: int) -> tuple[int, int]:
+    def _axis(self, size: int, axis: int) -> tuple[int, int, slice]:
+        """Padding before and after, and the taps of the kernel to use."""
         kernel, stride = self.kernel_size[axis], self.stride[axis]
-        extent = (kernel - 1) * self.dilation[axis] + 1
-        total = max((-(-size // stride) - 1) * stride + extent - size, 0)
-        return total // 2, total - total // 2
+        outputs = -(-size // stride)
+        if self.kind == "same":
+            total = max((outputs - 1) * stride + kernel - size, 0)
+            before, after = total // 2, total - total // 2
+        else:
+            before = after = (kernel - 1) // 2
+        if outputs == 1:
+            return 0, 0, slice(before, min(before + size, kernel))
+        return before, after, slice(None)
 
 
 class ConvNormAct(nn.Sequential):
@@ -48,22 +71,8 @@ class ConvNormAct(nn.Sequential):
         norm_eps: float = 1e-3,
         norm_momentum: float = 0.03,
     ) -> None:
-        if padding == "same":
-            conv: nn.Conv2d = SameConv2d(
-                in_channels, out_channels, kernel_size, stride, groups=groups, bias=False
-            )
-        else:
-            conv = nn.Conv2d(
-                in_channels,
-                out_channels,
-                kernel_size,
-                stride,
-                padding=(kernel_size - 1) // 2,
-                groups=groups,
-                bias=False,
-            )
         super().__init__()
-        self.conv = conv
+        self.conv = PaddedConv2d(in_channels, out_channels, kernel_size, stride, groups, padding)
         self.norm = nn.BatchNorm2d(out_channels, eps=norm_eps, momentum=norm_momentum)
         self.act = nn.ReLU6(inplace=True)
 
@@ -80,8 +89,8 @@ class DepthwiseSeparable(nn.Sequential):
         norm_eps: float = 1e-3,
         norm_momentum: float = 0.03,
     ) -> None:
-        norm = {"norm_eps": norm_eps, "norm_momentum": norm_momentum}
         super().__init__()
+        norm = {"norm_eps": norm_eps, "norm_momentum": norm_momentum}
         self.depthwise = ConvNormAct(
             in_channels, in_channels, 3, stride, groups=in_channels, padding=padding, **norm
         )

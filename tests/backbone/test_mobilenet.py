@@ -5,7 +5,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mobilevision.backbone import Backbone, ImageClassifier, MobileNetV1
-from mobilevision.backbone.layers import ConvNormAct, SameConv2d
+from mobilevision.backbone.layers import ConvNormAct, PaddedConv2d
 
 
 def multiply_adds(model: nn.Module, size: int) -> int:
@@ -96,19 +96,45 @@ def test_width_mult__must_be_positive() -> None:
 
 @pytest.mark.parametrize(
     ("size", "before", "after"),
-    [(300, 0, 1), (75, 1, 1), (10, 0, 1), (1, 1, 1)],  # by hand, from TensorFlow's formula
+    [(300, 0, 1), (75, 1, 1), (10, 0, 1), (2, 0, 1), (1, 1, 1)],  # TensorFlow's formula, by hand
 )
 def test_same_padding__by_hand_at_stride_two(size: int, before: int, after: int) -> None:
-    conv = SameConv2d(1, 1, 3, stride=2, bias=False)
+    conv = PaddedConv2d(1, 1, 3, stride=2, padding="same")
     images = torch.randn(1, 1, size, size)
     padded = nn.functional.pad(images, (before, after, before, after))
     expected = nn.functional.conv2d(padded, conv.weight, stride=2)
     torch.testing.assert_close(conv(images), expected)
 
 
+@pytest.mark.parametrize("size_hw", [(1, 1), (2, 1), (1, 7), (2, 2), (8, 5)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_symmetric_padding__is_pytorchs(size_hw: tuple[int, int], stride: int) -> None:
+    conv = PaddedConv2d(2, 3, 3, stride=stride, padding="symmetric")
+    images = torch.randn(1, 2, *size_hw)
+    expected = nn.functional.conv2d(images, conv.weight, stride=stride, padding=1)
+    torch.testing.assert_close(conv(images), expected)
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (2, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize("padding", ["same", "symmetric"])
+def test_bfloat16_weight_gradient__is_right_on_tiny_maps(size_hw, padding) -> None:
+    torch.manual_seed(0)
+    conv = PaddedConv2d(32, 64, 3, stride=2, padding=padding)
+    images = torch.randn(32, 32, *size_hw)
+    gradients = []
+    for dtype in (torch.float32, torch.bfloat16):
+        conv.zero_grad()
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype == torch.bfloat16):
+            conv(images).float().square().sum().backward()
+        assert conv.weight.grad is not None
+        gradients.append(conv.weight.grad.clone())
+    torch.testing.assert_close(*gradients, rtol=0.05, atol=0.02 * gradients[0].abs().max().item())
+
+
 def test_channels_last_and_bfloat16__stay_close() -> None:
     torch.manual_seed(0)
-    net = MobileNetV1(width_mult=0.5, norm_momentum=1.0)
+    # shallow: in a deep network with random weights rounding errors grow without bound
+    net = MobileNetV1(width_mult=0.5, norm_momentum=1.0, out_strides=(4, 8))
     images = torch.randn(2, 3, 96, 96)
     with torch.no_grad():
         net.train()(images)
@@ -121,7 +147,7 @@ def test_channels_last_and_bfloat16__stay_close() -> None:
             half = net(images)
     for a, b, c in zip(plain, last, half, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
-        assert nn.functional.cosine_similarity(a.flatten(), c.float().flatten(), dim=0) > 0.9
+        assert nn.functional.cosine_similarity(a.flatten(), c.float().flatten(), dim=0) > 0.99
 
 
 def test_conv_norm_act__has_no_bias_before_the_norm() -> None:
