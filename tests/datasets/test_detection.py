@@ -115,7 +115,8 @@ def test_collate__no_boxes_at_all__empty_target(root: Path) -> None:
 def test_detection_dataset__unreadable_under_raise__message_without_traceback(
     root: Path, num_workers: int
 ) -> None:
-    data = module(root, num_workers=num_workers)
+    data = module(root, num_workers=num_workers, batch_size=1)
+    data.setup("fit")
     (root / "images" / "b.jpg").write_bytes(b"not a picture")
     with pytest.raises(DataError) as caught:
         list(data.train_dataloader())
@@ -251,6 +252,7 @@ def test_train_dataloader__any_number_of_workers__same_batches(root: Path) -> No
     first, second = list(batches(0)), list(batches(2))
     assert len(first) == 6
     assert all(same(one, two) for one, two in zip(first, second, strict=True))
+    assert len({int(batch.images.sum()) for batch in first}) == 6
 
 
 class Recorder(LightningModule):
