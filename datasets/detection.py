@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from .annotations import Annotations
@@ -31,7 +32,7 @@ __all__ = [
     "collate",
 ]
 
-# A child of Lightning's logger: shown by default, and on rank zero alone.
+# A child of Lightning's logger, whose messages are shown by default.
 _log = logging.getLogger("lightning.pytorch.mobilevision.data")
 
 
@@ -156,7 +157,7 @@ class DetectionDataModule(LightningDataModule):
             fitted = drop_missing(annotations) if split == "train" else fit_to_pictures(annotations)
             transform = self.train_transform if split == "train" else self.val_transform
             self.datasets[split] = DetectionDataset(fitted, transform, self.seed, self.on_error)
-            _log.info("%s data: %s", split, fitted.summary())
+            rank_zero_info("%s data: %s", split, fitted.summary())
         if stage == "fit":
             self.train_sampler = EpochSampler(
                 len(self.datasets["train"]), self.seed, epoch=self._current_epoch
@@ -253,7 +254,7 @@ class CocoDataModule(DetectionDataModule):
         if not splits:
             layout, found = find_layout(Path(root))
             splits = {split: [part] for split, part in found.items()}
-            _log.info("%s: %s layout with %s", root, layout, ", ".join(found))
+            rank_zero_info("%s: %s layout with %s", root, layout, ", ".join(found))
         first = Path(root) / next(iter(splits.values()))[0].annotations
         if categories is None and official_title(first):
             # COCO's own files take long to read, and their classes are known.

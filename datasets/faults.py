@@ -21,7 +21,7 @@ class FaultKind(Enum):
 
     ANNOTATION_FILE = "unreadable annotation files", "Correct or replace the annotation file."
     MALFORMED = "malformed entries", "Write the entry as its format demands."
-    DUPLICATE_IMAGE = "image ids used twice", "Give every image an id of its own."
+    DUPLICATE_IMAGE = "images declared twice", "Declare every image once, with an id of its own."
     DUPLICATE_ANNOTATION = "annotation ids used twice", "Give every annotation an id of its own."
     UNKNOWN_IMAGE = "references to unknown images", "Declare the image, or remove the reference."
     UNKNOWN_CATEGORY = "unknown categories", "Declare the category, or correct the annotation."
@@ -72,7 +72,8 @@ class Faults:
 
         Args:
             kind: which fault.
-            message: the file, the annotation id where there is one, and what is wrong, no stop.
+            message: the file, the annotation id where there is one, and what is wrong. Without a
+                full stop at its end, the kind's fix is added.
             count: how many faults of this kind the message stands for.
 
         Raises:
@@ -80,9 +81,10 @@ class Faults:
         """
         if self.on_error == "raise":
             more = f" (and {count - 1:,} more such faults)" if count > 1 else ""
+            problem = message if message.endswith(".") else f"{message}{more}. {kind.fix}"
             raise DataError(
-                f"{message}{more}. {kind.fix} `mobilevision data check ROOT` lists every fault; "
-                'on_error="skip" leaves faulty entries out and counts them.'
+                f"{problem} `mobilevision data check ROOT` lists every fault; on_error=skip leaves "
+                "faulty entries out and counts them."
             )
         self.counts[kind] = self.counts.get(kind, 0) + count
         messages = self.messages.setdefault(kind, [])

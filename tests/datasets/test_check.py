@@ -84,7 +84,7 @@ def test_check_coco__everything_wrong__every_fault_listed(
         "unknown categories": 1,
         "references to unknown images": 1,
         "annotation ids used twice": 1,
-        "image ids used twice": 1,
+        "images declared twice": 1,
         "missing pictures": 1,
         "unreadable pictures": 3,
         "pictures of another size": 1,
