@@ -16,7 +16,9 @@ def real_data_root() -> Path:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if real_data_root().is_dir():
         return
-    skip = pytest.mark.skip(reason=f"real data not found at {real_data_root()}: set MOBILEVISION_DATA")
+    skip = pytest.mark.skip(
+        reason=f"real data not found at {real_data_root()}: set MOBILEVISION_DATA"
+    )
     for item in items:
         if "real_data" in item.keywords:
             item.add_marker(skip)

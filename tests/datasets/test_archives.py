@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from mobilevision.datasets import download
 from mobilevision.datasets.archives import unzip
 from mobilevision.datasets.errors import DataError

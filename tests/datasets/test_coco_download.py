@@ -9,6 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
 from mobilevision.datasets import coco_download as module
 from mobilevision.datasets import download
 from mobilevision.datasets.coco_download import (

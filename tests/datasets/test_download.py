@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
 from mobilevision.datasets import download as download_module
 from mobilevision.datasets.download import Checksum, download, format_size, require_space
 from mobilevision.datasets.errors import DataError

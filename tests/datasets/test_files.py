@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from mobilevision.datasets.files import write_atomically
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from mobilevision.datasets.scenes import (
     COUNTS,
     LEAST_VISIBLE,

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from mobilevision.datasets.shapes import CLASS_NAMES, SHAPES, ShapeClass, cover, place
 
 

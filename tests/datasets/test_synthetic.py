@@ -12,6 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
+from pycocotools.coco import COCO
+
 from mobilevision.datasets import synthetic
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.synthetic import (
@@ -20,8 +23,6 @@ from mobilevision.datasets.synthetic import (
     tight_box_xywh,
     write_scenes,
 )
-from PIL import Image
-from pycocotools.coco import COCO
 
 SIZE_HW = (96, 128)
 

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from jsonargparse import ArgumentParser
+from pycocotools.coco import COCO
+
 from mobilevision.datasets.detection import CocoDataModule
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.shapes import CLASS_NAMES
 from mobilevision.datasets.synthetic import tight_box_xywh, write_scenes
 from mobilevision.datasets.synthetic_module import SyntheticDataModule
-from pycocotools.coco import COCO
 
 
 def module(root: Path, train_scenes: int = 9) -> SyntheticDataModule:
