@@ -1,6 +1,6 @@
 """The layers that MobileNet and its heads are built from (Howard et al. 2017, Figure 3)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -90,7 +90,7 @@ class DepthwiseSeparable(nn.Sequential):
         norm_momentum: float = 0.03,
     ) -> None:
         super().__init__()
-        norm = {"norm_eps": norm_eps, "norm_momentum": norm_momentum}
+        norm: dict[str, Any] = {"norm_eps": norm_eps, "norm_momentum": norm_momentum}
         self.depthwise = ConvNormAct(
             in_channels, in_channels, 3, stride, groups=in_channels, padding=padding, **norm
         )

@@ -43,7 +43,7 @@ def calibrate_norms(network: nn.Module, batches: Iterable[Tensor]) -> int:
         ValueError: There was no batch.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    moments = {norm: _Moments(norm.num_features) for norm in norms}
+    moments: dict[nn.Module, _Moments] = {norm: _Moments(norm.num_features) for norm in norms}
     hooks = [
         norm.register_forward_pre_hook(lambda norm, inputs: moments[norm].add(inputs[0]))
         for norm in norms
@@ -60,8 +60,8 @@ def calibrate_norms(network: nn.Module, batches: Iterable[Tensor]) -> int:
         network.train(was_training)
     if pictures == 0:
         raise ValueError("calibration needs at least one batch of pictures")
-    for norm, seen in moments.items():
-        _re_express(norm, *seen.mean_and_variance())
+    for norm in norms:
+        _re_express(norm, *moments[norm].mean_and_variance())
     return pictures
 
 

@@ -1,6 +1,7 @@
 """What passes between data, heads and applications.
 
-NamedTuples, because Lightning moves them to the device as they are (a frozen dataclass fails there).
+NamedTuples, because Lightning moves them to the device as they are (a frozen dataclass fails
+there).
 """
 
 from typing import NamedTuple

@@ -63,7 +63,7 @@ class DefaultBoxes(nn.Module):
         Rows run over maps, then rows of cells, then cells, then boxes of a cell; centres are at
         (i + 0.5) / cells. Boxes reach over the picture's edge where their centre is near it.
         """
-        key = (tuple(size_hw), tuple(map_sizes_hw), device)
+        key = ((size_hw[0], size_hw[1]), tuple(map_sizes_hw), device)
         if key not in self._cache:
             self._cache[key] = self._make(*key)
         return self._cache[key]

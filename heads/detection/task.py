@@ -28,6 +28,11 @@ CALIBRATION_PICTURES = 64
 class DetectionNetwork(Protocol):
     """What the task asks of a detector; its output is the same type in training and evaluation."""
 
+    pixel_mean: float
+    """Taken from the pixels before the backbone."""
+    pixel_std: float
+    """Then divided by."""
+
     def __call__(self, images: Tensor) -> Any:
         """Return the network's output for pictures (B, 3, H, W) uint8 RGB."""
         ...
@@ -118,7 +123,7 @@ class DetectionTask(LightningModule):
             pictures.extend(batch.images)
             if len(pictures) >= CALIBRATION_PICTURES:
                 break
-        mean, std = self.network.pixel_mean, self.network.pixel_std
+        mean, std = self.detector.pixel_mean, self.detector.pixel_std
         batches = ((torch.stack(pictures[i : i + 16]).float() - mean) / std
                    for i in range(0, len(pictures), 16))  # fmt: skip
         seen = calibrate_norms(backbone, batches)
@@ -160,11 +165,12 @@ class DetectionTask(LightningModule):
         """Start with no detections."""
         self._start_evaluation(self.trainer.predict_dataloaders)
 
-    def validation_step(self, batch: DetectionBatch, batch_idx: int) -> Detections:
+    # Lightning types the output of a step as a tensor or a mapping, and hands on any other too.
+    def validation_step(self, batch: DetectionBatch, batch_idx: int) -> Detections:  # type: ignore[override]
         """Return the detections of a batch in pixels of the original pictures."""
         return self._evaluate("val", batch, batch_idx)
 
-    def test_step(self, batch: DetectionBatch, batch_idx: int) -> Detections:
+    def test_step(self, batch: DetectionBatch, batch_idx: int) -> Detections:  # type: ignore[override]
         """Return the detections of a batch in pixels of the original pictures."""
         return self._evaluate("test", batch, batch_idx)
 
