@@ -1,7 +1,13 @@
 """How command lines end."""
 
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
+from mobilevision.apps.cli import lightning
 from mobilevision.apps.errors import friendly_errors
 from mobilevision.datasets.errors import DataError
 
@@ -35,3 +41,101 @@ def test_friendly_errors__nothing_wrong__says_nothing(
     with friendly_errors():
         pass
     assert capsys.readouterr() == ("", "")
+
+
+def raise_cause_of_a_cause() -> None:
+    try:
+        try:
+            raise DataError("a.json: is empty")
+        except DataError as error:
+            raise ValueError("does not validate") from error
+    except ValueError as error:
+        raise TypeError("cannot be made") from error
+
+
+def raise_repeated_message() -> None:
+    try:
+        raise DataError("a.json: is empty")
+    except DataError as error:
+        raise ValueError(f"does not validate: {error}")  # noqa: B904 (what is tested)
+
+
+def raise_fault_in_handler() -> None:
+    try:
+        raise DataError("a.json: is empty")
+    except DataError:
+        {}["missing"]
+
+
+@pytest.mark.parametrize("fail", [raise_cause_of_a_cause, raise_repeated_message])
+def test_friendly_errors__wrapped_data_error__its_message_alone(
+    fail: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught, friendly_errors():
+        fail()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: a.json: is empty\n"
+
+
+def test_friendly_errors__fault_while_a_data_error_is_handled__not_hidden(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(KeyError, match="missing"), friendly_errors():
+        raise_fault_in_handler()
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/data/a.json"),
+            "/data/a.json: Permission denied; change its permissions or name another place",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "runs/last.ckpt"),
+            "runs/last.ckpt: No space left on device; free some space or name another place",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),  # as a write reports it
+            "No space left on device; free some space or name another place",
+        ),
+    ],
+)
+def test_friendly_errors__disk__one_line_and_status_2(
+    error: OSError, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught, friendly_errors():
+        raise RuntimeError("could not save") from error
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == f"error: {expected}\n"
+
+
+def test_friendly_errors__other_operating_system_error__keeps_its_type() -> None:
+    with pytest.raises(NotADirectoryError), friendly_errors():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), "a/b")
+
+
+def test_lightning__constructor_raises_a_data_error__its_message_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["lightning"])  # Lightning warns where both carry options
+    missing = tmp_path / "missing"
+    with pytest.raises(SystemExit) as caught:
+        lightning(
+            [
+                "validate",
+                "--model=mobilevision.heads.detection.DetectionTask",
+                "--model.network=mobilevision.heads.detection.SSD",
+                "--model.network.backbone=mobilevision.backbone.MobileNetV1",
+                "--data=mobilevision.datasets.detection.CocoDataModule",
+                f"--data.root={missing}",
+            ]
+        )
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert [line for line in err.splitlines() if line.startswith("error: ")] == [
+        err.splitlines()[-1]
+    ]
+    assert err.splitlines()[-1].startswith(f"error: {missing}: no such folder")
+    assert "Traceback" not in err
