@@ -1,0 +1,174 @@
+"""The house keeps its shape: arrows between folders, and the size of files and functions."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "mobilevision"
+ARROWS = {
+    "backbone": set(),
+    "datasets": set(),
+    "configs": set(),
+    "heads": {"backbone", "datasets"},
+    "apps": {"backbone", "datasets", "configs", "heads"},
+}
+"""Folder -> the folders that it may import besides itself."""
+MAX_FILE_LINES = 330
+MAX_BODY_LINES = 50
+
+
+def find_violations(root: Path) -> list[str]:
+    """What is wrong in the tree at ``root``, each with file and line."""
+    found = [
+        f"{path.relative_to(root)}:{line}: {problem}"
+        for folder in ARROWS
+        for path in sorted((root / folder).rglob("*.py"))
+        for line, problem in problems_of(path, path.relative_to(root))
+    ]
+    if (root / "datasets" / "__init__.py").exists():
+        found.append("datasets/__init__.py: hides Hugging Face's datasets in the repository root")
+    return found
+
+
+def problems_of(path: Path, inside: Path) -> Iterator[tuple[int, str]]:
+    source = path.read_text()
+    if source.count("\n") > MAX_FILE_LINES:
+        yield MAX_FILE_LINES, f"the file has more than {MAX_FILE_LINES} lines"
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from ((node.lineno, problem) for problem in import_problems(node, inside))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = body_length(node)
+            if length > MAX_BODY_LINES:
+                yield node.lineno, f"{node.name} has a body of {length} lines"
+
+
+def import_problems(node: ast.Import | ast.ImportFrom, inside: Path) -> Iterator[str]:
+    folder = inside.parts[0]
+    if isinstance(node, ast.Import):
+        modules = [alias.name for alias in node.names]
+        yield from (absolute_problem(name) for name in modules if is_ours(name))
+    elif not node.level:
+        if is_ours(node.module or ""):
+            yield absolute_problem(node.module or "")
+    else:
+        here = [PACKAGE, *inside.parts[:-1]]
+        base = here[: max(0, len(here) - node.level + 1)]
+        for alias in node.names:
+            target = [*base, *(node.module or "").split("."), alias.name]
+            rooms = [part for part in target if part][1:]
+            if not base:
+                yield f"a relative import that leaves {PACKAGE}"
+            elif rooms[0] != folder and rooms[0] not in ARROWS[folder]:
+                yield f"{folder} must not import {rooms[0]}"
+
+
+def is_ours(module: str) -> bool:
+    return module.split(".", maxsplit=1)[0] in {PACKAGE, *ARROWS}
+
+
+def absolute_problem(module: str) -> str:
+    return f"absolute import of {module}: imports inside the package are relative"
+
+
+def body_length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines from the first statement to the last; a docstring does not count."""
+    has_docstring = ast.get_docstring(function) is not None
+    statements = function.body[1:] if has_docstring else function.body
+    if not statements:
+        return 0
+    return (statements[-1].end_lineno or 0) - statements[0].lineno + 1
+
+
+def write_module(root: Path, name: str, source: str) -> None:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(source)
+
+
+def test_tree__this_repository__no_violations(repository: Path) -> None:
+    assert find_violations(repository) == []
+
+
+@pytest.mark.parametrize("folder", ARROWS)
+def test_tree__this_repository__every_folder_is_looked_at(repository: Path, folder: str) -> None:
+    assert list((repository / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "expected"),
+    [
+        ("backbone/a.py", "from ..heads.b import c\n", "1: backbone must not import heads"),
+        ("backbone/a.py", "from ..datasets import types\n", "1: backbone must not import datasets"),
+        ("datasets/a.py", "from .. import backbone\n", "1: datasets must not import backbone"),
+        ("heads/job/a.py", "from ...apps.b import c\n", "1: heads must not import apps"),
+        ("heads/a.py", "from ..configs import b\n", "1: heads must not import configs"),
+        (
+            "heads/job/a.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ...apps import b\n",
+            "3: heads must not import apps",
+        ),
+        (
+            "datasets/a.py",
+            "class A:\n    def b(self):\n        from ..heads import c\n",
+            "3: datasets must not import heads",
+        ),
+        ("apps/a.py", "from ...b import c\n", "1: a relative import that leaves mobilevision"),
+        ("apps/a.py", "from .....b import c\n", "1: a relative import that leaves mobilevision"),
+        (
+            "apps/a.py",
+            "from mobilevision.heads import b\n",
+            "1: absolute import of mobilevision.heads: imports inside the package are relative",
+        ),
+        (
+            "heads/a.py",
+            "import mobilevision.heads.b as b\n",
+            "1: absolute import of mobilevision.heads.b: imports inside the package are relative",
+        ),
+        (
+            "heads/a.py",
+            "from datasets.types import b\n",
+            "1: absolute import of datasets.types: imports inside the package are relative",
+        ),
+        (
+            "apps/a.py",
+            "A = 1\n" * (MAX_FILE_LINES + 1),
+            f"{MAX_FILE_LINES}: the file has more than {MAX_FILE_LINES} lines",
+        ),
+        (
+            "apps/a.py",
+            "def long():\n    '''One.'''\n" + "    b = 1\n" * (MAX_BODY_LINES + 1),
+            f"1: long has a body of {MAX_BODY_LINES + 1} lines",
+        ),
+    ],
+)
+def test_find_violations__made_up_tree__caught(
+    tmp_path: Path, name: str, source: str, expected: str
+) -> None:
+    write_module(tmp_path, name, source)
+    assert find_violations(tmp_path) == [f"{name}:{expected}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("apps/a.py", "from ..heads.b import c\nfrom ..datasets import d\nfrom .e import f\n"),
+        ("heads/job/a.py", "from ...backbone import b\nfrom ..shared import c\nfrom . import d\n"),
+        ("backbone/a.py", "import torch\nfrom torch.utils import data\nfrom .b import c\n"),
+        ("apps/a.py", "A = 1\n" * MAX_FILE_LINES),
+        ("apps/a.py", "def long():\n    '''One\n\n    two.'''\n" + "    b = 1\n" * MAX_BODY_LINES),
+        ("apps/a.py", "def empty():\n    '''One.'''\n"),
+    ],
+)
+def test_find_violations__made_up_tree__allowed(tmp_path: Path, name: str, source: str) -> None:
+    write_module(tmp_path, name, source)
+    assert find_violations(tmp_path) == []
+
+
+def test_find_violations__datasets_as_a_regular_package__caught(tmp_path: Path) -> None:
+    write_module(tmp_path, "datasets/__init__.py", "")
+    assert find_violations(tmp_path) == [
+        "datasets/__init__.py: hides Hugging Face's datasets in the repository root"
+    ]

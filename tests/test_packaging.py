@@ -1,0 +1,176 @@
+"""What gets installed: every module, under one name, beside other people's packages."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NOT_PACKAGED = {"benchmarks", "build", "data", "dist", "docs", "runs", "tests"}
+UNSAFE_MODULES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+
+
+def package_folders(repository: Path) -> list[str]:
+    """Folders of the tree that hold Python files, such as "heads/detection"."""
+    rooms = [
+        path
+        for path in repository.iterdir()
+        if path.is_dir()
+        and path.name not in NOT_PACKAGED
+        and not path.name.startswith(".")
+        and not (path / "pyvenv.cfg").exists()
+    ]
+    files = [file for room in rooms for file in room.rglob("*.py")]
+    return sorted({file.parent.relative_to(repository).as_posix() for file in files})
+
+
+@pytest.fixture(scope="module")
+def declared(repository: Path) -> dict[str, Any]:
+    return tomllib.loads((repository / "pyproject.toml").read_text())
+
+
+@pytest.fixture(scope="module")
+def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from a copy of the tree: setuptools leaves its traces where it builds."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        if (repository / name).exists():
+            shutil.copy(repository / name, source)
+    for room in {folder.split("/")[0] for folder in package_folders(repository)}:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(repository / room, source / room, ignore=ignored)
+    out = source / "out"
+    run("-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source), cwd=source)
+    (built,) = out.iterdir()
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel installed into a folder that has a package called datasets already."""
+    target = tmp_path_factory.mktemp("installed")
+    other = target / "datasets" / "__init__.py"
+    other.parent.mkdir()
+    other.write_text("def load_dataset() -> str:\n    return 'other'\n")
+    options = ("--no-deps", "--no-index", "--quiet", "--target", str(target))
+    run("-m", "pip", "install", *options, str(wheel), cwd=target)
+    return target
+
+
+def run(*words: str, cwd: Path, pythonpath: Path | None = None) -> str:
+    environment = dict(os.environ)
+    environment.pop("PYTHONPATH", None)
+    if pythonpath:
+        environment["PYTHONPATH"] = str(pythonpath)
+    command = [sys.executable, *words]
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_packages__declared__are_the_folders_with_python_files(
+    repository: Path, declared: dict[str, Any]
+) -> None:
+    folders = package_folders(repository)
+    mapping = {f"mobilevision.{folder.replace('/', '.')}": folder for folder in folders}
+    assert declared["tool"]["setuptools"]["packages"] == list(mapping)
+    assert declared["tool"]["setuptools"]["package-dir"] == mapping
+
+
+def test_wheel__built_from_the_tree__holds_every_module_and_recipe(
+    repository: Path, wheel: Path
+) -> None:
+    expected = {
+        file.relative_to(repository).as_posix()
+        for folder in package_folders(repository)
+        for pattern in ("*.py", "*.yaml", "README.md")
+        for file in (repository / folder).glob(pattern)
+    }
+    names = zipfile.ZipFile(wheel).namelist()
+    held = {name.removeprefix("mobilevision/") for name in names if "dist-info/" not in name}
+    assert held == expected
+
+
+def test_wheel__top_level__one_name(wheel: Path, declared: dict[str, Any]) -> None:
+    version = declared["project"]["version"]
+    top_level = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert top_level == {"mobilevision", f"mobilevision-{version}.dist-info"}
+
+
+@pytest.mark.parametrize("from_repository", [False, True], ids=["elsewhere", "repository root"])
+def test_wheel__beside_another_datasets__both_importable(
+    installed: Path, tmp_path: Path, repository: Path, from_repository: bool
+) -> None:
+    program = (
+        "import datasets, mobilevision.apps.main, mobilevision.datasets.types as types;"
+        "print(datasets.load_dataset(), types.__file__, mobilevision.apps.main.__file__, sep='\\n')"
+    )
+    folder = repository if from_repository else tmp_path
+    other, ours, command = run("-c", program, cwd=folder, pythonpath=installed).splitlines()
+    assert other == "other"
+    assert Path(ours) == installed / "mobilevision" / "datasets" / "types.py"
+    assert Path(command) == installed / "mobilevision" / "apps" / "main.py"
+
+
+@pytest.mark.parametrize("script", ["lightning", "mobilevision"])
+def test_console_script__declared__is_a_function(declared: dict[str, Any], script: str) -> None:
+    module, _, function = declared["project"]["scripts"][script].partition(":")
+    assert callable(getattr(import_module(module), function))
+
+
+def unsafe_reading(source: str) -> Iterator[str]:
+    """Calls and imports that could run code hidden in a file."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = {alias.name.split(".")[0] for alias in node.names}
+            yield from sorted(names & UNSAFE_MODULES)
+        elif isinstance(node, ast.ImportFrom):
+            if (node.module or "").split(".")[0] in UNSAFE_MODULES and not node.level:
+                yield str(node.module)
+            elif node.module == "torch" and "load" in {alias.name for alias in node.names}:
+                yield "torch.load under another name"
+        elif isinstance(node, ast.Call):
+            options = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            if ast.unparse(node.func) == "torch.load" and options.get("weights_only") != "True":
+                yield "torch.load without weights_only=True"
+            if options.get("allow_pickle", "False") != "False":
+                yield "allow_pickle"
+
+
+def test_reading__package__cannot_run_code_from_a_file(repository: Path) -> None:
+    found = {
+        f"{file.relative_to(repository)}: {problem}"
+        for folder in package_folders(repository)
+        for file in (repository / folder).glob("*.py")
+        for problem in unsafe_reading(file.read_text())
+    }
+    assert found == set()
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("torch.load(path)", ["torch.load without weights_only=True"]),
+        ("torch.load(path, weights_only=False)", ["torch.load without weights_only=True"]),
+        ("torch.load(path, weights_only=flag)", ["torch.load without weights_only=True"]),
+        ("torch.load(path, weights_only=True)", []),
+        ("from torch import load", ["torch.load under another name"]),
+        ("import pickle", ["pickle"]),
+        ("def a():\n    from joblib import load", ["joblib"]),
+        ("from .pickle import a", []),
+        ("np.load(path, allow_pickle=True)", ["allow_pickle"]),
+        ("np.load(path, allow_pickle=False)", []),
+    ],
+)
+def test_unsafe_reading__made_up_source__caught(source: str, expected: list[str]) -> None:
+    assert list(unsafe_reading(source)) == expected
