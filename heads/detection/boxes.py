@@ -34,6 +34,11 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     return intersection / union.clamp_min(torch.finfo(union.dtype).tiny)
 
 
+def paired_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Return intersection over union (...,) of boxes a (..., 4) each with its partner in b."""
+    return pairwise_iou(a[..., None, :], b[..., None, :])[..., 0, 0]
+
+
 class BoxCoder(nn.Module):
     """Boxes as offsets from anchors (Liu et al. 2016, equation 2; Ren et al. 2015, equation 2).
 

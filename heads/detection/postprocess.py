@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...datasets.types import PADDING_LABEL, Detections
-from .boxes import clip_boxes, pairwise_iou
+from .boxes import clip_boxes, paired_iou
 
 FIRST_LOOK = 4  # candidates first looked at, for each detection wanted
 
@@ -58,19 +58,37 @@ class PostProcess(nn.Module):
 
     def _suppress(self, boxes: Tensor, scores: Tensor, looked_at: int) -> tuple[Detections, Tensor]:
         """Detections from the best ``looked_at`` candidates, and (B,) whether more could matter."""
-        num_classes = scores.shape[2]
+        num_images, _, num_classes = scores.shape
         best, index = scores.flatten(1).topk(looked_at, dim=1)  # (B, M), falling scores
         labels = index % num_classes
         candidates = boxes.gather(1, (index // num_classes)[..., None].expand(-1, -1, 4))
-        same_class = labels[:, :, None] == labels[:, None, :]
-        better = torch.ones_like(same_class[0]).triu(1)  # better[i, j]: i comes before j
-        rank_in_class = (same_class & better).sum(dim=1)
         above = best > self.score_threshold
-        alive = above & (rank_in_class < self.candidates_per_class)
-        beats = (pairwise_iou(candidates, candidates) > self.iou_threshold) & same_class & better
-        kept = greedy_suppression(beats, alive)
+        images = torch.arange(num_images, device=boxes.device)[:, None]
+        kept = self._survivors(
+            candidates.flatten(0, 1), (images * num_classes + labels).flatten(), above.flatten()
+        ).view_as(above)
         undecided = above[:, -1] & (kept.sum(dim=1) < self.max_detections)
         return self._best(candidates, best, labels, kept), undecided
+
+    def _survivors(self, boxes: Tensor, groups: Tensor, above: Tensor) -> Tensor:
+        """Which candidates are kept, (N,) bool; only those of one group can suppress each other.
+
+        Args:
+            boxes: (N, 4) float, xyxy.
+            groups: (N,) int64, one number for each class of each image; a group's best come first.
+            above: (N,) bool, the candidates that score enough.
+        """
+        which = above.nonzero().flatten()
+        which = which[groups[which].argsort(stable=True)]
+        rank = rank_in_run(groups[which])
+        taking_part = rank < self.candidates_per_class
+        worse = taking_part.nonzero().flatten()
+        worse = worse.repeat_interleave(rank[worse])  # once for each better one of its group
+        better = worse - 1 - rank_in_run(worse)
+        better, worse = which[better], which[worse]
+        overlap = paired_iou(boxes[better], boxes[worse]) > self.iou_threshold
+        alive = torch.zeros_like(above).index_fill(0, which[taking_part], True)
+        return greedy_suppression(better[overlap], worse[overlap], alive)
 
     def _best(self, boxes: Tensor, scores: Tensor, labels: Tensor, kept: Tensor) -> Detections:
         wanted = min(self.max_detections, kept.shape[1])
@@ -84,21 +102,32 @@ class PostProcess(nn.Module):
         )
 
 
-def greedy_suppression(beats: Tensor, alive: Tensor) -> Tensor:
-    """Return which candidates (B, M) greedy suppression keeps.
+def rank_in_run(values: Tensor) -> Tensor:
+    """Return how many equal values directly precede each one: [7, 7, 3, 3, 3] -> [0, 1, 0, 1, 2].
 
-    Candidate j goes if a kept candidate i beats it. Applying that rule to all candidates at once
-    settles at least one more of them each round (the first i rounds settle the first i), and in
+    Args:
+        values: (N,) int64.
+    """
+    lengths = values.unique_consecutive(return_counts=True)[1]
+    starts = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+    return torch.arange(len(values), device=values.device) - starts
+
+
+def greedy_suppression(better: Tensor, worse: Tensor, alive: Tensor) -> Tensor:
+    """Return which candidates (N,) greedy suppression keeps.
+
+    A candidate goes if a kept candidate beats it. Applying that rule to all candidates at once
+    settles at least one more of them each round (the best i are settled after i rounds), and in
     practice all within a few rounds; what it settles on is the sequential answer.
 
     Args:
-        beats: (B, M, M) bool, ``beats[b, i, j]`` only for i < j.
-        alive: (B, M) bool, the candidates that take part.
+        better: (P,) int64, the first of each pair of candidates of which one beats the other.
+        worse: (P,) int64, the second: it goes if the first is kept. No chain of pairs is a circle.
+        alive: (N,) bool, the candidates that take part.
     """
     kept = alive
     while True:
-        beaten = (beats & kept[:, :, None]).any(dim=1)
-        settled = alive & ~beaten
+        settled = alive.index_fill(0, worse[kept[better]], False)
         if torch.equal(settled, kept):
             return kept
         kept = settled

@@ -12,6 +12,7 @@ from mobilevision.heads.detection.boxes import (
     BoxCoder,
     area,
     clip_boxes,
+    paired_iou,
     pairwise_intersection,
     pairwise_iou,
 )
@@ -28,6 +29,11 @@ def test_pairwise_iou__matches_torchvision_image_by_image() -> None:
     ours = pairwise_iou(a, b)
     for image in range(3):
         torch.testing.assert_close(ours[image], torchvision.ops.box_iou(a[image], b[image]))
+
+
+def test_paired_iou__is_the_diagonal_of_all_pairs() -> None:
+    a, b = random_boxes(3, 9, seed=1), random_boxes(3, 9, seed=2)
+    assert torch.equal(paired_iou(a, b), pairwise_iou(a, b).diagonal(dim1=-2, dim2=-1))
 
 
 def test_pairwise_intersection__by_hand() -> None:

@@ -4,7 +4,11 @@ from torch import Tensor
 from torchvision.models.detection import ssd as torchvision_ssd
 from torchvision.ops import batched_nms, box_iou, nms
 
-from mobilevision.heads.detection.postprocess import PostProcess, greedy_suppression
+from mobilevision.heads.detection.postprocess import (
+    PostProcess,
+    greedy_suppression,
+    rank_in_run,
+)
 
 
 def candidates(
@@ -107,13 +111,28 @@ def test_postprocess__of_an_image_does_not_depend_on_its_batch() -> None:
             assert torch.equal(mine, other)
 
 
+def test_postprocess__when_every_box_is_the_same_keeps_one_of_each_class() -> None:
+    # Nothing is decided before every candidate was looked at: all pairs would not fit in memory.
+    boxes = torch.tensor([10.0, 10.0, 50.0, 50.0]).expand(2, 1917, 4)
+    scores = torch.rand(2, 1917, 90, generator=torch.Generator().manual_seed(0))
+    found = PostProcess(candidates_per_class=50)(boxes, scores, (300, 300)).unbatch()
+    for one, image in zip(found, scores, strict=True):
+        assert one.labels.sort().values.tolist() == list(range(90))
+        assert torch.equal(one.scores, image.amax(dim=0)[one.labels])
+
+
+def test_rank_in_run__counts_from_the_start_of_each_run() -> None:
+    assert rank_in_run(torch.tensor([7, 7, 3, 3, 3, 7])).tolist() == [0, 1, 0, 1, 2, 0]
+    assert rank_in_run(torch.empty(0, dtype=torch.int64)).tolist() == []
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_greedy_suppression__is_the_sequential_answer(seed: int) -> None:
     boxes, scores = candidates(seed, images=1, classes=1)
     order = scores[0, :, 0].argsort(descending=True)
     boxes = boxes[0][order]
-    beats = (box_iou(boxes, boxes) > 0.5).triu(1)
-    kept = greedy_suppression(beats[None], torch.ones(1, len(boxes), dtype=torch.bool))[0]
+    better, worse = (box_iou(boxes, boxes) > 0.5).triu(1).nonzero(as_tuple=True)
+    kept = greedy_suppression(better, worse, torch.ones(len(boxes), dtype=torch.bool))
     expected = nms(boxes, scores[0, :, 0][order], 0.5)
     assert kept.nonzero().flatten().tolist() == sorted(expected.tolist())
 
