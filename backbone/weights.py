@@ -11,13 +11,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .errors import WeightsError
+from .hub import resolve_weights
 from .layers import ConvNormAct
 from .mobilenet import ImageClassifier, MobileNetV1
 from .norms import set_folded_bias
+from .tflite import read_tflite
 
-
-class WeightsError(ValueError):
-    """A weight file does not fit; the message names the file, the array and what to do."""
+__all__ = [
+    "LoadedWeights",
+    "WeightsError",
+    "load_classifier",
+    "load_folded_layer",
+    "load_slim",
+    "load_weights",
+    "read_arrays",
+    "slim_layers",
+]
 
 
 class LoadedWeights(NamedTuple):
@@ -33,35 +43,33 @@ def load_weights(backbone: MobileNetV1, path: str | Path) -> LoadedWeights:
 
     Args:
         backbone: The network to fill; its width must be the file's.
-        path: ``.npz`` with TF-slim names and folded normalisation, or a checkpoint (``.ckpt``) of
-            this package whose network holds such a backbone.
+        path: A public name (see ``backbone.hub.PUBLIC_WEIGHTS``) that was downloaded, a ``.npz``
+            or ``.tflite`` file with TF-slim names and folded normalisation, or a checkpoint
+            (``.ckpt``) of this package whose network holds such a backbone.
 
     Raises:
-        WeightsError: No such file, an unknown kind of file, an array missing, left over or of
-            another shape.
+        WeightsError: No such name or file, an unknown kind of file, an array missing, left over or
+            of another shape.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise WeightsError(f"no weights at {path}: give the path of an .npz or .ckpt file")
-    if path.suffix == ".npz":
-        load_slim(backbone, read_npz(path), path)
-        return LoadedWeights(path, folded=True)
+    path = resolve_weights(path)
     if path.suffix == ".ckpt":
         _load_checkpoint(backbone, path)
         return LoadedWeights(path, folded=False)
-    raise WeightsError(f"{path}: weights are read from .npz and .ckpt files, not {path.suffix!r}")
+    load_slim(backbone, read_arrays(path), path)
+    return LoadedWeights(path, folded=True)
 
 
 def load_classifier(path: str | Path, width_mult: float) -> ImageClassifier:
-    """Return an ImageNet classifier (1,000 classes, TensorFlow padding) from a TF-slim ``.npz``.
+    """Return an ImageNet classifier (1,000 classes, TensorFlow padding) from a TF-slim file.
 
-    The file's class 0 is "background" and is left out, so that output k is ImageNet class k.
+    ``path`` is a public name, a ``.npz`` or a ``.tflite`` file, as for ``load_weights``. The file's
+    class 0 is "background" and is left out, so that output k is ImageNet class k.
 
     Raises:
         WeightsError: as ``load_weights``.
     """
-    path = Path(path).expanduser()
-    arrays = read_npz(path)
+    path = resolve_weights(path)
+    arrays = read_arrays(path)
     model = ImageClassifier(MobileNetV1(width_mult=width_mult, out_strides=(32,), padding="same"))
     assert isinstance(model.backbone, MobileNetV1)
     load_slim(model.backbone, arrays, path)
@@ -134,12 +142,22 @@ def _copy(target: Tensor, array: np.ndarray, name: str, path: Path) -> None:
     target.copy_(torch.from_numpy(np.ascontiguousarray(array)))
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Return all arrays of an ``.npz`` file by name, without unpickling anything.
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return all arrays of a ``.npz`` or ``.tflite`` file by TF-slim's names.
 
     Raises:
-        WeightsError: No such file, or not an ``.npz`` of plain arrays.
+        WeightsError: No such file, a damaged one or one of another kind.
     """
+    readers = {".npz": _read_npz, ".tflite": read_tflite}
+    if path.suffix not in readers:
+        raise WeightsError(
+            f"{path}: weights are read from .npz, .tflite and .ckpt files, not {path.suffix!r}"
+        )
+    return readers[path.suffix](path)
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an ``.npz`` file by name; arrays of pickled objects are refused."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...backbone.hub import resolve_weights
 from ...backbone.mobilenet import MobileNetV1
-from ...backbone.weights import WeightsError, load_folded_layer, load_slim, read_npz
+from ...backbone.weights import WeightsError, load_folded_layer, load_slim, read_arrays
 from .anchors import DefaultBoxes
 from .ssd import SSD, ExtraMap, MapPredictor
 
@@ -19,20 +20,21 @@ COCO_IDS = 90  # its columns are COCO category ids: 0 is background, ten of the 
 
 
 def load_tensorflow_ssd(path: str | Path, width_mult: float) -> SSD:
-    """Return the public COCO detector of a ``.npz`` with TensorFlow's names, in evaluation mode.
+    """Return the public COCO detector of a file with TensorFlow's names, in evaluation mode.
 
     Class index k is COCO category id k + 1. Batch normalisation is folded into the file.
 
     Args:
-        path: Arrays as in the Object Detection API: ``FeatureExtractor/MobilenetV1/...``,
+        path: A public name, a ``.npz`` or a ``.tflite`` file (see ``backbone.weights``) with arrays
+            as in the Object Detection API: ``FeatureExtractor/MobilenetV1/...``,
             ``BoxPredictor_k/BoxEncodingPredictor`` and ``BoxPredictor_k/ClassPredictor``.
         width_mult: The file's depth multiplier.
 
     Raises:
-        WeightsError: an array is missing, left over or of another shape.
+        WeightsError: no such file, or an array is missing, left over or of another shape.
     """
-    path = Path(path)
-    arrays = read_npz(path)
+    path = resolve_weights(path)
+    arrays = read_arrays(path)
     network = SSD(
         MobileNetV1(width_mult=width_mult),
         num_classes=COCO_IDS,
