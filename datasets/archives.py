@@ -1,12 +1,16 @@
 """Unpacking archives: safely, and all or nothing."""
 
+import gzip
+import lzma
 import os
 import shutil
 import stat
+import tarfile
 import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -14,6 +18,8 @@ from tqdm import tqdm
 
 from .download import CHUNK_BYTES, byte_bar, require_space
 from .errors import DataError
+
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 
 
 def unzip(archive: Path, folder: Path, *, progress: bool = True) -> None:
@@ -44,7 +50,7 @@ def unzip(archive: Path, folder: Path, *, progress: bool = True) -> None:
             with byte_bar(f"unpacking {archive.name}", total, progress) as bar:
                 for entry in entries:
                     _extract(opened, entry, partial, bar)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except _DAMAGE as error:
         raise DataError(
             f"{archive}: is not a whole zip archive ({error}); fetch it again"
         ) from error
@@ -52,6 +58,57 @@ def unzip(archive: Path, folder: Path, *, progress: bool = True) -> None:
         _move_into(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def extract_file(archive: Path, member: str, target: Path) -> None:
+    """Take one file out of a zip or (compressed) tar archive; nothing else is unpacked.
+
+    The file appears under its name when it is whole. Where it lies in the archive has no influence
+    on where it goes.
+
+    Args:
+        archive: Zip or tar file, told apart by content.
+        member: Path of the file in the archive; a leading "./" in the archive does not matter.
+        target: File to write or replace; its folder is made too.
+
+    Raises:
+        DataError: It is no such archive or is damaged, or holds no plain file of this name.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with _open_member(archive, member) as source, partial.open("wb") as file:
+            for chunk in _chunks(source):
+                file.write(chunk)
+        os.replace(partial, target)
+    except (*_DAMAGE, RuntimeError, tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError) as error:
+        raise DataError(f"{archive}: is not a whole archive ({error}); fetch it again") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as opened:
+            names = {_plain(entry.filename): entry for entry in opened.infolist()}
+            if member in names:
+                with opened.open(names[member]) as source:
+                    yield source
+                return
+    else:
+        with tarfile.open(archive) as opened:
+            names = {_plain(entry.name): entry for entry in opened if entry.isfile()}
+            source = opened.extractfile(names[member]) if member in names else None
+            if source is not None:
+                with source:
+                    yield source
+                return
+    raise DataError(f"{archive}: holds no file {member}, but {', '.join(sorted(names)) or 'none'}")
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("./")
 
 
 def _require_harmless(archive: Path, entry: zipfile.ZipInfo) -> None:

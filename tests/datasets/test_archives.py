@@ -1,13 +1,16 @@
-"""Unpacking zip archives."""
+"""Unpacking archives."""
 
+import io
+import random
 import stat
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from mobilevision.datasets import download
-from mobilevision.datasets.archives import unzip
+from mobilevision.datasets.archives import extract_file, unzip
 from mobilevision.datasets.errors import DataError
 
 
@@ -102,3 +105,54 @@ def test_unzip__disk_too_full__data_error_and_nothing_unpacked(
     with pytest.raises(DataError, match=r"content of a\.zip needs 10\.0 MB"):
         unzip(path, tmp_path / "out", progress=False)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def make_tar(path: Path, entries: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in entries.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+@pytest.mark.parametrize("name", ["model.tflite", "./model.tflite"])
+def test_extract_file__takes_that_file_alone(tmp_path: Path, make, name: str) -> None:
+    archive = make(tmp_path / "archive", {"../evil.txt": b"evil", name: b"weights" * 99})
+    extract_file(archive, "model.tflite", tmp_path / "deep" / "w.tflite")
+    assert tree(tmp_path / "deep") == {"w.tflite": b"weights" * 99}
+    assert not (tmp_path.parent / "evil.txt").exists()
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_extract_file__no_such_file__data_error_lists_those_there(tmp_path: Path, make) -> None:
+    archive = make(tmp_path / "archive", {"a.txt": b"", "b.txt": b""})
+    with pytest.raises(DataError, match=r"holds no file model.tflite, but a.txt, b.txt"):
+        extract_file(archive, "model.tflite", tmp_path / "w.tflite")
+    assert tree(tmp_path) == {"archive": archive.read_bytes()}
+
+
+def test_extract_file__link_in_a_tar__is_no_file(tmp_path: Path) -> None:
+    link = tarfile.TarInfo("model.tflite")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    with tarfile.open(tmp_path / "a.tgz", "w:gz") as archive:
+        archive.addfile(link)
+    with pytest.raises(DataError, match="holds no file"):
+        extract_file(tmp_path / "a.tgz", "model.tflite", tmp_path / "w.tflite")
+
+
+@pytest.mark.parametrize("make", [make_zip, make_tar])
+def test_extract_file__damaged_at_any_place__data_error_and_old_file_stays(
+    tmp_path: Path, make
+) -> None:
+    noise = random.Random(0).randbytes(9999)
+    whole = make(tmp_path / "archive", {"model.tflite": noise}).read_bytes()
+    target = tmp_path / "w.tflite"
+    target.write_bytes(b"old")
+    for length in range(0, len(noise), 99):  # what follows the content may be absent from a tar
+        (tmp_path / "archive").write_bytes(whole[:length])
+        with pytest.raises(DataError, match=r"not a whole archive|holds no file"):
+            extract_file(tmp_path / "archive", "model.tflite", target)
+    assert tree(tmp_path).keys() == {"archive", "w.tflite"}
+    assert target.read_bytes() == b"old"
