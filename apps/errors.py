@@ -27,9 +27,9 @@ _DISK_REMEDIES = {
 def friendly_errors() -> Iterator[None]:
     """Turn an error that the user can mend, or Ctrl-C, into one message and an exit status.
 
-    Such errors are a DataError and an OSError about permissions or a full disk, also where another
-    exception wraps them: jsonargparse raises its own for whatever a constructor raises. Every other
-    exception is a fault of the program and keeps its traceback.
+    Such errors are a DataError, a WeightsError and an OSError about permissions or a full disk,
+    also where another exception wraps them: jsonargparse raises its own for whatever a constructor
+    raises. Every other exception is a fault of the program and keeps its traceback.
 
     Raises:
         SystemExit: 2 after an error that the user can mend, 130 after Ctrl-C.
@@ -49,13 +49,19 @@ def friendly_errors() -> Iterator[None]:
 
 def _message(error: BaseException) -> str | None:
     """What to tell the user; None for a fault of the program."""
-    if isinstance(error, DataError):
+    if isinstance(error, DataError) or _is_weights_error(error):
         return str(error)
     if isinstance(error, OSError) and error.errno in _DISK_REMEDIES:
         place = "" if error.filename is None else f"{error.filename}: "
         return f"{place}{error.strerror}; {_DISK_REMEDIES[error.errno]}"
     wrapped = _wrapped(error)
     return None if wrapped is None else _message(wrapped)
+
+
+def _is_weights_error(error: BaseException) -> bool:
+    # Importing the backbone takes seconds, and before it is imported it raises nothing.
+    backbone = sys.modules.get(f"{__name__.partition('.')[0]}.backbone.errors")
+    return backbone is not None and isinstance(error, backbone.WeightsError)
 
 
 def _wrapped(error: BaseException) -> BaseException | None:

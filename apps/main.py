@@ -21,6 +21,8 @@ COMMANDS: dict[str, str] = {
     "data check": "data_check",
     "data synthetic": "data_synthetic",
     "evaluate coco": "evaluate_coco",
+    "weights list": "weights_list",
+    "weights download": "weights_download",
 }
 """Words of the command -> its module in ``commands``, in the order of the help."""
 

@@ -9,6 +9,7 @@ import pytest
 
 from mobilevision.apps.cli import lightning
 from mobilevision.apps.errors import friendly_errors
+from mobilevision.backbone.errors import WeightsError
 from mobilevision.datasets.errors import DataError
 
 
@@ -21,6 +22,15 @@ def test_friendly_errors__data_error__message_alone_and_status_2(
     out, err = capsys.readouterr()
     assert out == ""
     assert err == "error: a.json: is empty; write it again\n"
+
+
+def test_friendly_errors__weights_error__message_alone_and_status_2(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as caught, friendly_errors():
+        raise WeightsError("w.npz: does not fit")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: w.npz: does not fit\n"
 
 
 def test_friendly_errors__ctrl_c__status_130(capsys: pytest.CaptureFixture[str]) -> None:

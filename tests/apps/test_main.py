@@ -13,7 +13,7 @@ from mobilevision.apps import main as module
 from mobilevision.apps.main import COMMANDS, TRAINING, main
 
 HEAVY = ("torch", "torchvision", "lightning", "cv2", "matplotlib", "requests", "albumentations")
-GROUPS = ["", "data", "data download", "evaluate"]
+GROUPS = ["", "data", "data download", "evaluate", "weights"]
 Capture = pytest.CaptureFixture[str]
 
 

@@ -1,0 +1,198 @@
+"""``mobilevision weights``, with a local server in place of the public one."""
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from mobilevision.apps.main import main
+from mobilevision.backbone import hub
+from mobilevision.datasets import download as download_module
+
+CONTENT = b"made-up weights " * 5000
+Capture = pytest.CaptureFixture[str]
+
+
+def made_up_archive() -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz", compresslevel=0) as archive:
+        for name, content in (("./notes.txt", b"notes"), ("./model.tflite", CONTENT)):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return file.getvalue()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    content = b""
+    drop_after: list[int]
+    """Bytes after which the connection is cut, one number for each of the first requests."""
+    asked: list[str | None]
+    """The Range header of each request."""
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.asked.append(wanted)
+        start = int(re.findall(r"\d+", wanted)[0]) if wanted else 0
+        body = self.content[start:]
+        self.close_connection = True
+        self.send_response(206 if wanted else 200)
+        self.send_header("ETag", '"one"')
+        self.send_header("Content-Length", str(len(body)))
+        if wanted:
+            end = len(self.content)
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{end}")
+        self.end_headers()
+        self.wfile.write(body[: self.drop_after.pop(0)] if self.drop_after else body)
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MOBILEVISION_CACHE", str(tmp_path))
+    monkeypatch.setattr(download_module.time, "sleep", lambda _: None)
+    return tmp_path / "weights"
+
+
+@pytest.fixture
+def server(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Handler]]:
+    """A server that has the archive of the name ``made_up``, the only one in the table."""
+    content = made_up_archive()
+    handler = type("Bound", (Handler,), {"content": content, "drop_after": [], "asked": []})
+    http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=http.serve_forever, args=(0.01,))
+    thread.start()
+    weights = hub.PublicWeights(
+        url=f"http://127.0.0.1:{http.server_port}/folder/model.tgz",
+        sha256=hashlib.sha256(content).hexdigest(),
+        member="model.tflite",
+        width_mult=0.25,
+        licence="Apache-2.0",
+        source="nobody",
+    )
+    monkeypatch.setattr(hub, "PUBLIC_WEIGHTS", {"made_up": weights})
+    assert not cache.exists()
+    yield handler
+    http.shutdown()
+    thread.join()
+    http.server_close()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def refused(words: list[str], capsys: Capture) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("server")
+def test_download__known_name__lies_in_the_cache_alone(cache: Path, capsys: Capture) -> None:
+    assert main(["weights", "download", "made_up"]) == 0
+    assert files(cache) == {"made_up.tflite": CONTENT}
+    assert capsys.readouterr().out == f"{cache / 'made_up.tflite'}\n"
+    assert hub.resolve_weights("made_up") == cache / "made_up.tflite"
+
+
+def test_download__there_already__asks_nobody(server: type[Handler], capsys: Capture) -> None:
+    main(["weights", "download", "made_up"])
+    assert main(["weights", "download", "made_up"]) == 0
+    assert capsys.readouterr().out.endswith("is there already\n")
+    assert len(server.asked) == 1
+
+
+def test_download__connection_lost__goes_on_where_it_stopped(
+    server: type[Handler], cache: Path
+) -> None:
+    server.drop_after.append(70_000)
+    assert main(["weights", "download", "made_up"]) == 0
+    assert server.asked == [None, "bytes=65536-"]  # whole chunks are kept
+    assert files(cache) == {"made_up.tflite": CONTENT}
+
+
+def test_download__other_bytes__refused_and_nothing_kept(
+    server: type[Handler], cache: Path, capsys: Capture
+) -> None:
+    server.content = made_up_archive().replace(b"made-up", b"changed")
+    err = refused(["weights", "download", "made_up"], capsys)
+    assert "sha256 of what arrived" in err
+    assert files(cache) == {}
+    with pytest.raises(hub.WeightsError, match="weights download made_up"):
+        hub.resolve_weights("made_up")
+
+
+@pytest.mark.usefixtures("server")
+def test_download__right_archive_without_the_file__refused(
+    cache: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = hub.PUBLIC_WEIGHTS["made_up"]._replace(member="other.tflite")
+    monkeypatch.setattr(hub, "PUBLIC_WEIGHTS", {"made_up": weights})
+    err = refused(["weights", "download", "made_up"], capsys)
+    assert "holds no file other.tflite, but model.tflite, notes.txt" in err
+    assert "made_up.tflite" not in files(cache)
+
+
+@pytest.mark.usefixtures("server")
+def test_download__mirror__is_asked_in_place_of_the_server(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = hub.PUBLIC_WEIGHTS["made_up"]
+    monkeypatch.setattr(
+        hub, "PUBLIC_WEIGHTS", {"made_up": weights._replace(url="http://127.0.0.1:9/model.tgz")}
+    )
+    assert main(["weights", "download", "made_up", "--url", weights.url]) == 0
+    assert files(cache) == {"made_up.tflite": CONTENT}
+
+
+def test_download__offline__says_so(server: type[Handler], capsys: Capture) -> None:
+    err = refused(["weights", "download", "made_up", "--url", "http://127.0.0.1:9/x"], capsys)
+    assert "gave up after 6 attempts" in err
+    assert "Check the connection" in err
+    assert server.asked == []
+
+
+def test_download__unknown_name__lists_the_names(cache: Path, capsys: Capture) -> None:
+    err = refused(["weights", "download", "resnet50"], capsys)
+    assert err.startswith("error: resnet50: no public weights of this name; the names are ")
+    assert "mobilenet_v1_1.0_224" in err
+    assert not cache.exists()
+
+
+@pytest.mark.usefixtures("server")
+def test_list__says_which_are_there(cache: Path, capsys: Capture) -> None:
+    assert main(["weights", "list"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "made_up",
+        "  nobody, width 0.25, Apache-2.0",
+        "  not downloaded",
+    ]
+    main(["weights", "download", "made_up"])
+    capsys.readouterr()
+    assert main(["weights", "list"]) == 0
+    assert capsys.readouterr().out.splitlines()[2] == f"  {cache / 'made_up.tflite'}"
+
+
+@pytest.mark.usefixtures("cache")
+def test_list__json__has_every_fact(capsys: Capture) -> None:
+    assert main(["weights", "list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == list(hub.PUBLIC_WEIGHTS)
+    assert {row["path"] for row in rows} == {None}
+    for row in rows:
+        assert (
+            hub.PublicWeights(**{key: row[key] for key in hub.PublicWeights._fields})
+            == (hub.PUBLIC_WEIGHTS[row["name"]])
+        )
