@@ -57,8 +57,9 @@ class DetectionTask(LightningModule):
         network: The detector, for instance ``SSD``.
         categories: COCO category id to name; the position is the class index. The command line
             links it from the data.
-        weights: ImageNet weights for the backbone (see ``backbone.weights.load_weights``), read
-            when training starts and never when a checkpoint is loaded.
+        weights: ImageNet weights for the backbone: a public name or a file (see
+            ``backbone.weights.load_weights``), read when training starts and never when a
+            checkpoint is loaded.
         optimizer: Makes the optimiser from parameter groups; normalisation and biases are in a
             group without weight decay.
         lr_scheduler: Makes the schedule from the optimiser and the number of training steps;
