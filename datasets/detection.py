@@ -1,13 +1,14 @@
-"""Data modules for detection: COCO-format data sets, and Pascal VOC's."""
+"""Data modules for detection: what they share, and COCO-format data sets."""
 
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
@@ -18,9 +19,8 @@ from .errors import DataError
 from .faults import OnError
 from .layout import Split, find_layout, read_split
 from .pictures import drop_missing, fit_to_pictures
-from .sampling import EpochSampler
+from .sampling import EpochSampler, Progress, ResumableLoader
 from .transforms import Resize, SSDAugment, Transform
-from .voc import find_voc_split, read_voc
 
 __all__ = [
     "CocoDataModule",
@@ -28,7 +28,6 @@ __all__ = [
     "DetectionDataset",
     "Sample",
     "Split",
-    "VocDataModule",
     "collate",
 ]
 
@@ -59,7 +58,7 @@ class DetectionDataModule(LightningDataModule):
             Python.
 
     Attributes:
-        train_sampler: the order of training, once `setup` has run; see `EpochSampler.start`.
+        train_sampler: the order of training, once `setup` has run.
 
     Raises:
         DataError: an option is out of its range.
@@ -108,6 +107,7 @@ class DetectionDataModule(LightningDataModule):
         self.multiprocessing_context = multiprocessing_context
         self.datasets: dict[str, DetectionDataset] = {}
         self.train_sampler: EpochSampler | None = None
+        self._resumed_batches_per_epoch: int | None = None
 
     @property
     def categories(self) -> dict[int, str]:
@@ -160,7 +160,7 @@ class DetectionDataModule(LightningDataModule):
             rank_zero_info("%s data: %s", split, fitted.summary())
         if stage == "fit":
             self.train_sampler = EpochSampler(
-                len(self.datasets["train"]), self.seed, epoch=self._current_epoch
+                len(self.datasets["train"]), self.seed, progress=self._progress
             )
 
     def train_dataloader(self) -> DataLoader[Sample]:
@@ -197,13 +197,35 @@ class DetectionDataModule(LightningDataModule):
     def _held_out(self) -> str:
         return "test" if "test" in self.splits else "val"
 
-    def _current_epoch(self) -> int:
-        return 0 if self.trainer is None else self.trainer.current_epoch
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps, so that `_progress` knows where an epoch was left."""
+        return {"batches_per_epoch": self._batches_per_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self._resumed_batches_per_epoch = state_dict["batches_per_epoch"]
+
+    @property
+    def _batches_per_epoch(self) -> int | None:
+        batches = 0 if self.trainer is None else self.trainer.num_training_batches
+        # Lightning knows the number only once the first epoch has begun.
+        return int(batches) if 0 < batches < float("inf") else self._resumed_batches_per_epoch
+
+    def _progress(self) -> Progress:
+        """Epoch and place in it, from the number of batches trained so far.
+
+        The trainer's own epoch counter lags behind when a run resumes at the end of an epoch.
+        """
+        if self.trainer is None or not self._batches_per_epoch:
+            return Progress(0)
+        total = cast(_ProcessedTracker, self.trainer.fit_loop.epoch_loop.batch_progress.total)
+        epoch, batches = divmod(total.processed, self._batches_per_epoch)
+        return Progress(epoch, batches * self.batch_size)
 
     def _loader(self, split: str, **options: Any) -> DataLoader[Sample]:
         if split not in self.datasets:
             self.setup({"train": "fit", "val": "validate"}.get(split, "test"))
-        return DataLoader(
+        return ResumableLoader(
             self.datasets[split],
             batch_size=self.batch_size,
             num_workers=self.num_workers,
@@ -264,49 +286,6 @@ class CocoDataModule(DetectionDataModule):
 
     def _read_split(self, split: str) -> Annotations:
         return read_split(self.root, self.splits[split], self._categories, self.on_error)
-
-
-class VocDataModule(DetectionDataModule):
-    """A data set in Pascal VOC's format: an XML file for each picture.
-
-    Args:
-        root: a folder with ``Annotations``, ``JPEGImages`` and ``ImageSets/Main``; or one with
-            several such (``VOC2007``, ``VOC2012``), whose images are put together; or one with a
-            folder for each split that holds pictures and XML files side by side.
-        train: name of the image set, or of the folder, to train on.
-        val: the one to validate on; ``valid`` and ``validation`` stand in for ``val``.
-        test: the one to test on; null takes the validation split.
-        categories: id -> name of the classes to use, in class order; null takes VOC's twenty where
-            no others occur in the training split, else those that occur, by name.
-        ignore_difficult: "difficult" objects are regions to ignore, not objects to find.
-        **options: see `DetectionDataModule`.
-
-    Raises:
-        DataError: there is no data, or it is faulty.
-    """
-
-    def __init__(
-        self,
-        root: str | Path,
-        train: str = "train",
-        val: str = "val",
-        test: str | None = None,
-        categories: dict[int, str] | None = None,
-        ignore_difficult: bool = True,
-        **options: Any,
-    ) -> None:
-        splits = {"train": train, "val": val} | ({"test": test} if test else {})
-        super().__init__(root, splits, categories, **options)
-        self.ignore_difficult = ignore_difficult
-        self._categories = self.categories
-
-    def _read_split(self, split: str) -> Annotations:
-        return read_voc(
-            find_voc_split(self.root, self.splits[split]),
-            self._categories,
-            self.on_error,
-            ignore_difficult=self.ignore_difficult,
-        )
 
 
 def _cores() -> int:

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch.distributed
-from torch.utils.data import DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 
 class SampleKey(NamedTuple):
@@ -18,25 +18,31 @@ class SampleKey(NamedTuple):
     """Counted from 0."""
 
 
+class Progress(NamedTuple):
+    """How far training has come."""
+
+    epoch: int
+    """Counted from 0."""
+    taken: int = 0
+    """Samples of this epoch that this process has trained on already."""
+
+
 class EpochSampler(DistributedSampler[SampleKey]):
     """Yields `SampleKey`s in an order that depends only on seed and epoch.
 
     Under distributed training each process takes every ``world_size``-th key of that order, which
     starts again at its end so that all get the same number. It is a `DistributedSampler` so that
     Lightning leaves it as it is: the wrapper that Lightning puts around other samplers shuffles a
-    second time, and has no notion of an epoch that was begun elsewhere (`start`).
+    second time, and has no notion of an epoch that was begun elsewhere.
 
     Args:
         length: number of samples, all processes together.
         seed: at least 0.
         shuffle: False gives the order of the data set.
-        epoch: asked whenever an iteration begins; None counts what `set_epoch` said last.
+        progress: asked whenever an iteration begins; None is what `set_epoch` said last, from its
+            beginning.
         rank: this process; None asks torch.distributed when an iteration begins.
         world_size: number of processes; None asks torch.distributed.
-
-    Attributes:
-        start: keys of this process to leave out in the next iteration, and only in that one: to
-            resume in the middle of an epoch, the number of samples that it had taken.
     """
 
     def __init__(
@@ -44,7 +50,7 @@ class EpochSampler(DistributedSampler[SampleKey]):
         length: int,
         seed: int = 0,
         shuffle: bool = True,
-        epoch: Callable[[], int] | None = None,
+        progress: Callable[[], Progress] | None = None,
         *,
         rank: int | None = None,
         world_size: int | None = None,
@@ -53,29 +59,27 @@ class EpochSampler(DistributedSampler[SampleKey]):
         self.length = length
         self.seed = seed
         self.shuffle = shuffle
-        self.start = 0
-        self._ask_epoch = epoch
+        self._progress = progress
         self._rank = rank
         self._world_size = world_size
         self.epoch = 0
 
     def __iter__(self) -> Iterator[SampleKey]:
-        """The keys of this process in the current epoch, from `start` on."""
-        epoch = self.epoch if self._ask_epoch is None else self._ask_epoch()
+        """The keys of this process that are left of the current epoch."""
+        epoch, taken = Progress(self.epoch) if self._progress is None else self._progress()
         order = np.arange(self.length)
         if self.shuffle:
             np.random.default_rng((self.seed, epoch)).shuffle(order)
         rank, world_size = self._place()
         order = np.resize(order, len(self) * world_size)[rank::world_size]
-        start, self.start = self.start, 0
-        return iter([SampleKey(position, epoch) for position in order[start:].tolist()])
+        return iter([SampleKey(position, epoch) for position in order[taken:].tolist()])
 
     def __len__(self) -> int:
-        """Keys for each process in a whole epoch, whatever `start` says."""
+        """Keys for each process in a whole epoch."""
         return math.ceil(self.length / self._place()[1])
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning; without effect where an ``epoch`` function was given."""
+        """Called by Lightning; without effect where a ``progress`` function was given."""
         self.epoch = epoch
 
     def _place(self) -> tuple[int, int]:
@@ -86,3 +90,18 @@ class EpochSampler(DistributedSampler[SampleKey]):
         if rank is None:
             rank = torch.distributed.get_rank() if together else 0
         return rank, world_size
+
+
+class ResumableLoader(DataLoader):
+    """A DataLoader that may be left in the middle of an epoch.
+
+    Its sampler knows by itself where to go on, so there is no state to keep; having the methods
+    tells Lightning that resuming is safe.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to take back."""

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning import LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 
 from mobilevision.datasets import coco
@@ -18,13 +19,13 @@ from mobilevision.datasets.detection import (
     CocoDataModule,
     DetectionDataset,
     Split,
-    VocDataModule,
     collate,
 )
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.sampling import SampleKey
 from mobilevision.datasets.transforms import Resize, SSDAugment
 from mobilevision.datasets.types import DetectionBatch
+from mobilevision.datasets.voc_module import VocDataModule
 
 Write = Callable[..., Path]
 Document = dict[str, Any]
@@ -241,12 +242,19 @@ def test_coco_data_module__released_file__classes_known_without_reading(
         data.setup("fit")
 
 
+def trainer_after(batches: int) -> SimpleNamespace:
+    """As much of a Trainer as a data module asks, three batches an epoch."""
+    progress = SimpleNamespace(total=SimpleNamespace(processed=batches))
+    epoch_loop = SimpleNamespace(batch_progress=progress)
+    return SimpleNamespace(num_training_batches=3, fit_loop=SimpleNamespace(epoch_loop=epoch_loop))
+
+
 def test_train_dataloader__any_number_of_workers__same_batches(root: Path) -> None:
     def batches(num_workers: int) -> Iterator[DetectionBatch]:
         data = module(root, num_workers=num_workers, batch_size=1, seed=6)
         loader = data.train_dataloader()
         for epoch in range(2):
-            data.trainer = SimpleNamespace(current_epoch=epoch)
+            data.trainer = trainer_after(epoch * 3)
             yield from loader
 
     first, second = list(batches(0)), list(batches(2))
@@ -276,13 +284,20 @@ class Recorder(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def record(root: Path, tmp_path: Path, epochs: int, checkpoint: Path | None = None) -> Recorder:
+def record(
+    root: Path,
+    tmp_path: Path,
+    epochs: int,
+    checkpoint: Path | None = None,
+    callbacks: list[Callback] | None = None,
+) -> Recorder:
     trainer = Trainer(
         default_root_dir=tmp_path,
         accelerator="cpu",
         max_epochs=epochs,
         logger=False,
-        enable_checkpointing=False,
+        enable_checkpointing=bool(callbacks),
+        callbacks=callbacks,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
@@ -304,6 +319,21 @@ def test_trainer__epochs_and_resume__order_and_augmentation_of_an_uninterrupted_
     assert len(pixels) == 9
     orders = {tuple(ids[0] for epoch, ids, _ in whole if epoch == wanted) for wanted in range(3)}
     assert len(orders) > 1
+
+
+@pytest.mark.parametrize("when", ["step", "validation"])
+def test_trainer__resume_anywhere__rest_of_an_uninterrupted_run(
+    root: Path, tmp_path: Path, when: str
+) -> None:
+    every = {"every_n_train_steps": 1} if when == "step" else {"save_on_train_epoch_end": False}
+    saves = ModelCheckpoint(tmp_path / "all", filename="{step}", save_top_k=-1, **every)
+    whole = record(root, tmp_path, epochs=3, callbacks=[saves]).seen
+    checkpoints = sorted((tmp_path / "all").glob("*.ckpt"))
+    assert len(checkpoints) == (9 if when == "step" else 3)
+    for checkpoint in checkpoints:
+        done = int(checkpoint.stem.removeprefix("step="))
+        rest = record(root, tmp_path, epochs=3, checkpoint=checkpoint).seen
+        assert rest == whole[done:], checkpoint.name
 
 
 def write_voc(root: Path) -> None:

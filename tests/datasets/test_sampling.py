@@ -1,7 +1,7 @@
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from torch.utils.data import DistributedSampler
 
-from mobilevision.datasets.sampling import EpochSampler, SampleKey
+from mobilevision.datasets.sampling import EpochSampler, Progress, SampleKey
 
 
 def positions(sampler: EpochSampler) -> list[int]:
@@ -9,16 +9,16 @@ def positions(sampler: EpochSampler) -> list[int]:
 
 
 def test_epoch_sampler__same_seed_and_epoch__same_order() -> None:
-    first = positions(EpochSampler(50, seed=3, epoch=lambda: 7))
-    assert first == positions(EpochSampler(50, seed=3, epoch=lambda: 7))
+    first = positions(EpochSampler(50, seed=3, progress=lambda: Progress(7)))
+    assert first == positions(EpochSampler(50, seed=3, progress=lambda: Progress(7)))
     assert sorted(first) == list(range(50))
-    assert first != positions(EpochSampler(50, seed=3, epoch=lambda: 8))
-    assert first != positions(EpochSampler(50, seed=4, epoch=lambda: 7))
+    assert first != positions(EpochSampler(50, seed=3, progress=lambda: Progress(8)))
+    assert first != positions(EpochSampler(50, seed=4, progress=lambda: Progress(7)))
 
 
-def test_epoch_sampler__epoch_function__asked_at_each_iteration() -> None:
+def test_epoch_sampler__progress_function__asked_at_each_iteration() -> None:
     now = 0
-    sampler = EpochSampler(5, epoch=lambda: now)
+    sampler = EpochSampler(5, progress=lambda: Progress(now))
     assert {key.epoch for key in sampler} == {0}
     now = 4
     assert {key.epoch for key in sampler} == {4}
@@ -35,13 +35,11 @@ def test_epoch_sampler__no_shuffle__order_of_the_data_set() -> None:
     assert list(sampler) == [SampleKey(position, 0) for position in range(4)]
 
 
-def test_epoch_sampler__start__left_out_once() -> None:
-    sampler = EpochSampler(10, seed=1)
-    whole = positions(sampler)
-    sampler.start = 4
-    assert len(sampler) == 10
-    assert positions(sampler) == whole[4:]
-    assert positions(sampler) == whole
+def test_epoch_sampler__in_the_middle_of_an_epoch__yields_the_rest() -> None:
+    whole = positions(EpochSampler(10, seed=1))
+    resumed = EpochSampler(10, seed=1, progress=lambda: Progress(0, taken=4))
+    assert len(resumed) == 10
+    assert positions(resumed) == whole[4:]
 
 
 def test_epoch_sampler__two_processes__share_the_single_order() -> None:
@@ -51,8 +49,8 @@ def test_epoch_sampler__two_processes__share_the_single_order() -> None:
     assert shares[0] == alone[0::2]
     assert shares[1] == [*alone[1::2], alone[0]]
     assert [len(sampler) for sampler in ranks] == [6, 6]
-    ranks[1].start = 2
-    assert positions(ranks[1]) == shares[1][2:]
+    resumed = EpochSampler(11, seed=5, progress=lambda: Progress(0, taken=2), rank=1, world_size=2)
+    assert positions(resumed) == shares[1][2:]
 
 
 def test_epoch_sampler__fewer_samples_than_processes__each_gets_one() -> None:
