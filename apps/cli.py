@@ -15,6 +15,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from .allocator import keep_freed_memory
 from .errors import friendly_errors
 from .runs import AtomicCheckpointIO, last_checkpoint, run_loggers
 
@@ -71,6 +72,7 @@ def _as_list(value: Any) -> list[Any]:
 
 def lightning(args: list[str] | None = None) -> None:
     """Console script ``lightning``: run LightningCLI on ``args`` (default: the command line)."""
+    keep_freed_memory()
     with friendly_errors():
         MobilevisionCLI(args)
 

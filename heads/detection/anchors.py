@@ -68,6 +68,7 @@ class DefaultBoxes(nn.Module):
             self._cache[key] = self._make(*key)
         return self._cache[key]
 
+    @torch.inference_mode(False)  # what validation makes first has to serve training too
     def _make(self, size_hw: SizeHW, maps_hw: Sequence[SizeHW], device: torch.device) -> Tensor:
         rows = []
         for (map_height, map_width), shapes in zip(maps_hw, self.shapes_hw, strict=True):

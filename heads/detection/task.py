@@ -1,6 +1,8 @@
 """Training and measuring a detector with Lightning."""
 
+import inspect
 import json
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -78,7 +80,7 @@ class DetectionTask(LightningModule):
         channels_last: bool = False,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self._save_plain_hyperparameters()
         self.network = network
         self.categories = dict(categories)
         self.weights = weights
@@ -90,6 +92,19 @@ class DetectionTask(LightningModule):
         self.run_dir = Path()
         if channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _save_plain_hyperparameters(self) -> None:
+        """Keep in checkpoints what rebuilds this task, as long as it is plain data.
+
+        From the command line Lightning has class paths and arguments. From Python it has objects,
+        which ``weights_only=True`` would refuse to load: pass them to ``load_from_checkpoint``.
+        """
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Attribute .* is an instance of `nn.Module`")
+            self.save_hyperparameters(frame=inspect.currentframe().f_back)  # type: ignore[union-attr]
+        if isinstance(self.hparams["network"], nn.Module):
+            for name in ("network", "optimizer", "lr_scheduler"):
+                self.hparams.pop(name)
 
     @property
     def detector(self) -> DetectionNetwork:
@@ -247,7 +262,8 @@ class DetectionTask(LightningModule):
 
     def _measure(self, stage: str) -> None:
         result = self.evaluator.compute()
-        self.log_dict({f"{stage}/{name}": value for name, value in result.numbers.items()})
+        numbers = {f"{stage}/{name}": value for name, value in result.numbers.items()}
+        self.log_dict(numbers, sync_dist=True)  # the same on all processes: it only calms a warning
         self.log("AP", result.numbers["AP"], prog_bar=True, logger=False)
         if self.trainer.sanity_checking:
             return

@@ -54,6 +54,13 @@ def test_default_boxes__are_made_once_for_each_size() -> None:
     assert make((300, 300), MAPS_300, CPU) is not make((320, 300), MAPS_300, CPU)
 
 
+def test_default_boxes__first_made_in_inference_mode_serve_training() -> None:
+    make = DefaultBoxes()
+    with torch.inference_mode():
+        make((300, 300), MAPS_300, CPU)
+    assert not make((300, 300), MAPS_300, CPU).is_inference()
+
+
 def test_default_boxes__for_another_number_of_maps_is_an_error() -> None:
     with pytest.raises(ValueError, match="zip"):
         DefaultBoxes(num_maps=6)((300, 300), MAPS_300[:5], CPU)

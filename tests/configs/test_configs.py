@@ -1,0 +1,58 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from mobilevision.apps.cli import lightning
+from mobilevision.datasets.synthetic import write_scenes
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four generated scenes, also under the names of COCO 2014 with a file of minival ids."""
+    root = tmp_path_factory.mktemp("configs") / "data"
+    write_scenes(root, train=4, val=4, size_hw=(96, 96), seed=1, progress=False)
+    for split in ("train", "val"):
+        (root / f"{split}2014").symlink_to(root / split)
+        annotations = root / "annotations" / f"instances_{split}.json"
+        (root / "annotations" / f"instances_{split}2014.json").symlink_to(annotations)
+    truth = json.loads((root / "annotations/instances_val.json").read_text())
+    kept = [str(image["id"]) for image in truth["images"][:2]]
+    (root / "mscoco_minival_ids.txt").write_text("\n".join(kept))
+    return root
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_config__instantiates_and_survives_fast_dev_run(
+    config: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--data.batch_size=2",
+               "--data.num_workers=0", "--trainer.enable_progress_bar=false"]  # fmt: skip
+    text = config.read_text()
+    if "SyntheticDataModule" in text:
+        options += ["--data.train_scenes=4", "--data.val_scenes=4"]
+    else:
+        options += ["--data.root", str(scenes)]
+    if "weights:" in text:
+        options += ["--model.weights=null"]
+    lightning(["fit", "-c", str(config), *options])
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_config__is_complete_and_says_what_it_is(config: Path) -> None:
+    text = config.read_text()
+    assert text.startswith("# "), "the header says what it is and what it measured"
+    content = yaml.safe_load(text)
+    assert set(content) == {"seed_everything", "trainer", "model", "data"}
+    assert f"lightning fit -c configs/{config.name}" in text
+
+
+def test_generated_scenes__are_real_jpegs(scenes: Path) -> None:
+    with Image.open(next((scenes / "train").iterdir())) as picture:
+        assert picture.format == "JPEG"

@@ -1,0 +1,201 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+
+from mobilevision.backbone import MobileNetV1
+from mobilevision.datasets.detection import CocoDataModule
+from mobilevision.datasets.errors import DataError
+from mobilevision.datasets.synthetic import write_scenes
+from mobilevision.datasets.transforms import Resize
+from mobilevision.heads.detection import SSD, DetectionTask
+from mobilevision.heads.detection.weights import load_tensorflow_ssd
+
+
+def trainer(tmp_path: Path, **options) -> Trainer:
+    defaults = {
+        "default_root_dir": tmp_path,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    return Trainer(**(defaults | options))
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("task") / "data"
+    write_scenes(root, train=16, val=4, size_hw=(128, 128), seed=5, progress=False)
+    return root
+
+
+def data_module(scenes: Path, **options) -> CocoDataModule:
+    defaults = {"size_hw": (64, 64), "batch_size": 4, "num_workers": 0}
+    return CocoDataModule(scenes, **(defaults | options))
+
+
+def task(data: CocoDataModule, **options) -> DetectionTask:
+    seed_everything(0)
+    network = SSD(MobileNetV1(width_mult=0.25), num_classes=data.num_classes)
+    return DetectionTask(network, data.categories, **options)
+
+
+def test_one_batch__is_learned_by_heart(scenes: Path, tmp_path: Path) -> None:
+    data = CocoDataModule(
+        scenes, size_hw=(128, 128), batch_size=4, num_workers=0,
+        train_transform=Resize((128, 128)), val_transform=Resize((128, 128)),
+    )  # fmt: skip
+    data.splits["val"] = data.splits["train"]
+    seed_everything(0)
+    network = SSD(
+        MobileNetV1(width_mult=0.5, out_strides=(8, 16, 32), norm_momentum=0.2),
+        num_classes=8,
+        extra_channels=(256, 256, 128),
+    )
+    model = DetectionTask(
+        network, data.categories, optimizer=lambda groups: torch.optim.AdamW(groups, lr=3e-3)
+    )
+    run = trainer(tmp_path, max_epochs=120, overfit_batches=1, check_val_every_n_epoch=120)
+    run.fit(model, datamodule=data)
+    assert run.callback_metrics["val/AP"] >= 0.9
+
+
+def test_detections__are_in_pixels_of_the_original_pictures(scenes: Path, tmp_path: Path) -> None:
+    seen = []
+
+    class Look(Callback):
+        def on_validation_batch_end(self, trainer, pl_module, outputs, batch, *rest) -> None:  # noqa: ARG002
+            seen.append((outputs, batch, pl_module.network(batch.images)))
+
+    data = data_module(scenes, size_hw=(64, 32))
+    model = task(data)
+    trainer(tmp_path, callbacks=[Look()]).validate(model, data, verbose=False)
+    outputs, batch, raw = seen[0]
+    assert batch.sizes_hw.tolist() == [[128, 128]] * 4
+    in_input = model.network.eval().detect(raw, (64, 32))
+    scaled = in_input.boxes * torch.tensor([4.0, 2.0, 4.0, 2.0])
+    torch.testing.assert_close(outputs.boxes, scaled)
+
+
+def test_validation__logs_losses_and_the_twelve_numbers(scenes: Path, tmp_path: Path) -> None:
+    data = data_module(scenes)
+    run = trainer(tmp_path)
+    run.validate(task(data), data, verbose=False)
+    logged = set(run.callback_metrics)
+    assert {"val/loss", "val/loss_box", "val/loss_classification", "val/AP", "val/ARl"} <= logged
+    assert (tmp_path / "coco_metrics.json").is_file()
+    assert (tmp_path / "results.json").is_file()
+
+
+def test_loss__that_is_no_number_names_the_pictures(scenes: Path, tmp_path: Path) -> None:
+    data = data_module(scenes)
+    model = task(data)
+    with torch.no_grad():
+        model.network.predictors[0].classes.weight.fill_(torch.nan)
+    with pytest.raises(DataError, match=r"train loss is not a finite number.*epoch 0, batch 0") as e:
+        trainer(tmp_path, max_epochs=1).fit(model, datamodule=data)
+    assert str(scenes / "train") in str(e.value)
+    assert "learning rate" in str(e.value)
+
+
+def test_optimizer__decays_weights_and_not_norms_or_biases(scenes: Path) -> None:
+    model = task(data_module(scenes))
+    decayed, plain = model.configure_optimizers().param_groups
+    assert decayed["weight_decay"] > 0
+    assert plain["weight_decay"] == 0
+    assert all(parameter.ndim > 1 for parameter in decayed["params"])
+    assert all(parameter.ndim == 1 for parameter in plain["params"])
+    assert len(decayed["params"]) + len(plain["params"]) == len(list(model.parameters()))
+
+
+def test_checkpoint__of_a_task_built_in_python_holds_plain_data(
+    scenes: Path, tmp_path: Path
+) -> None:
+    data = data_module(scenes)
+    model = task(data, optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1))
+    run = trainer(tmp_path, max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    run.fit(model, datamodule=data)
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    torch.load(tmp_path / "a.ckpt", weights_only=True)
+    network = SSD(MobileNetV1(width_mult=0.25), num_classes=8)
+    again = DetectionTask.load_from_checkpoint(
+        tmp_path / "a.ckpt", network=network, weights_only=True
+    )
+    assert again.categories == data.categories
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_weights__for_another_backbone_are_refused(scenes: Path, tmp_path: Path) -> None:
+    data = data_module(scenes)
+    network = SSD(FakeBackbone(), num_classes=8, extra_channels=(16,))
+    model = DetectionTask(network, data.categories, weights="mobilenet.npz")
+    with pytest.raises(DataError, match="not FakeBackbone"):
+        trainer(tmp_path, max_epochs=1).fit(model, datamodule=data)
+
+
+class FakeBackbone(torch.nn.Module):
+    """The smallest thing behind the protocol."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from mobilevision.backbone import FeatureInfo
+
+        self.feature_info = FeatureInfo((4,), (16,))
+        self.conv = torch.nn.Conv2d(3, 4, 16, 16)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
+        return (self.conv(images),)
+
+
+def test_any_backbone_behind_the_protocol__trains(scenes: Path, tmp_path: Path) -> None:
+    data = data_module(scenes)
+    model = DetectionTask(SSD(FakeBackbone(), 8, extra_channels=(16,)), data.categories)
+    run = trainer(tmp_path, max_epochs=1, limit_train_batches=1)
+    run.fit(model, datamodule=data)
+    assert torch.isfinite(run.callback_metrics["val/loss"])
+
+
+@pytest.mark.real_data
+def test_folded_weights__are_loaded_and_calibrated_when_training_starts(
+    real_data: Path, scenes: Path, tmp_path: Path
+) -> None:
+    data = data_module(scenes, batch_size=16)
+    model = task(data, weights=str(real_data / "weights/mobilenet_v1_0.25_128.npz"))
+    before = model.network.backbone.stem.conv.weight.clone()
+    run = trainer(tmp_path, max_epochs=1, limit_train_batches=0)
+    run.fit(model, datamodule=data)
+    norm = model.network.backbone.blocks[5].pointwise.norm
+    assert not torch.equal(model.network.backbone.stem.conv.weight, before)
+    assert (norm.running_var != 1).all(), "the statistics are those of the pictures"
+    batch = next(iter(data.train_dataloader()))
+    pixels = (batch.images.float() - 127.5) / 127.5
+    with torch.inference_mode():
+        evaluated = model.network.backbone.eval()(pixels)[0]
+        trained = model.network.backbone.train()(pixels)[0]
+    assert torch.nn.functional.cosine_similarity(
+        evaluated.flatten(), trained.flatten(), dim=0
+    ) > 0.9
+
+
+@pytest.mark.real_data
+def test_whole_path__gives_the_recorded_coco_numbers(real_data: Path, tmp_path: Path) -> None:
+    """Data module, task and evaluator together, against an independent float32 implementation."""
+    names = {number: f"category {number}" for number in range(1, 91)}
+    data = CocoDataModule(
+        real_data / "coco", categories=names, size_hw=(300, 300), batch_size=16, num_workers=0
+    )
+    network = load_tensorflow_ssd(
+        real_data / "weights/ssd_mobilenet_v1_0.75_coco_300.npz", width_mult=0.75
+    )
+    run = trainer(tmp_path)
+    run.validate(DetectionTask(network, names, channels_last=True), data, verbose=False)
+    found = {key: run.callback_metrics[f"val/{key}"].item() for key in ("AP", "AP50", "AR100")}
+    assert found == pytest.approx({"AP": 0.1958, "AP50": 0.3466, "AR100": 0.3198}, abs=1e-3)
+    assert np.isfinite(run.callback_metrics["val/loss"].item())
