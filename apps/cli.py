@@ -9,6 +9,7 @@ of all runs, and the number and names of the classes come from the data.
 """
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,17 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from .allocator import keep_freed_memory
 from .errors import friendly_errors
 from .runs import AtomicCheckpointIO, last_checkpoint, run_loggers
+
+
+# Warnings that tell the user nothing he can act on.
+_MISLEADING = (
+    ".*LightningCLI's args parameter is intended to run from within Python",
+    ".*Experiment logs directory .* exists and is not empty",  # two loggers share it
+    ".*You're using the WeightAveraging callback, but loading a checkpoint outside the 'fit'",
+    ".*The dirpath has changed from",  # each run has a directory of its own
+    ".*is not supported by the model summary",
+    ".*isinstance\\(treespec, LeafSpec\\)",
+)
 
 
 class MobilevisionCLI(LightningCLI):
@@ -73,6 +85,8 @@ def _as_list(value: Any) -> list[Any]:
 def lightning(args: list[str] | None = None) -> None:
     """Console script ``lightning``: run LightningCLI on ``args`` (default: the command line)."""
     keep_freed_memory()
+    for message in _MISLEADING:
+        warnings.filterwarnings("ignore", message=message)
     with friendly_errors():
         MobilevisionCLI(args)
 

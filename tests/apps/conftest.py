@@ -51,7 +51,11 @@ def recipe(tmp_path: Path, scenes: Path) -> Path:
                         "backbone": {
                             "class_path": "mobilevision.backbone.MobileNetV1",
                             "init_args": {"width_mult": 0.25},
-                        }
+                        },
+                        "postprocess": {  # a network that knows nothing yet finds something
+                            "class_path": "mobilevision.heads.detection.PostProcess",
+                            "init_args": {"score_threshold": 0.0001},
+                        },
                     },
                 },
                 "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.002}},

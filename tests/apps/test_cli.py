@@ -183,5 +183,8 @@ def test_validate__with_two_processes_counts_every_image_once(recipe: Path, tmp_
         json.loads((tmp_path / f"runs/version_{number}/coco_metrics.json").read_text())
         for number in (1, 2)
     )
-    assert two["images"] == 5
-    assert two == pytest.approx(one, abs=1e-6) or two["AP"] == pytest.approx(one["AP"], abs=1e-6)
+    assert one["images"] == two["images"] == 5
+    assert two["AR100"] > 0
+    assert {key: two[key] for key in KEYS} == pytest.approx(
+        {key: one[key] for key in KEYS}, abs=1e-3
+    )

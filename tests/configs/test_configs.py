@@ -17,11 +17,14 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four generated scenes, also under the names of COCO 2014 with a file of minival ids."""
     root = tmp_path_factory.mktemp("configs") / "data"
     write_scenes(root, train=4, val=4, size_hw=(96, 96), seed=1, progress=False)
-    for split in ("train", "val"):
+    for split, offset in (("train", 0), ("val", 1000)):  # ids differ in all of COCO
         (root / f"{split}2014").symlink_to(root / split)
-        annotations = root / "annotations" / f"instances_{split}.json"
-        (root / "annotations" / f"instances_{split}2014.json").symlink_to(annotations)
-    truth = json.loads((root / "annotations/instances_val.json").read_text())
+        truth = json.loads((root / "annotations" / f"instances_{split}.json").read_text())
+        for row in truth["images"]:
+            row["id"] += offset
+        for row in truth["annotations"]:
+            row["id"], row["image_id"] = row["id"] + offset, row["image_id"] + offset
+        (root / "annotations" / f"instances_{split}2014.json").write_text(json.dumps(truth))
     kept = [str(image["id"]) for image in truth["images"][:2]]
     (root / "mscoco_minival_ids.txt").write_text("\n".join(kept))
     return root

@@ -7,12 +7,14 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
 from mobilevision.backbone import MobileNetV1
+from mobilevision.datasets.coco import COCO_CATEGORIES
 from mobilevision.datasets.detection import CocoDataModule
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.synthetic import write_scenes
 from mobilevision.datasets.transforms import Resize
 from mobilevision.heads.detection import SSD, DetectionTask
 from mobilevision.heads.detection.weights import load_tensorflow_ssd
+from mobilevision.heads.schedules import WarmupCosine
 
 
 def trainer(tmp_path: Path, **options) -> Trainer:
@@ -185,9 +187,32 @@ def test_folded_weights__are_loaded_and_calibrated_when_training_starts(
 
 
 @pytest.mark.real_data
+@pytest.mark.slow
+def test_one_batch_of_coco__is_learned_by_heart(real_data: Path, tmp_path: Path) -> None:
+    data = CocoDataModule(
+        real_data / "coco", size_hw=(300, 300), batch_size=8, num_workers=0,
+        train_transform=Resize((300, 300)), val_transform=Resize((300, 300)),
+    )  # fmt: skip
+    data.splits["val"] = data.splits["train"]
+    seed_everything(1)
+    network = SSD(MobileNetV1(width_mult=0.5, norm_momentum=0.1), data.num_classes)
+    model = DetectionTask(
+        network,
+        data.categories,
+        weights=str(real_data / "weights/mobilenet_v1_0.50_160.npz"),
+        optimizer=lambda groups: torch.optim.AdamW(groups, lr=2e-3),
+        lr_scheduler=lambda optimizer, steps: WarmupCosine(optimizer, steps, warmup_steps=15),
+        channels_last=True,
+    )
+    run = trainer(tmp_path, max_epochs=150, overfit_batches=1, check_val_every_n_epoch=150)
+    run.fit(model, datamodule=data)
+    assert run.callback_metrics["val/AP"] >= 0.9
+
+
+@pytest.mark.real_data
 def test_whole_path__gives_the_recorded_coco_numbers(real_data: Path, tmp_path: Path) -> None:
     """Data module, task and evaluator together, against an independent float32 implementation."""
-    names = {number: f"category {number}" for number in range(1, 91)}
+    names = {number: COCO_CATEGORIES.get(number, f"unused {number}") for number in range(1, 91)}
     data = CocoDataModule(
         real_data / "coco", categories=names, size_hw=(300, 300), batch_size=16, num_workers=0
     )
