@@ -20,7 +20,6 @@ from .allocator import keep_freed_memory
 from .errors import friendly_errors
 from .runs import AtomicCheckpointIO, last_checkpoint, run_loggers
 
-
 # Warnings that tell the user nothing he can act on.
 _MISLEADING = (
     ".*LightningCLI's args parameter is intended to run from within Python",

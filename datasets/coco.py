@@ -184,12 +184,18 @@ def _chosen(file: Path, declared: dict[int, str], wanted: dict[int, str] | None)
     if wanted is None:
         return declared
     for category_id, name in wanted.items():
-        if declared.get(category_id) != name:
+        # A model may know more classes than this file declares, but not by other names.
+        if declared.get(category_id, name) != name:
             raise DataError(
                 f"{file}: category {category_id} should be {name!r} but is "
-                f"{declared.get(category_id, 'not declared')!r}. All files of a data set, and the "
-                "option categories, must agree."
+                f"{declared[category_id]!r}. All files of a data set, and the option categories, "
+                "must agree."
             )
+    if not wanted.keys() & declared.keys():
+        raise DataError(
+            f"{file}: declares none of the wanted categories {dict(list(wanted.items())[:5])}, "
+            f"only {dict(list(declared.items())[:5])}. Name those of the file."
+        )
     return dict(wanted)
 
 

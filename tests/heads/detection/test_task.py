@@ -100,7 +100,9 @@ def test_loss__that_is_no_number_names_the_pictures(scenes: Path, tmp_path: Path
     model = task(data)
     with torch.no_grad():
         model.network.predictors[0].classes.weight.fill_(torch.nan)
-    with pytest.raises(DataError, match=r"train loss is not a finite number.*epoch 0, batch 0") as e:
+    with pytest.raises(
+        DataError, match=r"train loss is not a finite number.*epoch 0, batch 0"
+    ) as e:
         trainer(tmp_path, max_epochs=1).fit(model, datamodule=data)
     assert str(scenes / "train") in str(e.value)
     assert "learning rate" in str(e.value)
@@ -181,9 +183,9 @@ def test_folded_weights__are_loaded_and_calibrated_when_training_starts(
     with torch.inference_mode():
         evaluated = model.network.backbone.eval()(pixels)[0]
         trained = model.network.backbone.train()(pixels)[0]
-    assert torch.nn.functional.cosine_similarity(
-        evaluated.flatten(), trained.flatten(), dim=0
-    ) > 0.9
+    assert (
+        torch.nn.functional.cosine_similarity(evaluated.flatten(), trained.flatten(), dim=0) > 0.9
+    )
 
 
 @pytest.mark.real_data
