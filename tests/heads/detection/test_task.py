@@ -104,8 +104,8 @@ def test_loss__that_is_no_number_names_the_pictures(scenes: Path, tmp_path: Path
         DataError, match=r"train loss is not a finite number.*epoch 0, batch 0"
     ) as e:
         trainer(tmp_path, max_epochs=1).fit(model, datamodule=data)
-    assert str(scenes / "train") in str(e.value)
-    assert "learning rate" in str(e.value)
+    assert str(scenes / "train") in str(told.value)
+    assert "learning rate" in str(told.value)
 
 
 def test_optimizer__decays_weights_and_not_norms_or_biases(scenes: Path) -> None:
