@@ -102,7 +102,7 @@ def test_loss__that_is_no_number_names_the_pictures(scenes: Path, tmp_path: Path
         model.network.predictors[0].classes.weight.fill_(torch.nan)
     with pytest.raises(
         DataError, match=r"train loss is not a finite number.*epoch 0, batch 0"
-    ) as e:
+    ) as told:
         trainer(tmp_path, max_epochs=1).fit(model, datamodule=data)
     assert str(scenes / "train") in str(told.value)
     assert "learning rate" in str(told.value)
