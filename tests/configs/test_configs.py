@@ -32,7 +32,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_config__instantiates_and_survives_fast_dev_run(
-    config: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = ["--trainer.fast_dev_run=true", "--trainer.accelerator=cpu", "--data.batch_size=2",
@@ -45,6 +45,7 @@ def test_config__instantiates_and_survives_fast_dev_run(
     if "weights:" in text:
         options += ["--model.weights=null"]
     lightning(["fit", "-c", str(config), *options])
+    assert "Average Precision" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
