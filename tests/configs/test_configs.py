@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -55,6 +56,37 @@ def test_config__is_complete_and_says_what_it_is(config: Path) -> None:
     content = yaml.safe_load(text)
     assert set(content) == {"seed_everything", "trainer", "model", "data"}
     assert f"lightning fit -c configs/{config.name}" in text
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_config__keeps_the_last_epoch_also_where_it_is_not_the_best(
+    config: Path, scenes: Path, tmp_path: Path
+) -> None:
+    content = yaml.safe_load((REPOSITORY / "configs" / "quickstart.yaml").read_text())
+    content["trainer"] |= {
+        "callbacks": yaml.safe_load(config.read_text())["trainer"]["callbacks"],
+        "default_root_dir": str(tmp_path),
+        "max_epochs": 3,
+        "check_val_every_n_epoch": 1,
+        "limit_train_batches": 1,
+        "accelerator": "cpu",
+        "precision": "32-true",
+        "enable_progress_bar": False,
+    }
+    content["model"]["init_args"]["optimizer"]["init_args"]["lr"] = 0.0  # the first is the best
+    content["data"] = {
+        "class_path": "mobilevision.datasets.detection.CocoDataModule",
+        "init_args": {"root": str(scenes), "size_hw": [64, 64], "batch_size": 2, "num_workers": 0},
+    }
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(content))
+    lightning(["fit", "-c", str(tmp_path / "c.yaml")])
+    checkpoints = tmp_path / "version_0" / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["best.ckpt", "last.ckpt"]
+    steps = [
+        torch.load(checkpoints / name, weights_only=True)["global_step"]
+        for name in ("best.ckpt", "last.ckpt")
+    ]
+    assert steps == [1, 3]
 
 
 def test_generated_scenes__are_real_jpegs(scenes: Path) -> None:

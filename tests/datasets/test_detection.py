@@ -321,11 +321,15 @@ def test_trainer__epochs_and_resume__order_and_augmentation_of_an_uninterrupted_
     assert len(orders) > 1
 
 
-@pytest.mark.parametrize("when", ["step", "validation"])
+@pytest.mark.parametrize("when", ["step", "validation", "epoch"])
 def test_trainer__resume_anywhere__rest_of_an_uninterrupted_run(
     root: Path, tmp_path: Path, when: str
 ) -> None:
-    every = {"every_n_train_steps": 1} if when == "step" else {"save_on_train_epoch_end": False}
+    every = {
+        "step": {"every_n_train_steps": 1},
+        "validation": {"save_on_train_epoch_end": False},
+        "epoch": {"save_on_train_epoch_end": True},
+    }[when]
     saves = ModelCheckpoint(tmp_path / "all", filename="{step}", save_top_k=-1, **every)
     whole = record(root, tmp_path, epochs=3, callbacks=[saves]).seen
     checkpoints = sorted((tmp_path / "all").glob("*.ckpt"))
