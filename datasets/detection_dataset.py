@@ -123,7 +123,7 @@ def collate(samples: list[Sample]) -> DetectionBatch:
     """Stack B samples of one size to a batch."""
     images, objects, image_ids, sizes_hw, paths = zip(*samples, strict=True)
     return DetectionBatch(
-        images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(),
+        images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
         target=stack_targets(
             [torch.from_numpy(item.boxes) for item in objects],
             [torch.from_numpy(item.labels) for item in objects],

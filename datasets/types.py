@@ -30,7 +30,7 @@ class DetectionBatch(NamedTuple):
     """A batch of pictures, as the data modules hand it on."""
 
     images: Tensor
-    """(B, 3, H, W) uint8, RGB."""
+    """(B, 3, H, W) uint8, RGB; as decoded, so in memory order channels_last."""
     target: DetectionTarget
     image_ids: Tensor
     """(B,) int64, the ids of the annotation file."""

@@ -37,7 +37,6 @@ class MultiBoxLoss(nn.Module):
         negatives_per_positive: Hard negatives for each positive (3 in the paper), image by image.
         min_negatives: Hard negatives of an image however few positives it has.
         box_weight: Factor of the box loss (alpha in equation 1).
-        label_smoothing: Share of the target taken from the true class (softmax only).
     """
 
     def __init__(
@@ -47,7 +46,6 @@ class MultiBoxLoss(nn.Module):
         negatives_per_positive: float = 3.0,
         min_negatives: int = 8,
         box_weight: float = 1.0,
-        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         self.iou_threshold = iou_threshold
@@ -55,7 +53,6 @@ class MultiBoxLoss(nn.Module):
         self.negatives_per_positive = negatives_per_positive
         self.min_negatives = min_negatives
         self.box_weight = box_weight
-        self.label_smoothing = label_smoothing
 
     def forward(
         self,
@@ -90,9 +87,7 @@ class MultiBoxLoss(nn.Module):
         score_activation: ScoreActivation,
     ) -> Tensor:
         classes = target_classes(target, matches)
-        losses = class_losses(
-            output.class_logits.float(), classes, score_activation, self.label_smoothing
-        )
+        losses = class_losses(output.class_logits.float(), classes, score_activation)
         negative = ~(matches.positive | matches.ignored)
         wanted = matches.positive.sum(dim=1) * self.negatives_per_positive
         mined = hardest(losses, negative, wanted.clamp_min(self.min_negatives))
@@ -111,7 +106,6 @@ def class_losses(
     logits: Tensor,
     classes: Tensor,
     score_activation: ScoreActivation,
-    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Return the classification loss of each anchor (B, A), before mining.
 
@@ -120,13 +114,9 @@ def class_losses(
         classes: (B, A) int64, the right column.
         score_activation: ``softmax``: cross entropy; ``sigmoid``: binary cross entropy, summed
             over the columns.
-        label_smoothing: As in ``torch.nn.functional.cross_entropy``; softmax only.
     """
     if score_activation == "softmax":
-        flat = F.cross_entropy(
-            logits.flatten(0, 1), classes.flatten(), reduction="none",
-            label_smoothing=label_smoothing,
-        )  # fmt: skip
+        flat = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none")
         return flat.reshape(classes.shape)
     truth = F.one_hot(classes, logits.shape[-1]).to(logits.dtype)
     return F.binary_cross_entropy_with_logits(logits, truth, reduction="none").sum(dim=-1)

@@ -40,7 +40,7 @@ class PostProcess(nn.Module):
 
     @torch.no_grad()
     def forward(self, boxes: Tensor, scores: Tensor, size_hw: tuple[int, int]) -> Detections:
-        """Return a batch of Detections with K = ``max_detections`` rows for each image.
+        """Return a batch of Detections, at most ``max_detections`` rows for each image.
 
         Args:
             boxes: (B, A, 4) float, xyxy pixels; clipped to the picture before suppression.

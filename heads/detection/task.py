@@ -134,8 +134,14 @@ class DetectionTask(LightningModule):
 
     def _calibrate(self, backbone: MobileNetV1) -> None:
         """Give the folded weights their batch normalisation back, on pictures of this data."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            raise DataError(
+                f"weights: {self.weights} needs training pictures before training starts; give "
+                "fit() a data module in place of loaders, or load the weights yourself"
+            )
         pictures: list[Tensor] = []
-        for batch in self.trainer.datamodule.train_dataloader():  # type: ignore[attr-defined]
+        for batch in data.train_dataloader():
             pictures.extend(batch.images)
             if len(pictures) >= CALIBRATION_PICTURES:
                 break

@@ -96,7 +96,7 @@ def test_collate__samples_of_various_counts__padded_batch(root: Path) -> None:
     batch = collate([dataset[index] for index in range(3)])
     assert batch.images.shape == (3, 3, *SIZE_HW)
     assert batch.images.dtype == torch.uint8
-    assert batch.images.is_contiguous()
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(batch.images[1], torch.from_numpy(dataset[1].image).permute(2, 0, 1))
     assert batch.target.labels.tolist() == [[0, 1], [1, -1], [-1, -1]]
     assert batch.target.crowd.tolist() == [[False, False], [True, False], [False, False]]

@@ -7,12 +7,14 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
 from mobilevision.backbone import MobileNetV1
+from mobilevision.backbone.weights import LoadedWeights
 from mobilevision.datasets.coco import COCO_CATEGORIES
 from mobilevision.datasets.detection import CocoDataModule
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.synthetic import write_scenes
 from mobilevision.datasets.transforms import Resize
 from mobilevision.heads.detection import SSD, DetectionTask
+from mobilevision.heads.detection import task as task_module
 from mobilevision.heads.detection.weights import load_tensorflow_ssd
 from mobilevision.heads.schedules import WarmupCosine
 
@@ -156,6 +158,19 @@ class FakeBackbone(torch.nn.Module):
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
         return (self.conv(images),)
+
+
+def test_folded_weights__without_a_data_module_say_what_is_missing(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = data_module(scenes)
+    data.setup("fit")
+    loaded = LoadedWeights(Path("mobilenet.npz"), folded=True)
+    monkeypatch.setattr(task_module, "load_weights", lambda *_: loaded)
+    with pytest.raises(DataError, match="a data module in place of loaders"):
+        trainer(tmp_path, max_epochs=1).fit(
+            task(data, weights="mobilenet.npz"), data.train_dataloader(), data.val_dataloader()
+        )
 
 
 def test_any_backbone_behind_the_protocol__trains(scenes: Path, tmp_path: Path) -> None:
