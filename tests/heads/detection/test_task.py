@@ -13,8 +13,8 @@ from mobilevision.datasets.detection import CocoDataModule
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.synthetic import write_scenes
 from mobilevision.datasets.transforms import Resize
+from mobilevision.heads import task as task_module
 from mobilevision.heads.detection import SSD, DetectionTask
-from mobilevision.heads.detection import task as task_module
 from mobilevision.heads.detection.weights import load_tensorflow_ssd
 from mobilevision.heads.schedules import WarmupCosine
 

@@ -1,0 +1,200 @@
+"""What the LightningModules of all jobs share: weights, optimiser, losses, the run's directory."""
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ..backbone.mobilenet import MobileNetV1
+from ..backbone.norms import calibrate_norms
+from ..backbone.weights import load_weights
+from ..datasets.errors import DataError
+
+CALIBRATION_PICTURES = 64
+CHECKPOINT_ENTRY = "mobilevision"
+CHECKPOINT_FORMAT = 1
+
+MakeOptimizer = Callable[[Iterable], Optimizer]
+MakeSchedule = Callable[[Optimizer, int], LRScheduler]
+
+
+class ImageBatch(Protocol):
+    """What every batch has, whatever the job; further fields are the job's own."""
+
+    @property
+    def images(self) -> Tensor:
+        """(B, 3, H, W) uint8, RGB."""
+        ...
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files the pictures come from, for messages."""
+        ...
+
+
+class ImageTask(LightningModule):
+    """Base of the tasks: a network that takes uint8 pictures, and how it is trained.
+
+    A job gives ``losses`` and its own evaluation. Logs ``train/loss`` and its parts at each step.
+    A checkpoint has an entry ``mobilevision`` with the size of the pictures (``size_hw``) and, for
+    imported weights, where they came from.
+
+    Args:
+        network: Takes (B, 3, H, W) uint8 RGB and normalises by its ``pixel_mean`` and
+            ``pixel_std``; its ``backbone`` is what ``weights`` fills.
+        weights: ImageNet weights for the backbone: a public name or a file (see
+            ``backbone.weights.load_weights``), read when training starts and never when a
+            checkpoint is loaded.
+        optimizer: Makes the optimiser from parameter groups; normalisation and biases are in a
+            group without weight decay.
+        lr_scheduler: Makes the schedule from the optimiser and the number of training steps;
+            stepped after each optimiser step. None keeps the learning rate.
+        channels_last: Keep the network and the pictures in the memory format that convolutions
+            on CPUs and tensor cores prefer.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        weights: str | None = None,
+        optimizer: MakeOptimizer | None = None,
+        lr_scheduler: MakeSchedule | None = None,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self._save_plain_hyperparameters()
+        self.network = network
+        self.weights = weights
+        self.make_optimizer = optimizer
+        self.make_schedule = lr_scheduler
+        self.channels_last = channels_last
+        self.run_dir = Path()
+        self.facts: dict[str, Any] = {"format": CHECKPOINT_FORMAT}
+        """Plain data beside the weights in every checkpoint, such as ``size_hw``."""
+        if channels_last:
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _save_plain_hyperparameters(self) -> None:
+        """Keep in checkpoints what rebuilds this task, as long as it is plain data.
+
+        From the command line Lightning has class paths and arguments. From Python it has objects,
+        which ``weights_only=True`` would refuse to load: pass them to ``load_from_checkpoint``.
+        """
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Attribute .* is an instance of `nn.Module`")
+            self.save_hyperparameters(frame=inspect.currentframe().f_back)  # type: ignore[union-attr]
+        for name, value in dict(self.hparams).items():
+            if callable(value):  # a module, or what makes an optimiser
+                self.hparams.pop(name)
+
+    def forward(self, images: Tensor) -> Any:
+        """Return the network's output for pictures (B, 3, H, W) uint8 RGB."""
+        order = torch.channels_last if self.channels_last else torch.contiguous_format
+        return self.network(images.contiguous(memory_format=order))
+
+    def losses(self, output: Any, batch: Any) -> dict[str, Tensor]:
+        """Return the parts of the loss, scalars to be summed, in training and in evaluation."""
+        raise NotImplementedError(f"{type(self).__name__} has to say what its losses are")
+
+    # --- training
+
+    def setup(self, stage: str) -> None:
+        """Fill the backbone before training; a checkpoint, if there is one, is loaded after."""
+        # log_dir is a collective call under DDP: every process asks for it, here and only here.
+        self.run_dir = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        if stage != "fit" or self.weights is None or self.trainer.ckpt_path is not None:
+            return
+        backbone = self.network.backbone
+        if not isinstance(backbone, MobileNetV1):
+            raise DataError(f"weights: these are for MobileNetV1, not {type(backbone).__name__}")
+        loaded = load_weights(backbone, self.weights)
+        rank_zero_info(f"Backbone weights from {loaded.path}")
+        if loaded.folded:
+            self._calibrate(backbone)
+
+    def _calibrate(self, backbone: MobileNetV1) -> None:
+        """Give the folded weights their batch normalisation back, on pictures of this data."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            raise DataError(
+                f"weights: {self.weights} needs training pictures before training starts; give "
+                "fit() a data module in place of loaders, or load the weights yourself"
+            )
+        pictures: list[Tensor] = []
+        for batch in data.train_dataloader():
+            pictures.extend(batch.images)
+            if len(pictures) >= CALIBRATION_PICTURES:
+                break
+        mean, std = cast(float, self.network.pixel_mean), cast(float, self.network.pixel_std)
+        batches = ((torch.stack(pictures[i : i + 16]).float() - mean) / std
+                   for i in range(0, len(pictures), 16))  # fmt: skip
+        seen = calibrate_norms(backbone, batches)
+        rank_zero_info(f"Batch normalisation calibrated on {seen} training pictures")
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the loss of a batch."""
+        self.facts["size_hw"] = [int(size) for size in batch.images.shape[-2:]]
+        losses = self.losses(self(batch.images), batch)
+        return self.log_losses("train", losses, batch, batch_idx)
+
+    def configure_optimizers(self) -> Any:
+        """Optimiser and schedule as given; by default SGD at 0.01 with momentum 0.9."""
+        decayed, plain = [], []
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                (decayed if parameter.ndim > 1 else plain).append(parameter)
+        groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+        make = self.make_optimizer
+        optimizer = make(groups) if make else SGD(groups, lr=0.01, momentum=0.9, weight_decay=4e-5)
+        if self.make_schedule is None:
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = self.make_schedule(optimizer, steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def log_losses(
+        self, stage: str, losses: Mapping[str, Tensor], batch: ImageBatch, batch_idx: int
+    ) -> Tensor:
+        """Sum the parts of a batch's loss and log them under ``stage``.
+
+        Raises:
+            DataError: The sum is not finite; the message names the pictures.
+        """
+        total = torch.stack(list(losses.values())).sum()
+        if not torch.isfinite(total):
+            parts = ", ".join(f"{name} {value.item()}" for name, value in losses.items())
+            raise DataError(
+                f"the {stage} loss is not a finite number in epoch {self.current_epoch}, batch "
+                f"{batch_idx} ({parts}). The pictures of this batch: {', '.join(batch.paths)}. "
+                "Lower the learning rate, lengthen the warm-up or clip gradients "
+                "(--trainer.gradient_clip_val=10); if it comes at once, look at these files."
+            )
+        named = {f"{stage}/loss_{name}": value.detach() for name, value in losses.items()}
+        named[f"{stage}/loss"] = total.detach()
+        training = stage == "train"
+        self.log_dict(named, batch_size=len(batch.images), sync_dist=not training, on_step=training,
+                      on_epoch=not training)  # fmt: skip
+        if training:
+            self.log("loss", total.detach(), prog_bar=True, logger=False)
+        return total
+
+    # --- what a checkpoint says of itself
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the plain facts."""
+        checkpoint[CHECKPOINT_ENTRY] = dict(self.facts)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the plain facts back; checkpoints of before they existed have none."""
+        self.facts = dict(cast(dict, checkpoint.get(CHECKPOINT_ENTRY, self.facts)))
