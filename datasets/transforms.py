@@ -10,7 +10,6 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from .colour import A, ColourDistortion
 from .errors import DataError
@@ -26,7 +25,7 @@ from .geometry import (
     sample_expansion,
     whole,
 )
-from .images import REDUCTIONS, ImageFile
+from .images import REDUCTIONS, ImageFile, stretch
 
 __all__ = ["AlbumentationsPipeline", "Objects", "Resize", "SSDAugment", "Transform"]
 
@@ -64,8 +63,7 @@ class Transform(Protocol):
 class Resize:
     """Stretch the whole picture to the network's size, for evaluation; every object stays.
 
-    SSD does not keep the aspect ratio. Bilinear with antialiasing, as Pillow does it: published
-    ImageNet and COCO figures of this model family were measured so.
+    SSD does not keep the aspect ratio.
 
     Args:
         size_hw: Height and width of the result, in pixels.
@@ -83,10 +81,10 @@ class Resize:
         """See `Transform`; ``rng`` is not used."""
         del rng
         height, width = self.size_hw
-        picture = Image.fromarray(image.read())
-        factors = np.array([width / picture.width, height / picture.height] * 2)
-        pixels = np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
-        return pixels, objects._replace(boxes=(objects.boxes * factors).astype(np.float32))
+        pixels = image.read()
+        factors = np.array([width / pixels.shape[1], height / pixels.shape[0]] * 2)
+        objects = objects._replace(boxes=(objects.boxes * factors).astype(np.float32))
+        return stretch(pixels, self.size_hw), objects
 
 
 class SSDAugment:
