@@ -18,6 +18,7 @@ from .detection_dataset import DetectionDataset, Sample, collate
 from .errors import DataError
 from .faults import OnError
 from .layout import Split, find_layout, read_split
+from .mosaic import Mosaic
 from .pictures import drop_missing, fit_to_pictures
 from .sampling import EpochSampler, Progress, ResumableLoader
 from .transforms import Resize, SSDAugment, Transform
@@ -50,6 +51,7 @@ class DetectionDataModule(LightningDataModule):
         size_hw: height and width of the network's input in pixels.
         train_transform: null is ``SSDAugment(size_hw)``.
         val_transform: null is ``Resize(size_hw)``.
+        mosaic: joins training pictures with three others, in place of ``train_transform``.
         seed: of order and augmentation, at least 0.
         on_error: "raise" stops at anything that is wrong with the data; "skip" leaves it out,
             counts it and reports the counts.
@@ -75,6 +77,7 @@ class DetectionDataModule(LightningDataModule):
         size_hw: tuple[int, int] = (300, 300),
         train_transform: Transform | None = None,
         val_transform: Transform | None = None,
+        mosaic: Mosaic | None = None,
         seed: int = 0,
         on_error: OnError = "raise",
         pin_memory: bool | None = None,
@@ -101,6 +104,7 @@ class DetectionDataModule(LightningDataModule):
                     f"{type(transform).__name__} makes pictures of {tuple(transform.size_hw)}, but "
                     f"size_hw is {self.size_hw}. Give both the same height and width."
                 )
+        self.mosaic = mosaic
         self.seed = seed
         self.on_error: OnError = on_error
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
@@ -155,13 +159,36 @@ class DetectionDataModule(LightningDataModule):
             annotations = self.read_split(split)
             del self._read[split]
             fitted = drop_missing(annotations) if split == "train" else fit_to_pictures(annotations)
-            transform = self.train_transform if split == "train" else self.val_transform
-            self.datasets[split] = DetectionDataset(fitted, transform, self.seed, self.on_error)
+            self.datasets[split] = self._dataset(split, fitted)
             rank_zero_info("%s data: %s", split, fitted.summary())
         if stage == "fit":
             self.train_sampler = EpochSampler(
                 len(self.datasets["train"]), self.seed, progress=self._progress
             )
+
+    def _dataset(self, split: str, annotations: Annotations) -> DetectionDataset:
+        if split != "train":
+            return DetectionDataset(annotations, self.val_transform, self.seed, self.on_error)
+        return DetectionDataset(
+            annotations,
+            self.train_transform,
+            self.seed,
+            self.on_error,
+            mosaic=self.mosaic,
+            mosaic_epochs=self._mosaic_epochs(),
+        )
+
+    def _mosaic_epochs(self) -> int | None:
+        """Number of epochs with mosaics; None is all: without a trainer there is no last epoch."""
+        if self.mosaic is None or self.trainer is None or not self.mosaic.last_epochs:
+            return None
+        epochs = self.trainer.max_epochs
+        if epochs is None or epochs < 0:
+            raise DataError(
+                "mosaic.last_epochs needs to know which epochs are the last: give the training a "
+                "length with trainer.max_epochs, or set mosaic.last_epochs to 0."
+            )
+        return max(epochs - self.mosaic.last_epochs, 0)
 
     def train_dataloader(self) -> DataLoader[Sample]:
         """Whole batches, in an order that depends on seed and epoch."""

@@ -1,6 +1,8 @@
 """Detection data sets for training and evaluation: pictures and boxes by number, and as batches."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -10,14 +12,17 @@ from .annotations import Annotations
 from .errors import DataError
 from .faults import OnError
 from .images import ImageFile
+from .mosaic import TILES, Mosaic, Tile
 from .pictures import quarter_turn, turn_boxes
 from .sampling import SampleKey
 from .transforms import Objects, Transform
 from .types import DetectionBatch, stack_targets
 
+_T = TypeVar("_T")
+
 
 class Sample(NamedTuple):
-    """One picture, ready for the network."""
+    """One picture, ready for the network; of a mosaic, what is said of the file is the first's."""
 
     image: np.ndarray
     """(H, W, 3) uint8, RGB, of the network's input size."""
@@ -27,6 +32,7 @@ class Sample(NamedTuple):
     size_hw: tuple[int, int]
     """Of the original picture in pixels, EXIF rotation applied."""
     path: str
+    """Of a mosaic all four, with " + " between them."""
 
 
 class DetectionDataset(Dataset[Sample]):
@@ -42,6 +48,8 @@ class DetectionDataset(Dataset[Sample]):
         on_error: what a picture that cannot be read, or is not as large as declared, leads to.
             "skip" hands out the next good one in its place; its image id says so, and
             `unreadable` counts.
+        mosaic: for training: joins a picture with three others, in place of ``transform``.
+        mosaic_epochs: number of epochs, from the first on, that have mosaics; None is all.
     """
 
     def __init__(
@@ -50,6 +58,8 @@ class DetectionDataset(Dataset[Sample]):
         transform: Transform,
         seed: int = 0,
         on_error: OnError = "raise",
+        mosaic: Mosaic | None = None,
+        mosaic_epochs: int | None = None,
     ) -> None:
         if not len(annotations):
             raise DataError(f"{annotations.name}: no images are left. Check the data set.")
@@ -57,6 +67,8 @@ class DetectionDataset(Dataset[Sample]):
         self.transform = transform
         self.seed = seed
         self.on_error = on_error
+        self.mosaic = mosaic
+        self.mosaic_epochs = mosaic_epochs
         # Shared memory: workers are processes, and this is how the main one hears of their finds.
         self._unreadable = torch.zeros(len(annotations), dtype=torch.bool).share_memory_()
 
@@ -73,12 +85,23 @@ class DetectionDataset(Dataset[Sample]):
         position, epoch = (key, 0) if isinstance(key, int) else key
         if not -len(self) <= position < len(self):
             raise IndexError(f"position {position} in a data set of {len(self)} images")
+        rng_key = (self.seed, epoch, position % len(self))
+        open_to_mosaics = self.mosaic_epochs is None or epoch < self.mosaic_epochs
+        if self.mosaic is not None and open_to_mosaics:
+            rng = np.random.default_rng((*rng_key, TILES))
+            if rng.random() < self.mosaic.p:
+                return self._read_mosaic(position, self.mosaic, rng)
+        return self._first_readable(
+            position, lambda index: self._read(index, np.random.default_rng(rng_key))
+        )
+
+    def _first_readable(self, position: int, read: Callable[[int], _T]) -> _T:
+        """What ``read`` makes of the image at a position, or under "skip" of the next good one."""
         last_error = None
         for step in range(len(self)):
             candidate = (position + step) % len(self)
-            rng = np.random.default_rng((self.seed, epoch, position % len(self)))
             try:
-                return self._read(candidate, rng)
+                return read(candidate)
             except DataError as error:
                 if self.on_error == "raise":
                     raise
@@ -87,6 +110,33 @@ class DetectionDataset(Dataset[Sample]):
         raise DataError(f"{self.name}: none of the pictures can be read; the last: {last_error}")
 
     def _read(self, index: int, rng: np.random.Generator) -> Sample:
+        return self._sample(index, partial(self.transform, rng=rng))
+
+    def _read_mosaic(self, position: int, mosaic: Mosaic, rng: np.random.Generator) -> Sample:
+        """The picture at a position and three others; which tile each fills is drawn, too."""
+        size_hw = self.transform.size_hw
+        tiles = [tuple(tile) for tile in rng.permutation(mosaic.divide(size_hw, rng)).tolist()]
+        wanted = [position, *rng.integers(len(self), size=TILES - 1).tolist()]
+        seeds = rng.integers(2**63, size=TILES).tolist()
+
+        def fill(index: int, tile: Tile, seed: int) -> Sample:
+            part = partial(mosaic.fill, tile, size_hw=size_hw, rng=np.random.default_rng(seed))
+            return self._sample(index, part)
+
+        parts = [
+            self._first_readable(first, partial(fill, tile=tile, seed=seed))
+            for first, tile, seed in zip(wanted, tiles, seeds, strict=True)
+        ]
+        pixels, objects = mosaic.join(
+            tiles, [(part.image, part.objects) for part in parts], size_hw
+        )
+        paths = " + ".join(part.path for part in parts)
+        return parts[0]._replace(image=pixels, objects=objects, path=paths)
+
+    def _sample(
+        self, index: int, draw: Callable[[ImageFile, Objects], tuple[np.ndarray, Objects]]
+    ) -> Sample:
+        """What ``draw`` makes of an image and its objects, both as the picture stands upright."""
         images = self.annotations.images
         table = self.annotations.boxes_of(index)
         image = ImageFile(images.paths[index])
@@ -95,7 +145,7 @@ class DetectionDataset(Dataset[Sample]):
         boxes = table.xyxy
         if orientation is not None:
             boxes = turn_boxes(boxes, declared_hw, orientation)
-        pixels, objects = self.transform(image, Objects(boxes, table.labels, table.crowd), rng)
+        pixels, objects = draw(image, Objects(boxes, table.labels, table.crowd))
         return Sample(pixels, objects, int(images.ids[index]), image.size_hw, images.paths[index])
 
     @property

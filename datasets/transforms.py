@@ -5,32 +5,25 @@ All randomness comes from the generator that is handed in: the same state gives 
 every process.
 """
 
-import random
 from typing import Protocol
 
-import cv2
 import numpy as np
 
 from .colour import A, ColourDistortion
 from .errors import DataError
 from .geometry import (
-    MIN_BOX_PX,
     CropRule,
     Objects,
-    Placement,
     Rect,
-    centre_inside,
     place,
     sample_crop,
     sample_expansion,
     whole,
 )
 from .images import REDUCTIONS, ImageFile, stretch
+from .placing import draw_placement, large_enough, move_objects, seed_operation
 
 __all__ = ["AlbumentationsPipeline", "Objects", "Resize", "SSDAugment", "Transform"]
-
-_AREA_ABOVE = 3.0
-"""Shrinking beyond this averages areas: bilinear sampling would skip whole pixels."""
 
 
 class Transform(Protocol):
@@ -139,17 +132,21 @@ class SSDAugment:
         min_resolution: float = 0.7,
     ) -> None:
         self.size_hw = _checked_size(size_hw)
-        _check("expand_p", expand_p, 0 <= expand_p <= 1)
-        _check("expand_max_ratio", expand_max_ratio, expand_max_ratio >= 1)
+        check_option("expand_p", expand_p, 0 <= expand_p <= 1)
+        check_option("expand_max_ratio", expand_max_ratio, expand_max_ratio >= 1)
         ious = [iou for iou in crop_min_iou if iou is not None]
-        _check("crop_min_iou", crop_min_iou, crop_min_iou and all(0 <= iou <= 1 for iou in ious))
-        _check("crop_side", crop_side, 0 < crop_side[0] <= crop_side[1] <= 1)
-        _check("crop_aspect", crop_aspect, 0 < crop_aspect[0] <= 1 <= crop_aspect[1])
-        _check("crop_tries", crop_tries, crop_tries >= 1)
-        _check("flip_p", flip_p, 0 <= flip_p <= 1)
-        _check("fill_rgb", fill_rgb, len(fill_rgb) == 3 and all(0 <= c <= 255 for c in fill_rgb))
-        _check("max_reduce", max_reduce, max_reduce in REDUCTIONS)
-        _check("min_resolution", min_resolution, min_resolution > 0)
+        check_option(
+            "crop_min_iou", crop_min_iou, crop_min_iou and all(0 <= iou <= 1 for iou in ious)
+        )
+        check_option("crop_side", crop_side, 0 < crop_side[0] <= crop_side[1] <= 1)
+        check_option("crop_aspect", crop_aspect, 0 < crop_aspect[0] <= 1 <= crop_aspect[1])
+        check_option("crop_tries", crop_tries, crop_tries >= 1)
+        check_option("flip_p", flip_p, 0 <= flip_p <= 1)
+        check_option(
+            "fill_rgb", fill_rgb, len(fill_rgb) == 3 and all(0 <= c <= 255 for c in fill_rgb)
+        )
+        check_option("max_reduce", max_reduce, max_reduce in REDUCTIONS)
+        check_option("min_resolution", min_resolution, min_resolution > 0)
         self.expand_p = expand_p
         self.expand_max_ratio = expand_max_ratio
         self.crop_min_iou = tuple(crop_min_iou)
@@ -157,7 +154,7 @@ class SSDAugment:
         self.crop_aspect = crop_aspect
         self.crop_tries = crop_tries
         self.flip_p = flip_p
-        self.fill_rgb = tuple(fill_rgb)
+        self.fill_rgb = fill_rgb
         self.photometric = ColourDistortion() if photometric is None else photometric
         self.min_resolution = min_resolution
         self._reductions = tuple(r for r in REDUCTIONS if r <= max_reduce)
@@ -176,11 +173,9 @@ class SSDAugment:
             reductions=self._reductions,
             min_resolution=self.min_resolution,
         )
-        _seed(self.photometric, rng)
-        pixels = self._draw(image, placement)
-        inside = objects.crowd | centre_inside(objects.boxes, np.array(crop))
-        moved = objects._replace(boxes=placement.move(objects.boxes))
-        return pixels, moved.select(inside & _large_enough(moved.boxes))
+        seed_operation(self.photometric, rng)
+        pixels = draw_placement(image, placement, self.photometric, self.fill_rgb)
+        return pixels, move_objects(objects, crop, placement)
 
     def _sample(
         self, picture_hw: tuple[int, int], boxes: np.ndarray, rng: np.random.Generator
@@ -193,30 +188,6 @@ class SSDAugment:
             return canvas
         rule = CropRule(min_iou, self.crop_side, self.crop_aspect, self.crop_tries)
         return sample_crop(canvas, picture_hw, boxes, rule, rng)
-
-    def _draw(self, image: ImageFile, placement: Placement) -> np.ndarray:
-        left, top, right, bottom = placement.window
-        x0, y0, x1, y1 = placement.target
-        part = image.read(placement.reduce)[top:bottom, left:right]
-        shrink = (right - left) / (x1 - x0), (bottom - top) / (y1 - y0)
-        average = min(shrink) >= 1.0 and max(shrink) > _AREA_ABOVE
-        part = cv2.resize(
-            part, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA if average else cv2.INTER_LINEAR
-        )
-        distorted = self.photometric(image=part)["image"]
-        if distorted.shape != part.shape or distorted.dtype != np.uint8:
-            raise DataError(
-                f"photometric turned {part.shape} uint8 into {distorted.shape} {distorted.dtype}: "
-                "name an operation that changes colours alone."
-            )
-        if placement.mirror:
-            distorted, x0, x1 = cv2.flip(distorted, 1), self.size_hw[1] - x1, self.size_hw[1] - x0
-        if distorted.shape[:2] == self.size_hw:
-            return distorted
-        height, width = self.size_hw
-        return cv2.copyMakeBorder(
-            distorted, y0, height - y1, x0, width - x1, cv2.BORDER_CONSTANT, value=self.fill_rgb
-        )
 
 
 class AlbumentationsPipeline:
@@ -249,7 +220,7 @@ class AlbumentationsPipeline:
         self, image: ImageFile, objects: Objects, rng: np.random.Generator
     ) -> tuple[np.ndarray, Objects]:
         """See `Transform`; also raises DataError where an operation fails or changes the dtype."""
-        _seed(self._compose, rng)
+        seed_operation(self._compose, rng)
         pixels, rows = image.read(), np.arange(len(objects.boxes))
         try:
             result = self._compose(image=pixels, bboxes=objects.boxes, rows=rows)
@@ -265,26 +236,20 @@ class AlbumentationsPipeline:
         rows = np.asarray(result["rows"], dtype=np.int64)
         boxes = np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4)
         kept = objects.select(rows)._replace(boxes=boxes.clip(0, [*self.size_hw[::-1]] * 2))
-        return np.ascontiguousarray(pixels), kept.select(_large_enough(kept.boxes))
-
-
-def _seed(operation: A.BasicTransform | A.BaseCompose, rng: np.random.Generator) -> None:
-    """Give an albumentations operation, and all inside it, generators that follow from ``rng``."""
-    seed = int(rng.integers(2**63))
-    operation.set_random_state(np.random.default_rng(seed), random.Random(seed))
-
-
-def _large_enough(boxes: np.ndarray) -> np.ndarray:
-    sides = boxes[:, 2:] - boxes[:, :2]
-    return (sides[:, 0] >= MIN_BOX_PX) & (sides[:, 1] >= MIN_BOX_PX)
+        return np.ascontiguousarray(pixels), kept.select(large_enough(kept.boxes))
 
 
 def _checked_size(size_hw: tuple[int, int]) -> tuple[int, int]:
     height, width = size_hw
-    _check("size_hw", size_hw, height >= 1 and width >= 1)
+    check_option("size_hw", size_hw, height >= 1 and width >= 1)
     return height, width
 
 
-def _check(name: str, value: object, good: object) -> None:
+def check_option(name: str, value: object, good: object) -> None:
+    """Refuse an option that is out of its range.
+
+    Raises:
+        DataError: ``good`` is false.
+    """
     if not good:
         raise DataError(f"{name}={value!r} is out of its range; see the options of the transform.")
