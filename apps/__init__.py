@@ -1,4 +1,22 @@
-"""What a person runs: the command lines, pictures and tables.
+"""What a person runs: the command lines, the Python API, pictures and tables.
 
-Nothing is imported here, so that a command that needs no torch starts without it.
+The names below are loaded when they are first used, so that whatever needs no torch starts without
+it.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .detector import Detector
+    from .results import DetectionResult
+
+__all__ = ["DetectionResult", "Detector"]
+
+_MODULES = {"DetectionResult": "results", "Detector": "detector"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)

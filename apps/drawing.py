@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
     from ..datasets.types import Detections, DetectionTarget
+    from .results import DetectionResult
 
 _Box = tuple[float, float, float, float]
 _Colour = tuple[int, int, int]
@@ -42,7 +43,7 @@ class _Look(NamedTuple):
 
 def draw_detections(
     image: np.ndarray,
-    detections: "Detections",
+    detections: "Detections | DetectionResult",
     names: Sequence[str],
     score_threshold: float = 0.3,
     truth: "DetectionTarget | None" = None,
@@ -93,11 +94,11 @@ def class_colour(label: int) -> _Colour:
 
 
 def _best_first(
-    detections: "Detections", threshold: float, size: tuple[int, int]
+    detections: "Detections | DetectionResult", threshold: float, size: tuple[int, int]
 ) -> list[tuple[_Box, float, int]]:
     rows = zip(
-        detections.boxes.float().tolist(),
-        detections.scores.float().tolist(),
+        detections.boxes.tolist(),
+        detections.scores.tolist(),
         detections.labels.tolist(),
         strict=True,
     )

@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 COMMANDS: dict[str, str] = {
+    "detect": "detect",
     "data download coco": "data_download_coco",
     "data check": "data_check",
     "data synthetic": "data_synthetic",
     "evaluate coco": "evaluate_coco",
+    "cost": "cost",
+    "plot tradeoff": "plot_tradeoff",
     "weights list": "weights_list",
     "weights download": "weights_download",
 }
