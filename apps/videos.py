@@ -81,18 +81,21 @@ class Mp4Writer:
         Raises:
             DataError: This OpenCV cannot write MP4.
         """
-        if self._writer is None:
-            self._size_wh = (frame.shape[1], frame.shape[0])
-            code = cv2.VideoWriter.fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(str(self.path), code, self.fps, self._size_wh)
-            if not self._writer.isOpened():
-                raise DataError(
-                    f"{self.path}: OpenCV cannot write MP4 here. Install opencv-python-headless "
-                    "from its wheels, which bring FFmpeg along, or use --no-pictures."
-                )
+        writer = self._writer or self._open(frame)
         if (frame.shape[1], frame.shape[0]) != self._size_wh:
             frame = cv2.resize(frame, self._size_wh, interpolation=cv2.INTER_AREA)
-        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+
+    def _open(self, frame: np.ndarray) -> cv2.VideoWriter:
+        self._size_wh = (frame.shape[1], frame.shape[0])
+        code = cv2.VideoWriter.fourcc(*"mp4v")
+        self._writer = cv2.VideoWriter(str(self.path), code, self.fps, self._size_wh)
+        if not self._writer.isOpened():
+            raise DataError(
+                f"{self.path}: OpenCV cannot write MP4 here. Install opencv-python-headless "
+                "from its wheels, which bring FFmpeg along, or use --no-pictures."
+            )
+        return self._writer
 
     def close(self) -> None:
         """Finish the file."""
