@@ -8,22 +8,62 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .anchors import DefaultBoxes
+    from .anchors import DefaultBoxes, MultiscaleAnchors
+    from .assigners import ATSSAssigner, MaxIoUAssigner, SimOTAAssigner
+    from .box_losses import IoUBoxLoss, SmoothL1BoxLoss
     from .coco_metrics import CocoEvaluator
-    from .losses import MultiBoxLoss
+    from .distillation import SSDDistillation
+    from .losses import AnchorLoss, FocalLoss, MinedCrossEntropy, MultiBoxLoss
     from .postprocess import PostProcess
+    from .predictors import DepthwisePredictors, Predictors, SharedPredictors
+    from .pyramid import FeaturePyramid
     from .ssd import SSD
     from .task import DetectionTask
 
-__all__ = ["SSD", "CocoEvaluator", "DefaultBoxes", "DetectionTask", "MultiBoxLoss", "PostProcess"]
+__all__ = [
+    "SSD",
+    "ATSSAssigner",
+    "AnchorLoss",
+    "CocoEvaluator",
+    "DefaultBoxes",
+    "DepthwisePredictors",
+    "DetectionTask",
+    "FeaturePyramid",
+    "FocalLoss",
+    "IoUBoxLoss",
+    "MaxIoUAssigner",
+    "MinedCrossEntropy",
+    "MultiBoxLoss",
+    "MultiscaleAnchors",
+    "PostProcess",
+    "Predictors",
+    "SSDDistillation",
+    "SharedPredictors",
+    "SimOTAAssigner",
+    "SmoothL1BoxLoss",
+]
 
 _MODULES = {
+    "ATSSAssigner": "assigners",
+    "AnchorLoss": "losses",
     "CocoEvaluator": "coco_metrics",
     "DefaultBoxes": "anchors",
+    "DepthwisePredictors": "predictors",
     "DetectionTask": "task",
+    "FeaturePyramid": "pyramid",
+    "FocalLoss": "losses",
+    "IoUBoxLoss": "box_losses",
+    "MaxIoUAssigner": "assigners",
+    "MinedCrossEntropy": "losses",
     "MultiBoxLoss": "losses",
+    "MultiscaleAnchors": "anchors",
     "PostProcess": "postprocess",
+    "Predictors": "predictors",
     "SSD": "ssd",
+    "SSDDistillation": "distillation",
+    "SharedPredictors": "predictors",
+    "SimOTAAssigner": "assigners",
+    "SmoothL1BoxLoss": "box_losses",
 }
 
 

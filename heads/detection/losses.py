@@ -1,57 +1,124 @@
-"""SSD's training objective (Liu et al. 2016, equations 1 to 3), vectorised over the batch."""
+"""Training objectives of detectors with anchors, vectorised over the batch.
 
-from typing import Literal, NamedTuple
+An objective has three parts, each a class that the YAML can choose: an assigner says which anchor
+learns which object, one loss is for the classes, one for the boxes.
+"""
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torchvision.ops import sigmoid_focal_loss
 
 from ...datasets.types import DetectionTarget
+from .assigners import Assigner, MaxIoUAssigner
+from .box_losses import BoxLoss, SmoothL1BoxLoss
 from .boxes import BoxCoder
-from .matching import Matches, match_anchors
-
-ScoreActivation = Literal["softmax", "sigmoid"]
-BACKGROUND = 0  # class k of the data is column k + 1 of the logits
+from .matching import Matches
+from .outputs import BACKGROUND, ScoreActivation, SSDOutput
 
 
-class SSDOutput(NamedTuple):
-    """What the network says about each of A anchors, in training and in evaluation alike."""
+class ClassificationLoss(nn.Module):
+    """Base of the classification losses: a sum over the anchors of a batch."""
 
-    box_deltas: Tensor
-    """(B, A, 4) offsets from the anchors in the box coder's terms."""
-    class_logits: Tensor
-    """(B, A, num_classes + 1); column 0 is background."""
-    anchors: Tensor
-    """(A, 4) float32 xyxy in pixels of the network's input."""
+    def forward(
+        self, logits: Tensor, classes: Tensor, matches: Matches, score_activation: ScoreActivation
+    ) -> Tensor:
+        """Return the loss, a scalar, not yet divided by the number of positive anchors.
+
+        Args:
+            logits: (B, A, num_classes + 1) float32; column 0 is background.
+            classes: (B, A) int64, the column that each anchor should choose.
+            matches: The roles of the anchors; ignored ones must not count.
+            score_activation: ``softmax`` over background and classes, or an independent
+                ``sigmoid`` for each.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has to say how it compares classes")
 
 
-class MultiBoxLoss(nn.Module):
-    """Classification with hard-negative mining plus smooth-L1 on the boxes of positive anchors.
+class MinedCrossEntropy(ClassificationLoss):
+    """Cross entropy of the positives and of the hardest negatives (Liu et al. 2016, Section 2.2).
 
-    Both are sums over the batch divided by its number of positive anchors. Images without objects
-    contribute their hardest ``min_negatives`` background anchors.
+    With ``sigmoid`` scores it is binary cross entropy, summed over the columns; background has its
+    own column there too, as in TensorFlow.
 
     Args:
-        iou_threshold: Least IoU with an object of a positive anchor.
-        crowd_threshold: Share of an anchor on a crowd region above which it is ignored.
         negatives_per_positive: Hard negatives for each positive (3 in the paper), image by image.
         min_negatives: Hard negatives of an image however few positives it has.
-        box_weight: Factor of the box loss (alpha in equation 1).
+    """
+
+    def __init__(self, negatives_per_positive: float = 3.0, min_negatives: int = 8) -> None:
+        super().__init__()
+        self.negatives_per_positive = negatives_per_positive
+        self.min_negatives = min_negatives
+
+    def forward(
+        self, logits: Tensor, classes: Tensor, matches: Matches, score_activation: ScoreActivation
+    ) -> Tensor:
+        """Return the sum, see ``ClassificationLoss``."""
+        losses = class_losses(logits, classes, score_activation)
+        negative = ~(matches.positive | matches.ignored)
+        wanted = matches.positive.sum(dim=1) * self.negatives_per_positive
+        mined = hardest(losses, negative, wanted.clamp_min(self.min_negatives))
+        return losses.masked_fill(~(matches.positive | mined), 0.0).sum()
+
+
+class FocalLoss(ClassificationLoss):
+    """Focal loss over all anchors (Lin et al. 2017, "Focal Loss for Dense Object Detection").
+
+    Equation 5: -alpha_t (1 - p_t)^gamma log(p_t), so that the many easy negatives weigh little and
+    none has to be mined. With ``sigmoid`` scores it is summed over the classes; the column of the
+    background takes no part, as in the paper. With ``softmax`` scores p_t is the probability of
+    the right column.
+
+    Args:
+        alpha: Weight of the objects, 1 - alpha that of the background; in [0, 1].
+        gamma: Focusing; 0 gives weighted cross entropy.
+    """
+
+    def __init__(self, alpha: float = 0.25, gamma: float = 2.0) -> None:
+        super().__init__()
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha must be in [0, 1], got {alpha}")
+        self.alpha = alpha
+        self.gamma = gamma
+
+    def forward(
+        self, logits: Tensor, classes: Tensor, matches: Matches, score_activation: ScoreActivation
+    ) -> Tensor:
+        """Return the sum, see ``ClassificationLoss``."""
+        if score_activation == "softmax":
+            entropy = class_losses(logits, classes, score_activation)
+            alpha = torch.where(classes == BACKGROUND, 1 - self.alpha, self.alpha)
+            losses = alpha * (-torch.expm1(-entropy)) ** self.gamma * entropy
+        else:
+            truth = torch.zeros_like(logits).scatter_(2, classes[..., None], 1.0)
+            losses = sigmoid_focal_loss(
+                logits[..., 1:], truth[..., 1:], alpha=self.alpha, gamma=self.gamma
+            ).sum(dim=-1)
+        return losses.masked_fill(matches.ignored, 0.0).sum()
+
+
+class AnchorLoss(nn.Module):
+    """Classification plus boxes, both divided by the batch's number of positive anchors.
+
+    Args:
+        assigner: Says which anchor learns which object; None takes ``MaxIoUAssigner()``.
+        classification: None takes ``MinedCrossEntropy()``.
+        box: None takes ``SmoothL1BoxLoss()``.
+        box_weight: Factor of the box loss (alpha in Liu et al. 2016, equation 1).
     """
 
     def __init__(
         self,
-        iou_threshold: float = 0.5,
-        crowd_threshold: float = 0.5,
-        negatives_per_positive: float = 3.0,
-        min_negatives: int = 8,
+        assigner: Assigner | None = None,
+        classification: ClassificationLoss | None = None,
+        box: BoxLoss | None = None,
         box_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        self.iou_threshold = iou_threshold
-        self.crowd_threshold = crowd_threshold
-        self.negatives_per_positive = negatives_per_positive
-        self.min_negatives = min_negatives
+        self.assigner = assigner or MaxIoUAssigner()
+        self.classification = classification or MinedCrossEntropy()
+        self.box = box or SmoothL1BoxLoss()
         self.box_weight = box_weight
 
     def forward(
@@ -67,31 +134,55 @@ class MultiBoxLoss(nn.Module):
             output: The network's output, any float dtype; the loss is computed in float32.
             target: Boxes in pixels of the network's input.
             box_coder: Turns matched boxes into regression targets.
-            score_activation: ``softmax`` over background and classes, or an independent
-                ``sigmoid`` for each (background has its own column there too, as in TensorFlow).
+            score_activation: How the network's logits become scores.
         """
-        matches = match_anchors(output.anchors, target, self.iou_threshold, self.crowd_threshold)
+        deltas, logits = output.box_deltas.float(), output.class_logits.float()
+        matches = self.assigner(
+            output._replace(box_deltas=deltas, class_logits=logits),
+            target, box_coder, score_activation,
+        )  # fmt: skip
         positives = matches.positive.sum().clamp_min(1)
-        classification = self._classification(output, target, matches, score_activation)
-        box = box_loss(output, target, matches, box_coder)
+        classes = target_classes(target, matches)
+        classification = self.classification(logits, classes, matches, score_activation)
+        if target.labels.shape[1] == 0:
+            box = deltas.sum() * 0.0
+        else:
+            boxes = target.boxes.gather(1, matches.objects[..., None].expand(-1, -1, 4))
+            box = self.box(deltas, boxes, output.anchors, matches.positive, box_coder)
         return {
             "classification": classification / positives,
             "box": self.box_weight * box / positives,
         }
 
-    def _classification(
+
+class MultiBoxLoss(AnchorLoss):
+    """SSD's own objective (Liu et al. 2016, equations 1 to 3), the paper's choice of the parts.
+
+    Classification with hard-negative mining plus smooth-L1 on the boxes of positive anchors. Images
+    without objects contribute their hardest ``min_negatives`` background anchors.
+
+    Args:
+        iou_threshold: See ``MaxIoUAssigner``, and so is the next.
+        crowd_threshold: Share of an anchor on a crowd region above which it is ignored.
+        negatives_per_positive: See ``MinedCrossEntropy``, and so is the next.
+        min_negatives: Hard negatives of an image however few positives it has.
+        box_weight: Factor of the box loss.
+    """
+
+    def __init__(
         self,
-        output: SSDOutput,
-        target: DetectionTarget,
-        matches: Matches,
-        score_activation: ScoreActivation,
-    ) -> Tensor:
-        classes = target_classes(target, matches)
-        losses = class_losses(output.class_logits.float(), classes, score_activation)
-        negative = ~(matches.positive | matches.ignored)
-        wanted = matches.positive.sum(dim=1) * self.negatives_per_positive
-        mined = hardest(losses, negative, wanted.clamp_min(self.min_negatives))
-        return losses.masked_fill(~(matches.positive | mined), 0.0).sum()
+        iou_threshold: float = 0.5,
+        crowd_threshold: float = 0.5,
+        negatives_per_positive: float = 3.0,
+        min_negatives: int = 8,
+        box_weight: float = 1.0,
+    ) -> None:
+        super().__init__(
+            MaxIoUAssigner(iou_threshold, crowd_threshold),
+            MinedCrossEntropy(negatives_per_positive, min_negatives),
+            SmoothL1BoxLoss(),
+            box_weight,
+        )
 
 
 def target_classes(target: DetectionTarget, matches: Matches) -> Tensor:
@@ -139,16 +230,3 @@ def hardest(losses: Tensor, candidates: Tensor, wanted: Tensor) -> Tensor:
     places = torch.arange(ranked.shape[1], device=ranked.device).expand_as(ranked)
     ranks.scatter_(1, ranked, places)
     return candidates & (ranks < wanted[:, None])
-
-
-def box_loss(
-    output: SSDOutput, target: DetectionTarget, matches: Matches, box_coder: BoxCoder
-) -> Tensor:
-    """Return the sum of smooth-L1 (beta 1) over the four offsets of all positive anchors."""
-    deltas = output.box_deltas.float()
-    if target.labels.shape[1] == 0:
-        return deltas.sum() * 0.0
-    objects = matches.objects[..., None].expand(-1, -1, 4)
-    wanted = box_coder.encode(target.boxes.gather(1, objects), output.anchors)
-    losses = F.smooth_l1_loss(deltas, wanted, reduction="none").sum(dim=-1)
-    return losses.masked_fill(~matches.positive, 0.0).sum()

@@ -40,34 +40,44 @@ def match_anchors(
         crowd_threshold: A negative anchor is ignored where at least this share of its area lies
             on one crowd region.
     """
-    is_object = (target.labels >= 0) & ~target.crowd
-    is_crowd = (target.labels >= 0) & target.crowd
     if target.labels.shape[1] == 0:
-        nothing = torch.zeros(
-            len(target.labels), len(anchors), dtype=torch.bool, device=anchors.device
-        )
-        return Matches(nothing.long(), nothing, nothing)
-
+        return no_matches(len(target.labels), anchors)
     iou = pairwise_iou(target.boxes, anchors)  # (B, N, A)
-    iou = iou.masked_fill(~is_object[..., None], -1.0)
+    iou = iou.masked_fill(~is_object(target)[..., None], -1.0)
     best_iou, objects = iou.max(dim=1)  # (B, A)
     positive = best_iou >= iou_threshold
 
-    forced = _forced_overlaps(iou, is_object)
+    forced = _forced_overlaps(iou)
     forced_iou, forced_objects = forced.max(dim=1)
     is_forced = forced_iou >= 0
     objects = torch.where(is_forced, forced_objects, objects)
     positive = positive | is_forced
 
+    crowd = on_crowd(anchors, target, crowd_threshold)
+    return Matches(objects, positive, crowd & ~positive)
+
+
+def is_object(target: DetectionTarget) -> Tensor:
+    """Return which rows (B, N) bool of a target are objects, neither padding nor crowd regions."""
+    return (target.labels >= 0) & ~target.crowd
+
+
+def no_matches(num_images: int, anchors: Tensor) -> Matches:
+    """Return the roles where no image of the batch has a row: all A anchors are background."""
+    nothing = torch.zeros(num_images, len(anchors), dtype=torch.bool, device=anchors.device)
+    return Matches(nothing.long(), nothing, nothing)
+
+
+def on_crowd(anchors: Tensor, target: DetectionTarget, threshold: float) -> Tensor:
+    """Return which anchors (B, A) bool lie on a crowd region with ``threshold`` of their area."""
+    is_crowd = (target.labels >= 0) & target.crowd
     covered = pairwise_intersection(target.boxes, anchors) / area(anchors)
-    on_crowd = ((covered >= crowd_threshold) & is_crowd[..., None]).any(dim=1)
-    return Matches(objects, positive, on_crowd & ~positive)
+    return ((covered >= threshold) & is_crowd[..., None]).any(dim=1)
 
 
-def _forced_overlaps(iou: Tensor, is_object: Tensor) -> Tensor:
+def _forced_overlaps(iou: Tensor) -> Tensor:
     """IoU (B, N, A) at each object's best anchor, -1 elsewhere."""
     best_overlap, best_anchor = iou.max(dim=2, keepdim=True)  # (B, N, 1)
     # An object that no anchor touches (IoU 0 everywhere) has no best anchor to force.
-    wanted = is_object[..., None] & (best_overlap > 0)
     overlaps = torch.full_like(iou, -1.0)
-    return overlaps.scatter(2, best_anchor, torch.where(wanted, best_overlap, -1.0))
+    return overlaps.scatter(2, best_anchor, torch.where(best_overlap > 0, best_overlap, -1.0))

@@ -11,20 +11,20 @@ At 300 px and 90 classes it has 1,917 default boxes, 6.82 M parameters and 1.24 
     extra 4                  1x1x128     6
 """
 
-import math
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ...backbone.features import Backbone
-from ...backbone.layers import ConvNormAct, Padding
+from ...backbone.layers import ConvNormAct, DepthwiseSeparable, Padding
 from ...datasets.types import Detections, DetectionTarget
-from .anchors import DefaultBoxes
+from .anchors import AnchorGrid, DefaultBoxes
 from .boxes import BoxCoder
-from .losses import MultiBoxLoss, ScoreActivation, SSDOutput
+from .losses import AnchorLoss, MultiBoxLoss
+from .outputs import ScoreActivation, SSDOutput
 from .postprocess import PostProcess
+from .predictors import MakePredictors, Predictors
 
 EXTRA_CHANNELS = (512, 256, 256, 128)
 MIN_EXTRA_CHANNELS = 16
@@ -39,21 +39,13 @@ class ExtraMap(nn.Sequential):
         self.shrink = ConvNormAct(middle, out_channels, 3, stride=2, padding=padding)
 
 
-class MapPredictor(nn.Module):
-    """Box offsets and class logits of one map, by one 1x1 convolution each."""
+class DepthwiseExtraMap(nn.Sequential):
+    """The same with a depthwise separable 3x3, as SSDLite has it (Sandler et al. 2018)."""
 
-    def __init__(self, in_channels: int, boxes_per_cell: int, num_columns: int) -> None:
+    def __init__(self, in_channels: int, middle: int, out_channels: int, padding: Padding) -> None:
         super().__init__()
-        self.num_columns = num_columns
-        self.boxes = nn.Conv2d(in_channels, boxes_per_cell * 4, 1)
-        self.classes = nn.Conv2d(in_channels, boxes_per_cell * num_columns, 1)
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return offsets (B, H*W*boxes, 4) and logits (B, H*W*boxes, columns) of (B, C, H, W)."""
-        batch = features.shape[0]
-        deltas = self.boxes(features).permute(0, 2, 3, 1).reshape(batch, -1, 4)
-        logits = self.classes(features).permute(0, 2, 3, 1).reshape(batch, -1, self.num_columns)
-        return deltas, logits
+        self.reduce = ConvNormAct(in_channels, middle, 1, padding=padding)
+        self.shrink = DepthwiseSeparable(middle, out_channels, stride=2, padding=padding)
 
 
 class SSD(nn.Module):
@@ -63,11 +55,15 @@ class SSD(nn.Module):
         backbone: A feature extractor behind the ``Backbone`` protocol; its maps are the finest
             sources.
         num_classes: Classes of the data, background not counted.
-        extra_channels: Channels of the additional maps, each at half the size of the one before.
+        extra_channels: Channels of the additional maps, each at half the size of the one before;
+            none for a ``FeaturePyramid``, which has its own.
         extra_width_mult: Thins the additional maps (at least 16 channels); None takes the
             backbone's ``width_mult`` where it has one, else 1.
-        anchors: Default boxes; None makes those of the paper for these maps.
-        loss: What training minimises; None takes ``MultiBoxLoss()``.
+        depthwise_extras: Depthwise separable convolutions there, as in SSDLite.
+        predictors: Makes what predicts from the maps, given their channels, the boxes a cell and
+            the number of columns, such as ``DepthwisePredictors``; None takes ``Predictors``.
+        anchors: None makes the default boxes of the paper for these maps.
+        loss: What training minimises, of parts that can be chosen; None takes ``MultiBoxLoss()``.
         postprocess: How detections are chosen; None takes ``PostProcess()``.
         score_activation: ``softmax`` or ``sigmoid`` (TensorFlow's public checkpoints).
         padding: Padding of the additional maps, see ``backbone.layers``.
@@ -85,8 +81,10 @@ class SSD(nn.Module):
         num_classes: int,
         extra_channels: Sequence[int] = EXTRA_CHANNELS,
         extra_width_mult: float | None = None,
-        anchors: DefaultBoxes | None = None,
-        loss: MultiBoxLoss | None = None,
+        depthwise_extras: bool = False,
+        predictors: MakePredictors | None = None,
+        anchors: AnchorGrid | None = None,
+        loss: AnchorLoss | None = None,
         postprocess: PostProcess | None = None,
         score_activation: ScoreActivation = "softmax",
         padding: Padding = "same",
@@ -105,39 +103,25 @@ class SSD(nn.Module):
         width_mult = extra_width_mult or getattr(backbone, "width_mult", 1.0)
         channels = list(backbone.feature_info.channels)
         self.extras = nn.ModuleList()
+        make_extra = DepthwiseExtraMap if depthwise_extras else ExtraMap
         for base in extra_channels:
             out = max(int(base * width_mult), MIN_EXTRA_CHANNELS)
             middle = max(int(base // 2 * width_mult), MIN_EXTRA_CHANNELS)
-            self.extras.append(ExtraMap(channels[-1], middle, out, padding))
+            self.extras.append(make_extra(channels[-1], middle, out, padding))
             channels.append(out)
         self.anchors = anchors or DefaultBoxes(num_maps=len(channels))
-        self.predictors = nn.ModuleList(
-            MapPredictor(width, boxes, num_classes + 1)
-            for width, boxes in zip(channels, self.anchors.boxes_per_cell, strict=True)
-        )
+        boxes_per_cell = self.anchors.boxes_per_cell
+        self.predictors = (predictors or Predictors)(channels, boxes_per_cell, num_classes + 1)
         self.box_coder = BoxCoder()
         self.loss = loss or MultiBoxLoss()
         self.postprocess = postprocess or PostProcess()
         self._initialise()
 
     def _initialise(self) -> None:
-        for module in [*self.extras.modules(), *self.predictors.modules()]:
+        for module in self.extras.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.trunc_normal_(module.weight, std=0.03)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        # Nearly every anchor is background: start from there (prior 0.01 for an object).
-        prior = math.log(0.99 / 0.01) + (
-            math.log(self.num_classes) if self.score_activation == "softmax" else 0.0
-        )
-        for predictor in self.predictors:
-            bias = cast(MapPredictor, predictor).classes.bias
-            assert bias is not None
-            columns = bias.detach().view(-1, self.num_classes + 1)
-            if self.score_activation == "softmax":
-                columns[:, 0] = prior
-            else:
-                columns[:, 0], columns[:, 1:] = prior, -prior
+        self.predictors.initialise(self.score_activation)
 
     def forward(self, images: Tensor) -> SSDOutput:
         """Return what the network says at each anchor.
@@ -148,15 +132,14 @@ class SSD(nn.Module):
         features = list(self.backbone((images.float() - self.pixel_mean) / self.pixel_std))
         for extra in self.extras:
             features.append(extra(features[-1]))
-        predictions = [
-            predict(map_) for predict, map_ in zip(self.predictors, features, strict=True)
-        ]
+        predictions = self.predictors(features)
         height, width = images.shape[-2:]
         maps_hw = [(int(map_.shape[-2]), int(map_.shape[-1])) for map_ in features]
         return SSDOutput(
             torch.cat([deltas for deltas, _ in predictions], dim=1),
             torch.cat([logits for _, logits in predictions], dim=1),
             self.anchors((int(height), int(width)), maps_hw, images.device),
+            self.anchors.layout(maps_hw),
         )
 
     def compute_losses(self, output: SSDOutput, target: DetectionTarget) -> dict[str, Tensor]:

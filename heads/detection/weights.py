@@ -11,7 +11,8 @@ from ...backbone.hub import resolve_weights
 from ...backbone.mobilenet import MobileNetV1
 from ...backbone.weights import WeightsError, load_folded_layer, load_slim, read_arrays
 from .anchors import DefaultBoxes
-from .ssd import SSD, ExtraMap, MapPredictor
+from .predictors import MapPredictor
+from .ssd import SSD, ExtraMap
 
 EXTRAS_SCOPE = "FeatureExtractor/MobilenetV1/Conv2d_13_pointwise"
 # The file's box offsets are (y, x, height, width), ours (x, y, width, height).

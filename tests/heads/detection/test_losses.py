@@ -10,8 +10,9 @@ from torchvision.models.detection._utils import BoxCoder as TorchvisionBoxCoder
 
 from mobilevision.datasets.types import DetectionTarget, stack_targets
 from mobilevision.heads.detection.boxes import BoxCoder
-from mobilevision.heads.detection.losses import MultiBoxLoss, SSDOutput, class_losses, hardest
+from mobilevision.heads.detection.losses import MultiBoxLoss, class_losses, hardest
 from mobilevision.heads.detection.matching import match_anchors
+from mobilevision.heads.detection.outputs import SSDOutput
 
 CLASSES = 4
 

@@ -38,8 +38,9 @@ def test_output__is_the_same_type_and_shape_in_training_and_evaluation() -> None
     model = small_ssd()
     trained, evaluated = model.train()(pictures()), model.eval()(pictures())
     assert type(trained) is type(evaluated)
-    for a, b in zip(trained, evaluated, strict=True):
+    for a, b in zip(trained[:3], evaluated[:3], strict=True):
         assert a.shape == b.shape
+    assert trained.layout == evaluated.layout
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])

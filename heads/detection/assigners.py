@@ -1,0 +1,245 @@
+"""Which anchor learns which object: three strategies, all images of a batch at once."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from ...datasets.types import DetectionTarget
+from .boxes import BoxCoder, pairwise_iou
+from .matching import Matches, is_object, match_anchors, no_matches, on_crowd
+from .outputs import ScoreActivation, SSDOutput
+
+EXACT = "donot_use_mm_for_euclid_dist"
+
+
+class Assigner(nn.Module):
+    """Base of the assigners.
+
+    Args:
+        crowd_threshold: An anchor that learns no object is ignored where at least this share of its
+            area lies on one crowd region.
+    """
+
+    def __init__(self, crowd_threshold: float = 0.5) -> None:
+        super().__init__()
+        self.crowd_threshold = crowd_threshold
+
+    @torch.no_grad()
+    def forward(
+        self,
+        output: SSDOutput,
+        target: DetectionTarget,
+        box_coder: BoxCoder,
+        score_activation: ScoreActivation = "softmax",
+    ) -> Matches:
+        """Return the role of each anchor.
+
+        Args:
+            output: What the network says, in float32; strategies that only look at the anchors
+                read nothing else of it.
+            target: B images with up to N objects; padding and images without objects are fine.
+            box_coder: Turns the network's offsets into boxes.
+            score_activation: How its logits become scores.
+        """
+        if target.labels.shape[1] == 0:
+            return no_matches(len(target.labels), output.anchors)
+        overlaps = self.overlaps(output, target, box_coder, score_activation)
+        best, objects = overlaps.max(dim=1)
+        positive = best > 0
+        crowd = on_crowd(output.anchors, target, self.crowd_threshold)
+        return Matches(objects, positive, crowd & ~positive)
+
+    def overlaps(
+        self,
+        output: SSDOutput,
+        target: DetectionTarget,
+        box_coder: BoxCoder,
+        score_activation: ScoreActivation,
+    ) -> Tensor:
+        """Return how well (B, N, A) each anchor suits each object; 0 where it must not learn it.
+
+        An anchor that suits several objects learns the one that it suits best.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has to say what suits what")
+
+
+class MaxIoUAssigner(Assigner):
+    """SSD's own strategy: a fixed IoU, see ``match_anchors``.
+
+    Args:
+        iou_threshold: Least IoU with an object of a positive anchor.
+        crowd_threshold: As for ``Assigner``.
+    """
+
+    def __init__(self, iou_threshold: float = 0.5, crowd_threshold: float = 0.5) -> None:
+        super().__init__(crowd_threshold)
+        self.iou_threshold = iou_threshold
+
+    def forward(
+        self,
+        output: SSDOutput,
+        target: DetectionTarget,
+        box_coder: BoxCoder,  # noqa: ARG002
+        score_activation: ScoreActivation = "softmax",  # noqa: ARG002
+    ) -> Matches:
+        """Return the role of each anchor, see ``Assigner``."""
+        return match_anchors(output.anchors, target, self.iou_threshold, self.crowd_threshold)
+
+
+class ATSSAssigner(Assigner):
+    """A threshold for each object from the statistics of its candidates (Zhang et al. 2020).
+
+    Algorithm 1 of "Bridging the Gap Between Anchor-based and Anchor-free Detection via Adaptive
+    Training Sample Selection" (arXiv 1912.02424): candidates are on each map the anchors nearest to
+    the object's centre; positive are those whose IoU reaches mean plus standard deviation of all
+    candidates of the object and whose centre lies inside it. As in the authors' code for several
+    anchors a cell, the nearest ``cells_per_map`` cells give all of their anchors.
+
+    Beyond the paper, an object without a positive takes the anchor with the highest IoU, since the
+    finest map of SSD-300 has cells of 16 px, and an object may lie between their centres.
+
+    Args:
+        cells_per_map: k of Algorithm 1.
+        crowd_threshold: As for ``Assigner``.
+    """
+
+    def __init__(self, cells_per_map: int = 9, crowd_threshold: float = 0.5) -> None:
+        super().__init__(crowd_threshold)
+        if cells_per_map < 1:
+            raise ValueError(f"cells_per_map must be at least 1, got {cells_per_map}")
+        self.cells_per_map = cells_per_map
+
+    def overlaps(
+        self,
+        output: SSDOutput,
+        target: DetectionTarget,
+        box_coder: BoxCoder,  # noqa: ARG002
+        score_activation: ScoreActivation,  # noqa: ARG002
+    ) -> Tensor:
+        """Return the IoU (B, N, A) of positive pairs and 0 of others.
+
+        Raises:
+            ValueError: ``output.layout`` does not describe the anchors.
+        """
+        anchors, objects = output.anchors, is_object(target)[..., None]
+        iou = pairwise_iou(target.boxes, anchors).masked_fill(~objects, 0.0)
+        candidates = self._candidates(output, target)  # (B, N, K)
+        of_candidates = iou.gather(2, candidates)
+        alone = candidates.shape[2] == 1
+        spread = of_candidates.std(dim=2, keepdim=True, correction=0 if alone else 1)
+        threshold = of_candidates.mean(dim=2, keepdim=True) + spread
+        reached = torch.where(of_candidates >= threshold, of_candidates, 0.0)
+        chosen = torch.zeros_like(iou).scatter_(2, candidates, reached)
+        chosen = chosen.masked_fill(~centre_inside(anchors, target.boxes), 0.0)
+        return chosen + best_of_unserved(iou, chosen)
+
+    def _candidates(self, output: SSDOutput, target: DetectionTarget) -> Tensor:
+        """Indices (B, N, K) of the anchors nearest to each object's centre, map by map."""
+        anchors = output.anchors
+        if sum(cells * boxes for cells, boxes in output.layout) != len(anchors):
+            raise ValueError(f"layout {output.layout} does not describe {len(anchors)} anchors")
+        centres = (target.boxes[..., :2] + target.boxes[..., 2:]) / 2
+        candidates, start = [], 0
+        for cells, boxes in output.layout:
+            of_map = anchors[start : start + cells * boxes : boxes]  # one anchor of each cell
+            of_cells = (of_map[:, :2] + of_map[:, 2:]) / 2
+            # Its other way, by a matrix product, is off by a tenth of a pixel.
+            distances = torch.cdist(centres, of_cells[None], compute_mode=EXACT)
+            nearest = distances.topk(min(self.cells_per_map, cells), dim=2, largest=False).indices
+            every_box = torch.arange(boxes, device=anchors.device)
+            candidates.append((start + nearest[..., None] * boxes + every_box).flatten(2))
+            start += cells * boxes
+        return torch.cat(candidates, dim=2)
+
+
+class SimOTAAssigner(Assigner):
+    """The anchors that predict an object most cheaply, as many as its overlaps add up to.
+
+    After SimOTA (Ge et al. 2021, "YOLOX", arXiv 2107.08430, Section 2.1): the cost of a pair is its
+    classification loss plus ``iou_weight`` times -log(IoU) of the predicted box; an object takes
+    the cheapest k of its candidates, where k is the sum of its ``top_overlaps`` best IoUs (at least
+    1); an anchor that several objects take learns the cheapest of them. Candidates are the anchors
+    whose centre lies inside the object. Anchors have a size, so a fresh network's boxes already
+    tell them apart, and the paper's preference for the middle of the object is left out; an object
+    without a candidate gets the anchor with the highest IoU as one.
+
+    Args:
+        top_overlaps: Predicted boxes whose IoU counts towards k (10 in the authors' code).
+        iou_weight: lambda of equation 1 (3 in the authors' code).
+        crowd_threshold: As for ``Assigner``.
+    """
+
+    def __init__(
+        self, top_overlaps: int = 10, iou_weight: float = 3.0, crowd_threshold: float = 0.5
+    ) -> None:
+        super().__init__(crowd_threshold)
+        if top_overlaps < 1:
+            raise ValueError(f"top_overlaps must be at least 1, got {top_overlaps}")
+        self.top_overlaps = top_overlaps
+        self.iou_weight = iou_weight
+
+    def overlaps(
+        self,
+        output: SSDOutput,
+        target: DetectionTarget,
+        box_coder: BoxCoder,
+        score_activation: ScoreActivation,
+    ) -> Tensor:
+        """Return 1 / (1 + cost) (B, N, A) of positive pairs and 0 of others."""
+        candidates = self._candidates(output.anchors, target)
+        boxes = box_coder.decode(output.box_deltas, output.anchors)
+        iou = pairwise_iou(target.boxes, boxes).masked_fill(~candidates, 0.0)
+        cost = class_cost(output.class_logits, target.labels, score_activation)
+        cost = cost - self.iou_weight * iou.clamp_min(1e-8).log()
+        best = min(self.top_overlaps, iou.shape[2])
+        wanted = iou.topk(best, dim=2).values.sum(dim=2, keepdim=True).int().clamp_min(1)
+        # A difference of tiny logits may be a rounding error below zero; costs are positive.
+        suits = (1 / (1 + cost.clamp_min(0))).masked_fill(~candidates, 0.0)
+        cheapest, places = suits.topk(best, dim=2)
+        taken = torch.arange(best, device=suits.device) < wanted
+        return torch.zeros_like(suits).scatter_(2, places, cheapest.masked_fill(~taken, 0.0))
+
+    def _candidates(self, anchors: Tensor, target: DetectionTarget) -> Tensor:
+        objects = is_object(target)[..., None]
+        inside = centre_inside(anchors, target.boxes) & objects
+        iou = pairwise_iou(target.boxes, anchors).masked_fill(~objects, 0.0)
+        return inside | (best_of_unserved(iou, inside) > 0)
+
+
+def class_cost(logits: Tensor, labels: Tensor, score_activation: ScoreActivation) -> Tensor:
+    """Return the loss (B, N, A) that each anchor's logits would have if it learned each object.
+
+    Cross entropy, or binary cross entropy summed over the classes; the background's column takes no
+    part in the latter. Either is a sum over columns that no label changes, less the label's logit.
+
+    Args:
+        logits: (B, A, C + 1) float32.
+        labels: (B, N) int64; padding gives anything.
+        score_activation: How the logits become scores.
+    """
+    if score_activation == "softmax":
+        common = logits.logsumexp(dim=-1)
+    else:
+        common = F.softplus(logits[..., 1:]).sum(dim=-1)
+    columns = (labels.clamp_min(0) + 1)[:, None, :].expand(-1, logits.shape[1], -1)
+    return common[:, None, :] - logits.gather(2, columns).transpose(1, 2)
+
+
+def centre_inside(anchors: Tensor, boxes: Tensor) -> Tensor:
+    """Return (B, N, A) bool: the centre of anchor (A, 4) is strictly inside box (B, N, 4)."""
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+    after = centres > boxes[..., None, :2]
+    before = centres < boxes[..., None, 2:]
+    return (after & before).all(dim=-1)
+
+
+def best_of_unserved(iou: Tensor, served: Tensor) -> Tensor:
+    """Return the IoU (B, N, A) at the best anchor of each object that has none, 0 elsewhere.
+
+    Args:
+        iou: (B, N, A) float, 0 for padding and crowd regions.
+        served: (B, N, A), not 0 where an anchor has been found for an object.
+    """
+    best, place = iou.max(dim=2, keepdim=True)
+    unserved = ~served.any(dim=2, keepdim=True)
+    return torch.zeros_like(iou).scatter_(2, place, torch.where(unserved, best, 0.0))
