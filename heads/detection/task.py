@@ -12,6 +12,7 @@ from ...datasets.types import DetectionBatch, Detections, DetectionTarget
 from ..task import ImageTask, MakeOptimizer, MakeSchedule
 from .coco_engine import CocoResult
 from .coco_metrics import CocoEvaluator, format_table, write_metrics
+from .distillation import Distillation
 
 
 class DetectionNetwork(Protocol):
@@ -50,6 +51,8 @@ class DetectionTask(ImageTask):
         optimizer: Makes the optimiser.
         lr_scheduler: Makes the schedule.
         channels_last: Memory format of network and pictures.
+        distillation: Lets the network learn from a teacher, too, for instance
+            ``SSDDistillation``. Its losses are part of ``train/loss`` and of no other.
     """
 
     def __init__(
@@ -60,8 +63,10 @@ class DetectionTask(ImageTask):
         optimizer: MakeOptimizer | None = None,
         lr_scheduler: MakeSchedule | None = None,
         channels_last: bool = False,
+        distillation: Distillation | None = None,
     ) -> None:
         super().__init__(network, weights, optimizer, lr_scheduler, channels_last)
+        self.distillation = distillation
         self.categories = dict(categories)
         self._evaluator: CocoEvaluator | None = None
         self._last_result: CocoResult | None = None
@@ -72,8 +77,16 @@ class DetectionTask(ImageTask):
         return cast(DetectionNetwork, self.network)
 
     def losses(self, output: Any, batch: DetectionBatch) -> dict[str, Tensor]:
-        """Return the parts of the detector's loss."""
-        return self.detector.compute_losses(output, batch.target)
+        """Return the parts of the detector's loss, while training with those of the teacher."""
+        losses = self.detector.compute_losses(output, batch.target)
+        if self.distillation is not None and self.training:
+            losses |= self.distillation(batch.images, output)
+        return losses
+
+    def on_fit_start(self) -> None:
+        """Read the teacher, if there is one, to where the network is by now."""
+        if self.distillation is not None:
+            self.distillation.prepare(self.network, self.categories, self.device)
 
     # --- evaluation, one path for validation, test and prediction
 

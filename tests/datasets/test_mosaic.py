@@ -94,7 +94,7 @@ def test_fill__full_scale__part_of_the_tiles_size_unscaled(tmp_path: Path) -> No
     assert moved.labels.tolist() == inside
     assert len(inside) >= 6
     shift = moved.boxes - marks.boxes[inside]
-    # The window has whole pixels: one more than the tile may be squeezed into it (60 / 61, 20 / 21).
+    # The window has whole pixels: one more than the tile may be squeezed into it (20 of 21).
     sides = moved.boxes[:, 2:] - moved.boxes[:, :2]
     whole = (sides > 3.8).all(axis=1)
     assert whole.sum() >= 3

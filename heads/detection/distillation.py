@@ -1,0 +1,203 @@
+"""A detector that learns from a larger one, besides from the annotations (Hinton et al. 2015).
+
+Chen et al. 2017 ("Learning Efficient Object Detection Models with Knowledge Distillation") carried
+the idea over to detectors: soft classes everywhere, boxes where the teacher sees an object.
+"""
+
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from ...backbone.errors import WeightsError
+from .outputs import ScoreActivation, SSDOutput
+
+
+class Distillation(Protocol):
+    """What ``DetectionTask`` asks of a way to learn from a teacher."""
+
+    def prepare(self, student: nn.Module, categories: dict[int, str], device: torch.device) -> None:
+        """Read the teacher, once, when training starts; see whether it fits the student."""
+        ...
+
+    def __call__(self, images: Tensor, output: Any) -> dict[str, Tensor]:
+        """Return further parts of the loss of a batch, scalars with gradients to ``output``."""
+        ...
+
+
+class SSDDistillation:
+    """An SSD learns from another SSD with the same anchors and classes, anchor by anchor.
+
+    The teacher may have another backbone, width, predictor or loss. It is no part of the student:
+    neither checkpoints nor the optimiser know it, it stays in evaluation mode and gets no gradient.
+    It sees the pictures as the student does, after augmentation.
+
+    Args:
+        teacher: A checkpoint of a ``DetectionTask``, trained or imported. Read when training
+            starts and never when a checkpoint of the student is loaded.
+        class_weight: Factor of the loss of the classes.
+        box_weight: Factor of the loss of the boxes.
+        temperature: Softens both sides' classes; the loss is multiplied by its square, so that
+            gradients keep their size (Hinton et al. 2015, section 2).
+        min_score: Anchors where a class reaches this score in [0, 1] for the teacher are those
+            where it sees an object.
+
+    Raises:
+        ValueError: An option is out of its range.
+    """
+
+    def __init__(
+        self,
+        teacher: str | Path,
+        class_weight: float = 1.0,
+        box_weight: float = 1.0,
+        temperature: float = 1.0,
+        min_score: float = 0.3,
+    ) -> None:
+        if class_weight < 0 or box_weight < 0 or temperature <= 0 or not 0 <= min_score <= 1:
+            raise ValueError(
+                f"class_weight={class_weight}, box_weight={box_weight} must be at least 0, "
+                f"temperature={temperature} above 0, min_score={min_score} in [0, 1]"
+            )
+        self.path = Path(teacher)
+        self.class_weight = class_weight
+        self.box_weight = box_weight
+        self.temperature = temperature
+        self.min_score = min_score
+        self._teacher: nn.Module | None = None
+        self._compared = False
+
+    def prepare(self, student: nn.Module, categories: dict[int, str], device: torch.device) -> None:
+        """Read the teacher.
+
+        Args:
+            student: The network that learns, an ``SSD``.
+            categories: COCO category id to name of the student's classes, in their order.
+            device: Where the student is.
+
+        Raises:
+            WeightsError: The file is absent or no checkpoint of a detector, or the teacher has
+                other classes or another kind of scores than the student.
+        """
+        if self._teacher is None:
+            self._teacher = self._load(student, categories)
+        self._teacher.to(device)
+
+    def _load(self, student: nn.Module, categories: dict[int, str]) -> nn.Module:
+        task = load_task(self.path)
+        if list(task.categories.items()) != list(categories.items()):
+            raise WeightsError(
+                f"{self.path}: this teacher knows {_shown(task.categories)}, and the student "
+                f"learns {_shown(categories)}. Take a teacher that was trained on the same classes "
+                "in the same order."
+            )
+        network = task.network
+        activations = [getattr(each, "score_activation", None) for each in (network, student)]
+        if None in activations or activations[0] != activations[1]:
+            raise WeightsError(
+                f"{self.path}: the teacher is a {type(network).__name__} with {activations[0]} "
+                f"scores, and the student a {type(student).__name__} with {activations[1]} scores. "
+                "Both have to be SSDs with the same score_activation."
+            )
+        return network.eval().requires_grad_(False)
+
+    def __call__(self, images: Tensor, output: SSDOutput) -> dict[str, Tensor]:
+        """Return ``{"soft_classes": scalar, "soft_boxes": scalar}``.
+
+        Both are sums over all anchors and over those where the teacher sees an object, and are
+        divided by the number of the latter in the batch, or by 1 where it sees none.
+
+        Args:
+            images: (B, 3, H, W) uint8 RGB, what the student saw.
+            output: What the student says.
+
+        Raises:
+            RuntimeError: `prepare` was not called.
+            WeightsError: The teacher has other anchors than the student.
+        """
+        if self._teacher is None:
+            raise RuntimeError("prepare() reads the teacher and has to come first")
+        with torch.no_grad():
+            taught = cast(SSDOutput, self._teacher(images))
+            scores = self._teacher.scores(taught)  # type: ignore[operator]
+        self._compare(taught.anchors, output.anchors)
+        seen = scores.amax(dim=-1) >= self.min_score
+        activation = cast(ScoreActivation, self._teacher.score_activation)
+        classes = soft_class_losses(
+            output.class_logits.float(), taught.class_logits.float(), activation, self.temperature
+        )
+        boxes = F.smooth_l1_loss(
+            output.box_deltas.float(), taught.box_deltas.float(), reduction="none"
+        ).sum(dim=-1)
+        count = seen.sum().clamp_min(1)
+        return {
+            "soft_classes": self.class_weight * classes.sum() / count,
+            "soft_boxes": self.box_weight * boxes.masked_fill(~seen, 0.0).sum() / count,
+        }
+
+    def _compare(self, taught: Tensor, learned: Tensor) -> None:
+        if self._compared and taught.shape == learned.shape:
+            return
+        if taught.shape != learned.shape or not torch.allclose(taught, learned, atol=1e-2):
+            raise WeightsError(
+                f"{self.path}: the teacher has {len(taught)} anchors and the student "
+                f"{len(learned)}, and they have to be the same. Give the student the teacher's "
+                "anchors, strides and number of extra maps; widths may differ."
+            )
+        self._compared = True
+
+
+def load_task(path: Path) -> Any:
+    """Read a detector with its categories from a checkpoint that says how it was made.
+
+    Args:
+        path: A checkpoint of a ``DetectionTask`` that was trained by the command line or imported.
+
+    Returns:
+        The ``DetectionTask``, on the CPU.
+
+    Raises:
+        WeightsError: The file is absent, or no such checkpoint.
+    """
+    from .task import DetectionTask
+
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; name the checkpoint of a trained detector")
+    try:
+        return DetectionTask.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load and Lightning raise many kinds for a foreign file
+        raise WeightsError(
+            f"{path}: no checkpoint of a detector that can be rebuilt ({error}). Take one that "
+            "`lightning fit` wrote, such as best.ckpt."
+        ) from error
+
+
+def soft_class_losses(
+    logits: Tensor, taught: Tensor, score_activation: ScoreActivation, temperature: float
+) -> Tensor:
+    """Return the Kullback-Leibler divergence from the teacher's classes at each anchor (B, A).
+
+    It is 0 where both agree, unlike the cross entropy, whose gradient it has.
+
+    Args:
+        logits: (B, A, C + 1) float32, the student's.
+        taught: (B, A, C + 1) float32, the teacher's.
+        score_activation: ``softmax``: over all columns; ``sigmoid``: of each column by itself,
+            summed.
+        temperature: Divides both logits; the result is multiplied by its square.
+    """
+    logits, taught = logits / temperature, taught / temperature
+    if score_activation == "softmax":
+        ours, theirs = logits.log_softmax(dim=-1), taught.log_softmax(dim=-1)
+    else:
+        ours = torch.stack([F.logsigmoid(logits), F.logsigmoid(-logits)], dim=-1).flatten(2)
+        theirs = torch.stack([F.logsigmoid(taught), F.logsigmoid(-taught)], dim=-1).flatten(2)
+    divergence = F.kl_div(ours, theirs, reduction="none", log_target=True)
+    return divergence.sum(dim=-1) * temperature**2
+
+
+def _shown(categories: dict[int, str]) -> str:
+    names = list(categories.values())
+    return f"{len(names)} classes ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
