@@ -96,7 +96,9 @@ def _build(spec: dict[str, Any], source: Path, num_classes: int | None, device: 
     try:
         parsed = parser.parse_object({"network": {**spec, "init_args": arguments}})
         with torch.device(device):
-            return parser.instantiate_classes(parsed)["network"]
+            # Newer versions of jsonargparse call it instantiate.
+            instantiate = getattr(parser, "instantiate", parser.instantiate_classes)
+            return instantiate(parsed)["network"]
     except Exception as error:  # whatever a constructor raises is about the named arguments
         what = str(error).partition("\n  Given value")[0]
         if _NUM_CLASSES in what and _NUM_CLASSES not in arguments:

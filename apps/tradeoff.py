@@ -228,7 +228,7 @@ def _draw_fits(axes: Axes, results: Sequence[Result]) -> list[Line2D]:
         if fit is None:
             continue
         ends = np.array([min(costs), max(costs)])
-        label = f"{family}: {fit.slope:+.1f} for\nten times the mult-adds"
+        label = f"{family}: {fit.slope:+.1f} points for\nten times the mult-adds"
         lines += axes.plot(ends, fit.at(ends), "--", color=_GREY, label=label, zorder=1)
     return lines
 
