@@ -30,7 +30,7 @@ def _paper(count: int | None) -> str:
 
 
 def _difference(count: int | None, paper: int | None) -> str:
-    return "" if count is None or not paper else f"{count / paper - 1:+.1%}"
+    return "" if count is None or not paper else f"{count / paper - 1:+z.1%}"
 
 
 def table_text(number: int, title: str, rows: Sequence[Row]) -> str:

@@ -159,7 +159,7 @@ _GOOGLENET = (
     "torchvision's has 3x3 convolutions where Szegedy et al. 2015 (Table 1) have 5x5, and no side "
     "heads."
 )
-_VGG = "The paper's figure is that of the convolutions alone: 15,347 M."
+_VGG = "The convolutions alone have 15,347 M, which the paper's figure fits."
 
 
 def small_popular_models() -> Iterator[Row]:
