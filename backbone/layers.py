@@ -1,5 +1,7 @@
 """The layers that MobileNet and its heads are built from (Howard et al. 2017, Figure 3)."""
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch.nn.functional as F  # noqa: N812
@@ -13,8 +15,9 @@ Padding = Literal["same", "symmetric"]
 class PaddedConv2d(nn.Conv2d):
     """A convolution whose output size is ceil(input / stride), with either kind of padding.
 
-    SAME pads an axis by max((ceil(n / stride) - 1) * stride + kernel - n, 0) in total, half of it
-    (rounded down) before and the rest after.
+    With e = dilation * (kernel - 1) + 1 pixels under the kernel, SAME pads an axis by
+    max((ceil(n / stride) - 1) * stride + e - n, 0) in total, half of it (rounded down) before and
+    the rest after.
 
     Where an axis has a single output, the taps of the kernel that would only see padding are left
     out. The result is the same, and it avoids a fault of oneDNN on CPUs: in bfloat16 at stride 2
@@ -29,30 +32,48 @@ class PaddedConv2d(nn.Conv2d):
         stride: int = 1,
         groups: int = 1,
         padding: Padding = "same",
+        dilation: int = 1,
+        bias: bool = False,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, groups=groups, bias=False)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride,
+            dilation=dilation, groups=groups, bias=bias,
+        )  # fmt: skip
         self.kind: Padding = padding
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (nn.Conv2d's own name)
         """Convolve (B, C, H, W) to (B, out_channels, ceil(H / stride), ceil(W / stride))."""
+        return self.convolve(*self.pad(input))
+
+    def pad(self, input: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:  # noqa: A002
+        """Return the input, the kernel's part to use, and what is to be padded on both sides."""
         top, bottom, rows = self._axis(int(input.shape[-2]), 0)
         left, right, columns = self._axis(int(input.shape[-1]), 1)
         if top != bottom or left != right:  # the convolution can only pad evenly by itself
             input = F.pad(input, (left, right, top, bottom))  # noqa: A001
             top = left = 0
-        weight = self.weight[:, :, rows, columns]
-        return F.conv2d(input, weight, None, self.stride, (top, left), 1, self.groups)
+        weight = self.weight
+        if rows != slice(None) or columns != slice(None):
+            weight = weight[:, :, rows, columns]
+        return input, weight, (top, left)
+
+    def convolve(self, input: Tensor, weight: Tensor, padding_hw: tuple[int, int]) -> Tensor:  # noqa: A002
+        """Convolve what ``pad`` returned."""
+        return F.conv2d(
+            input, weight, self.bias, self.stride, padding_hw, self.dilation, self.groups
+        )
 
     def _axis(self, size: int, axis: int) -> tuple[int, int, slice]:
         """Padding before and after, and the taps of the kernel to use."""
-        kernel, stride = self.kernel_size[axis], self.stride[axis]
+        kernel, stride, dilation = self.kernel_size[axis], self.stride[axis], self.dilation[axis]
         outputs = -(-size // stride)
+        extent = dilation * (kernel - 1) + 1
         if self.kind == "same":
-            total = max((outputs - 1) * stride + kernel - size, 0)
+            total = max((outputs - 1) * stride + extent - size, 0)
             before, after = total // 2, total - total // 2
         else:
-            before = after = (kernel - 1) // 2
-        if outputs == 1:
+            before = after = (extent - 1) // 2
+        if outputs == 1 and dilation == 1:
             return 0, 0, slice(before, min(before + size, kernel))
         return before, after, slice(None)
 
@@ -70,15 +91,21 @@ class ConvNormAct(nn.Sequential):
         padding: Padding = "same",
         norm_eps: float = 1e-3,
         norm_momentum: float = 0.03,
+        dilation: int = 1,
     ) -> None:
         super().__init__()
-        self.conv = PaddedConv2d(in_channels, out_channels, kernel_size, stride, groups, padding)
+        self.conv = PaddedConv2d(
+            in_channels, out_channels, kernel_size, stride, groups, padding, dilation
+        )
         self.norm = nn.BatchNorm2d(out_channels, eps=norm_eps, momentum=norm_momentum)
         self.act = nn.ReLU6(inplace=True)
 
 
 class DepthwiseSeparable(nn.Sequential):
-    """A 3x3 depthwise and a 1x1 pointwise convolution (Howard et al. 2017, Section 3.1)."""
+    """A 3x3 depthwise and a 1x1 pointwise convolution (Howard et al. 2017, Section 3.1).
+
+    Stride and dilation are those of the depthwise one.
+    """
 
     def __init__(
         self,
@@ -88,10 +115,38 @@ class DepthwiseSeparable(nn.Sequential):
         padding: Padding = "same",
         norm_eps: float = 1e-3,
         norm_momentum: float = 0.03,
+        dilation: int = 1,
     ) -> None:
         super().__init__()
         norm: dict[str, Any] = {"norm_eps": norm_eps, "norm_momentum": norm_momentum}
         self.depthwise = ConvNormAct(
-            in_channels, in_channels, 3, stride, groups=in_channels, padding=padding, **norm
-        )
+            in_channels, in_channels, 3, stride,
+            groups=in_channels, padding=padding, dilation=dilation, **norm,
+        )  # fmt: skip
         self.pointwise = ConvNormAct(in_channels, out_channels, 1, padding=padding, **norm)
+
+
+def recomputation_contexts(
+    module: nn.Module,
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts of the two passes of ``torch.utils.checkpoint`` over ``module``.
+
+    The second pass repeats the first on the same input: it must not move running statistics again.
+    """
+    return nullcontext(), _statistics_kept(module)
+
+
+@contextmanager
+def _statistics_kept(module: nn.Module) -> Iterator[None]:
+    norms = [
+        norm
+        for norm in module.modules()
+        if isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats
+    ]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

@@ -8,16 +8,26 @@
     block 12, 13                                   1024            stride 32
 
 Each block is a depthwise 3x3 and a pointwise 1x1 convolution. The width multiplier of Section 3.3
-thins every layer; the resolution multiplier of Section 3.4 is simply a smaller input.
+thins every layer; the resolution multiplier of Section 3.4 is simply a smaller input. The paper
+compares with two more networks: one of full convolutions (Table 4), and a shallow one without
+blocks 7 to 11 (Table 5).
 """
 
 import math
 from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .features import Backbone, FeatureInfo
-from .layers import ConvNormAct, DepthwiseSeparable, Padding
+from .layers import ConvNormAct, DepthwiseSeparable, Padding, recomputation_contexts
+
+Convolution = Literal["separable", "full"]
+"""``separable``: a block is a depthwise and a pointwise convolution (Section 3.1).
+``full``: a block is one 3x3 convolution over all channels, as in Table 4."""
 
 STEM_CHANNELS = 32
 BLOCKS = (  # (channels, stride) of the 13 blocks of Table 1
@@ -25,6 +35,7 @@ BLOCKS = (  # (channels, stride) of the 13 blocks of Table 1
     *((512, 2), (512, 1), (512, 1), (512, 1), (512, 1), (512, 1)),
     *((1024, 2), (1024, 1)),
 )
+SHALLOW_BLOCKS = BLOCKS[:6] + BLOCKS[11:]  # Table 5: without the five at 14x14x512
 
 
 def scale_channels(channels: int, width_mult: float) -> int:
@@ -44,9 +55,20 @@ class MobileNetV1(nn.Module):
         norm_momentum: Momentum of the running statistics in PyTorch's sense: the share of the
             new batch. TensorFlow's detection models use 0.0003, its classifiers 0.003; short
             training on few pictures needs more.
+        convolution: ``separable``, or ``full`` for the network that Table 4 compares with.
+        shallow: Leave out the five blocks at stride 16 that change neither size nor channels
+            (Table 5): 8 blocks instead of 13.
+        output_stride: 32, or 16 or 8 for maps that are no coarser: later strides become 1, and the
+            blocks that follow them are dilated so that they see as much of the picture (Chen et
+            al. 2017, "Rethinking Atrous Convolution", Section 3.1). The weights are the same.
+        gradient_checkpointing: While gradients are recorded, keep the inputs of the blocks only
+            and calculate the rest again in the backward pass: less memory for about a third more
+            time. Gradients and running statistics do not change. Ignored under torch.compile,
+            which makes that choice by itself.
 
     Raises:
-        ValueError: width_mult is not positive, or out_strides are not rising strides of the net.
+        ValueError: width_mult is not positive, convolution or output_stride is unknown, or
+            out_strides are not rising strides of the net.
     """
 
     def __init__(
@@ -56,22 +78,41 @@ class MobileNetV1(nn.Module):
         padding: Padding = "same",
         norm_eps: float = 1e-3,
         norm_momentum: float = 0.03,
+        convolution: Convolution = "separable",
+        shallow: bool = False,
+        output_stride: Literal[8, 16, 32] = 32,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if width_mult <= 0:
             raise ValueError(f"width_mult must be positive, got {width_mult}")
+        if convolution not in ("separable", "full"):
+            raise ValueError(f"convolution must be 'separable' or 'full', got {convolution!r}")
+        if output_stride not in (8, 16, 32):
+            raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
         self.width_mult = width_mult
-        options = {"padding": padding, "norm_eps": norm_eps, "norm_momentum": norm_momentum}
-        channels, stride = scale_channels(STEM_CHANNELS, width_mult), 2
+        self.gradient_checkpointing = gradient_checkpointing
+        options: dict[str, Any] = {
+            "padding": padding, "norm_eps": norm_eps, "norm_momentum": norm_momentum
+        }  # fmt: skip
+        channels, stride, dilation = scale_channels(STEM_CHANNELS, width_mult), 2, 1
         self.stem = ConvNormAct(3, channels, 3, stride, **options)
         self.blocks = nn.ModuleList()
         last_at_stride: dict[int, tuple[int, int]] = {}  # stride -> (index of block, channels)
-        for index, (base, block_stride) in enumerate(BLOCKS):
-            out_channels = scale_channels(base, width_mult)
-            self.blocks.append(DepthwiseSeparable(channels, out_channels, block_stride, **options))
-            channels, stride = out_channels, stride * block_stride
+        for index, (base, block_stride) in enumerate(SHALLOW_BLOCKS if shallow else BLOCKS):
+            out_channels, next_dilation = scale_channels(base, width_mult), dilation
+            if stride * block_stride > output_stride:
+                next_dilation, block_stride = dilation * block_stride, 1  # noqa: PLW2901
+            options["dilation"] = dilation
+            self.blocks.append(_block(convolution, channels, out_channels, block_stride, options))
+            channels, stride, dilation = out_channels, stride * block_stride, next_dilation
             last_at_stride[stride] = (index, channels)
+        self._choose_taps(out_strides, last_at_stride)
+        self.apply(_initialise)
 
+    def _choose_taps(
+        self, out_strides: Sequence[int], last_at_stride: dict[int, tuple[int, int]]
+    ) -> None:
         self.out_strides = tuple(out_strides)
         if not self.out_strides or list(self.out_strides) != sorted(
             set(self.out_strides) & set(last_at_stride)
@@ -84,7 +125,6 @@ class MobileNetV1(nn.Module):
         self.feature_info = FeatureInfo(tuple(width for _, width in taps), self.out_strides)
         # Blocks past the last tap would hold parameters that no gradient reaches.
         del self.blocks[taps[-1][0] + 1 :]
-        self.apply(_initialise)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the feature maps at ``out_strides``, finest first.
@@ -95,13 +135,28 @@ class MobileNetV1(nn.Module):
         Returns:
             For each stride a (B, channels, ceil(H / stride), ceil(W / stride)) map.
         """
-        features = self.stem(images)
+        features = self._run(self.stem, images)
         maps = []
         for index, block in enumerate(self.blocks):
-            features = block(features)
+            features = self._run(block, features)
             if index in self._taps:
                 maps.append(features)
         return tuple(maps)
+
+    def _run(self, layer: nn.Module, features: Tensor) -> Tensor:
+        if (
+            not self.gradient_checkpointing
+            or not torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+        ):
+            return layer(features)
+        return checkpoint(  # type: ignore[return-value]
+            layer,
+            features,
+            use_reentrant=False,
+            preserve_rng_state=False,  # nothing here is random
+            context_fn=partial(recomputation_contexts, layer),
+        )
 
 
 class ImageClassifier(nn.Module):
@@ -111,18 +166,47 @@ class ImageClassifier(nn.Module):
         backbone: Any feature extractor behind the Backbone protocol.
         num_classes: Classes of the output; 1,000 for ImageNet (no background class).
         dropout: Probability of dropping a pooled feature while training.
+        head_channels: Channels of one more 1x1 convolution with normalisation and ReLU6 between
+            the last map and the pooling: the "h" of timm's mobilenetv1_100h, which has
+            max(1024, the channels of the map). None leaves it out, as the paper does.
+        norm_eps: Epsilon of that normalisation.
+        norm_momentum: Momentum of its running statistics in PyTorch's sense.
     """
 
-    def __init__(self, backbone: Backbone, num_classes: int = 1000, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int = 1000,
+        dropout: float = 0.0,
+        head_channels: int | None = None,
+        norm_eps: float = 1e-3,
+        norm_momentum: float = 0.03,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
+        channels = backbone.feature_info.channels[-1]
+        self.head: nn.Module = nn.Identity()
+        if head_channels is not None:
+            self.head = ConvNormAct(
+                channels, head_channels, 1, norm_eps=norm_eps, norm_momentum=norm_momentum
+            )
+            self.head.apply(_initialise)
+            channels = head_channels
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(backbone.feature_info.channels[-1], num_classes)
+        self.classifier = nn.Linear(channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (B, num_classes) of pictures (B, 3, H, W), RGB in [-1, 1]."""
-        features = self.backbone(images)[-1]
+        features = self.head(self.backbone(images)[-1])
         return self.classifier(self.dropout(features.mean(dim=(2, 3))))
+
+
+def _block(
+    convolution: Convolution, in_channels: int, channels: int, stride: int, options: dict[str, Any]
+) -> nn.Module:
+    if convolution == "full":
+        return ConvNormAct(in_channels, channels, 3, stride, **options)
+    return DepthwiseSeparable(in_channels, channels, stride, **options)
 
 
 def _initialise(module: nn.Module) -> None:
