@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..backbone.fuse import fuse
+from ..backbone.layers import ConvNormAct
 from ..datasets.errors import DataError
 from ..heads.detection.task import DetectionNetwork, DetectionTask
 from ..heads.task import CHECKPOINT_ENTRY
@@ -41,9 +43,10 @@ class TorchEngine:
         self.categories = dict(categories)
         self.size_hw = size_hw
         self.device = choose_device(device)
-        network = copy.deepcopy(network).eval().requires_grad_(False)
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.network = network.to(self.device)
+        foldable = any(isinstance(module, ConvNormAct) for module in network.modules())
+        own = fuse(network) if foldable else copy.deepcopy(network).eval()
+        own.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = own.to(self.device)
 
     def __call__(self, images: np.ndarray) -> Found:
         """See ``DetectionEngine``."""
