@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "evaluate coco": "evaluate_coco",
     "cost": "cost",
     "plot tradeoff": "plot_tradeoff",
+    "compare": "compare",
     "weights list": "weights_list",
     "weights download": "weights_download",
 }
