@@ -1,4 +1,4 @@
-"""Batch normalisation given back to weights that had it folded in.
+"""Batch normalisation: given back to weights that had it folded in, or kept as it is.
 
 Published inference files hold convolutions with a bias: normalisation is multiplied into the
 weights. Evaluation needs no more, but training does: without sane statistics the first step in
@@ -10,6 +10,38 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+
+
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation that stays in evaluation mode, whatever its parents are put into.
+
+    Made by ``freeze_norms``. Unlike torchvision's class of that name it is a ``BatchNorm2d`` with
+    the same entries in the state dict, so that weights load, and layers fold, as without it.
+    """
+
+    def train(self, mode: bool = True) -> "FrozenBatchNorm2d":  # noqa: ARG002
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+
+def freeze_norms(module: nn.Module) -> int:
+    """Keep statistics, scale and shift of every BatchNorm2d below ``module`` as they are.
+
+    For batches too small to normalise by. The layers are replaced in place by ``FrozenBatchNorm2d``
+    with the same values; weights that are loaded later are taken as usual.
+
+    Returns:
+        The number of layers.
+    """
+    count = 0
+    for parent in list(module.modules()):
+        for name, norm in parent.named_children():
+            if isinstance(norm, nn.BatchNorm2d):
+                frozen = FrozenBatchNorm2d(norm.num_features, norm.eps, norm.momentum)
+                frozen.load_state_dict(norm.state_dict())
+                setattr(parent, name, frozen.to(norm.weight.device).requires_grad_(False).eval())
+                count += 1
+    return count
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Object detection: SSD-300, its losses, its task and its COCO measures.
+"""Object detection: SSD and Faster R-CNN, their losses, task and COCO measures.
 
 The names below are loaded when they are first used, so that a results file can be evaluated
 without importing torch.
@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from .box_losses import IoUBoxLoss, SmoothL1BoxLoss
     from .coco_metrics import CocoEvaluator
     from .distillation import SSDDistillation
+    from .faster_rcnn import FasterRCNN
+    from .faster_rcnn_losses import RoILoss, RPNLoss
     from .losses import AnchorLoss, FocalLoss, MinedCrossEntropy, MultiBoxLoss
     from .postprocess import PostProcess
     from .predictors import DepthwisePredictors, Predictors, SharedPredictors
     from .pyramid import FeaturePyramid
+    from .rpn import GridAnchors, ProposalSelection
     from .ssd import SSD
     from .task import DetectionTask
 
@@ -28,8 +31,10 @@ __all__ = [
     "DefaultBoxes",
     "DepthwisePredictors",
     "DetectionTask",
+    "FasterRCNN",
     "FeaturePyramid",
     "FocalLoss",
+    "GridAnchors",
     "IoUBoxLoss",
     "MaxIoUAssigner",
     "MinedCrossEntropy",
@@ -37,6 +42,9 @@ __all__ = [
     "MultiscaleAnchors",
     "PostProcess",
     "Predictors",
+    "ProposalSelection",
+    "RPNLoss",
+    "RoILoss",
     "SSDDistillation",
     "SharedPredictors",
     "SimOTAAssigner",
@@ -50,8 +58,10 @@ _MODULES = {
     "DefaultBoxes": "anchors",
     "DepthwisePredictors": "predictors",
     "DetectionTask": "task",
+    "FasterRCNN": "faster_rcnn",
     "FeaturePyramid": "pyramid",
     "FocalLoss": "losses",
+    "GridAnchors": "rpn",
     "IoUBoxLoss": "box_losses",
     "MaxIoUAssigner": "assigners",
     "MinedCrossEntropy": "losses",
@@ -59,6 +69,9 @@ _MODULES = {
     "MultiscaleAnchors": "anchors",
     "PostProcess": "postprocess",
     "Predictors": "predictors",
+    "ProposalSelection": "rpn",
+    "RPNLoss": "faster_rcnn_losses",
+    "RoILoss": "faster_rcnn_losses",
     "SSD": "ssd",
     "SSDDistillation": "distillation",
     "SharedPredictors": "predictors",

@@ -43,7 +43,8 @@ class PostProcess(nn.Module):
         """Return a batch of Detections, at most ``max_detections`` rows for each image.
 
         Args:
-            boxes: (B, A, 4) float, xyxy pixels; clipped to the picture before suppression.
+            boxes: (B, A, 4) float, xyxy pixels, or (B, A, C, 4) with a box for each class; clipped
+                to the picture before suppression.
             scores: (B, A, C) float in [0, 1], without a background column.
             size_hw: Height and width of the network's input in pixels.
         """
@@ -61,7 +62,8 @@ class PostProcess(nn.Module):
         num_images, _, num_classes = scores.shape
         best, index = scores.flatten(1).topk(looked_at, dim=1)  # (B, M), falling scores
         labels = index % num_classes
-        candidates = boxes.gather(1, (index // num_classes)[..., None].expand(-1, -1, 4))
+        row = index if boxes.ndim == 4 else index // num_classes
+        candidates = boxes.flatten(1, -2).gather(1, row[..., None].expand(-1, -1, 4))
         above = best > self.score_threshold
         images = torch.arange(num_images, device=boxes.device)[:, None]
         kept = self._survivors(

@@ -1,0 +1,175 @@
+"""Faster R-CNN on a MobileNet (Ren et al. 2015; Howard et al. 2017, Section 4.6 and Table 13).
+
+With 90 classes it has 6.06 M parameters and 25.22 G mult-adds at 300x300, 30.48 G at 600x600
+(the paper: 6.1 M, 25.2 B, 30.5 B), nearly all of it in the second stage:
+
+                                               300 px    600 px
+    backbone up to block 11 (stride 16)        0.90 G    3.57 G    512 channels
+    first stage: 3x3 to 512, 12 anchors        0.86      3.45
+    second stage: 300 proposals                23.46     23.46
+        RoIAlign to 7x7, block 12, block 13, average pooling, classes and a box for each class
+
+That cost settles what the paper leaves open: both blocks have 7x7 outputs and 1,024 channels, the
+first stage 512 channels, and each class has a box of its own.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...backbone.features import Backbone
+from ...backbone.layers import Padding
+from ...backbone.mobilenet import BLOCKS, MobileNetV1
+from ...backbone.norms import freeze_norms as freeze
+from ...datasets.types import Detections, DetectionTarget
+from .boxes import BoxCoder
+from .faster_rcnn_losses import RoILoss, RPNLoss
+from .postprocess import PostProcess
+from .roi import RoIHead, RoIOutput
+from .rpn import GridAnchors, Proposals, ProposalSelection, RPNHead, RPNOutput
+
+RPN_CHANNELS = 512
+
+
+class FasterRCNNOutput(NamedTuple):
+    """What both stages say, in training and in evaluation alike."""
+
+    features: Tensor
+    """(B, C, H, W), the backbone's map: the loss looks at boxes of its own on it."""
+    rpn: RPNOutput
+    """The first stage, at each anchor."""
+    proposals: Proposals
+    """The boxes that go from the first stage to the second."""
+    roi: RoIOutput
+    """The second stage, at each proposal. While training it has no rows (P = 0): the loss runs that
+    stage on the boxes that it chooses, which are fewer, and only once."""
+
+
+class FasterRCNN(nn.Module):
+    """Two-stage detector on one map of any backbone.
+
+    Args:
+        backbone: A feature extractor behind the ``Backbone`` protocol with a single map, such as
+            ``MobileNetV1(out_strides=[16])``.
+        num_classes: Classes of the data, background not counted.
+        anchors: Boxes of the first stage; None takes ``GridAnchors()``.
+        proposals: Which of them go on to the second; None takes ``ProposalSelection()``.
+        rpn_loss: What training minimises in the first stage; None takes ``RPNLoss()``.
+        roi_loss: What it minimises in the second; None takes ``RoILoss()``.
+        postprocess: How detections are chosen; None takes ``PostProcess()``.
+        rpn_channels: Channels of the first stage's 3x3 convolution.
+        pooled_size: Cells of RoIAlign's output in each direction.
+        freeze_norms: Keep all batch normalisation as it was loaded, statistics, scale and shift,
+            as the Object Detection API does: right for batches of one or two pictures.
+        padding: Padding in the second stage, see ``backbone.layers``.
+        pixel_mean: Taken from the uint8 pixels before the backbone.
+        pixel_std: Then divided by; 127.5 and 127.5 give [-1, 1].
+
+    Raises:
+        TypeError: backbone does not follow the protocol.
+        ValueError: num_classes is not positive, or the backbone has more than one map.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        anchors: GridAnchors | None = None,
+        proposals: ProposalSelection | None = None,
+        rpn_loss: RPNLoss | None = None,
+        roi_loss: RoILoss | None = None,
+        postprocess: PostProcess | None = None,
+        rpn_channels: int = RPN_CHANNELS,
+        pooled_size: int = 7,
+        freeze_norms: bool = False,
+        padding: Padding = "same",
+        pixel_mean: float = 127.5,
+        pixel_std: float = 127.5,
+    ) -> None:
+        super().__init__()
+        channels, self.stride = _only_map(backbone)
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        self.num_classes = num_classes
+        self.pixel_mean, self.pixel_std = pixel_mean, pixel_std
+        self.backbone = backbone
+        self.anchors = anchors or GridAnchors()
+        self.rpn = RPNHead(channels, rpn_channels, self.anchors.boxes_per_cell)
+        self.rpn_coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
+        self.select = proposals or ProposalSelection()
+        self.roi = RoIHead(channels, self.stride, num_classes, pooled_size, padding)
+        self.roi_coder = BoxCoder()
+        self.rpn_loss = rpn_loss or RPNLoss()
+        self.roi_loss = roi_loss or RoILoss()
+        self.postprocess = postprocess or PostProcess()
+        if freeze_norms:
+            freeze(self)
+
+    def forward(self, images: Tensor) -> FasterRCNNOutput:
+        """Return what both stages say.
+
+        Args:
+            images: (B, 3, H, W) uint8 or float in [0, 255], RGB; any size.
+        """
+        (features,) = self.backbone((images.float() - self.pixel_mean) / self.pixel_std)
+        objectness, deltas = self.rpn(features)
+        cells_hw = (int(features.shape[-2]), int(features.shape[-1]))
+        rpn = RPNOutput(objectness, deltas, self.anchors(cells_hw, self.stride, images.device))
+        size_hw = (int(images.shape[-2]), int(images.shape[-1]))
+        proposals = self.select(rpn, self.rpn_coder, size_hw)
+        roi = self.roi.nothing(features) if self.training else self.roi(features, proposals.boxes)
+        return FasterRCNNOutput(features, rpn, proposals, roi)
+
+    def compute_losses(
+        self, output: FasterRCNNOutput, target: DetectionTarget
+    ) -> dict[str, Tensor]:
+        """Return the four parts of the loss, scalars to be summed; in evaluation too."""
+        chosen = self.roi_loss.choose(output.proposals, target, self.roi_coder)
+        return {
+            **self.rpn_loss(output.rpn, target, self.rpn_coder),
+            **self.roi_loss(self.roi(output.features, chosen.boxes), chosen),
+        }
+
+    def detect(self, output: FasterRCNNOutput, size_hw: tuple[int, int]) -> Detections:
+        """Return the detections of a batch, in pixels of an input of ``size_hw``.
+
+        Works on an output from training, too; the second stage then runs here.
+        """
+        features, _, proposals, roi = output
+        if roi.class_logits.shape[1] != proposals.boxes.shape[1]:
+            roi = self.roi(features, proposals.boxes)
+        boxes = self.roi_coder.decode(roi.box_deltas.float(), proposals.boxes[:, :, None])
+        scores = roi.class_logits.float().softmax(dim=-1)[..., 1:]
+        return self.postprocess(boxes, scores * proposals.valid[..., None], size_hw)
+
+    def pretrained_body(self) -> nn.Module:
+        """Return what classification weights fill: the backbone, and more where it fits.
+
+        Where the backbone is a MobileNet of width 1 up to block 11, that is a MobileNet whose last
+        two blocks are those of the second stage. It shares its modules with this network: filling
+        it fills both. At other widths the second stage, which is not thinned, starts afresh.
+        """
+        backbone = self.backbone
+        if not isinstance(backbone, MobileNetV1) or backbone.width_mult != 1.0:
+            return backbone
+        if len(backbone.blocks) + len(self.roi.blocks) != len(BLOCKS):
+            return backbone
+        with torch.device("meta"):  # an empty shell: nothing is allocated or drawn at random
+            body = MobileNetV1(out_strides=(self.stride * 2,))
+        body.stem = backbone.stem
+        body.blocks = nn.ModuleList([*backbone.blocks, *self.roi.blocks])
+        return body.train(self.training)
+
+
+def _only_map(backbone: nn.Module) -> tuple[int, int]:
+    """Channels and stride of a backbone's single map."""
+    if not isinstance(backbone, Backbone):
+        raise TypeError(f"{type(backbone).__name__} has no feature_info: it is no Backbone")
+    channels, strides = backbone.feature_info
+    if len(strides) != 1:
+        raise ValueError(
+            f"Faster R-CNN works on one map, this backbone has those at strides {strides}; "
+            "for MobileNetV1 set out_strides: [16]"
+        )
+    return channels[0], strides[0]

@@ -1,0 +1,152 @@
+"""The first stage of Faster R-CNN (Ren et al. 2015, Section 3.1): where objects could be."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import batched_nms
+
+from .boxes import BoxCoder, clip_boxes
+
+
+class RPNOutput(NamedTuple):
+    """What the first stage says about each of A anchors."""
+
+    objectness: Tensor
+    """(B, A) logits of there being an object."""
+    box_deltas: Tensor
+    """(B, A, 4) offsets from the anchors in the box coder's terms."""
+    anchors: Tensor
+    """(A, 4) float32 xyxy in pixels of the network's input."""
+
+
+class Proposals(NamedTuple):
+    """The boxes that the second stage looks at: P for each image, however many survived."""
+
+    boxes: Tensor
+    """(B, P, 4) float32 xyxy in pixels, inside the picture; the best first; no gradient."""
+    valid: Tensor
+    """(B, P) bool; False marks rows that only fill up: boxes that non-maximum suppression removed
+    or that are empty."""
+
+
+class GridAnchors(nn.Module):
+    """Boxes of every size and shape at the centre of every cell of one map.
+
+    torchvision's AnchorGenerator takes the stride to be picture // map, which is 15 for the 19
+    cells of 300 pixels; here it is the backbone's own.
+
+    Args:
+        sizes: Square root of the boxes' areas in pixels. The Object Detection API has 64 to 512
+            for pictures whose shorter side is 600 pixels.
+        aspect_ratios: Width / height.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[float] = (64.0, 128.0, 256.0, 512.0),
+        aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    ) -> None:
+        super().__init__()
+        self.shapes_hw = [
+            (size / math.sqrt(ratio), size * math.sqrt(ratio))
+            for size in sizes
+            for ratio in aspect_ratios
+        ]
+
+    @property
+    def boxes_per_cell(self) -> int:
+        """Boxes at each position of the map."""
+        return len(self.shapes_hw)
+
+    def forward(self, map_size_hw: tuple[int, int], stride: int, device: torch.device) -> Tensor:
+        """Return the boxes (A, 4) float32 xyxy in pixels, also those over the picture's edge.
+
+        Rows run over rows of cells, then cells, then boxes of a cell; cell i has its centre at
+        (i + 0.5) * stride.
+        """
+        y, x = (
+            (torch.arange(cells, dtype=torch.float32, device=device) + 0.5) * stride
+            for cells in map_size_hw
+        )
+        half = torch.tensor(self.shapes_hw, device=device).flip(1) / 2  # (boxes, 2) as x, y
+        centres = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)[:, :, None]
+        return torch.cat([centres - half, centres + half], dim=-1).reshape(-1, 4)
+
+
+class RPNHead(nn.Module):
+    """A 3x3 convolution, then objectness and box offsets by one 1x1 convolution each.
+
+    Objectness is one logit for each anchor. The Object Detection API has a softmax over two, which
+    is the same function (only their difference counts) with 6 thousand more parameters.
+
+    Args:
+        in_channels: Channels of the map.
+        channels: Channels of the 3x3 convolution.
+        boxes_per_cell: Anchors at each position.
+    """
+
+    def __init__(self, in_channels: int, channels: int, boxes_per_cell: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.act = nn.ReLU6(inplace=True)
+        self.objectness = nn.Conv2d(channels, boxes_per_cell, 1)
+        self.boxes = nn.Conv2d(channels, boxes_per_cell * 4, 1)
+        for layer in (self.conv, self.objectness, self.boxes):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return objectness (B, H*W*boxes) and offsets (B, H*W*boxes, 4) of (B, C, H, W)."""
+        hidden = self.act(self.conv(features))
+        objectness = self.objectness(hidden).permute(0, 2, 3, 1).flatten(1)
+        deltas = self.boxes(hidden).permute(0, 2, 3, 1).reshape(len(features), -1, 4)
+        return objectness, deltas
+
+
+class ProposalSelection(nn.Module):
+    """Which boxes go on to the second stage: the best after non-maximum suppression.
+
+    Each image gets the same number, so that the second stage is one dense batch.
+
+    Args:
+        count: Proposals for each image (Howard et al. 2017, Section 4.6: 300); fewer only where
+            the map has fewer anchors.
+        candidates: The best anchors of each image that suppression looks at.
+        iou_threshold: A box goes if it overlaps a better one by more than this.
+        min_size: Boxes with a side of fewer pixels, once clipped to the picture, are empty.
+    """
+
+    def __init__(
+        self,
+        count: int = 300,
+        candidates: int = 2000,
+        iou_threshold: float = 0.7,
+        min_size: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        self.count = count
+        self.candidates = candidates
+        self.iou_threshold = iou_threshold
+        self.min_size = min_size
+
+    @torch.no_grad()
+    def forward(self, rpn: RPNOutput, box_coder: BoxCoder, size_hw: tuple[int, int]) -> Proposals:
+        """Return the proposals of a batch of pictures of ``size_hw`` pixels."""
+        objectness = rpn.objectness.float()
+        scores, index = objectness.topk(min(self.candidates, objectness.shape[1]), dim=1)
+        deltas = rpn.box_deltas.float().gather(1, index[..., None].expand(-1, -1, 4))
+        boxes = clip_boxes(box_coder.decode(deltas, rpn.anchors[index]), size_hw)
+
+        large = ((boxes[..., 2:] - boxes[..., :2]) >= self.min_size).all(dim=-1)
+        image, row = large.nonzero(as_tuple=True)
+        best = batched_nms(boxes[image, row], scores[image, row], image, self.iou_threshold)
+        kept = torch.zeros_like(large)
+        kept[image[best], row[best]] = True
+
+        # Rows are sorted already: a stable sort brings those that were kept to the front. The
+        # others behind them are real boxes too, so normalisation sees no made-up ones.
+        front = kept.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, : self.count]
+        return Proposals(boxes.gather(1, front[..., None].expand(-1, -1, 4)), kept.gather(1, front))
