@@ -40,6 +40,19 @@ class DetectionBatch(NamedTuple):
     """The files the pictures come from, for messages."""
 
 
+class ClassificationBatch(NamedTuple):
+    """A batch of pictures with one class each."""
+
+    images: Tensor
+    """(B, 3, H, W) uint8, RGB; as decoded, so in memory order channels_last."""
+    labels: Tensor
+    """(B,) int64, class index in [0, num_classes); -1 where it is not known."""
+    ids: Tensor
+    """(B,) int64, the position in the data set, one for each picture."""
+    paths: tuple[str, ...]
+    """The files the pictures come from."""
+
+
 class Detections(NamedTuple):
     """What a detector found in one image (K rows), or in a batch of images (B, K, ...).
 

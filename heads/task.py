@@ -59,6 +59,8 @@ class ImageTask(LightningModule):
             stepped after each optimiser step. None keeps the learning rate.
         channels_last: Keep the network and the pictures in the memory format that convolutions
             on CPUs and tensor cores prefer.
+        decay_depthwise: False puts depthwise filters into the group without weight decay: they
+            have few parameters (Howard et al. 2017, end of Section 3.2).
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class ImageTask(LightningModule):
         optimizer: MakeOptimizer | None = None,
         lr_scheduler: MakeSchedule | None = None,
         channels_last: bool = False,
+        decay_depthwise: bool = True,
     ) -> None:
         super().__init__()
         self._save_plain_hyperparameters()
@@ -76,6 +79,7 @@ class ImageTask(LightningModule):
         self.make_optimizer = optimizer
         self.make_schedule = lr_scheduler
         self.channels_last = channels_last
+        self.decay_depthwise = decay_depthwise
         self.run_dir = Path()
         self.facts: dict[str, Any] = {"format": CHECKPOINT_FORMAT}
         """Plain data beside the weights in every checkpoint, such as ``size_hw``."""
@@ -112,7 +116,7 @@ class ImageTask(LightningModule):
         self.run_dir = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         if stage != "fit" or self.weights is None or self.trainer.ckpt_path is not None:
             return
-        backbone = self.network.backbone
+        backbone = getattr(self.network.backbone, "body", self.network.backbone)  # of a pyramid
         if not isinstance(backbone, MobileNetV1):
             raise DataError(f"weights: these are for MobileNetV1, not {type(backbone).__name__}")
         loaded = load_weights(backbone, self.weights)
@@ -147,10 +151,12 @@ class ImageTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimiser and schedule as given; by default SGD at 0.01 with momentum 0.9."""
+        spared = set() if self.decay_depthwise else _depthwise_filters(self)
         decayed, plain = [], []
         for parameter in self.parameters():
             if parameter.requires_grad:
-                (decayed if parameter.ndim > 1 else plain).append(parameter)
+                spare = parameter.ndim <= 1 or parameter in spared
+                (plain if spare else decayed).append(parameter)
         groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
         make = self.make_optimizer
         optimizer = make(groups) if make else SGD(groups, lr=0.01, momentum=0.9, weight_decay=4e-5)
@@ -198,3 +204,11 @@ class ImageTask(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the plain facts back; checkpoints of before they existed have none."""
         self.facts = dict(cast(dict, checkpoint.get(CHECKPOINT_ENTRY, self.facts)))
+
+
+def _depthwise_filters(module: nn.Module) -> set[nn.Parameter]:
+    return {
+        layer.weight
+        for layer in module.modules()
+        if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
+    }
