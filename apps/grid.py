@@ -89,7 +89,7 @@ def run_grid(runs: Sequence[Run], title: str = "runs") -> list[Outcome]:
 
     Raises:
         DataError: Two runs share a directory, a configuration file is missing, or a directory
-            holds a run with other options. Nothing has been started then.
+            holds a run with other options that began to train. Nothing has been started then.
     """
     _check_directories(runs)
     records = [_open(run) for run in runs]
@@ -151,6 +151,8 @@ def _open(run: Run) -> _Record:
             f"{path}: not a record of a run ({error}); remove {run.directory}"
         ) from error
     if (found.args, found.configs) != (wanted.args, wanted.configs):
+        if not found.finished and not _has_checkpoint(run):
+            return wanted  # it never came to train: whoever mended its options may go on
         raise DataError(
             f"{run.directory}: holds a run with other options or another configuration file "
             f"({' '.join(found.args)}). Remove it or name another folder for the results."
@@ -171,7 +173,7 @@ def _digests(args: Sequence[str]) -> dict[str, str]:
 def _train(run: Run, record: _Record, progress: tqdm) -> Outcome:
     """Run the process of one run to its end and keep its record up to date meanwhile."""
     words = [*run.args, f"--trainer.default_root_dir={run.directory}"]
-    if any(run.directory.glob("version_*/checkpoints/last.ckpt")):
+    if _has_checkpoint(run):
         words.append("--ckpt_path=last")
     run.directory.mkdir(parents=True, exist_ok=True)
     before, start = record.seconds, time.monotonic()
@@ -189,6 +191,10 @@ def _train(run: Run, record: _Record, progress: tqdm) -> Outcome:
     _write(run, record._replace(seconds=seconds, finished=status == 0))
     message = "" if status == 0 else f"{_tail(run.directory / LOG)}\n(exit status {status})"
     return Outcome(run, status == 0, False, seconds, message)
+
+
+def _has_checkpoint(run: Run) -> bool:
+    return any(run.directory.glob("version_*/checkpoints/last.ckpt"))
 
 
 @contextmanager

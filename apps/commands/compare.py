@@ -5,17 +5,19 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-SUMMARY = "Train variants of a recipe with the same budget and several seeds, and tabulate them."
+SUMMARY = "Train variants of a recipe with the same budget and several seeds."
 EXAMPLES = (
-    "mobilevision compare benchmarks/recipes/ssd_options_synthetic.yaml --out runs/options",
-    "mobilevision compare benchmarks/recipes/ssd_options_synthetic.yaml --out runs/short "
-    "--seeds 1 --only baseline mosaic --set trainer.max_epochs=2",
+    "mobilevision compare variants.yaml --out runs/variants",
+    "mobilevision compare variants.yaml --out runs/one --seeds 1 --only plain ema",
+    "mobilevision compare variants.yaml --out runs/two --set trainer.max_epochs=2",
 )
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("recipe", type=Path, help="YAML file of variants; see apps/comparison.py.")
+    parser.add_argument(
+        "recipe", type=Path, help="YAML file of variants, as in benchmarks/recipes."
+    )
     parser.add_argument(
         "--out",
         type=Path,

@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ...backbone.errors import WeightsError
+from ..distillation import SoftLabels, SoftTargets
 from .outputs import ScoreActivation, SSDOutput
 
 
@@ -179,8 +180,6 @@ def soft_class_losses(
 ) -> Tensor:
     """Return the Kullback-Leibler divergence from the teacher's classes at each anchor (B, A).
 
-    It is 0 where both agree, unlike the cross entropy, whose gradient it has.
-
     Args:
         logits: (B, A, C + 1) float32, the student's.
         taught: (B, A, C + 1) float32, the teacher's.
@@ -188,14 +187,12 @@ def soft_class_losses(
             summed.
         temperature: Divides both logits; the result is multiplied by its square.
     """
-    logits, taught = logits / temperature, taught / temperature
+    ours, theirs = logits.flatten(0, 1), taught.flatten(0, 1)
     if score_activation == "softmax":
-        ours, theirs = logits.log_softmax(dim=-1), taught.log_softmax(dim=-1)
+        losses = SoftTargets(temperature)(ours, theirs)
     else:
-        ours = torch.stack([F.logsigmoid(logits), F.logsigmoid(-logits)], dim=-1).flatten(2)
-        theirs = torch.stack([F.logsigmoid(taught), F.logsigmoid(-taught)], dim=-1).flatten(2)
-    divergence = F.kl_div(ours, theirs, reduction="none", log_target=True)
-    return divergence.sum(dim=-1) * temperature**2
+        losses = SoftLabels(temperature)(ours, theirs) * logits.shape[-1]  # a sum, not a mean
+    return losses.reshape(logits.shape[:2])
 
 
 def _shown(categories: dict[int, str]) -> str:

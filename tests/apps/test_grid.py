@@ -101,6 +101,18 @@ def test_run_grid__other_options__are_refused_before_anything_starts(tmp_path: P
     assert not (tmp_path / "b").exists()
 
 
+def test_run_grid__failed_before_its_first_checkpoint__may_get_other_options(
+    tmp_path: Path, training: Path
+) -> None:
+    training.write_text("raise SystemExit(2)")
+    assert not run_grid([Run("a", ("fit", "--x=1"), tmp_path / "a")])[0].succeeded
+    training.write_text(TRAINING)
+    run = Run("a", ("fit", "--x=2"), tmp_path / "a")
+    assert run_grid([run])[0].succeeded
+    assert "--x=2" in words(run)
+    assert "--ckpt_path" not in words(run)
+
+
 def test_run_grid__changed_configuration_file__is_refused(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("a: 1")
