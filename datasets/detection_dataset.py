@@ -2,23 +2,20 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from .annotations import Annotations
-from .errors import DataError
 from .faults import OnError
+from .image_dataset import ImageDataset
 from .images import ImageFile
 from .mosaic import TILES, Mosaic, Tile
 from .pictures import quarter_turn, turn_boxes
 from .sampling import SampleKey
 from .transforms import Objects, Transform
 from .types import DetectionBatch, stack_targets
-
-_T = TypeVar("_T")
 
 
 class Sample(NamedTuple):
@@ -35,7 +32,7 @@ class Sample(NamedTuple):
     """Of a mosaic all four, with " + " between them."""
 
 
-class DetectionDataset(Dataset[Sample]):
+class DetectionDataset(ImageDataset[Sample]):
     """Reads, augments and hands out the images of a data set.
 
     The augmentation of a picture depends on seed, epoch and position alone: not on the number of
@@ -61,20 +58,11 @@ class DetectionDataset(Dataset[Sample]):
         mosaic: Mosaic | None = None,
         mosaic_epochs: int | None = None,
     ) -> None:
-        if not len(annotations):
-            raise DataError(f"{annotations.name}: no images are left. Check the data set.")
+        super().__init__(annotations.name, annotations.images.paths, seed, on_error)
         self.annotations = annotations
         self.transform = transform
-        self.seed = seed
-        self.on_error = on_error
         self.mosaic = mosaic
         self.mosaic_epochs = mosaic_epochs
-        # Shared memory: workers are processes, and this is how the main one hears of their finds.
-        self._unreadable = torch.zeros(len(annotations), dtype=torch.bool).share_memory_()
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.annotations)
 
     def __getitem__(self, key: SampleKey | int) -> Sample:
         """Read the picture of a key; a plain position stands for epoch 0.
@@ -82,32 +70,16 @@ class DetectionDataset(Dataset[Sample]):
         Raises:
             DataError: it cannot be read, and ``on_error`` is "raise" or no other can be read.
         """
-        position, epoch = (key, 0) if isinstance(key, int) else key
-        if not -len(self) <= position < len(self):
-            raise IndexError(f"position {position} in a data set of {len(self)} images")
-        rng_key = (self.seed, epoch, position % len(self))
+        rng_key = self.rng_key(key)
+        _, epoch, position = rng_key
         open_to_mosaics = self.mosaic_epochs is None or epoch < self.mosaic_epochs
         if self.mosaic is not None and open_to_mosaics:
             rng = np.random.default_rng((*rng_key, TILES))
             if rng.random() < self.mosaic.p:
                 return self._read_mosaic(position, self.mosaic, rng)
-        return self._first_readable(
+        return self.first_readable(
             position, lambda index: self._read(index, np.random.default_rng(rng_key))
         )
-
-    def _first_readable(self, position: int, read: Callable[[int], _T]) -> _T:
-        """What ``read`` makes of the image at a position, or under "skip" of the next good one."""
-        last_error = None
-        for step in range(len(self)):
-            candidate = (position + step) % len(self)
-            try:
-                return read(candidate)
-            except DataError as error:
-                if self.on_error == "raise":
-                    raise
-                self._unreadable[candidate] = True
-                last_error = error
-        raise DataError(f"{self.name}: none of the pictures can be read; the last: {last_error}")
 
     def _read(self, index: int, rng: np.random.Generator) -> Sample:
         return self._sample(index, partial(self.transform, rng=rng))
@@ -124,7 +96,7 @@ class DetectionDataset(Dataset[Sample]):
             return self._sample(index, part)
 
         parts = [
-            self._first_readable(first, partial(fill, tile=tile, seed=seed))
+            self.first_readable(first, partial(fill, tile=tile, seed=seed))
             for first, tile, seed in zip(wanted, tiles, seeds, strict=True)
         ]
         pixels, objects = mosaic.join(
@@ -149,11 +121,6 @@ class DetectionDataset(Dataset[Sample]):
         return Sample(pixels, objects, int(images.ids[index]), image.size_hw, images.paths[index])
 
     @property
-    def name(self) -> str:
-        """What results call this data set, with its number of images."""
-        return self.annotations.name
-
-    @property
     def categories(self) -> dict[int, str]:
         """COCO category id -> name; the position is the class index."""
         return self.annotations.categories
@@ -163,10 +130,9 @@ class DetectionDataset(Dataset[Sample]):
         """The COCO-format dict that evaluation takes; boxes as annotated."""
         return self.annotations.ground_truth
 
-    @property
-    def unreadable(self) -> list[str]:
-        """The files that could not be read so far, also by worker processes."""
-        return self.annotations.images.paths[self._unreadable.numpy()].tolist()
+    def summary(self) -> str:
+        """One line for the log."""
+        return self.annotations.summary()
 
 
 def collate(samples: list[Sample]) -> DetectionBatch:

@@ -1,0 +1,190 @@
+"""What the data modules of all jobs share: options, loaders, the order of training, resuming."""
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any, cast
+
+import cv2
+import torch
+from lightning import LightningDataModule
+from lightning.pytorch.loops.progress import _ProcessedTracker
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader
+
+from .errors import DataError
+from .faults import OnError
+from .image_dataset import ImageDataset
+from .sampling import EpochSampler, Progress, ResumableLoader
+
+# A child of Lightning's logger, whose messages are shown by default.
+_log = logging.getLogger("lightning.pytorch.mobilevision.data")
+
+
+class ImageDataModule(LightningDataModule):
+    """Base of the data modules; a subclass says what a split's data set is.
+
+    Test and prediction take the test split, and the validation split where there is none. A
+    subclass sets ``splits``, gives ``read_dataset`` and, as a class attribute, ``collate``.
+
+    Args:
+        batch_size: images of each process in a batch.
+        num_workers: processes that read pictures; null takes one for each core, at most 4; 0 reads
+            in the main process.
+        seed: of order and augmentation, at least 0.
+        on_error: "raise" stops at anything that is wrong with the data; "skip" leaves it out,
+            counts it and reports the counts.
+        pin_memory: page-locked batches; null where there is a CUDA device.
+        multiprocessing_context: how workers start (fork, forkserver, spawn); null leaves it to
+            Python.
+
+    Attributes:
+        splits: "train", "val", "test" -> what the subclass needs to find it.
+        datasets: what `setup` has read, by split.
+        train_sampler: the order of training, once `setup` has run.
+
+    Raises:
+        DataError: an option is out of its range.
+    """
+
+    collate: Callable[[list[Any]], Any]
+    """Makes a batch of samples."""
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 24,
+        num_workers: int | None = None,
+        seed: int = 0,
+        on_error: OnError = "raise",
+        pin_memory: bool | None = None,
+        multiprocessing_context: str | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or (num_workers or 0) < 0 or seed < 0:
+            raise DataError(
+                f"batch_size={batch_size}, num_workers={num_workers}, seed={seed}: the first must "
+                "be at least 1, the others at least 0."
+            )
+        self.batch_size = batch_size
+        self.num_workers = min(4, _cores()) if num_workers is None else num_workers
+        self.seed = seed
+        self.on_error: OnError = on_error
+        self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+        self.multiprocessing_context = multiprocessing_context
+        self.splits: dict[str, Any] = {}
+        self.datasets: dict[str, Any] = {}
+        self.train_sampler: EpochSampler | None = None
+        self._resumed_batches_per_epoch: int | None = None
+
+    def read_dataset(self, split: str) -> ImageDataset[Any]:
+        """Read the data set of "train", "val" or "test".
+
+        Raises:
+            DataError: a file is absent or faulty.
+        """
+        raise NotImplementedError
+
+    def setup(self, stage: str) -> None:
+        """Read what a stage (fit, validate, test, predict) needs, once.
+
+        Raises:
+            DataError: a file is absent or faulty.
+        """
+        for split in {"fit": ("train", "val"), "validate": ("val",)}.get(stage, (self._held_out,)):
+            if split not in self.datasets:
+                self.datasets[split] = self.read_dataset(split)
+                rank_zero_info("%s data: %s", split, self.datasets[split].summary())
+        if stage == "fit":
+            self.train_sampler = EpochSampler(
+                len(self.datasets["train"]), self.seed, progress=self._progress
+            )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Whole batches, in an order that depends on seed and epoch."""
+        if self.train_sampler is None:
+            self.setup("fit")
+        enough = len(self.datasets["train"]) >= self.batch_size
+        return self._loader("train", sampler=self.train_sampler, drop_last=enough)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """All validation images in the order of the data set."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """All test images, or validation images where there is no test split."""
+        return self._loader(self._held_out)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The same as `test_dataloader`."""
+        return self._loader(self._held_out)
+
+    def teardown(self, stage: str) -> None:
+        """Report the pictures that could not be read."""
+        for split, dataset in self.datasets.items():
+            files = dataset.unreadable
+            if files:
+                _log.warning(
+                    "%s data: %d of %d pictures could not be read during %s and were replaced by "
+                    "the next ones: %s",
+                    *(split, len(files), len(dataset), stage, ", ".join(files[:10])),
+                )
+
+    @property
+    def _held_out(self) -> str:
+        return "test" if "test" in self.splits else "val"
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps, so that `_progress` knows where an epoch was left."""
+        return {"batches_per_epoch": self._batches_per_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self._resumed_batches_per_epoch = state_dict["batches_per_epoch"]
+
+    @property
+    def _batches_per_epoch(self) -> int | None:
+        batches = 0 if self.trainer is None else self.trainer.num_training_batches
+        # Lightning knows the number only once the first epoch has begun.
+        return int(batches) if 0 < batches < float("inf") else self._resumed_batches_per_epoch
+
+    def _progress(self) -> Progress:
+        """Epoch and place in it, from the number of batches trained so far.
+
+        The trainer's own epoch counter lags behind when a run resumes at the end of an epoch.
+        """
+        if self.trainer is None or not self._batches_per_epoch:
+            return Progress(0)
+        total = cast(_ProcessedTracker, self.trainer.fit_loop.epoch_loop.batch_progress.total)
+        epoch, batches = divmod(total.processed, self._batches_per_epoch)
+        return Progress(epoch, batches * self.batch_size)
+
+    def _loader(self, split: str, **options: Any) -> DataLoader[Any]:
+        if split not in self.datasets:
+            self.setup({"train": "fit", "val": "validate"}.get(split, "test"))
+        return self.loader(self.datasets[split], **options)
+
+    def loader(self, dataset: ImageDataset[Any], **options: Any) -> DataLoader[Any]:
+        """Batches of a data set with this module's options; ``options`` are a DataLoader's."""
+        return ResumableLoader(
+            dataset,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            collate_fn=type(self).collate,
+            pin_memory=self.pin_memory,
+            worker_init_fn=_start_worker,
+            persistent_workers=self.num_workers > 0,
+            multiprocessing_context=self.multiprocessing_context if self.num_workers else None,
+            **options,
+        )
+
+
+def _cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else (os.cpu_count() or 1)
+
+
+def _start_worker(worker_id: int) -> None:
+    del worker_id
+    # Each worker has a core; OpenCV's own threads would fight over it, and do not survive a fork.
+    cv2.setNumThreads(0)
