@@ -72,13 +72,19 @@ class FocalLoss(ClassificationLoss):
 
     Args:
         alpha: Weight of the objects, 1 - alpha that of the background; in [0, 1].
-        gamma: Focusing; 0 gives weighted cross entropy.
+        gamma: Focusing, at least 1; 0 gives weighted cross entropy. Between them the gradient of an
+            anchor that is certain is not finite.
+
+    Raises:
+        ValueError: alpha or gamma is out of its range.
     """
 
     def __init__(self, alpha: float = 0.25, gamma: float = 2.0) -> None:
         super().__init__()
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha must be in [0, 1], got {alpha}")
+        if gamma < 1 and gamma != 0:
+            raise ValueError(f"gamma must be 0 or at least 1, got {gamma}")
         self.alpha = alpha
         self.gamma = gamma
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mobilevision.heads.detection.anchors import DefaultBoxes
+from mobilevision.heads.detection.anchors import DefaultBoxes, MultiscaleAnchors
 
 MAPS_300 = [(19, 19), (10, 10), (5, 5), (3, 3), (2, 2), (1, 1)]
 CPU = torch.device("cpu")
@@ -64,3 +64,45 @@ def test_default_boxes__first_made_in_inference_mode_serve_training() -> None:
 def test_default_boxes__for_another_number_of_maps_is_an_error() -> None:
     with pytest.raises(ValueError, match="zip"):
         DefaultBoxes(num_maps=6)((300, 300), MAPS_300[:5], CPU)
+
+
+def test_multiscale_anchors__by_hand() -> None:
+    make = MultiscaleAnchors()
+    boxes = make((640, 640), [(80, 80), (40, 40), (20, 20), (10, 10), (5, 5)], CPU)
+    assert boxes.shape == (51150, 4)
+    assert make.boxes_per_cell == (6, 6, 6, 6, 6)
+    # the first cell's centre is (4, 4); squares of 32 and 45.25 px, then 2 : 1 and 1 : 2
+    root = math.sqrt(2)
+    halves = [(16.0, 16.0), (16 * root, 16 / root), (16 / root, 16 * root)]
+    halves += [(w * math.sqrt(2), h * math.sqrt(2)) for w, h in halves]
+    expected = torch.tensor([[4 - w, 4 - h, 4 + w, 4 + h] for w, h in halves])
+    torch.testing.assert_close(boxes[:6], expected, rtol=1e-5, atol=1e-3)
+    # the last cell of the last map: centre 576, the largest square 4 sqrt(2) x 128 px
+    half = 2 * math.sqrt(2) * 128
+    torch.testing.assert_close(
+        boxes[-3], torch.tensor([576 - half, 576 - half, 576 + half, 576 + half])
+    )
+
+
+def test_multiscale_anchors__keep_their_pixels_whatever_the_picture() -> None:
+    make = MultiscaleAnchors(strides=(8, 16), scales_per_octave=3)
+    small = make((64, 64), [(8, 8), (4, 4)], CPU)
+    wide = make((64, 128), [(8, 16), (4, 8)], CPU)
+    torch.testing.assert_close(small[:9], wide[:9])
+    sides = (small[::3, 2] - small[::3, 0])[:3]
+    torch.testing.assert_close(sides, torch.tensor([32.0, 32 * 2 ** (1 / 3), 32 * 2 ** (2 / 3)]))
+
+
+@pytest.mark.parametrize("make", [DefaultBoxes(num_maps=3), MultiscaleAnchors(strides=(8, 16, 32))])
+def test_layout__groups_anchors_of_equal_centre(make) -> None:
+    maps = [(6, 5), (3, 3), (2, 1)]
+    boxes = make((48, 40), maps, CPU)
+    start = 0
+    for (cells, per_cell), (height, width) in zip(make.layout(maps), maps, strict=True):
+        assert cells == height * width
+        of_map = boxes[start : start + cells * per_cell].view(cells, per_cell, 4)
+        centres = (of_map[..., :2] + of_map[..., 2:]) / 2
+        torch.testing.assert_close(centres, centres[:, :1].expand_as(centres))
+        assert len(centres[:, 0].round(decimals=2).unique(dim=0)) == cells
+        start += cells * per_cell
+    assert start == len(boxes)

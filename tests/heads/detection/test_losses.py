@@ -10,8 +10,15 @@ from torchvision.models.detection._utils import BoxCoder as TorchvisionBoxCoder
 
 from mobilevision.datasets.types import DetectionTarget, stack_targets
 from mobilevision.heads.detection.boxes import BoxCoder
-from mobilevision.heads.detection.losses import MultiBoxLoss, class_losses, hardest
-from mobilevision.heads.detection.matching import match_anchors
+from mobilevision.heads.detection.losses import (
+    AnchorLoss,
+    FocalLoss,
+    MinedCrossEntropy,
+    MultiBoxLoss,
+    class_losses,
+    hardest,
+)
+from mobilevision.heads.detection.matching import Matches, match_anchors
 from mobilevision.heads.detection.outputs import SSDOutput
 
 CLASSES = 4
@@ -39,7 +46,7 @@ def scene(seed: int = 0, anchors: int = 300, objects: tuple[int, ...] = (3, 1, 5
     return output, target
 
 
-def total(loss: MultiBoxLoss, output: SSDOutput, target: DetectionTarget, **options) -> Tensor:
+def total(loss: AnchorLoss, output: SSDOutput, target: DetectionTarget, **options) -> Tensor:
     return torch.stack(list(loss(output, target, BoxCoder(), **options).values())).sum()
 
 
@@ -146,3 +153,72 @@ def test_loss__in_bfloat16_is_computed_in_float32() -> None:
     value = total(MultiBoxLoss(), half, target)
     assert value.dtype == torch.float32
     torch.testing.assert_close(value, total(MultiBoxLoss(), output, target), rtol=0.02, atol=0.02)
+
+
+def test_multibox_loss__is_the_default_of_its_parts() -> None:
+    output, target = scene()
+    theirs = AnchorLoss(classification=MinedCrossEntropy(negatives_per_positive=2.0))(
+        output, target, BoxCoder()
+    )
+    ours = MultiBoxLoss(negatives_per_positive=2.0)(output, target, BoxCoder())
+    assert ours == theirs
+
+
+def roles(classes: Tensor, ignored: list[int]) -> Matches:
+    flags = torch.zeros_like(classes, dtype=torch.bool)
+    flags[:, ignored] = True
+    return Matches(torch.zeros_like(classes), classes > 0, flags)
+
+
+def test_focal_loss__by_hand() -> None:
+    # three anchors, two classes: an object of class 1, background, an ignored one
+    classes = torch.tensor([[2, 0, 0]])
+    p = torch.tensor([[0.3, 0.2, 0.6], [0.9, 0.1, 0.4], [0.5, 0.9, 0.9]])
+    sigmoid = FocalLoss()(torch.logit(p)[None], classes, roles(classes, [2]), "sigmoid")
+    expected = (
+        -0.75 * 0.2**2 * math.log(0.8) - 0.25 * 0.4**2 * math.log(0.6)
+        - 0.75 * 0.1**2 * math.log(0.9) - 0.75 * 0.4**2 * math.log(0.6)
+    )  # fmt: skip
+    assert sigmoid.item() == pytest.approx(expected, rel=1e-5)
+
+    p = torch.tensor([[0.3, 0.1, 0.6], [0.9, 0.05, 0.05], [0.2, 0.4, 0.4]])
+    softmax = FocalLoss(alpha=0.4, gamma=3.0)(
+        p.log()[None], classes, roles(classes, [2]), "softmax"
+    )
+    expected = -0.4 * 0.4**3 * math.log(0.6) - 0.6 * 0.1**3 * math.log(0.9)
+    assert softmax.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_focal_loss__is_divided_by_the_positives_of_the_batch(activation) -> None:
+    output, target = scene()
+    matches = match_anchors(output.anchors, target)
+    loss = AnchorLoss(classification=FocalLoss(gamma=0.0, alpha=0.5))
+    value = loss(output, target, BoxCoder(), activation)["classification"]
+    labels = target.labels.gather(1, matches.objects) + 1
+    classes = labels.masked_fill(~matches.positive, 0)
+    # without focusing and balance it is half the cross entropy of all anchors
+    if activation == "softmax":
+        entropy = F.cross_entropy(output.class_logits.mT, classes, reduction="sum")
+    else:
+        truth = F.one_hot(classes, CLASSES + 1).float()[..., 1:]
+        entropy = F.binary_cross_entropy_with_logits(
+            output.class_logits[..., 1:], truth, reduction="sum"
+        )
+    torch.testing.assert_close(value, 0.5 * entropy / matches.positive.sum())
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0])
+def test_focal_loss__keeps_a_finite_gradient_for_certain_anchors(activation, gamma: float) -> None:
+    logits = torch.tensor([[[200.0, -200.0], [-200.0, 200.0]]], requires_grad=True)
+    classes = torch.tensor([[0, 0]])
+    FocalLoss(gamma=gamma)(logits, classes, roles(classes, []), activation).backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("options", [{"alpha": 1.5}, {"gamma": 0.5}, {"gamma": -1.0}])
+def test_focal_loss__refuses_what_is_out_of_range(options) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        FocalLoss(**options)
