@@ -146,6 +146,22 @@ def test_pyramid__learns_a_batch_of_scenes_by_heart(tmp_path: Path) -> None:
     assert run.callback_metrics["val/AP50"] >= 0.8
 
 
+def test_weights__reach_the_backbone_inside_a_pyramid(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    trained = MobileNetV1(width_mult=0.25).state_dict()
+    path = tmp_path / "backbone.ckpt"
+    torch.save({"state_dict": {f"network.backbone.{k}": v for k, v in trained.items()}}, path)
+    write_scenes(tmp_path / "data", train=2, val=1, size_hw=(64, 64), seed=5, progress=False)
+    data = CocoDataModule(tmp_path / "data", size_hw=(SIZE, SIZE), batch_size=2, num_workers=0)
+    model = DetectionTask(ssd("pyramid", data.num_classes), data.categories, weights=str(path))
+    Trainer(
+        default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, max_steps=0,
+    ).fit(model, datamodule=data)  # fmt: skip
+    for name, value in model.network.backbone.body.state_dict().items():
+        assert torch.equal(value, trained[name]), name
+
+
 def test_ssdlite__has_the_published_parameters_and_cost() -> None:
     """Sandler et al. 2018, Table 6: "MNet V1 + SSDLite" at 320 px, 5.1 M and 1.3 B."""
     model = SSD(
