@@ -212,3 +212,16 @@ def _depthwise_filters(module: nn.Module) -> set[nn.Parameter]:
         for layer in module.modules()
         if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
     }
+
+
+def _body(network: nn.Module) -> nn.Module:
+    """What classification weights fill: the network says so itself, or it is its backbone's body.
+
+    A network whose blocks beyond the backbone have pretrained weights too has a method
+    ``pretrained_body``; a backbone that is built around another has that as ``body``.
+    """
+    make = getattr(network, "pretrained_body", None)
+    if make is not None:
+        return make()
+    backbone = cast(nn.Module, network.backbone)
+    return cast(nn.Module, getattr(backbone, "body", backbone))
