@@ -138,15 +138,15 @@ def recomputation_contexts(
 
 @contextmanager
 def _statistics_kept(module: nn.Module) -> Iterator[None]:
-    norms = [
-        norm
-        for norm in module.modules()
-        if isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats
-    ]
-    for norm in norms:
-        norm.track_running_stats = False
+    """Let normalisation update copies of its buffers for a while."""
+    norms = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)]
+    buffers = [(norm, dict(norm.named_buffers(recurse=False))) for norm in norms]
+    for norm, originals in buffers:
+        for name, buffer in originals.items():
+            setattr(norm, name, buffer.clone())
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, originals in buffers:
+            for name, buffer in originals.items():
+                setattr(norm, name, buffer)
