@@ -116,7 +116,7 @@ class ImageTask(LightningModule):
         self.run_dir = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         if stage != "fit" or self.weights is None or self.trainer.ckpt_path is not None:
             return
-        backbone = getattr(self.network.backbone, "body", self.network.backbone)  # of a pyramid
+        backbone = _body(self.network)
         if not isinstance(backbone, MobileNetV1):
             raise DataError(f"weights: these are for MobileNetV1, not {type(backbone).__name__}")
         loaded = load_weights(backbone, self.weights)
@@ -208,7 +208,7 @@ class ImageTask(LightningModule):
 
 def _depthwise_filters(module: nn.Module) -> set[nn.Parameter]:
     return {
-        layer.weight
+        cast(nn.Parameter, layer.weight)
         for layer in module.modules()
         if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
     }
