@@ -217,13 +217,11 @@ def test_cost__convolutions_are_still_convolutions() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("folded", [False, True])
 @torch.no_grad()
-def test_compile__with_inductor__gives_the_same(folded: bool) -> None:
-    network = trained(MobileNetV1(0.25, (4,)))
+def test_compile__with_inductor__gives_the_same() -> None:
+    network = trained(MobileNetV1(0.25, (2,)))  # more layers take longer to compile
     images = torch.randn(2, 3, 33, 64)
-    compiled = torch.compile(fuse(network) if folded else network, fullgraph=True)
-    assert_same(compiled(images), network(images))
+    assert_same(torch.compile(network, fullgraph=True)(images), network(images))
 
 
 @pytest.mark.real_data
