@@ -44,22 +44,24 @@ def find_files(inputs: Sequence[str], leave_out: Path | None = None) -> list[Inp
         DataError: A word names nothing, or a folder holds neither pictures nor videos.
     """
     found: dict[str, InputFile] = {}
-    for word in inputs:
-        for file in _files_of(word, leave_out):
-            found.setdefault(os.path.abspath(file.path), file)
+    for file in walk_files(inputs, leave_out):
+        found.setdefault(os.path.abspath(file.path), file)
     return list(found.values())
 
 
-def _files_of(word: str, leave_out: Path | None) -> list[InputFile]:
+def walk_files(inputs: Sequence[str], leave_out: Path | None = None) -> Iterator[InputFile]:
+    """As ``find_files``, one by one, for more files than should be held in memory.
+
+    A file that two words mean comes twice, and the error of a word comes when it is its turn.
+    """
+    for word in inputs:
+        yield from _files_of(word, leave_out)
+
+
+def _files_of(word: str, leave_out: Path | None) -> Iterable[InputFile]:
     path = Path(word)
     if path.is_dir():
-        files = list(_files_below(path, leave_out))
-        if not files:
-            raise DataError(
-                f"{word}: no pictures or videos in this folder. Known are "
-                f"{', '.join(sorted(PICTURE_SUFFIXES | VIDEO_SUFFIXES))}; name others one by one."
-            )
-        return files
+        return _files_of_folder(path, leave_out)
     if path.exists():
         return [InputFile(path, path.name)]
     matches = sorted(glob.glob(word, recursive=True)) if glob.has_magic(word) else []
@@ -70,6 +72,18 @@ def _files_of(word: str, leave_out: Path | None) -> list[InputFile]:
     if not files:
         return [file for folder in folders for file in _files_below(folder, leave_out)]
     return [InputFile(file, file.name) for file in files if not _is_below(file, leave_out)]
+
+
+def _files_of_folder(folder: Path, leave_out: Path | None) -> Iterator[InputFile]:
+    empty = True
+    for file in _files_below(folder, leave_out):
+        empty = False
+        yield file
+    if empty:
+        raise DataError(
+            f"{folder}: no pictures or videos in this folder. Known are "
+            f"{', '.join(sorted(PICTURE_SUFFIXES | VIDEO_SUFFIXES))}; name others one by one."
+        )
 
 
 def _files_below(folder: Path, leave_out: Path | None) -> Iterator[InputFile]:
