@@ -5,8 +5,8 @@ generator that is handed in.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
 
 import albumentations as A  # noqa: N812
 import numpy as np
@@ -23,24 +23,26 @@ IMAGENET_CROP = 0.875
 _TRIES = 10
 
 
-class ClassificationTransform(Protocol):
-    """What a data module calls for each picture."""
+class ClassificationTransform(ABC):
+    """What a data module calls for each picture.
 
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        """Height and width of every picture that comes out, in pixels."""
-        ...
+    A base class and not a protocol: the command line takes a protocol with a ``__call__`` for a
+    function.
+    """
 
+    size_hw: tuple[int, int]
+    """Height and width of every picture that comes out, in pixels."""
+
+    @abstractmethod
     def __call__(self, image: ImageFile, rng: np.random.Generator) -> np.ndarray:
         """Read a picture and return it as (h, w, 3) uint8 RGB.
 
         Raises:
             DataError: The picture cannot be read.
         """
-        ...
 
 
-class CentreCrop:
+class CentreCrop(ClassificationTransform):
     """The evaluation of ImageNet: the largest central part of the network's shape, resized.
 
     Args:
@@ -68,7 +70,7 @@ class CentreCrop:
         return _resize(pixels, (left, top, left + w, top + h), self.size_hw)
 
 
-class WholePicture:
+class WholePicture(ClassificationTransform):
     """The whole picture stretched to the network's size; nothing is cut off.
 
     Args:
@@ -87,7 +89,7 @@ class WholePicture:
         return stretch(image.read(), self.size_hw)
 
 
-class RandomCrop:
+class RandomCrop(ClassificationTransform):
     """A random part of the picture, resized, mirrored, its colours changed (Szegedy et al. 2015).
 
     The MobileNet paper (Section 3.2) trains small models with less of this: a larger ``area``. The
@@ -178,7 +180,7 @@ class RandomCrop:
         return tensor.permute(1, 2, 0).numpy()
 
 
-class PadCrop:
+class PadCrop(ClassificationTransform):
     """Zeros around the picture, then a random part of the network's size, as usual for CIFAR.
 
     Args:

@@ -65,8 +65,7 @@ def draw_scene(rng: np.random.Generator, size_hw: tuple[int, int]) -> Scene:
     """
     canvas = background(rng, size_hw)
     owner = np.full(size_hw, -1, np.int16)
-    light_angle = rng.uniform(-5 / 6, -1 / 6) * np.pi
-    light_xy = (float(np.cos(light_angle)), float(np.sin(light_angle)))
+    light_xy = _light(rng)
     labels: list[int] = []
     covered: list[int] = []
     for _ in range(rng.choice(len(COUNTS), p=COUNTS)):
@@ -82,10 +81,44 @@ def draw_scene(rng: np.random.Generator, size_hw: tuple[int, int]) -> Scene:
                 labels.append(label)
                 covered.append(int(mask.sum()))
                 break
+    image = _with_grain(rng, canvas)
+    objects = (SceneObject(label, owner == index) for index, label in enumerate(labels))
+    return Scene(image, tuple(objects))
+
+
+def draw_object(
+    rng: np.random.Generator, label: int, size_hw: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """Draw a picture of one object, for classification: a third to nine tenths of the side long.
+
+    Args:
+        rng: The only source of randomness: equal states give equal pictures.
+        label: Index into ``CLASS_NAMES``.
+        size_hw: Height and width in pixels, at least 64 each.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    canvas = background(rng, size_hw)
+    light_xy = _light(rng)
+    pose = _pose(rng, SHAPES[label], min(size_hw) * rng.uniform(0.33, 0.9), size_hw)
+    window, alpha = _rasterise(SHAPES[label], pose, size_hw)
+    _paint(rng, canvas[:, *window], alpha, SHAPES[label], pose, light_xy=light_xy)
+    return _with_grain(rng, canvas)
+
+
+def _light(rng: np.random.Generator) -> tuple[float, float]:
+    """Unit vector towards the light, which comes from above."""
+    angle = rng.uniform(-5 / 6, -1 / 6) * np.pi
+    return float(np.cos(angle)), float(np.sin(angle))
+
+
+def _with_grain(rng: np.random.Generator, canvas: Plane) -> NDArray[np.uint8]:
+    """The finished picture (H, W, 3) of a canvas (3, H, W) in [0, 1]."""
+    size_hw = canvas.shape[1:]
     grain = rng.standard_normal(size_hw, np.float32) * np.float32(rng.uniform(0.004, 0.02))
     bright = np.clip((canvas + grain) * 255 + np.float32(0.5), 0, 255).astype(np.uint8)
-    objects = (SceneObject(label, owner == index) for index, label in enumerate(labels))
-    return Scene(np.ascontiguousarray(bright.transpose(1, 2, 0)), tuple(objects))
+    return np.ascontiguousarray(bright.transpose(1, 2, 0))
 
 
 def _length(rng: np.random.Generator, side: int) -> float:

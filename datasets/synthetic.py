@@ -16,20 +16,16 @@ Nothing here imports torch; the data module is in ``synthetic_module.py``.
 """
 
 import json
-import os
-import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from .errors import DataError
-from .scenes import Scene, SceneObject, draw_scene
+from .generated import check_recipe, write_generated, write_jpeg
+from .scenes import SceneObject, draw_scene
 from .shapes import CLASS_NAMES
 
 VERSION = 1
@@ -41,10 +37,8 @@ CATEGORIES: dict[int, str] = {index + 1: name for index, name in enumerate(CLASS
 DEFAULT_TRAIN = 2000
 DEFAULT_VAL = 200
 DEFAULT_SIZE_HW = (240, 240)
-SMALLEST_SIDE = 64
 
 _SPLITS = ("train", "val")
-_RECIPE_NAME = "synthetic.json"
 
 
 def annotation_file(split: str) -> str:
@@ -81,33 +75,19 @@ def write_scenes(
         DataError: A parameter is out of range, the folder holds something else, or it holds
             scenes made with other parameters.
     """
-    root = Path(root)
-    recipe = _recipe(train, val, size_hw, seed)
-    if _is_finished(root, recipe):
-        return False
-    root.parent.mkdir(parents=True, exist_ok=True)
-    partial = root.with_name(f".{root.name}.{uuid.uuid4().hex}.partial")
-    try:
+
+    def write(folder: Path) -> None:
         with tqdm(total=train + val, desc="drawing", unit="image", disable=not progress) as bar:
             for index, (split, count) in enumerate(zip(_SPLITS, (train, val), strict=True)):
                 _write_split(
-                    partial, split, count=count, size_hw=size_hw, seed=(seed, index), bar=bar
+                    folder, split, count=count, size_hw=size_hw, seed=(seed, index), bar=bar
                 )
-        (partial / _RECIPE_NAME).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
-        return _publish(partial, root, recipe)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+    return write_generated(Path(root), _recipe(train, val, size_hw, seed), write)
 
 
 def _recipe(train: int, val: int, size_hw: tuple[int, int], seed: int) -> dict[str, Any]:
-    if train < 1 or val < 1:
-        raise DataError(f"train={train}, val={val}: both need at least 1 picture")
-    if len(size_hw) != 2 or min(size_hw) < SMALLEST_SIDE:
-        raise DataError(
-            f"size_hw={tuple(size_hw)}: give height and width of at least {SMALLEST_SIDE} pixels"
-        )
-    if seed < 0:
-        raise DataError(f"seed={seed}: give 0 or a positive number")
+    check_recipe(train, val, size_hw, seed)
     return {
         "version": VERSION,
         "train": train,
@@ -115,49 +95,6 @@ def _recipe(train: int, val: int, size_hw: tuple[int, int], seed: int) -> dict[s
         "size_hw": list(size_hw),
         "seed": seed,
     }
-
-
-def _is_finished(root: Path, recipe: dict[str, Any]) -> bool:
-    """Whether the root holds this very data set.
-
-    Raises:
-        DataError: It holds anything else.
-    """
-    if not root.exists():
-        return False
-    if not root.is_dir():
-        raise DataError(f"{root}: is a file; name a folder for the generated data")
-    path = root / _RECIPE_NAME
-    if not path.is_file():
-        if any(root.iterdir()):
-            raise DataError(
-                f"{root}: is not empty and has no {_RECIPE_NAME}, so it was not generated; "
-                "name another folder for the generated data"
-            )
-        return False
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: is not JSON ({error}); delete {root} to make it again") from error
-    if found != recipe:
-        raise DataError(
-            f"{root}: holds scenes made with other parameters ({found}, asked for {recipe}); "
-            "delete the folder or name another one"
-        )
-    return True
-
-
-def _publish(partial: Path, root: Path, recipe: dict[str, Any]) -> bool:
-    """Give the finished folder its name; False if another process was faster with the same."""
-    try:
-        if root.is_dir():
-            root.rmdir()
-        os.replace(partial, root)
-    except OSError:
-        if _is_finished(root, recipe):
-            return False
-        raise
-    return True
 
 
 def _write_split(
@@ -178,7 +115,7 @@ def _write_split(
         rng = np.random.default_rng([*seed, image_id])
         scene = draw_scene(rng, size_hw)
         name = f"{image_id:06d}.jpg"
-        _write_jpeg(folder / name, scene, quality=int(rng.integers(78, 96)))
+        write_jpeg(folder / name, scene.image, quality=int(rng.integers(78, 96)))
         height, width = size_hw
         images.append({"id": image_id, "file_name": name, "height": height, "width": width})
         for item in scene.objects:
@@ -196,14 +133,6 @@ def _write_split(
     path = root / annotation_file(split)
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(document), encoding="utf-8")
-
-
-def _write_jpeg(path: Path, scene: Scene, quality: int) -> None:
-    bgr = np.ascontiguousarray(scene.image[:, :, ::-1])
-    encoded, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not encoded:
-        raise DataError(f"{path}: this build of OpenCV cannot write JPEG; install another one")
-    path.write_bytes(data.tobytes())
 
 
 def _annotation(item: SceneObject, annotation_id: int, image_id: int) -> dict[str, Any]:

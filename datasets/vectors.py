@@ -2,7 +2,7 @@
 
 Three formats, told by the name's end:
 
-- ``.npz``: an array ``file`` of strings (N,) and an array ``vector`` (N, D);
+- ``.npz``: an array ``files`` of strings (N,) and an array ``vectors`` (N, D);
 - ``.csv``: a heading, then the file and D numbers;
 - ``.parquet``: columns ``file`` and ``embedding`` (or ``vector``), a list of D numbers a row; needs
   pyarrow, which the extra ``parquet`` brings.
@@ -70,7 +70,7 @@ def _checked(path: Path, table: VectorTable) -> VectorTable:
 
 def _read_npz(path: Path) -> tuple[Any, Any]:
     with np.load(path, allow_pickle=False) as arrays:
-        return arrays["file"], arrays["vector"]
+        return arrays["files"], arrays["vectors"]
 
 
 def _read_csv(path: Path) -> tuple[Any, Any]:
@@ -103,7 +103,7 @@ def write_vectors(path: str | Path, table: VectorTable) -> None:
 
 
 def _write_npz(path: Path, table: VectorTable) -> None:
-    np.savez_compressed(path, file=table.files, vector=table.vectors)
+    np.savez_compressed(path, files=table.files, vectors=table.vectors)
 
 
 def _write_csv(path: Path, table: VectorTable) -> None:

@@ -3,11 +3,11 @@
 A ``Distillation`` is a teacher (see ``heads.teachers``) and an objective that compares what teacher
 and student say. The objectives are pure and know no job: a classifier uses ``SoftTargets``,
 attributes that are present or not use ``SoftLabels``, and what a job adds for its own outputs only
-has to follow ``DistillationObjective``.
+has to be a ``DistillationObjective``.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -16,18 +16,22 @@ from torch import Tensor
 from .teachers import Teacher
 
 
-class DistillationObjective(Protocol):
-    """Compares student and teacher, picture by picture."""
+class DistillationObjective(ABC):
+    """Compares student and teacher, picture by picture.
 
+    A base class and not a protocol: the command line takes a protocol with a ``__call__`` for a
+    function.
+    """
+
+    @abstractmethod
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return a loss (B,) float32 of what both say, (B, D) float32 each; the smaller the nearer.
 
         The gradient goes to ``student``.
         """
-        ...
 
 
-class SoftTargets:
+class SoftTargets(DistillationObjective):
     """The teacher's class probabilities at a raised temperature (Hinton et al. 2015, Section 2).
 
     The Kullback-Leibler divergence, which is 0 where both agree and has the gradient of the paper's
@@ -52,7 +56,7 @@ class SoftTargets:
         return self.weight * self.temperature**2 * divergence
 
 
-class SoftLabels:
+class SoftLabels(DistillationObjective):
     """The same for D labels that are present or not, each by itself; the mean over them.
 
     Args:

@@ -3,9 +3,10 @@
 A teacher is read when training starts and never when a checkpoint of the student is loaded.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -21,9 +22,10 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 _NAMED = 10
 
 
-class Teacher(Protocol):
+class Teacher(ABC):
     """Says D numbers of a picture, such as logits or an embedding."""
 
+    @abstractmethod
     def prepare(
         self, num_outputs: int, device: torch.device, files: Sequence[str] | None = None
     ) -> None:
@@ -32,8 +34,8 @@ class Teacher(Protocol):
         Raises:
             WeightsError: It cannot be read or does not fit.
         """
-        ...
 
+    @abstractmethod
     def __call__(self, images: Tensor, paths: Sequence[str]) -> Tensor:
         """Return (B, D) float32; a row that is not finite is of a picture it does not know.
 
@@ -41,10 +43,9 @@ class Teacher(Protocol):
             images: (B, 3, H, W) uint8 or float in [0, 255], RGB.
             paths: B files they come from.
         """
-        ...
 
 
-class ModelTeacher:
+class ModelTeacher(Teacher):
     """Any network from pictures to (B, D), in evaluation mode, without gradients.
 
     It sees the pictures as the student does, after augmentation ("consistent" teaching, Beyer et
@@ -147,7 +148,7 @@ class CheckpointTeacher(ModelTeacher):
         return images  # the network normalises
 
 
-class CachedTeacher:
+class CachedTeacher(Teacher):
     """A table of what a teacher said of each file, such as `mobilevision cache-logits` writes.
 
     Much faster than a network, but it was said of the whole picture, so it fits training with

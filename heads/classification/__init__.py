@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .metrics import ClassificationResult
+    from .mixing import BatchMix
     from .model import Classifier
     from .task import ClassificationTask
 
-__all__ = ["ClassificationResult", "ClassificationTask", "Classifier"]
+__all__ = ["BatchMix", "ClassificationResult", "ClassificationTask", "Classifier"]
 
 _MODULES = {
+    "BatchMix": "mixing",
     "ClassificationResult": "metrics",
     "ClassificationTask": "task",
     "Classifier": "model",

@@ -15,8 +15,9 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mobilevision.datasets import synthetic
+from mobilevision.datasets import generated, synthetic
 from mobilevision.datasets.errors import DataError
+from mobilevision.datasets.scenes import Scene
 from mobilevision.datasets.synthetic import (
     CATEGORIES,
     annotation_file,
@@ -158,7 +159,7 @@ def test_write_scenes__interrupted__leaves_nothing(
 ) -> None:
     drawn = 0
 
-    def interrupt(rng: np.random.Generator, size_hw: tuple[int, int]) -> synthetic.Scene:
+    def interrupt(rng: np.random.Generator, size_hw: tuple[int, int]) -> Scene:
         nonlocal drawn
         drawn += 1
         if drawn == 5:
@@ -179,12 +180,12 @@ def test_write_scenes__another_process_was_faster__keeps_its_folder(
 
     def race(*_: object, **__: object) -> bool:
         # By now the other process has published the same data set.
-        monkeypatch.setattr(synthetic, "_publish", publish)
+        monkeypatch.setattr(generated, "_publish", publish)
         make(target)
         return publish(*_, **__)
 
-    publish = synthetic._publish
-    monkeypatch.setattr(synthetic, "_publish", race)
+    publish = generated._publish
+    monkeypatch.setattr(generated, "_publish", race)
     assert not make(target)
     assert [path.name for path in tmp_path.iterdir()] == ["scenes"]
 
