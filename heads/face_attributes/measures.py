@@ -1,0 +1,140 @@
+"""Measures of one attribute: average precision, accuracies, thresholds. numpy alone."""
+
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+
+Criterion = Literal["accuracy", "balanced_accuracy", "f1"]
+"""What a threshold is chosen by."""
+
+FEWEST = 10
+"""With fewer pictures of either answer no threshold is chosen: it stays at 0.5."""
+DEFAULT_THRESHOLD = 0.5
+
+
+class Curve(NamedTuple):
+    """Precision and recall at K falling thresholds, one for each distinct score."""
+
+    thresholds: np.ndarray
+    """(K,) float64: yes is said from this score on."""
+    true_positives: np.ndarray
+    """(K,) int64."""
+    false_positives: np.ndarray
+    """(K,) int64."""
+
+    @property
+    def precision(self) -> np.ndarray:
+        """(K,) float64, of those that are said to have it the share that has."""
+        return self.true_positives / (self.true_positives + self.false_positives)
+
+    @property
+    def recall(self) -> np.ndarray:
+        """(K,) float64, of those that have it the share that is found; NaN where none has."""
+        with np.errstate(invalid="ignore"):
+            return self.true_positives / self.true_positives[-1]
+
+
+def curve(scores: np.ndarray, positive: np.ndarray) -> Curve:
+    """Count at every threshold; equal scores stand or fall together.
+
+    Args:
+        scores: (N,) float, N at least 1.
+        positive: (N,) bool.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ordered = scores[order].astype(np.float64)
+    last = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
+    found = np.cumsum(positive[order])[last]
+    return Curve(ordered[last], found, last + 1 - found)
+
+
+def average_precision(points: Curve) -> float | None:
+    """The precision at each step of recall, weighted by the step; not interpolated.
+
+    Returns:
+        In (0, 1]; None where no picture has the attribute, since recall is then 0 of 0.
+    """
+    if not points.true_positives[-1]:
+        return None
+    steps = np.diff(points.recall, prepend=0.0)
+    return float((steps * points.precision).sum())
+
+
+class Decisions(NamedTuple):
+    """Yes and no at one threshold, counted."""
+
+    true_positives: int
+    false_positives: int
+    true_negatives: int
+    false_negatives: int
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share that is decided rightly."""
+        return share(self.true_positives + self.true_negatives, sum(self))
+
+    @property
+    def balanced_accuracy(self) -> float | None:
+        """The mean of both answers' shares; 0.5 for always the same. None where one is absent."""
+        yes = share(self.true_positives, self.true_positives + self.false_negatives)
+        no = share(self.true_negatives, self.true_negatives + self.false_positives)
+        return None if yes is None or no is None else (yes + no) / 2
+
+    @property
+    def precision(self) -> float | None:
+        """Of those that are said to have it, the share that has."""
+        return share(self.true_positives, self.true_positives + self.false_positives)
+
+    @property
+    def recall(self) -> float | None:
+        """Of those that have it, the share that is found."""
+        return share(self.true_positives, self.true_positives + self.false_negatives)
+
+
+def decide(scores: np.ndarray, positive: np.ndarray, threshold: float) -> Decisions:
+    """Count what is said at a threshold: yes from it on.
+
+    Args:
+        scores: (N,) float.
+        positive: (N,) bool.
+        threshold: In the unit of the scores.
+    """
+    said = scores >= threshold
+    right, wrong = int((said & positive).sum()), int((said & ~positive).sum())
+    return Decisions(right, wrong, int((~positive).sum()) - wrong, int(positive.sum()) - right)
+
+
+def choose_threshold(points: Curve, criterion: Criterion = "f1") -> float | None:
+    """The threshold between two scores that is best by a criterion, of equals the nearest to 0.5.
+
+    Args:
+        points: From the pictures to choose by; scores in [0, 1].
+        criterion: What to make as large as possible.
+
+    Returns:
+        In (0, 1); None where fewer than `FEWEST` pictures have the attribute or lack it.
+
+    Raises:
+        ValueError: No such criterion.
+    """
+    if criterion not in get_args(Criterion):
+        raise ValueError(f"criterion must be one of {get_args(Criterion)}, got {criterion!r}")
+    yes, no = int(points.true_positives[-1]), int(points.false_positives[-1])
+    if min(yes, no) < FEWEST:
+        return None
+    found, wrong = (np.append(0, part) for part in points[1:])  # first: never say yes
+    if criterion == "accuracy":
+        value = found + no - wrong
+    elif criterion == "balanced_accuracy":
+        value = found / yes + (no - wrong) / no
+    else:
+        value = 2 * found / (found + wrong + yes)
+    edges = np.concatenate([[1.0], points.thresholds, [0.0]])
+    between = (edges[:-1] + edges[1:]) / 2
+    best = between[value >= value.max() - 1e-12]
+    return float(best[np.abs(best - DEFAULT_THRESHOLD).argmin()])
+
+
+def share(part: float, whole: float) -> float | None:
+    """A quotient, None where there is nothing to divide by."""
+    return part / whole if whole else None

@@ -1,0 +1,105 @@
+"""Face attributes on a backbone's last map (Howard et al. 2017, Section 4.5)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...backbone.features import Backbone
+
+LANDMARKS = 5
+
+
+class AttributeOutput(NamedTuple):
+    """What the network says of B faces."""
+
+    logits: Tensor
+    """(B, A) float, one for each attribute; their sigmoid is its probability."""
+    landmarks: Tensor | None
+    """(B, 5, 2) float, x and y as shares of the crop's width and height: eyes, nose, corners of the
+    mouth, as seen in the picture left before right. None where the head does not say."""
+
+
+class AttributeHead(nn.Module):
+    """Global average pooling, dropout and linear layers; needs nothing of the rest of a network.
+
+    Args:
+        in_channels: Channels of the map.
+        num_attributes: A.
+        dropout: Probability of dropping a pooled feature while training.
+        landmarks: Whether to say where the five landmarks are, too.
+
+    Raises:
+        ValueError: num_attributes is not positive, or dropout not in [0, 1).
+    """
+
+    def __init__(
+        self, in_channels: int, num_attributes: int, dropout: float = 0.0, landmarks: bool = False
+    ) -> None:
+        super().__init__()
+        if num_attributes < 1 or not 0 <= dropout < 1:
+            raise ValueError(
+                f"num_attributes={num_attributes} must be at least 1, dropout={dropout} in [0, 1)"
+            )
+        self.dropout = nn.Dropout(dropout)
+        self.attributes = nn.Linear(in_channels, num_attributes)
+        self.points = nn.Linear(in_channels, 2 * LANDMARKS) if landmarks else None
+        if self.points is not None:
+            nn.init.constant_(self.points.bias, 0.5)  # the middle of the crop
+
+    def forward(self, features: Tensor) -> AttributeOutput:
+        """Return what a map (B, in_channels, H, W) says."""
+        pooled = self.dropout(features.mean(dim=(2, 3)))
+        points = None if self.points is None else self.points(pooled).unflatten(1, (LANDMARKS, 2))
+        return AttributeOutput(self.attributes(pooled), points)
+
+
+class AttributeNetwork(nn.Module):
+    """A backbone with an ``AttributeHead``.
+
+    Args:
+        backbone: A feature extractor behind the ``Backbone`` protocol; its last map is used.
+        num_classes: Attributes of the data; the command line links it from there.
+        dropout: As for the head.
+        landmarks: As for the head.
+        pixel_mean: Taken from the uint8 pixels before the backbone.
+        pixel_std: Then divided by; 127.5 and 127.5 give [-1, 1].
+
+    Raises:
+        TypeError: backbone does not follow the protocol.
+        ValueError: An option is out of its range.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        dropout: float = 0.0,
+        landmarks: bool = False,
+        pixel_mean: float = 127.5,
+        pixel_std: float = 127.5,
+    ) -> None:
+        super().__init__()
+        if not isinstance(backbone, Backbone):
+            raise TypeError(f"{type(backbone).__name__} has no feature_info: it is no Backbone")
+        self.backbone = backbone
+        self.head = AttributeHead(
+            backbone.feature_info.channels[-1], num_classes, dropout, landmarks
+        )
+        self.num_classes = num_classes
+        self.pixel_mean, self.pixel_std = pixel_mean, pixel_std
+
+    def forward(self, images: Tensor) -> AttributeOutput:
+        """Return what the network says.
+
+        Args:
+            images: (B, 3, H, W) uint8 or float in [0, 255], RGB.
+        """
+        maps = self.backbone((images.float() - self.pixel_mean) / self.pixel_std)
+        return self.head(maps[-1])
+
+
+def landmarks_in_pixels(landmarks: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """From shares of a crop to its pixels: (B, 5, 2) float, (0, 0) the centre of the first."""
+    height, width = size_hw
+    return landmarks * torch.tensor([width, height], device=landmarks.device) - 0.5
