@@ -53,6 +53,37 @@ class ClassificationBatch(NamedTuple):
     """The files the pictures come from."""
 
 
+class FaceBatch(NamedTuple):
+    """A batch of aligned faces."""
+
+    images: Tensor
+    """(B, 3, H, W) uint8, RGB; as rendered, so in memory order channels_last."""
+    identities: Tensor
+    """(B,) int64, person index in [0, number of people); -1 where it is not known."""
+    views: Tensor
+    """(B,) int64, which view of the file it is; 0 is the plain face."""
+    ids: Tensor
+    """(B,) int64, the position in the data set."""
+    paths: tuple[str, ...]
+    """The files the pictures come from."""
+
+
+class AttributeBatch(NamedTuple):
+    """A batch of faces with yes/no labels."""
+
+    images: Tensor
+    """(B, 3, H, W) uint8, RGB; as decoded, so in memory order channels_last."""
+    labels: Tensor
+    """(B, A) int8: 1 yes, 0 no, -1 not known."""
+    landmarks: Tensor
+    """(B, 5, 2) float32, x and y in px of ``images``: eyes, nose, corners of the mouth, as seen in
+    the picture left before right; NaN where they are not known."""
+    ids: Tensor
+    """(B,) int64, the position in the data set, one for each picture."""
+    paths: tuple[str, ...]
+    """The files the pictures come from."""
+
+
 class Detections(NamedTuple):
     """What a detector found in one image (K rows), or in a batch of images (B, K, ...).
 

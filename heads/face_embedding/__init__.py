@@ -1,0 +1,63 @@
+"""Face embeddings: the network, what it learns from, and verification.
+
+The names below are loaded when they are first used, so that measures need no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .foreign import FacenetTeacher, NcnnTeacher, OnnxTeacher
+    from .losses import (
+        ArcFace,
+        CosFace,
+        CosineDistance,
+        EmbeddingLoss,
+        LossSum,
+        RelationalDistance,
+        SquaredDifference,
+    )
+    from .model import FaceNetwork
+    from .table_teacher import TableTeacher
+    from .task import FaceEmbeddingTask
+    from .teachers import FaceTeacher
+
+__all__ = [
+    "ArcFace",
+    "CosFace",
+    "CosineDistance",
+    "EmbeddingLoss",
+    "FaceEmbeddingTask",
+    "FaceNetwork",
+    "FaceTeacher",
+    "FacenetTeacher",
+    "LossSum",
+    "NcnnTeacher",
+    "OnnxTeacher",
+    "RelationalDistance",
+    "SquaredDifference",
+    "TableTeacher",
+]
+
+_MODULES = {
+    "ArcFace": "losses",
+    "CosFace": "losses",
+    "CosineDistance": "losses",
+    "EmbeddingLoss": "losses",
+    "FaceEmbeddingTask": "task",
+    "FaceNetwork": "model",
+    "FaceTeacher": "teachers",
+    "FacenetTeacher": "foreign",
+    "LossSum": "losses",
+    "NcnnTeacher": "foreign",
+    "OnnxTeacher": "foreign",
+    "RelationalDistance": "losses",
+    "SquaredDifference": "losses",
+    "TableTeacher": "table_teacher",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)

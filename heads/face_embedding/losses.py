@@ -1,0 +1,258 @@
+"""What an embedding learns from: a teacher's embedding of the same face, or whose face it is.
+
+Each is a module that returns a dict of scalars, to be summed. Embeddings have unit length.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from ...datasets.errors import DataError
+
+
+class EmbeddingLoss(nn.Module):
+    """Base of the losses; a subclass says what it compares with.
+
+    Args:
+        weight: Factor of the loss.
+
+    Raises:
+        ValueError: weight is negative.
+    """
+
+    needs_teacher = True
+    """Whether it compares with a teacher."""
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        if weight < 0:
+            raise ValueError(f"weight={weight} must be at least 0")
+        self.weight = weight
+
+    def forward(
+        self, embeddings: Tensor, teacher: Tensor | None, identities: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the parts of the loss by name, scalars.
+
+        Args:
+            embeddings: (B, D) float32, of unit length.
+            teacher: (B, D) float32, of unit length; None where there is none.
+            identities: (B,) int64, person index; -1 where it is not known.
+        """
+        raise NotImplementedError
+
+    def compare(self, name: str, value: Tensor) -> dict[str, Tensor]:
+        """One part, weighted."""
+        return {name: self.weight * value}
+
+
+class SquaredDifference(EmbeddingLoss):
+    """The squared difference of both embeddings (Howard et al. 2017, Section 4.7).
+
+    Summed over the D numbers, averaged over the faces: in [0, 4], twice the cosine distance.
+    """
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        teacher: Tensor | None,
+        identities: Tensor,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
+        """See ``EmbeddingLoss``."""
+        difference = embeddings - _given(teacher)
+        return self.compare("squared", difference.square().sum(dim=1).mean())
+
+
+class CosineDistance(EmbeddingLoss):
+    """1 - cosine of both embeddings, in [0, 2]."""
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        teacher: Tensor | None,
+        identities: Tensor,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
+        """See ``EmbeddingLoss``."""
+        return self.compare("cosine", 1 - F.cosine_similarity(embeddings, _given(teacher)).mean())
+
+
+class RelationalDistance(EmbeddingLoss):
+    """Distances between the faces of a batch, as the teacher has them.
+
+    Park et al. 2019, "Relational Knowledge Distillation", Section 3.2.1: both tables of distances
+    are divided by their own mean (equation 6) and compared by the Huber loss (equations 5 and 7).
+    A batch of one face has no distances, and no loss. It does not ask the student for the
+    teacher's dimension.
+    """
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        teacher: Tensor | None,
+        identities: Tensor,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
+        """See ``EmbeddingLoss``."""
+        if len(embeddings) < 2:
+            return self.compare("relational", embeddings.sum() * 0)
+        ours, theirs = (_relative_distances(each) for each in (embeddings, _given(teacher)))
+        return self.compare("relational", F.smooth_l1_loss(ours, theirs))
+
+
+def _relative_distances(rows: Tensor) -> Tensor:
+    """Distances of all pairs by their mean, (B * (B - 1) / 2,)."""
+    distances = F.pdist(rows)
+    return distances / distances.mean().clamp_min(1e-6)
+
+
+class _MarginLoss(EmbeddingLoss):
+    """A linear classifier of people on the sphere, made harder by a margin for the right one."""
+
+    needs_teacher = False
+
+    def __init__(
+        self, num_identities: int, dimension: int, scale: float, margin: float, weight: float
+    ) -> None:
+        super().__init__(weight)
+        if num_identities < 2 or dimension < 1 or scale <= 0 or margin < 0:
+            raise ValueError(
+                f"num_identities={num_identities} must be at least 2, dimension={dimension} at "
+                f"least 1, scale={scale} positive and margin={margin} at least 0"
+            )
+        self.scale, self.margin = scale, margin
+        self.centres = nn.Parameter(torch.randn(num_identities, dimension) * 0.01)
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        teacher: Tensor | None,
+        identities: Tensor,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
+        """See ``EmbeddingLoss``; faces of nobody known are left out."""
+        people = len(self.centres)
+        if int(identities.max()) >= people:
+            raise DataError(
+                f"num_identities={people}: the data has a person {int(identities.max())} (counted "
+                "from 0). Set it to the number of people that the run's first lines name."
+            )
+        known = identities >= 0
+        owners = identities[known]
+        cosines = F.linear(embeddings[known].float(), F.normalize(self.centres.float(), dim=1))
+        chosen = F.one_hot(owners, people).bool()
+        logits = self.scale * torch.where(chosen, self.harder(cosines), cosines)
+        total = F.cross_entropy(logits, owners, reduction="sum")
+        return self.compare("identity", total / known.sum().clamp_min(1))
+
+    def harder(self, cosines: Tensor) -> Tensor:
+        """The cosines to the right person's centre, with the margin."""
+        raise NotImplementedError
+
+
+class ArcFace(_MarginLoss):
+    """Additive angular margin (Deng et al. 2019, "ArcFace", equation 3).
+
+    Where the angle and the margin exceed half a turn the cosine falls on along its tangent, as in
+    the authors' code, so that it stays monotone.
+
+    Args:
+        num_identities: People of the training data.
+        dimension: D of the embeddings.
+        scale: Of the logits (s).
+        margin: Added to the angle, in radians (m).
+        weight: Factor of the loss.
+
+    Raises:
+        ValueError: An option is out of its range.
+    """
+
+    def __init__(
+        self,
+        num_identities: int,
+        dimension: int = 128,
+        scale: float = 64.0,
+        margin: float = 0.5,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__(num_identities, dimension, scale, margin, weight)
+
+    def harder(self, cosines: Tensor) -> Tensor:
+        """See ``_MarginLoss``."""
+        # Its gradient is infinite where the cosine is one.
+        sines = (1 - cosines.square()).clamp_min(1e-9).sqrt()
+        moved = cosines * math.cos(self.margin) - sines * math.sin(self.margin)
+        beyond = cosines <= math.cos(math.pi - self.margin)
+        return torch.where(beyond, cosines - self.margin * math.sin(self.margin), moved)
+
+
+class CosFace(_MarginLoss):
+    """Additive cosine margin (Wang et al. 2018, "CosFace", equation 4).
+
+    Args:
+        num_identities: People of the training data.
+        dimension: D of the embeddings.
+        scale: Of the logits (s).
+        margin: Taken from the cosine (m).
+        weight: Factor of the loss.
+
+    Raises:
+        ValueError: An option is out of its range.
+    """
+
+    def __init__(
+        self,
+        num_identities: int,
+        dimension: int = 128,
+        scale: float = 64.0,
+        margin: float = 0.35,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__(num_identities, dimension, scale, margin, weight)
+
+    def harder(self, cosines: Tensor) -> Tensor:
+        """See ``_MarginLoss``."""
+        return cosines - self.margin
+
+
+class LossSum(EmbeddingLoss):
+    """Several losses at once.
+
+    Args:
+        losses: Different ones.
+
+    Raises:
+        ValueError: There are none.
+    """
+
+    def __init__(self, losses: Sequence[EmbeddingLoss]) -> None:
+        super().__init__()
+        if not losses:
+            raise ValueError("LossSum needs at least one loss")
+        self.losses = nn.ModuleList(losses)
+        self.needs_teacher = any(loss.needs_teacher for loss in losses)
+
+    def forward(
+        self, embeddings: Tensor, teacher: Tensor | None, identities: Tensor
+    ) -> dict[str, Tensor]:
+        """See ``EmbeddingLoss``.
+
+        Raises:
+            ValueError: Two losses have parts of the same name.
+        """
+        parts: dict[str, Tensor] = {}
+        for loss in self.losses:
+            more = loss(embeddings, teacher, identities)
+            if parts.keys() & more.keys():
+                raise ValueError(f"two losses are called {', '.join(parts.keys() & more.keys())}")
+            parts |= more
+        return parts
+
+
+def _given(teacher: Tensor | None) -> Tensor:
+    if teacher is None:
+        raise DataError(
+            "this loss compares with a teacher, and there is none: name one (model.teacher), or "
+            "take a loss of identities"
+        )
+    return teacher

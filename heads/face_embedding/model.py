@@ -1,0 +1,84 @@
+"""The network of face embeddings (Howard et al. 2017, Section 4.7): a face to a point on a sphere.
+
+Trained to say what another network says of a face, it is used as that one: two faces are as alike
+as their embeddings' cosine.
+"""
+
+from typing import Literal
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from ...backbone.features import Backbone
+
+Pooling = Literal["mean", "depthwise"]
+"""``mean``: global average pooling. ``depthwise``: a learned weight for each place and channel
+("global depthwise convolution", Chen et al. 2018, "MobileFaceNets", Section 3.1)."""
+
+
+class FaceNetwork(nn.Module):
+    """A backbone, global pooling and a linear layer; embeddings have unit length.
+
+    Args:
+        backbone: A feature extractor behind the ``Backbone`` protocol; its last map is used.
+        dimension: D, that of the teacher.
+        pooling: How the last map becomes one vector.
+        size: Side of the faces in px; only ``depthwise`` needs it, and then takes no other.
+        dropout: Probability of dropping a pooled feature while training.
+        norm: Batch normalisation of the embedding before its length is taken, as margin losses
+            want it (Deng et al. 2019, "ArcFace", Section 3.1).
+        pixel_mean: Taken from the uint8 pixels before the backbone.
+        pixel_std: Then divided by; 127.5 and 127.5 give [-1, 1].
+
+    Raises:
+        TypeError: backbone does not follow the protocol.
+        ValueError: An option is out of its range.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        dimension: int = 128,
+        pooling: Pooling = "mean",
+        size: int = 160,
+        dropout: float = 0.0,
+        norm: bool = False,
+        pixel_mean: float = 127.5,
+        pixel_std: float = 127.5,
+    ) -> None:
+        super().__init__()
+        if not isinstance(backbone, Backbone):
+            raise TypeError(f"{type(backbone).__name__} has no feature_info: it is no Backbone")
+        if dimension < 1 or not 0 <= dropout < 1 or pooling not in ("mean", "depthwise"):
+            raise ValueError(
+                f"dimension={dimension} must be at least 1, dropout={dropout} in [0, 1) and "
+                f"pooling={pooling!r} 'mean' or 'depthwise'"
+            )
+        self.backbone = backbone
+        self.dimension = dimension
+        self.pixel_mean, self.pixel_std = pixel_mean, pixel_std
+        channels = backbone.feature_info.channels[-1]
+        self.pool: nn.Module = nn.AdaptiveAvgPool2d(1)
+        if pooling == "depthwise":
+            side = -(-size // backbone.feature_info.strides[-1])
+            self.pool = nn.Sequential(
+                nn.Conv2d(channels, channels, side, groups=channels, bias=False),
+                nn.BatchNorm2d(channels, momentum=0.03),
+            )
+            # It starts as the average.
+            nn.init.constant_(self.pool[0].weight, 1 / side**2)  # type: ignore[arg-type]
+        self.dropout = nn.Dropout(dropout)
+        self.embedding = nn.Linear(channels, dimension, bias=not norm)
+        nn.init.normal_(self.embedding.weight, std=channels**-0.5)
+        self.norm: nn.Module = nn.BatchNorm1d(dimension, momentum=0.03) if norm else nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the embeddings (B, D) float32, of unit length.
+
+        Args:
+            images: (B, 3, H, W) uint8 or float in [0, 255], RGB; faces aligned to ArcFace's
+                template, see ``datasets.alignment``.
+        """
+        pixels = (images.float() - self.pixel_mean) / self.pixel_std
+        pooled = self.pool(self.backbone(pixels)[-1]).flatten(1)
+        return F.normalize(self.norm(self.embedding(self.dropout(pooled))).float(), dim=1)

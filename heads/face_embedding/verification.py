@@ -1,0 +1,220 @@
+"""Are two faces one person? The measures of LFW and others, exactly. Free of torch.
+
+Two faces are called the same where the cosine of their embeddings is at least a threshold; the
+rates are those of ``rates.py``.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...datasets.errors import DataError
+from ...datasets.face_pairs import Pairs
+from ...datasets.files import write_atomically
+from .rates import (
+    AllPairs,
+    Roc,
+    all_against_all,
+    area_under,
+    equal_error_rate,
+    normalised,
+    power_of_ten,
+    roc_curve,
+    threshold_at_far,
+)
+
+THRESHOLDS = np.round(np.linspace(-1, 1, 2001), 3)
+"""What the protocol chooses from."""
+VAL_FAR = 1e-3
+
+
+@dataclass(frozen=True)
+class VerificationResult:
+    """What a list of pairs showed.
+
+    Attributes:
+        dataset: Name of the faces.
+        pairs: Number of pairs.
+        impostor_pairs: Those of different people.
+        folds: Number of folds.
+        accuracy: Mean over the folds, each at the threshold that is best on the others.
+        std: Standard deviation of the folds' accuracies (of the population).
+        threshold: Best on all pairs; what a model is used with.
+        far: False accept rate at that threshold, over all pairs.
+        val: Mean over the folds of VAL at the threshold that has FAR 1e-3 on the others; None
+            where they are too few.
+        val_std: Its standard deviation.
+        val_far: The FAR that those thresholds reached on their own folds, mean.
+        auc: Area under the ROC curve of all pairs.
+        eer: Where false accepts and false rejects are equal.
+        roc: That curve.
+        all_pairs: Every face against every other, where it was asked for.
+    """
+
+    dataset: str
+    pairs: int
+    impostor_pairs: int
+    folds: int
+    accuracy: float
+    std: float
+    threshold: float
+    far: float
+    val: float | None
+    val_std: float | None
+    val_far: float | None
+    auc: float
+    eer: float
+    roc: Roc = field(repr=False)
+    all_pairs: AllPairs | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, without the curve: the content of ``verification.json``."""
+        content = {
+            "dataset": self.dataset,
+            "pairs": self.pairs,
+            "impostor_pairs": self.impostor_pairs,
+            "folds": self.folds,
+            "accuracy": self.accuracy,
+            "std": self.std,
+            "threshold": self.threshold,
+            "far": self.far,
+            "val_at_far_1e-3": self.val,
+            "val_std": self.val_std,
+            "val_far": self.val_far,
+            "auc": self.auc,
+            "eer": self.eer,
+        }
+        return content if self.all_pairs is None else content | {"all": self.all_pairs.to_dict()}
+
+    def to_json(self) -> str:
+        """Return it as JSON."""
+        return json.dumps(self.to_dict(), indent=1) + "\n"
+
+
+def score_pairs(embeddings: np.ndarray, pairs: Pairs) -> np.ndarray:
+    """Return the cosine (P,) float64 of each pair's embeddings (N, D)."""
+    rows = normalised(embeddings)
+    return np.einsum("pd,pd->p", rows[pairs.first], rows[pairs.second], dtype=np.float64)
+
+
+def verify_pairs(
+    embeddings: np.ndarray,
+    pairs: Pairs,
+    dataset: str = "faces",
+    identities: np.ndarray | None = None,
+) -> VerificationResult:
+    """Measure embeddings by a list of pairs, in the protocol of LFW (Huang et al. 2007).
+
+    Args:
+        embeddings: (N, D), of any length but zero.
+        pairs: The list.
+        dataset: What the result is called.
+        identities: (N,) int, -1 for unknown; compares every face with every other, too.
+
+    Raises:
+        DataError: There is only one fold, or a kind of pair is missing, or an embedding is not
+            finite.
+    """
+    if not np.isfinite(embeddings).all():
+        row = int(np.flatnonzero(~np.isfinite(embeddings).all(axis=1))[0])
+        raise DataError(f"{dataset}: embedding {row} has NaN or infinity")
+    everyone = None if identities is None else all_against_all(embeddings, identities)
+    scores = score_pairs(embeddings, pairs)
+    return measure_scores(scores, pairs.same, pairs.folds, dataset, everyone)
+
+
+def measure_scores(
+    scores: np.ndarray,
+    same: np.ndarray,
+    folds: np.ndarray,
+    dataset: str = "faces",
+    all_pairs: AllPairs | None = None,
+) -> VerificationResult:
+    """Measure scores of pairs; see ``verify_pairs``.
+
+    Args:
+        scores: (P,), in [-1, 1]; the more alike the higher.
+        same: (P,) bool.
+        folds: (P,) int.
+        dataset: What the result is called.
+        all_pairs: Handed on.
+
+    Raises:
+        DataError: There is only one fold, or one without a kind of pair.
+    """
+    numbers = np.unique(folds)
+    kinds = [same[folds == fold] for fold in numbers]
+    if len(numbers) < 2 or not all(kind.any() and not kind.all() for kind in kinds):
+        raise DataError(
+            f"{dataset}: {len(numbers)} folds. The threshold of a fold is chosen on the others, so "
+            "at least two are needed, each with pairs of one person and of two."
+        )
+    right = np.stack([_right_answers(scores[folds == fold], same[folds == fold])
+                      for fold in numbers])  # fmt: skip
+    sizes = np.array([len(kind) for kind in kinds])
+    # The same share of each fold's pairs, whatever is right on the fold itself.
+    chosen = [int(np.argmax(right.sum(axis=0) - row)) for row in right]
+    accuracies = right[np.arange(len(numbers)), chosen] / sizes
+    threshold = float(THRESHOLDS[int(np.argmax(right.sum(axis=0)))])
+    roc = roc_curve(scores, same)
+    val, val_std, val_far = _val(scores, same, folds)
+    return VerificationResult(
+        dataset=dataset, pairs=len(scores), impostor_pairs=int((~same).sum()), folds=len(numbers),
+        accuracy=float(accuracies.mean()), std=float(accuracies.std()), threshold=threshold,
+        far=float((scores[~same] >= threshold).mean()), val=val, val_std=val_std, val_far=val_far,
+        auc=area_under(roc), eer=equal_error_rate(roc), roc=roc, all_pairs=all_pairs,
+    )  # fmt: skip
+
+
+def _right_answers(scores: np.ndarray, same: np.ndarray) -> np.ndarray:
+    """How many pairs each of ``THRESHOLDS`` judges rightly, (T,) int."""
+    accepted = same.sum() - np.searchsorted(np.sort(scores[same]), THRESHOLDS)
+    return accepted + np.searchsorted(np.sort(scores[~same]), THRESHOLDS)
+
+
+def _val(
+    scores: np.ndarray, same: np.ndarray, folds: np.ndarray
+) -> tuple[float | None, float | None, float | None]:
+    values, fars = [], []
+    for fold in np.unique(folds):
+        own = folds == fold
+        impostors = scores[~own & ~same]
+        threshold = threshold_at_far(impostors, len(impostors), VAL_FAR)
+        if threshold is None:
+            return None, None, None
+        values.append((scores[own & same] >= threshold).mean())
+        fars.append((scores[own & ~same] >= threshold).mean())
+    return float(np.mean(values)), float(np.std(values)), float(np.mean(fars))
+
+
+def format_table(result: VerificationResult) -> str:
+    """The measures as plain text."""
+    val = "too few pairs" if result.val is None else f"{result.val:.4f} ± {result.val_std:.4f}"
+    lines = [
+        f"Verification on {result.dataset}: {result.pairs:,} pairs in {result.folds} folds",
+        f" accuracy         {result.accuracy:.4f} ± {result.std:.4f}",
+        f" VAL at FAR 1e-3  {val}",
+        f" AUC {result.auc:.4f}   EER {result.eer:.4f}",
+        f" threshold {result.threshold:.3f}: FAR {result.far:.4f} of {result.impostor_pairs:,} "
+        "impostor pairs",
+    ]
+    everyone = result.all_pairs
+    if everyone is not None:
+        lines.append(
+            f"All against all: {everyone.images:,} faces of {everyone.people:,} people, "
+            f"{everyone.same_pairs:,} pairs of one person, {everyone.impostor_pairs:,} impostor "
+            "pairs"
+        )
+        for row in everyone.at:
+            tar = "too few pairs" if row.tar is None else f"{row.tar:.4f}"
+            limit = "" if row.threshold is None else f" (threshold {row.threshold:.3f})"
+            lines.append(f" TAR at FAR {power_of_ten(row.far)}  {tar}{limit}")
+    return "\n".join(lines) + "\n"
+
+
+def write_verification(path: Path, result: VerificationResult) -> None:
+    """Write the result as JSON (``verification.json``), atomically."""
+    write_atomically(path, result.to_json().encode())
