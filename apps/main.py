@@ -18,15 +18,25 @@ if TYPE_CHECKING:
 
 COMMANDS: dict[str, str] = {
     "detect": "detect",
+    "embed": "embed",
+    "gallery enroll": "gallery_enroll",
+    "gallery identify": "gallery_identify",
+    "gallery list": "gallery_list",
+    "gallery remove": "gallery_remove",
     "data download coco": "data_download_coco",
+    "data download cifar10": "data_download_cifar10",
     "data check": "data_check",
+    "data find-faces": "data_find_faces",
     "data synthetic": "data_synthetic",
     "evaluate coco": "evaluate_coco",
     "cost": "cost",
     "plot tradeoff": "plot_tradeoff",
     "compare": "compare",
+    "sweep": "sweep",
+    "cache-logits": "cache_logits",
     "weights list": "weights_list",
     "weights download": "weights_download",
+    "import": "import_",
 }
 """Words of the command -> its module in ``commands``, in the order of the help."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .errors import WeightsError
+from .hugging_face import cached_file, parse_name
 
 
 class PublicWeights(NamedTuple):
@@ -112,11 +113,17 @@ def cached_path(name: str) -> Path:
 def resolve_weights(name_or_path: str | Path) -> Path:
     """Return the existing file that a public name or a path stands for.
 
+    Args:
+        name_or_path: A key of ``PUBLIC_WEIGHTS``, ``hf:OWNER/REPOSITORY[@REVISION]`` (see
+            ``backbone.hugging_face``) or a path.
+
     Raises:
         WeightsError: There is no such name and no such file, or the named weights were not
             downloaded yet; the message says how to.
     """
     name = str(name_or_path)
+    if parse_name(name) is not None:
+        return cached_file(name)
     if name in PUBLIC_WEIGHTS:
         path = cached_path(name)
         if not path.is_file():
@@ -128,8 +135,8 @@ def resolve_weights(name_or_path: str | Path) -> Path:
     path = Path(name_or_path).expanduser()
     if not path.is_file():
         raise WeightsError(
-            f"no weights at {path}: give the path of an .npz, .tflite or .ckpt file or a public "
-            f"name; {_known_names()}"
+            f"no weights at {path}: give the path of an .npz, .tflite, .h5, .safetensors, .pth or "
+            f".ckpt file or a public name; {_known_names()}, and hf:OWNER/REPOSITORY"
         )
     return path
 

@@ -16,6 +16,7 @@ blocks 7 to 11 (Table 5).
 import math
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -125,6 +126,29 @@ class MobileNetV1(nn.Module):
         self.feature_info = FeatureInfo(tuple(width for _, width in taps), self.out_strides)
         # Blocks past the last tap would hold parameters that no gradient reaches.
         del self.blocks[taps[-1][0] + 1 :]
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, out_strides: Sequence[int] = (16, 32)
+    ) -> "MobileNetV1":
+        """Make the backbone that a weight file is of, in evaluation mode.
+
+        Width, padding and normalisation are the file's. Nothing is downloaded: where a public name
+        is not in the cache, the error says the command. Of TensorFlow's inference files
+        normalisation is folded in; ``norms.calibrate_norms`` gives it back before training.
+
+        Args:
+            name_or_path: A public name, a published file or a checkpoint, see
+                ``backbone.weights.load_weights``.
+            out_strides: The maps to hand on, finest first.
+
+        Raises:
+            WeightsError: There are no such weights, or they do not fit; the message says what to
+                do.
+        """
+        from .weights import load_pretrained
+
+        return load_pretrained(name_or_path, out_strides)[0]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the feature maps at ``out_strides``, finest first.

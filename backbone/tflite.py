@@ -10,7 +10,7 @@ import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,17 @@ _MAGIC = b"TFL3"  # at byte 4, see the schema's file_identifier
 _SCOPE = re.compile(r"(?P<scope>.+?)/(?:depthwise_)?weights(?:[/_].*)?")
 # Flatbuffers check nothing when a file is opened: damage shows where something is read.
 _DAMAGE = (struct.error, ValueError, IndexError, TypeError, AttributeError, OverflowError)
+
+
+class InputFacts(NamedTuple):
+    """What a network wants to be given."""
+
+    size_hw: tuple[int, int] | None
+    """Height and width in pixels; None where nothing says it."""
+    pixel_mean: float
+    """Taken from the uint8 pixels."""
+    pixel_std: float
+    """Then divided by."""
 
 
 def read_tflite(path: Path) -> dict[str, np.ndarray]:
@@ -42,13 +53,7 @@ def read_tflite(path: Path) -> dict[str, np.ndarray]:
         WeightsError: No such file, not a TensorFlow Lite file or a damaged one, one without named
             convolutions, or the package ``tflite`` is not installed.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"no weights at {path} ({error.strerror})") from error
-    if data[4:8] != _MAGIC:
-        raise WeightsError(f"{path}: not a TensorFlow Lite file; download it again")
-    schema = _import_schema(path)
+    data, schema = _open(path)
     try:
         arrays = dict(_named_arrays(schema, data))
     except WeightsError as error:
@@ -63,6 +68,46 @@ def read_tflite(path: Path) -> dict[str, np.ndarray]:
             "from Keras or compiled for an accelerator cannot be read"
         )
     return arrays
+
+
+def read_tflite_input(path: Path) -> InputFacts:
+    """Return what a file says of its input: its size, and how stored pixels are numbers.
+
+    An 8-bit input stands for ``scale * (pixel - zero_point)``. Of a float one the file says
+    nothing; TF-slim and the Object Detection API take ``pixel / 127.5 - 1``.
+
+    Raises:
+        WeightsError: as ``read_tflite``, or the input is no single RGB picture.
+    """
+    data, schema = _open(path)
+    try:
+        graph = schema.Model.GetRootAsModel(data, 0).Subgraphs(0)
+        tensor = graph.Tensors(graph.Inputs(0))
+        shape = [int(size) for size in tensor.ShapeAsNumpy()]
+        quantisation = tensor.Quantization()
+        stored = tensor.Type() == schema.TensorType.UINT8
+        if stored and quantisation is not None and quantisation.ScaleLength() == 1:
+            mean, std = float(quantisation.ZeroPoint(0)), 1.0 / float(quantisation.Scale(0))
+        else:
+            mean = std = 127.5
+    except _DAMAGE as error:
+        raise WeightsError(
+            f"{path}: a damaged TensorFlow Lite file ({error}); download it again"
+        ) from error
+    if len(shape) != 4 or shape[3] != 3:
+        raise WeightsError(f"{path}: its input has shape {shape} and is no RGB picture")
+    return InputFacts((shape[1], shape[2]), mean, std)
+
+
+def _open(path: Path) -> tuple[bytes, Any]:
+    """The file's bytes and the package that understands them."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"no weights at {path} ({error.strerror})") from error
+    if data[4:8] != _MAGIC:
+        raise WeightsError(f"{path}: not a TensorFlow Lite file; download it again")
+    return data, _import_schema(path)
 
 
 def _import_schema(path: Path) -> Any:

@@ -1,33 +1,43 @@
-"""From public weight files to a backbone: explicit names, strict, hashed.
+"""From weight files to a backbone: published ones and our checkpoints, strictly.
 
-Every array of the file's MobileNet is used, every parameter is set, every shape is compared.
+Formats are told by content: TF-slim's arrays (``.npz``, ``.tflite``), Keras' ``.h5``, timm's
+``.safetensors``, ``.pth`` or ``.bin``, and checkpoints of this package (``.ckpt``). Every array of
+the file's MobileNet is used, every parameter is set, every shape is compared.
 """
 
-import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .errors import WeightsError
+from .file_tensors import file_format, load_torch_file
 from .hub import resolve_weights
-from .layers import ConvNormAct
-from .mobilenet import ImageClassifier, MobileNetV1
+from .keras import read_keras
+from .mobilenet import BLOCKS, ImageClassifier, MobileNetV1, scale_channels
 from .norms import set_folded_bias
-from .tflite import read_tflite
+from .public_model import PublicModel
+from .slim import read_slim, slim_layers
+from .timm import STEM as TIMM_STEM
+from .timm import read_timm, timm_to_mobilenet
 
 __all__ = [
     "LoadedWeights",
+    "PublicModel",
     "WeightsError",
     "load_classifier",
-    "load_folded_layer",
-    "load_slim",
+    "load_pretrained",
     "load_weights",
-    "read_arrays",
+    "read_public",
     "slim_layers",
+    "timm_to_mobilenet",
 ]
+
+_LAST_CHANNELS = BLOCKS[-1][0]
+_STEM = "stem.conv.weight"
+_ENTRY = "mobilevision"  # of our checkpoints, beside the weights
 
 
 class LoadedWeights(NamedTuple):
@@ -38,148 +48,186 @@ class LoadedWeights(NamedTuple):
     """Batch normalisation was folded into the file: call ``calibrate_norms`` before training."""
 
 
+class _OwnBackbone(NamedTuple):
+    """The backbone of a checkpoint of this package."""
+
+    state: dict[str, Tensor]
+    arguments: dict[str, Any] | None
+    """What it was made with; None where the checkpoint does not say it."""
+    folded: bool
+
+
 def load_weights(backbone: MobileNetV1, path: str | Path) -> LoadedWeights:
     """Fill a backbone from a weight file, in place.
 
+    Blocks of the file past the backbone's last one are left out.
+
     Args:
-        backbone: The network to fill; its width must be the file's.
-        path: A public name (see ``backbone.hub.PUBLIC_WEIGHTS``) that was downloaded, a ``.npz``
-            or ``.tflite`` file with TF-slim names and folded normalisation, or a checkpoint
-            (``.ckpt``) of this package whose network holds such a backbone.
+        backbone: The network to fill; its width and padding must be the file's, and unless
+            normalisation is folded in, its ``norm_eps``.
+        path: A public name (see ``backbone.hub``) that was downloaded, a file of one of the
+            formats above, or a checkpoint of this package whose network holds such a backbone.
 
     Raises:
-        WeightsError: No such name or file, an unknown kind of file, an array missing, left over or
-            of another shape.
+        WeightsError: No such name or file, an unknown kind of file, a tensor missing, left over or
+            of another shape, or other conventions.
     """
     path = resolve_weights(path)
-    if path.suffix == ".ckpt":
-        _load_checkpoint(backbone, path)
-        return LoadedWeights(path, folded=False)
-    load_slim(backbone, read_arrays(path), path)
-    return LoadedWeights(path, folded=True)
+    content = _own_content(path)
+    if content is None:
+        public = read_public(path)
+        state, arguments = public.backbone.state_dict(), public.backbone_arguments
+        folded = public.folded
+    else:
+        state, arguments, folded = _own_backbone(content, path)
+    if arguments is not None:
+        _require_same_conventions(backbone, arguments, folded, path)
+    _fill(backbone, state, path)
+    if folded:  # the scale that does nothing depends on epsilon, which may be another
+        for norm in backbone.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                set_folded_bias(norm, norm.bias.clone())
+    return LoadedWeights(path, folded)
 
 
-def load_classifier(path: str | Path, width_mult: float) -> ImageClassifier:
-    """Return an ImageNet classifier (1,000 classes, TensorFlow padding) from a TF-slim file.
+def load_pretrained(
+    name_or_path: str | Path, out_strides: Sequence[int] = (16, 32)
+) -> tuple[MobileNetV1, LoadedWeights]:
+    """Make the backbone that a weight file is of, with its weights, in evaluation mode.
 
-    ``path`` is a public name, a ``.npz`` or a ``.tflite`` file, as for ``load_weights``. The file's
-    class 0 is "background" and is left out, so that output k is ImageNet class k.
-
-    Raises:
-        WeightsError: as ``load_weights``.
-    """
-    path = resolve_weights(path)
-    arrays = read_arrays(path)
-    model = ImageClassifier(MobileNetV1(width_mult=width_mult, out_strides=(32,), padding="same"))
-    assert isinstance(model.backbone, MobileNetV1)
-    load_slim(model.backbone, arrays, path)
-    weight = arrays.pop(f"{SLIM_LOGITS}/weights", None)
-    bias = arrays.pop(f"{SLIM_LOGITS}/bias", None)
-    if weight is None or bias is None:
-        raise WeightsError(f"{path}: no classifier in this file ({SLIM_LOGITS}/weights)")
-    _copy(model.classifier.weight, weight[0, 0].T[1:], f"{SLIM_LOGITS}/weights", path)
-    _copy(model.classifier.bias, bias[1:], f"{SLIM_LOGITS}/bias", path)
-    return model
-
-
-SLIM_LOGITS = "MobilenetV1/Logits/Conv2d_1c_1x1"
-SLIM_PREFIXES = ("", "FeatureExtractor/")  # a classifier, a detector of the Object Detection API
-
-
-def slim_layers(backbone: MobileNetV1) -> dict[str, ConvNormAct]:
-    """TF-slim's scope for each convolution of the backbone."""
-    layers = {"Conv2d_0": backbone.stem}
-    for number, block in enumerate(backbone.blocks, start=1):
-        layers[f"Conv2d_{number}_depthwise"] = block.depthwise  # type: ignore[assignment]
-        layers[f"Conv2d_{number}_pointwise"] = block.pointwise  # type: ignore[assignment]
-    return {f"MobilenetV1/{name}": layer for name, layer in layers.items()}
-
-
-def load_slim(backbone: MobileNetV1, arrays: dict[str, np.ndarray], path: Path) -> None:
-    """Take the backbone's arrays out of ``arrays``; what is left belongs to other parts.
+    Args:
+        name_or_path: as for ``load_weights``.
+        out_strides: The maps to hand on, finest first.
 
     Raises:
-        WeightsError: An array is missing or has another shape, or there is no MobileNet.
+        WeightsError: as ``load_weights``, or a checkpoint does not say what its backbone is.
+        ValueError: out_strides are not rising strides of the net.
     """
-    prefix = next((p for p in SLIM_PREFIXES if f"{p}MobilenetV1/Conv2d_0/weights" in arrays), None)
-    if prefix is None:
-        raise WeightsError(f"{path}: no MobilenetV1/Conv2d_0/weights, so this is no MobileNet")
-    for scope, layer in slim_layers(backbone).items():
-        load_folded_layer(layer, arrays, prefix + scope, path)
-
-
-@torch.no_grad()
-def load_folded_layer(
-    layer: ConvNormAct, arrays: dict[str, np.ndarray], scope: str, path: Path
-) -> None:
-    """Take one folded convolution out of ``arrays`` (weights in TensorFlow's layout, and bias).
-
-    Pointwise and full kernels are HWIO, depthwise ones HWC1 and called ``depthwise_weights``.
-
-    Raises:
-        WeightsError: An array is missing or has another shape.
-    """
-    depthwise = layer.conv.groups > 1
-    name = f"{scope}/{'depthwise_weights' if depthwise else 'weights'}"
-    weight, bias = arrays.pop(name, None), arrays.pop(f"{scope}/bias", None)
-    if weight is None or bias is None:
-        raise WeightsError(f"{path}: {name if weight is None else scope + '/bias'} is missing")
-    _copy(
-        layer.conv.weight, weight.transpose((2, 3, 0, 1) if depthwise else (3, 2, 0, 1)), name, path
-    )
-    if bias.shape != (layer.norm.num_features,):
-        raise WeightsError(f"{path}: {scope}/bias has shape {bias.shape}")
-    set_folded_bias(layer.norm, torch.from_numpy(bias))
-
-
-@torch.no_grad()
-def _copy(target: Tensor, array: np.ndarray, name: str, path: Path) -> None:
-    if tuple(target.shape) != array.shape:
+    path = resolve_weights(name_or_path)
+    content = _own_content(path)
+    if content is None:
+        arguments: dict[str, Any] | None = read_public(path).backbone_arguments
+    else:
+        arguments = _own_backbone(content, path).arguments
+    if arguments is None:
         raise WeightsError(
-            f"{path}: {name} has shape {array.shape}, the network wants {tuple(target.shape)}; "
-            "does width_mult fit this file?"
+            f"{path}: does not say what its backbone was made with; it was trained from Python "
+            "with objects. Make a MobileNetV1 as it was and fill it with load_weights(backbone, "
+            "path)"
         )
-    target.copy_(torch.from_numpy(np.ascontiguousarray(array)))
+    backbone = MobileNetV1(**{**arguments, "out_strides": tuple(out_strides)})
+    return backbone.eval(), load_weights(backbone, path)
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Return all arrays of a ``.npz`` or ``.tflite`` file by TF-slim's names.
+def load_classifier(path: str | Path, width_mult: float | None = None) -> ImageClassifier:
+    """Return the classifier of a published weight file, in evaluation mode.
+
+    Args:
+        path: A public name or a file, as for ``load_weights``; no checkpoint.
+        width_mult: What the file's width has to be; None takes what it is.
 
     Raises:
-        WeightsError: No such file, a damaged one or one of another kind.
+        WeightsError: as ``load_weights``, or there is no classifier in the file.
     """
-    readers = {".npz": _read_npz, ".tflite": read_tflite}
-    if path.suffix not in readers:
+    public = read_public(resolve_weights(path))
+    if public.classifier is None:
+        raise WeightsError(f"{public.path}: no classifier in this file, only a backbone")
+    if width_mult not in (None, public.backbone.width_mult):
         raise WeightsError(
-            f"{path}: weights are read from .npz, .tflite and .ckpt files, not {path.suffix!r}"
+            f"{public.path}: its width_mult is {public.backbone.width_mult:g}, not {width_mult:g}"
         )
-    return readers[path.suffix](path)
+    return public.classifier
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an ``.npz`` file by name; arrays of pickled objects are refused."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except FileNotFoundError as error:
-        raise WeightsError(f"no weights at {path}") from error
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{path}: not a readable .npz file ({error})") from error
+def read_public(path: Path) -> PublicModel:
+    """Read a published weight file of any of the formats; of a detector its backbone.
+
+    Raises:
+        WeightsError: No such file, an unknown kind of file, or its content does not fit.
+    """
+    kind = file_format(path)
+    if kind in ("npz", "tflite"):
+        return read_slim(path)
+    return read_keras(path) if kind == "hdf5" else read_timm(path)
 
 
-def _load_checkpoint(backbone: nn.Module, path: Path) -> None:
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        state = checkpoint["state_dict"]
-    except Exception as error:  # torch.load raises many kinds for a broken file
-        raise WeightsError(f"{path}: not a readable checkpoint ({error})") from error
-    marker = "backbone."
+def _own_content(path: Path) -> dict[str, Any] | None:
+    """A checkpoint of this package; None for files of other kinds."""
+    if file_format(path) != "torch":
+        return None
+    content = load_torch_file(path)
+    state = content.get("state_dict")
+    if not isinstance(state, dict):
+        return None
+    return None if TIMM_STEM in state else content
+
+
+def _own_backbone(content: dict[str, Any], path: Path) -> _OwnBackbone:
+    state: dict[str, Tensor] = content["state_dict"]
+    prefixes = [name.removesuffix(_STEM) for name in state if name.endswith(f".{_STEM}")]
+    # A teacher may lie beside the network.
+    prefixes.sort(key=lambda prefix: (not prefix.startswith("network."), len(prefix)))
+    if not prefixes:
+        raise WeightsError(f"{path}: the network of this checkpoint has no MobileNetV1 backbone")
+    prefix = prefixes[0]
     own = {
-        key.split(marker, 1)[1]: value for key, value in state.items() if f".{marker}" in f".{key}"
+        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
     }
-    try:
-        backbone.load_state_dict(own, strict=True)
-    except RuntimeError as error:
+    arguments = _arguments(content.get("hyper_parameters", {}).get("network"))
+    provenance = content.get(_ENTRY, {}).get("provenance", {})
+    # Once trained further, the statistics are measured ones.
+    unmeasured = all(not value.any() for name, value in own.items() if "running_mean" in name)
+    return _OwnBackbone(own, arguments, bool(provenance.get("folded")) and unmeasured)
+
+
+def _arguments(spec: Any) -> dict[str, Any] | None:
+    """The arguments of the first MobileNetV1 in what describes a network."""
+    if not isinstance(spec, dict):
+        return None
+    if str(spec.get("class_path", "")).rpartition(".")[2] == MobileNetV1.__name__:
+        return dict(spec.get("init_args") or {})
+    for value in (spec.get("init_args") or {}).values():
+        found = _arguments(value)
+        if found is not None:
+            return found
+    return None
+
+
+def _require_same_conventions(
+    backbone: MobileNetV1, arguments: dict[str, Any], folded: bool, path: Path
+) -> None:
+    own = {"padding": backbone.stem.conv.kind, "norm_eps": backbone.stem.norm.eps}
+    theirs = {"width_mult": 1.0, "padding": "same", "norm_eps": 1e-3} | arguments
+    widths = (theirs["width_mult"], backbone.width_mult)
+    if len({scale_channels(_LAST_CHANNELS, width) for width in widths}) > 1:
         raise WeightsError(
-            f"{path}: the backbone of this checkpoint does not fit: {error}"
-        ) from error
+            f"{path}: these weights are for width_mult={widths[0]:g}, the backbone has "
+            f"width_mult={widths[1]:g}; set it to the file's"
+        )
+    if own["padding"] != theirs["padding"] or (
+        not folded and own["norm_eps"] != theirs["norm_eps"]
+    ):
+        raise WeightsError(
+            f"{path}: these weights are for padding={theirs['padding']!r} and "
+            f"norm_eps={theirs['norm_eps']:g}, the backbone has padding={own['padding']!r} and "
+            f"norm_eps={own['norm_eps']:g}; set them to the same"
+        )
+
+
+@torch.no_grad()
+def _fill(backbone: MobileNetV1, state: dict[str, Tensor], path: Path) -> None:
+    last = len(backbone.blocks)
+    known = backbone.state_dict()
+    for name, target in known.items():
+        if name not in state:
+            raise WeightsError(f"{path}: {name} is missing; it is of another network")
+        if state[name].shape != target.shape:
+            raise WeightsError(
+                f"{path}: {name} has shape {tuple(state[name].shape)}, the backbone wants "
+                f"{tuple(target.shape)}; it is of another variant (convolution, shallow)"
+            )
+    for name in state.keys() - known.keys():
+        number = name.split(".")[1] if name.startswith("blocks.") else ""
+        if not number.isdigit() or int(number) < last:
+            raise WeightsError(f"{path}: {name} has no place in this backbone")
+    backbone.load_state_dict({name: state[name] for name in known})

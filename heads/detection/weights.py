@@ -1,16 +1,22 @@
 """Public SSD weights of the TensorFlow Object Detection API into our SSD, strictly by name."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.ops import box_convert
 
+from ...backbone.file_tensors import FileTensors
 from ...backbone.hub import resolve_weights
 from ...backbone.mobilenet import MobileNetV1
-from ...backbone.weights import WeightsError, load_folded_layer, load_slim, read_arrays
+from ...backbone.slim import SlimFile, load_folded_layer, load_slim
+from ...backbone.weights import WeightsError
+from ..checkpoints import Plan
 from .anchors import DefaultBoxes
+from .postprocess import PostProcess
 from .predictors import MapPredictor
 from .ssd import SSD, ExtraMap
 
@@ -18,6 +24,95 @@ EXTRAS_SCOPE = "FeatureExtractor/MobilenetV1/Conv2d_13_pointwise"
 # The file's box offsets are (y, x, height, width), ours (x, y, width, height).
 OUR_BOX_ORDER = (1, 0, 3, 2)
 COCO_IDS = 90  # its columns are COCO category ids: 0 is background, ten of the 90 are unused
+SIZE_HW = (300, 300)
+_EXACT, _QUANTISED = 1e-4, 4e-3  # how far the file's boxes may be from ours: rounding
+
+
+class TensorFlowSSD:
+    """A detector's file: how many classes it has, and our SSD made of it.
+
+    Args:
+        path: An ``.npz`` or a ``.tflite`` file with arrays as in the Object Detection API:
+            ``FeatureExtractor/MobilenetV1/...``, ``BoxPredictor_k/BoxEncodingPredictor`` and
+            ``BoxPredictor_k/ClassPredictor``. Batch normalisation is folded into it.
+
+    Raises:
+        WeightsError: No such file, or it holds no such detector.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.file = SlimFile(path)
+        if not self.file.is_detector:
+            raise WeightsError(f"{path}: a classifier, and no SSD of the Object Detection API")
+        tensors = self.file.tensors
+        boxes = tensors.shape("BoxPredictor_1/BoxEncodingPredictor/weights")[-1] // 4
+        self.columns = tensors.shape("BoxPredictor_1/ClassPredictor/weights")[-1] // boxes
+        """Columns of its class predictors, background included."""
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Input size in pixels."""
+        return self.file.input.size_hw or SIZE_HW
+
+    def plan(self, num_classes: int) -> Plan:
+        """Return what our SSD of the file is made of, with the file's own post-processing."""
+        ratios = [1.0, 2.0, 0.5, 3.0, 0.3333]  # its rounding of 1/3
+        return Plan(
+            SSD,
+            {
+                "backbone": Plan(MobileNetV1, {"width_mult": self.file.width_mult}),
+                "num_classes": num_classes,
+                "score_activation": "sigmoid",
+                "anchors": Plan(DefaultBoxes, {"aspect_ratios": ratios}),
+                "postprocess": Plan(
+                    PostProcess,
+                    {"score_threshold": 0.01, "iou_threshold": 0.6, "max_detections": 100},
+                ),
+                "pixel_mean": self.file.input.pixel_mean,
+                "pixel_std": self.file.input.pixel_std,
+            },
+        )
+
+    def fill(self, network: SSD, class_columns: Sequence[int]) -> None:
+        """Fill a network that the plan describes; once, as every tensor is used once.
+
+        Args:
+            network: Made by ``plan``.
+            class_columns: For each class of ours the file's column; other columns but background,
+                which is column 0, are left out.
+
+        Raises:
+            WeightsError: A tensor is missing, left over or of another shape, or the file's anchors
+                are not ours.
+        """
+        tensors = self.file.tensors
+        load_slim(cast(MobileNetV1, network.backbone), tensors, self.file.prefix)
+        for number, module in enumerate(network.extras, start=2):
+            extra = cast(ExtraMap, module)
+            for stage, layer, kind in ((1, extra.reduce, "1x1"), (2, extra.shrink, "3x3_s2")):
+                channels = layer.conv.out_channels
+                scope = f"{EXTRAS_SCOPE}_{stage}_Conv2d_{number}_{kind}_{channels}"
+                load_folded_layer(layer, tensors, scope)
+        columns = [0, *class_columns]
+        for number, module in enumerate(network.predictors):
+            scope = f"BoxPredictor_{number}"
+            _load_predictor(cast(MapPredictor, module), tensors, scope, self.columns, columns)
+        tensors.require_all_used()
+        self._compare_anchors(network)
+
+    def _compare_anchors(self, network: SSD) -> None:
+        height, width = self.size_hw
+        with torch.inference_mode():
+            corners = network.eval()(torch.zeros(1, 3, height, width)).anchors
+        boxes = box_convert(corners, "xyxy", "cxcywh").numpy()[:, [1, 0, 3, 2]]
+        ours = boxes / np.array([height, width, height, width], dtype=np.float32)
+        for name, theirs in self.file.anchors.items():
+            allowed = _QUANTISED if name.endswith("_quantised") else _EXACT
+            if theirs.shape != ours.shape or np.abs(theirs - ours).max() > allowed:
+                raise WeightsError(
+                    f"{self.file.path}: its {len(theirs)} {name} are not the {len(ours)} default "
+                    f"boxes of SSD at {height}x{width}: a detector of another configuration"
+                )
 
 
 def load_tensorflow_ssd(path: str | Path, width_mult: float) -> SSD:
@@ -26,63 +121,45 @@ def load_tensorflow_ssd(path: str | Path, width_mult: float) -> SSD:
     Class index k is COCO category id k + 1. Batch normalisation is folded into the file.
 
     Args:
-        path: A public name, a ``.npz`` or a ``.tflite`` file (see ``backbone.weights``) with arrays
-            as in the Object Detection API: ``FeatureExtractor/MobilenetV1/...``,
-            ``BoxPredictor_k/BoxEncodingPredictor`` and ``BoxPredictor_k/ClassPredictor``.
+        path: A public name or a file as for ``TensorFlowSSD``.
         width_mult: The file's depth multiplier.
 
     Raises:
-        WeightsError: no such file, or an array is missing, left over or of another shape.
+        WeightsError: no such file, another width, or an array is missing, left over or of another
+            shape.
     """
-    path = resolve_weights(path)
-    arrays = read_arrays(path)
-    network = SSD(
-        MobileNetV1(width_mult=width_mult),
-        num_classes=COCO_IDS,
-        score_activation="sigmoid",
-        anchors=DefaultBoxes(aspect_ratios=(1.0, 2.0, 0.5, 3.0, 0.3333)),  # its rounding of 1/3
-        pixel_mean=128.0,
-        pixel_std=128.0,
-    )
-    load_slim(cast(MobileNetV1, network.backbone), arrays, path)
-    for number, module in enumerate(network.extras, start=2):
-        extra = cast(ExtraMap, module)
-        for stage, layer, kind in ((1, extra.reduce, "1x1"), (2, extra.shrink, "3x3_s2")):
-            channels = layer.conv.out_channels
-            scope = f"{EXTRAS_SCOPE}_{stage}_Conv2d_{number}_{kind}_{channels}"
-            load_folded_layer(layer, arrays, scope, path)
-    for number, module in enumerate(network.predictors):
-        _load_predictor(cast(MapPredictor, module), arrays, f"BoxPredictor_{number}", path)
-    left = sorted(name for name in arrays if not name.startswith("anchors"))
-    if left:
-        raise WeightsError(f"{path}: {len(left)} arrays have no place in this SSD: {left[:5]}")
+    source = TensorFlowSSD(resolve_weights(path))
+    if source.file.width_mult != width_mult:
+        raise WeightsError(
+            f"{source.file.path}: its width_mult is {source.file.width_mult:g}, not {width_mult:g}"
+        )
+    network = cast(SSD, source.plan(COCO_IDS).build())
+    source.fill(network, range(1, COCO_IDS + 1))
     return network.eval()
 
 
 @torch.no_grad()
 def _load_predictor(
-    predictor: MapPredictor, arrays: dict[str, np.ndarray], scope: str, path: Path
+    predictor: MapPredictor,
+    tensors: FileTensors,
+    scope: str,
+    file_columns: int,
+    columns: Sequence[int],
 ) -> None:
-    for conv, name in (
-        (predictor.boxes, "BoxEncodingPredictor"),
-        (predictor.classes, "ClassPredictor"),
+    boxes = predictor.boxes.out_channels // 4
+    for conv, name, width in (
+        (predictor.boxes, "BoxEncodingPredictor", 4),
+        (predictor.classes, "ClassPredictor", file_columns),
     ):
-        weight = arrays.pop(f"{scope}/{name}/weights", None)
-        bias = arrays.pop(f"{scope}/{name}/bias", None)
-        if weight is None or bias is None:
-            raise WeightsError(f"{path}: {scope}/{name} is missing")
-        if weight.shape[2:] != (conv.in_channels, conv.out_channels):
-            raise WeightsError(
-                f"{path}: {scope}/{name}/weights has shape {weight.shape}, the network wants "
-                f"(1, 1, {conv.in_channels}, {conv.out_channels}); does width_mult fit this file?"
-            )
-        kernel, offset = torch.from_numpy(weight[0, 0].T.copy()), torch.from_numpy(bias)
-        if conv is predictor.boxes:
-            kernel, offset = _reorder(kernel), _reorder(offset)
+        rows = boxes * width
+        weight = tensors.take(f"{scope}/{name}/weights", (1, 1, conv.in_channels, rows))
+        bias = tensors.take(f"{scope}/{name}/bias", (rows,))
+        order = OUR_BOX_ORDER if conv is predictor.boxes else columns
+        kernel, offset = (_choose(rows, width, order) for rows in (weight[0, 0].T, bias))
         conv.weight.copy_(kernel[..., None, None])
         cast(Tensor, conv.bias).copy_(offset)
 
 
-def _reorder(rows: Tensor) -> Tensor:
-    """Bring groups of four output rows from the file's order to ours."""
-    return rows.reshape(-1, 4, *rows.shape[1:])[:, OUR_BOX_ORDER].reshape(rows.shape)
+def _choose(rows: Tensor, width: int, order: Sequence[int]) -> Tensor:
+    """Of each group of ``width`` output rows those of ``order``, in that order."""
+    return rows.reshape(-1, width, *rows.shape[1:])[:, list(order)].flatten(0, 1)

@@ -54,10 +54,63 @@ def test_load_weights__sets_every_kernel_in_pytorchs_layout(tmp_path: Path) -> N
     torch.testing.assert_close(net.eval().stem(images), raw.clamp(0, 6), rtol=1e-5, atol=1e-5)
 
 
-def test_load_weights__of_another_width_names_the_array(tmp_path: Path) -> None:
+def test_load_weights__of_another_width__says_which(tmp_path: Path) -> None:
     path = write_npz(tmp_path / "w.npz", slim_arrays(MobileNetV1(width_mult=0.25)))
-    with pytest.raises(WeightsError, match=r"Conv2d_0/weights has shape .*width_mult"):
+    with pytest.raises(WeightsError, match=r"for width_mult=0.25, the backbone has width_mult=0.5"):
         load_weights(MobileNetV1(width_mult=0.5), path)
+
+
+def test_load_weights__array_of_another_shape__is_named(tmp_path: Path) -> None:
+    net = MobileNetV1(width_mult=0.25)
+    arrays = slim_arrays(net)
+    arrays["MobilenetV1/Conv2d_0/weights"] = np.zeros((3, 3, 3, 9), np.float32)
+    with pytest.raises(WeightsError, match=r"Conv2d_0/weights has shape .*\(3, 3, 3, 8\)"):
+        load_weights(net, write_npz(tmp_path / "w.npz", arrays))
+
+
+def test_load_weights__array_without_a_place__is_named(tmp_path: Path) -> None:
+    net = MobileNetV1(width_mult=0.25)
+    arrays = slim_arrays(net) | {"MobilenetV1/Conv2d_14/weights": np.zeros(1, np.float32)}
+    with pytest.raises(WeightsError, match=r"1 tensors have no place .*Conv2d_14/weights"):
+        load_weights(net, write_npz(tmp_path / "w.npz", arrays))
+
+
+def test_load_weights__not_a_number__refused(tmp_path: Path) -> None:
+    net = MobileNetV1(width_mult=0.25)
+    arrays = slim_arrays(net)
+    arrays["MobilenetV1/Conv2d_2_pointwise/bias"][3] = np.nan
+    with pytest.raises(WeightsError, match=r"Conv2d_2_pointwise/bias has values that are not fin"):
+        load_weights(net, write_npz(tmp_path / "w.npz", arrays))
+
+
+def test_load_weights__other_padding__says_how_to_set_it(tmp_path: Path) -> None:
+    net = MobileNetV1(width_mult=0.25, padding="symmetric")
+    path = write_npz(tmp_path / "w.npz", slim_arrays(net))
+    with pytest.raises(WeightsError, match=r"for padding='same' .* has padding='symmetric'"):
+        load_weights(net, path)
+
+
+def test_load_weights__folded__fits_any_epsilon(tmp_path: Path) -> None:
+    # Early maps: with arrays as wild as these, later ones magnify any rounding.
+    net = MobileNetV1(width_mult=0.25, out_strides=(2,)).eval()
+    other = MobileNetV1(width_mult=0.25, out_strides=(2,), norm_eps=1e-5).eval()
+    path = write_npz(tmp_path / "w.npz", slim_arrays(MobileNetV1(width_mult=0.25)))
+    images = torch.rand(1, 3, 32, 32)
+    for network in (net, other):
+        load_weights(network, path)
+    with torch.inference_mode():
+        for one, two in zip(net(images), other(images), strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-4)
+
+
+def test_load_weights__fewer_blocks__leaves_out_the_rest(tmp_path: Path) -> None:
+    whole, short = MobileNetV1(0.25).eval(), MobileNetV1(0.25, out_strides=(16,)).eval()
+    path = write_npz(tmp_path / "w.npz", slim_arrays(whole))
+    load_weights(whole, path)
+    load_weights(short, path)
+    images = torch.rand(1, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(short(images)[0], whole(images)[0])
 
 
 def test_load_weights__with_a_missing_array_names_it(tmp_path: Path) -> None:
@@ -72,10 +125,12 @@ def test_load_weights__with_a_missing_array_names_it(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("no.npz", None, "no weights at"),
-        ("text.npz", b"hello", "not a readable .npz"),
-        ("empty.npz", b"", "not a readable .npz"),
-        ("model.h5", b"hello", "not '.h5'"),
-        ("text.ckpt", b"hello", "not a readable checkpoint"),
+        ("text.npz", b"hello", "not a weight file that can be read"),
+        ("empty.npz", b"", "not a weight file that can be read"),
+        ("short.npz", b"PK\x03\x04", "a damaged file"),
+        ("short.h5", b"\x89HDF\r\n\x1a\n", "a damaged HDF5 file"),
+        ("short.safetensors", b"\x10" + bytes(7) + b"{", "a damaged .safetensors file"),
+        ("short.pth", b"\x80\x02", "not a readable checkpoint"),
     ],
 )
 def test_load_weights__from_a_bad_file(tmp_path: Path, name, content, message) -> None:
@@ -95,6 +150,100 @@ def test_load_weights__from_our_own_checkpoint(tmp_path: Path) -> None:
         assert torch.equal(target.state_dict()[name], value)
 
 
+def own_checkpoint(folder: Path, net: MobileNetV1, folded: bool, prefix: str = "network.") -> Path:
+    """A checkpoint of this package with plain hyper-parameters; a teacher lies beside the net."""
+    state = {f"{prefix}backbone.{name}": value for name, value in net.state_dict().items()}
+    teacher = MobileNetV1(width_mult=0.5).state_dict()
+    state |= {f"distillation.teacher.backbone.{name}": value for name, value in teacher.items()}
+    arguments = {"width_mult": net.width_mult, "padding": net.stem.conv.kind}
+    spec = {"class_path": "mobilevision.backbone.MobileNetV1", "init_args": arguments}
+    content = {
+        "state_dict": state,
+        "hyper_parameters": {"network": {"class_path": "x.SSD", "init_args": {"backbone": spec}}},
+        "mobilevision": {"format": 1, "provenance": {"folded": folded}},
+    }
+    torch.save(content, folder / "own.ckpt")
+    return folder / "own.ckpt"
+
+
+def test_load_weights__imported_checkpoint__says_that_it_is_folded(tmp_path: Path) -> None:
+    net = MobileNetV1(width_mult=0.25)
+    assert load_weights(net, own_checkpoint(tmp_path, net, folded=True)).folded
+    assert not load_weights(net, own_checkpoint(tmp_path, net, folded=False)).folded
+
+
+def test_load_weights__folded_and_trained_since__is_not_folded(tmp_path: Path) -> None:
+    net = MobileNetV1(width_mult=0.25)
+    net.train()(torch.rand(2, 3, 32, 32))
+    assert not load_weights(net, own_checkpoint(tmp_path, net, folded=True)).folded
+
+
+def test_load_weights__checkpoint_of_other_padding__says_how_to_set_it(tmp_path: Path) -> None:
+    path = own_checkpoint(tmp_path, MobileNetV1(0.25, padding="symmetric"), folded=False)
+    with pytest.raises(WeightsError, match="for padding='symmetric'"):
+        load_weights(MobileNetV1(0.25), path)
+
+
+def test_load_weights__checkpoint_without_mobilenet__says_so(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"network.fc.weight": torch.zeros(1)}}, tmp_path / "x.ckpt")
+    with pytest.raises(WeightsError, match="has no MobileNetV1 backbone"):
+        load_weights(MobileNetV1(0.25), tmp_path / "x.ckpt")
+
+
+@pytest.mark.parametrize("prefix", ["network.", "network.backbone."])  # of a pyramid, too
+def test_from_pretrained__checkpoint__has_its_width_and_weights(
+    tmp_path: Path, prefix: str
+) -> None:
+    net = MobileNetV1(width_mult=0.25, padding="symmetric").eval()
+    path = own_checkpoint(tmp_path, net, folded=False, prefix=prefix)
+    made = MobileNetV1.from_pretrained(path, out_strides=(8, 32))
+    assert (made.width_mult, made.training) == (0.25, False)
+    images = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(made(images)[1], net(images)[1])
+    assert made.out_strides == (8, 32)
+
+
+def test_from_pretrained__published_file__has_its_width(tmp_path: Path) -> None:
+    source = MobileNetV1(width_mult=0.75)
+    path = write_npz(tmp_path / "w.npz", slim_arrays(source))
+    made = MobileNetV1.from_pretrained(path)
+    assert made.width_mult == 0.75
+    load_weights(source, path)
+    assert torch.equal(made.stem.conv.weight, source.stem.conv.weight)
+
+
+def test_from_pretrained__checkpoint_made_of_objects__says_what_to_do(tmp_path: Path) -> None:
+    state = MobileNetV1(width_mult=0.25).state_dict()
+    own = {f"network.backbone.{name}": value for name, value in state.items()}
+    torch.save({"state_dict": own, "hyper_parameters": {}}, tmp_path / "own.ckpt")
+    with pytest.raises(WeightsError, match=r"does not say .* load_weights\(backbone, path\)"):
+        MobileNetV1.from_pretrained(tmp_path / "own.ckpt")
+
+
+def test_from_pretrained__name_not_downloaded__says_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOBILEVISION_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError, match="mobilevision weights download mobilenet_v1_1"):
+        MobileNetV1.from_pretrained("mobilenet_v1_1.0_224")
+
+
+def test_load_classifier__other_width_than_wanted__says_which(tmp_path: Path) -> None:
+    net = MobileNetV1(width_mult=0.25)
+    logits = {
+        "MobilenetV1/Logits/Conv2d_1c_1x1/weights": np.zeros((1, 1, 256, 5), np.float32),
+        "MobilenetV1/Logits/Conv2d_1c_1x1/bias": np.arange(5, dtype=np.float32),
+    }
+    path = write_npz(tmp_path / "w.npz", slim_arrays(net) | logits)
+    with pytest.raises(WeightsError, match=r"its width_mult is 0\.25, not 0\.5"):
+        load_classifier(path, 0.5)
+    found = load_classifier(path).classifier.bias
+    assert found.tolist() == [1, 2, 3, 4]  # without background
+    with pytest.raises(WeightsError, match="no classifier in this file"):
+        load_classifier(write_npz(tmp_path / "w.npz", slim_arrays(net)))
+
+
 def test_load_weights__refuses_a_pickle_that_runs_code(tmp_path: Path) -> None:
     torch.save({"state_dict": {}, "payload": pytest}, tmp_path / "x.ckpt", pickle_module=_Reduce)
     with pytest.raises(WeightsError, match="not a readable checkpoint"):
@@ -111,28 +260,6 @@ class _Reduce:
     class Pickler(pickle.Pickler):
         def reducer_override(self, value: object) -> object:
             return (print, ("loaded",)) if value is pytest else NotImplemented
-
-
-@pytest.mark.real_data
-@pytest.mark.parametrize(
-    ("name", "width_mult", "size", "top1"),  # top-1 as measured independently on these pictures
-    [
-        ("mobilenet_v1_0.25_128", 0.25, 128, 0.5250),
-        ("mobilenet_v1_0.50_160", 0.50, 160, 0.6775),
-        ("mobilenet_v1_0.75_192", 0.75, 192, 0.7525),
-        ("mobilenet_v1_1.0_224", 1.00, 224, 0.7900),
-    ],
-)
-def test_real_weights__have_their_published_accuracy(
-    real_data: Path, name: str, width_mult: float, size: int, top1: float
-) -> None:
-    model = load_classifier(real_data / "weights" / f"{name}.npz", width_mult).eval()
-    images, labels = imagenet_pictures(real_data, size)
-    correct = 0
-    with torch.inference_mode():
-        for batch, truth in zip(images.split(50), labels.split(50), strict=True):
-            correct += int((model(batch).argmax(dim=1) == truth).sum())
-    assert abs(correct - top1 * len(labels)) <= 1
 
 
 @pytest.mark.real_data
