@@ -127,8 +127,8 @@ class _MarginLoss(EmbeddingLoss):
     def forward(
         self,
         embeddings: Tensor,
-        teacher: Tensor | None,
-        identities: Tensor,  # noqa: ARG002
+        teacher: Tensor | None,  # noqa: ARG002
+        identities: Tensor,
     ) -> dict[str, Tensor]:
         """See ``EmbeddingLoss``; faces of nobody known are left out."""
         people = len(self.centres)

@@ -12,7 +12,28 @@ from ...datasets.images import stretch
 from ...datasets.types import FaceBatch
 
 
-class FaceTeacher(ABC):
+class EmbeddingTeacher(ABC):
+    """Says the embedding of each face of a batch: ``TableTeacher``, or a ``FaceTeacher``."""
+
+    @abstractmethod
+    def prepare(self, dimension: int, device: torch.device, views: FaceViews | None = None) -> None:
+        """Read what there is to read, when training starts.
+
+        Args:
+            dimension: D of the student.
+            device: Where the student is.
+            views: What the training data draws; None where that is not known.
+
+        Raises:
+            WeightsError: It cannot be read, or does not fit the student or the data.
+        """
+
+    @abstractmethod
+    def __call__(self, batch: FaceBatch) -> Tensor:
+        """Return (B, D) float32 of unit length."""
+
+
+class FaceTeacher(EmbeddingTeacher):
     """Embeds aligned faces; a subclass says how it is opened and run.
 
     As the teacher of a training it looks at each batch, at the very pictures of the student; much

@@ -1,0 +1,209 @@
+"""Training and measuring a face network with Lightning."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from torch import Tensor, nn
+
+from ...datasets.errors import DataError
+from ...datasets.types import FaceBatch
+from ...datasets.vectors import VectorTable, write_vectors
+from ..task import ImageTask, MakeOptimizer, MakeSchedule
+from .evaluator import EmbeddingEvaluator
+from .losses import EmbeddingLoss, SquaredDifference
+from .teachers import EmbeddingTeacher
+from .verification import VerificationResult, format_table, write_verification
+
+VERIFICATION_FILE = "verification.json"
+EMBEDDINGS_FILE = "embeddings.npz"
+VERIFICATION_FACTS = "verification"
+"""Entry of a checkpoint's plain facts with the measured threshold."""
+
+
+class FaceEmbeddingTask(ImageTask):
+    """Train, validate, test and predict with a face network, such as ``FaceNetwork``.
+
+    Logs ``train/loss`` at each step, and ``val/accuracy``, ``val/auc``, ``val/eer`` and
+    ``val/val_at_far_1e-3`` at each validation, likewise ``test/...``. Held-out faces have no loss:
+    their people are not those of training, and a table of embeddings need not have them. Writes
+    ``verification.json`` into the run's directory, and after predict ``embeddings.npz``.
+
+    A validation puts the threshold and its false accept rate into the checkpoint.
+
+    Args:
+        network: Faces (B, 3, H, W) uint8 RGB to embeddings (B, D) of unit length; has a
+            ``dimension``.
+        loss: What it learns; None is the paper's ``SquaredDifference`` (Section 4.7).
+        teacher: What a loss compares with; read when training starts and never when a checkpoint
+            is loaded. None for losses of identities alone.
+        weights: As for ``ImageTask``, and so are the others.
+        optimizer: Makes the optimiser.
+        lr_scheduler: Makes the schedule.
+        channels_last: Memory format of network and pictures.
+        decay_depthwise: False leaves depthwise filters out of weight decay.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: EmbeddingLoss | None = None,
+        teacher: EmbeddingTeacher | None = None,
+        weights: str | None = None,
+        optimizer: MakeOptimizer | None = None,
+        lr_scheduler: MakeSchedule | None = None,
+        channels_last: bool = False,
+        decay_depthwise: bool = True,
+    ) -> None:
+        super().__init__(network, weights, optimizer, lr_scheduler, channels_last, decay_depthwise)
+        self.loss = loss or SquaredDifference()
+        self.teacher = teacher
+        self._evaluator: EmbeddingEvaluator | None = None
+        self._last_result: VerificationResult | None = None
+
+    @property
+    def last_result(self) -> VerificationResult | None:
+        """What the newest evaluation measured; None before the first."""
+        return self._last_result
+
+    # --- training
+
+    def on_fit_start(self) -> None:
+        """Read the teacher, if there is one, to where the network is by now."""
+        if self.teacher is None:
+            if self.loss.needs_teacher:
+                raise DataError(
+                    f"{type(self.loss).__name__} compares with a teacher: name one (model.teacher),"
+                    " or take a loss of identities, such as ArcFace"
+                )
+            return
+        data = getattr(self.trainer, "datamodule", None)
+        train = getattr(data, "datasets", {}).get("train")
+        dimension = int(self.network.dimension)  # type: ignore[arg-type]
+        self.teacher.prepare(dimension, self.device, getattr(train, "views", None))
+        rank_zero_info(f"Teacher: {type(self.teacher).__name__}")
+
+    def losses(self, output: Tensor, batch: FaceBatch) -> dict[str, Tensor]:
+        """Return the parts of the loss of embeddings (B, D).
+
+        Args:
+            output: (B, D), the network's embeddings.
+            batch: The faces.
+        """
+        theirs = None
+        if self.teacher is not None and self.loss.needs_teacher:
+            with torch.no_grad():
+                theirs = self.teacher(batch).float()
+        return self.loss(output.float(), theirs, batch.identities)
+
+    # --- evaluation, one path for validation, test and prediction
+
+    def on_validation_epoch_start(self) -> None:
+        """Start with no embeddings."""
+        self._start_evaluation(self.trainer.val_dataloaders)
+
+    def on_test_epoch_start(self) -> None:
+        """Start with no embeddings."""
+        self._start_evaluation(self.trainer.test_dataloaders)
+
+    def on_predict_epoch_start(self) -> None:
+        """Start with no embeddings."""
+        self._start_evaluation(self.trainer.predict_dataloaders)
+
+    def validation_step(self, batch: FaceBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """Return the embeddings (B, D) of a batch."""
+        return self._embed(batch)
+
+    def test_step(self, batch: FaceBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """Return the embeddings (B, D) of a batch."""
+        return self._embed(batch)
+
+    def predict_step(self, batch: FaceBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """Return the embeddings (B, D) of a batch."""
+        return self._embed(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Measure and log; while training the table waits for the end."""
+        self._measure("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Measure, log and print."""
+        self._measure("test")
+
+    def on_predict_epoch_end(self) -> None:
+        """Write ``embeddings.npz``."""
+        evaluator = self.evaluator
+        ids, rows = evaluator.gather()
+        if self.trainer.is_global_zero:
+            path = self.run_dir / EMBEDDINGS_FILE
+            files = [evaluator.faces.files[row] for row in ids.tolist()]
+            write_vectors(path, VectorTable(files, rows))  # type: ignore[arg-type]
+            print(f"Embeddings: {path}", flush=True)
+
+    def on_fit_end(self) -> None:
+        """Print the table of the last validation."""
+        if self._last_result is not None:
+            self._print_result(self._last_result)
+
+    @property
+    def evaluator(self) -> EmbeddingEvaluator:
+        """What collects the embeddings of this evaluation."""
+        if self._evaluator is None:
+            raise RuntimeError("no evaluation is running")
+        return self._evaluator
+
+    def _start_evaluation(self, loader: Any) -> None:
+        self._evaluator = EmbeddingEvaluator(loader.dataset.views.faces)
+
+    def _embed(self, batch: FaceBatch) -> Tensor:
+        embeddings = self(batch.images)
+        self.evaluator.update(batch.ids, embeddings)
+        return embeddings
+
+    def _measure(self, stage: str) -> None:
+        if self.trainer.sanity_checking:
+            return
+        result = self.evaluator.compute()
+        if result is None:
+            rank_zero_info(f"{stage}: not all faces were embedded, so nothing is measured")
+            return
+        # The same on all processes: sync_dist only calms a warning.
+        self.log_dict({f"{stage}/{key}": value for key, value in _logged(result).items()},
+                      sync_dist=True)  # fmt: skip
+        self.log("accuracy", result.accuracy, prog_bar=True, logger=False)
+        self._last_result = result
+        if stage == "val":
+            self.facts[VERIFICATION_FACTS] = threshold_facts(result)
+        if self.trainer.is_global_zero:
+            write_verification(self.run_dir / VERIFICATION_FILE, result)
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            self._print_result(result)
+
+    @rank_zero_only
+    def _print_result(self, result: VerificationResult) -> None:
+        print(f"\n{format_table(result)}Written to {self.run_dir / VERIFICATION_FILE}", flush=True)
+
+
+def _logged(result: VerificationResult) -> dict[str, float]:
+    numbers = {
+        "accuracy": result.accuracy,
+        "auc": result.auc,
+        "eer": result.eer,
+        "threshold": result.threshold,
+        "val_at_far_1e-3": result.val,
+    }
+    return {name: value for name, value in numbers.items() if value is not None}
+
+
+def threshold_facts(result: VerificationResult) -> dict[str, Any]:
+    """What a checkpoint keeps of a measurement: the threshold, its rate and where they are from."""
+    facts: dict[str, Any] = {
+        "threshold": result.threshold,
+        "far": result.far,
+        "dataset": result.dataset,
+        "pairs": result.pairs,
+        "impostor_pairs": result.impostor_pairs,
+        "accuracy": result.accuracy,
+    }
+    return facts if result.all_pairs is None else facts | {"all": result.all_pairs.to_dict()}
