@@ -5,8 +5,9 @@ A teacher is read when training starts and never when a checkpoint of the studen
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -52,9 +53,10 @@ class ModelTeacher(Teacher):
     al. 2022, "Knowledge distillation: A good teacher is patient and consistent").
 
     Args:
-        network: Makes it, without arguments; a YAML names a class or function by ``class_path``,
-            such as ``torchvision.models.resnet50`` or ``timm.create_model``, with its
-            ``init_args``. It is called when training starts, also where it downloads.
+        network: Import path of the class or function that makes it, such as
+            ``torchvision.models.resnet50`` or ``timm.create_model``; from Python also the callable
+            itself. It is called when training starts, also where it downloads weights.
+        options: What it is called with, such as ``{weights: IMAGENET1K_V2}``.
         size_hw: What pictures are resized to for it; None leaves them.
         pixel_mean: R, G, B, taken from pixels in [0, 255].
         pixel_std: R, G, B, then divided by.
@@ -62,12 +64,14 @@ class ModelTeacher(Teacher):
 
     def __init__(
         self,
-        network: Callable[[], nn.Module],
+        network: str | Callable[..., nn.Module],
+        options: dict[str, Any] | None = None,
         size_hw: tuple[int, int] | None = None,
         pixel_mean: tuple[float, float, float] = IMAGENET_MEAN,
         pixel_std: tuple[float, float, float] = IMAGENET_STD,
     ) -> None:
-        self.make_network = network
+        self.network = network
+        self.options = dict(options or {})
         self.size_hw = size_hw
         self.pixel_mean = pixel_mean
         self.pixel_std = pixel_std
@@ -80,14 +84,24 @@ class ModelTeacher(Teacher):
         device: torch.device,
         files: Sequence[str] | None = None,  # noqa: ARG002
     ) -> None:
-        """Make the network and move it to the device."""
+        """Make the network and move it to the device.
+
+        Raises:
+            WeightsError: It cannot be made.
+        """
         if self._network is None:
             self._network = self._make().eval().requires_grad_(False)
         self._network.to(device)
         self._num_outputs = num_outputs
 
     def _make(self) -> nn.Module:
-        return self.make_network()
+        make = _imported(self.network) if isinstance(self.network, str) else self.network
+        try:
+            return make(**self.options)
+        except Exception as error:  # whatever its authors raise is about the named options
+            raise WeightsError(
+                f"the teacher {self.network} cannot be made with {self.options}: {error}"
+            ) from error
 
     def _normalised(self, images: Tensor) -> Tensor:
         mean, std = (images.new_tensor(x)[:, None, None] for x in (self.pixel_mean, self.pixel_std))
@@ -125,7 +139,7 @@ class CheckpointTeacher(ModelTeacher):
     """
 
     def __init__(self, checkpoint: str | Path, size_hw: tuple[int, int] | None = None) -> None:
-        super().__init__(nn.Identity, size_hw)
+        super().__init__(nn.Identity, size_hw=size_hw)
         self.path = Path(checkpoint)
 
     def _make(self) -> nn.Module:
@@ -228,3 +242,14 @@ class CachedTeacher(Teacher):
         index = torch.tensor(rows, device=self._vectors.device)
         said = self._vectors[index.clamp_min(0)].float()
         return said.masked_fill((index < 0)[:, None], torch.nan).to(images.device)
+
+
+def _imported(path: str) -> Callable[..., nn.Module]:
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise WeightsError(
+            f"{path}: there is no such class or function ({error}). Name it by its import path, "
+            "such as torchvision.models.resnet50; timm comes with the extra 'peers'."
+        ) from error

@@ -45,10 +45,10 @@ def test_objectives__are_zero_where_both_agree(objective) -> None:
 class Known(Teacher):
     """Says ones of all pictures but the second, which it does not know."""
 
-    def prepare(self, num_outputs, device, files=None) -> None:
+    def prepare(self, num_outputs, device, files=None) -> None:  # noqa: ARG002
         self.outputs = num_outputs
 
-    def __call__(self, images, paths):
+    def __call__(self, images, paths):  # noqa: ARG002
         said = torch.ones(len(images), self.outputs)
         said[0, 0] = 3.0
         said[1] = torch.nan

@@ -33,6 +33,26 @@ def test_model_teacher__normalises_resizes_and_is_in_evaluation_mode() -> None:
     assert torch.allclose(teacher(images, ("a", "b")), expected.expand(2, 3), atol=1e-4)
 
 
+def test_model_teacher__by_import_path_with_options() -> None:
+    teacher = ModelTeacher("torchvision.models.squeezenet1_1", {"num_classes": 4})
+    teacher.prepare(4, CPU)
+    assert teacher(torch.zeros(2, 3, 32, 32), ("a", "b")).shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "message"),
+    [
+        ("torchvision.models.no_such_net", {}, "no such class or function"),
+        ("nowhere.Net", {}, "no such class or function"),
+        ("squeezenet", {}, "no such class or function"),
+        ("torchvision.models.squeezenet1_1", {"x": 1}, "cannot be made with"),
+    ],
+)
+def test_model_teacher__that_cannot_be_made(path: str, options: dict, message: str) -> None:
+    with pytest.raises(WeightsError, match=message):
+        ModelTeacher(path, options).prepare(4, CPU)
+
+
 def test_model_teacher__of_other_classes_is_refused() -> None:
     teacher = ModelTeacher(pooled)
     teacher.prepare(7, CPU)
