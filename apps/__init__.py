@@ -9,11 +9,37 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .detector import Detector
+    from .face_attributes import FaceAttributes, FaceDescription
+    from .face_embedder import FaceEmbedder
+    from .face_results import Face, Threshold, Verification, similarity
+    from .gallery import Gallery
     from .results import DetectionResult
 
-__all__ = ["DetectionResult", "Detector"]
+__all__ = [
+    "DetectionResult",
+    "Detector",
+    "Face",
+    "FaceAttributes",
+    "FaceDescription",
+    "FaceEmbedder",
+    "Gallery",
+    "Threshold",
+    "Verification",
+    "similarity",
+]
 
-_MODULES = {"DetectionResult": "results", "Detector": "detector"}
+_MODULES = {
+    "DetectionResult": "results",
+    "Detector": "detector",
+    "Face": "face_results",
+    "FaceAttributes": "face_attributes",
+    "FaceDescription": "face_attributes",
+    "FaceEmbedder": "face_embedder",
+    "Gallery": "gallery",
+    "Threshold": "face_results",
+    "Verification": "face_results",
+    "similarity": "face_results",
+}
 
 
 def __getattr__(name: str) -> Any:

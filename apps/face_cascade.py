@@ -9,7 +9,7 @@ proposal is empty. They follow its conventions (boxes counted from 1, sides one 
 the difference of the edges), which its weights were trained with.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -92,34 +92,41 @@ class FaceCascade(nn.Module):
 
     def _refined(self, pictures: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
         crops, boxes = _crops(pictures, boxes, 24)
-        shifts, scores = _in_chunks(self.refine, crops, (4, 2))
-        counts = [len(own) for own in boxes]
+        outputs = _in_chunks(self.refine, crops, (4, 2))
         refined = []
-        for own, shift, score in zip(boxes, shifts.split(counts), scores.split(counts),
-                                     strict=True):  # fmt: skip
-            passed = score[:, 1] > self.thresholds[1]
-            own, shift, score = own[passed], shift[passed], score[passed, 1]
-            kept = nms(own, score, _IOU)
-            refined.append(_squares(_shifted(own[kept], shift[kept])))
+        for own, (shifts, scores) in _passing(boxes, outputs, self.thresholds[1]):
+            kept = nms(own, scores, _IOU)
+            refined.append(_squares(_shifted(own[kept], shifts[kept])))
         return refined
 
     def _placed(self, pictures: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Faces]:
         crops, boxes = _crops(pictures, boxes, 48)
-        parts = _in_chunks(self.place, crops, (4, 10, 2))
-        counts = [len(own) for own in boxes]
+        outputs = _in_chunks(self.place, crops, (4, 10, 2))
         faces = []
-        for own, shift, points, score in zip(boxes, *(part.split(counts) for part in parts),
-                                             strict=True):  # fmt: skip
-            passed = score[:, 1] > self.thresholds[2]
-            own, shift, points, score = own[passed], shift[passed], points[passed], score[passed, 1]
+        for own, (shifts, points, scores) in _passing(boxes, outputs, self.thresholds[2]):
             # The network says all x and then all y, as fractions of the box.
             fractions = points.unflatten(1, (2, 5)).transpose(1, 2)
             sides = (own[:, 2:] - own[:, :2] + 1)[:, None]
             landmarks = own[:, None, :2] - 1 + fractions * sides
-            own = _shifted(own, shift)
-            kept = _nms_of_smaller(own, score, _IOU)
-            faces.append(Faces(own[kept], landmarks[kept], score[kept]))
+            placed = _shifted(own, shifts)
+            kept = _nms_of_smaller(placed, scores, _IOU)
+            faces.append(Faces(placed[kept], landmarks[kept], scores[kept]))
         return faces
+
+
+def _passing(
+    boxes: Sequence[Tensor], outputs: Sequence[Tensor], threshold: float
+) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Boxes and outputs of each picture, less those whose score is too low.
+
+    The scores are the second column of the last output.
+    """
+    counts = [len(own) for own in boxes]
+    split = (output.split(counts) for output in outputs)
+    for own, *parts in zip(boxes, *split, strict=True):
+        scores = parts[-1][:, 1]
+        passed = scores > threshold
+        yield own[passed], [*(part[passed] for part in parts[:-1]), scores[passed]]
 
 
 def _networks() -> tuple[nn.Module, nn.Module, nn.Module]:

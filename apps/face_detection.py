@@ -4,12 +4,15 @@ Used by everything that takes pictures with faces: embeddings, attributes, the p
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 
 from ..datasets.errors import DataError
+
+if TYPE_CHECKING:
+    from .face_cascade import Faces
 
 DEFAULT_FACE_SCORE = 0.9
 """The least score of a face that is used."""
@@ -79,24 +82,20 @@ class MTCNNFinder:
 
         looked_at = [_reduced(picture, self.longest_px) for picture in pictures]
         tensors = [
-            torch.from_numpy(np.ascontiguousarray(picture)).to(self.device).permute(2, 0, 1)
+            torch.from_numpy(np.require(picture, requirements=["C", "W"]))
+            .to(self.device)
+            .permute(2, 0, 1)
             for picture in looked_at
         ]
         return [
-            self._result(*(part.cpu().numpy() for part in faces), picture, small)
+            self._result(faces, picture, small)
             for faces, picture, small in zip(
                 self.cascade(tensors), pictures, looked_at, strict=True
             )
         ]
 
-    def _result(
-        self,
-        boxes: np.ndarray,
-        landmarks: np.ndarray,
-        scores: np.ndarray,
-        picture: np.ndarray,
-        small: np.ndarray,
-    ) -> FacesFound:
+    def _result(self, faces: "Faces", picture: np.ndarray, small: np.ndarray) -> FacesFound:
+        boxes, landmarks, scores = (part.cpu().numpy() for part in faces)
         limits = np.array(picture.shape[1::-1], dtype=np.float32)
         scale = limits / np.array(small.shape[1::-1], dtype=np.float32)
         # Boxes are counted from 1 and have their last pixel inside; here they have edges.

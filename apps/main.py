@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 COMMANDS: dict[str, str] = {
     "detect": "detect",
     "embed": "embed",
+    "attributes": "attributes",
     "gallery enroll": "gallery_enroll",
     "gallery identify": "gallery_identify",
     "gallery list": "gallery_list",
@@ -28,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "data check": "data_check",
     "data find-faces": "data_find_faces",
     "data synthetic": "data_synthetic",
+    "verify": "verify",
     "evaluate coco": "evaluate_coco",
     "cost": "cost",
     "plot tradeoff": "plot_tradeoff",
