@@ -125,8 +125,8 @@ def read_label_table(
     absent = [each for each in (file_column, *names) if each not in columns]
     if absent or not names:
         raise DataError(
-            f"{path}: has the columns {', '.join(columns)}; wanted are {file_column} and "
-            f"{', '.join(absent) or 'at least one attribute'}."
+            f"{path}: has the columns {', '.join(columns)}; it lacks "
+            f"{', '.join(absent) or 'attributes: give each a column'}."
         )
     files = [str(each or "").strip() for each in columns[file_column]]
     check_files(path, files)
@@ -155,9 +155,7 @@ def _read_columns(path: Path) -> dict[str, Sequence[Any]]:
     heading, *body = ([cell.strip() for cell in row] for row in rows)
     for number, row in enumerate(body, start=2):
         if len(row) != len(heading):
-            raise DataError(
-                f"{path}: row {number} has {len(row)} cells, the heading {len(heading)}"
-            )
+            raise DataError(f"{path}, line {number}: {len(row)} cells, not {len(heading)}")
     cells = zip(*body, strict=True) if body else ([] for _ in heading)
     return dict(zip(heading, cells, strict=True))
 

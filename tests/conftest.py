@@ -3,7 +3,9 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -33,3 +35,42 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def drawn_celeba(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in CelebA's layout: 24 drawn faces, three attributes, of which nobody has Never."""
+    root = tmp_path_factory.mktemp("faces") / "celeba"
+    (root / "img_align_celeba").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    where = np.array([[69, 111], [108, 111], [88, 135], [73, 152], [105, 152]])
+    attributes, partition, identities, points = [], [], [], []
+    for number in range(1, 25):
+        red, hat = bool(number % 2), bool(number % 3)
+        landmarks = where + rng.integers(-3, 4, 2)
+        picture = Image.new("RGB", (178, 218), tuple(rng.integers(90, 160, 3).tolist()))
+        pen = ImageDraw.Draw(picture)
+        x, y = landmarks[2].tolist()
+        pen.ellipse((x - 45, y - 70, x + 45, y + 60), (220, 90, 80) if red else (225, 200, 170))
+        for px, py in landmarks.tolist():
+            pen.ellipse((px - 5, py - 4, px + 5, py + 4), (40, 30, 30))
+        if hat:
+            pen.rectangle((x - 50, y - 95, x + 50, y - 55), (30, 30, 120))
+        name = f"{number:06d}.jpg"
+        picture.save(root / "img_align_celeba" / name, quality=90)
+        attributes.append(f"{name} {1 if red else -1:2d} {1 if hat else -1:2d} -1")
+        partition.append(f"{name} {0 if number <= 12 else 1 if number <= 18 else 2}")
+        identities.append(f"{name} {number // 4}")
+        points.append(" ".join([name, *map(str, landmarks.ravel().tolist())]))
+    heading = "lefteye_x lefteye_y righteye_x righteye_y nose_x nose_y leftmouth_x leftmouth_y " + (
+        "rightmouth_x rightmouth_y"
+    )
+    files = {
+        "list_attr_celeba.txt": ["24", "Red_Face Wearing_Hat Never", *attributes],
+        "list_eval_partition.txt": partition,
+        "identity_CelebA.txt": identities,
+        "list_landmarks_align_celeba.txt": ["24", heading, *points],
+    }
+    for name, lines in files.items():
+        (root / name).write_text("\n".join(lines) + "\n")
+    return root

@@ -121,6 +121,26 @@ class AttributeTask(ImageTask):
                 "(data.attributes)."
             )
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the plain facts, the attributes' names among them."""
+        self.facts["attributes"] = list(self.categories.values())
+        super().on_save_checkpoint(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the plain facts back.
+
+        Raises:
+            WeightsError: The checkpoint is of other attributes than the data.
+        """
+        super().on_load_checkpoint(checkpoint)
+        names = list(self.categories.values())
+        trained = self.facts.get("attributes", names)
+        if trained != names:
+            raise WeightsError(
+                f"the checkpoint is of the attributes {', '.join(trained)}, and the data has "
+                f"{', '.join(names)}. Choose the former with data.attributes, in their order."
+            )
+
     # --- evaluation, one path for validation, test and prediction
 
     def on_validation_epoch_start(self) -> None:

@@ -1,13 +1,16 @@
 """A trained attribute network as a teacher of smaller ones (Howard et al. 2017, Section 4.5)."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ...backbone.errors import WeightsError
 from ..teachers import ModelTeacher
+
+if TYPE_CHECKING:
+    from .task import AttributeTask
 
 # Arguments of backbones that fetch weights, which the checkpoint holds itself.
 _WEIGHT_OPTIONS = {"weights": None, "download": False}
@@ -31,7 +34,7 @@ class AttributeTeacher(ModelTeacher):
 
     Args:
         checkpoint: A checkpoint of an ``AttributeTask``.
-        size_hw: What pictures are resized to for it; None leaves them.
+        size_hw: What pictures are resized to for it; None takes the size of its training.
     """
 
     def __init__(self, checkpoint: str | Path, size_hw: tuple[int, int] | None = None) -> None:
@@ -41,18 +44,18 @@ class AttributeTeacher(ModelTeacher):
         """What it speaks of, once it has been read."""
 
     def _make(self) -> nn.Module:
-        from .task import AttributeTask
-
         task = load_attribute_task(self.path)
-        assert isinstance(task, AttributeTask)
         self.attributes = tuple(task.categories.values())
+        if self.size_hw is None and "size_hw" in task.facts:
+            height, width = task.facts["size_hw"]
+            self.size_hw = (int(height), int(width))
         return _Logits(task.network)
 
     def _normalised(self, images: Tensor) -> Tensor:
         return images  # the network normalises
 
 
-def load_attribute_task(path: str | Path) -> Any:
+def load_attribute_task(path: str | Path) -> "AttributeTask":
     """Rebuild the ``AttributeTask`` of a checkpoint, on the CPU.
 
     Weights that its backbone was built from are not asked for: the checkpoint holds all of them.

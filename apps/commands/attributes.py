@@ -1,0 +1,64 @@
+"""``mobilevision attributes``."""
+
+import sys
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ..errors import EXIT_FAULT
+
+SUMMARY = "Describe faces in pictures: the probability of each attribute, yes or no, one table."
+EXAMPLES = (
+    "mobilevision attributes photos --model attributes.ckpt --out attributes.parquet",
+    "mobilevision attributes photos 'more/*.png' --model attributes.ckpt --out attributes.csv"
+    " --pictures annotated",
+    "mobilevision attributes img_align_celeba --aligned --model attributes.ckpt --out celeba.csv",
+)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="Pictures, folders of them, patterns."
+    )
+    parser.add_argument(
+        "--model", type=Path, required=True, help="Checkpoint of an attribute network."
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="The table: .parquet or .csv."
+    )
+    parser.add_argument(
+        "--pictures", type=Path, metavar="DIR", help="Folder for annotated pictures."
+    )
+    parser.add_argument(
+        "--aligned",
+        action="store_true",
+        help="Each picture is one face, framed as CelebA's aligned pictures are.",
+    )
+    parser.add_argument(
+        "--largest", action="store_true", help="Only the largest face of each picture."
+    )
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", default=8, help="Pictures at once in the network."
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto (an accelerator where there is one), cpu, cuda:1."
+    )
+
+
+def run(arguments: Namespace) -> int:
+    """Describe; 1 if files could not be read, the others are done."""
+    from ..attribute_rows import describe_files
+
+    counts = describe_files(
+        arguments.inputs,
+        arguments.model,
+        arguments.out,
+        arguments.aligned,
+        arguments.largest,
+        arguments.pictures,
+        arguments.batch_size,
+        arguments.device,
+    )
+    sys.stdout.flush()
+    return EXIT_FAULT if counts.faults else 0
