@@ -1,0 +1,67 @@
+"""What a photo's position teaches about cells: its own cell, or all cells by their distance."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .cells import NO_CELL
+from .geodesy import pairwise_km
+
+
+def smoothed_labels(distances_km: Tensor, tau_km: float) -> Tensor:
+    """Probabilities (B, C) that fall with the distance, from distances (B, C) in km.
+
+    Haversine smoothing (Haas et al. 2024, "PIGEON", Section 3.2): proportional to
+    exp(-(d_i - d_own) / tau), here divided by their sum, which makes the choice of ``d_own``
+    indifferent.
+    """
+    return torch.softmax(-distances_km / tau_km, dim=1)
+
+
+class CellLoss(nn.Module):
+    """Cross entropy over the cells of each partition.
+
+    Args:
+        tau_km: None teaches the one cell that holds a photo, as PlaNet does, and nothing where no
+            cell does. A number smooths the labels over cells nearby; PIGEON takes 65 to 75. Photos
+            that no cell holds then learn, too.
+
+    Raises:
+        ValueError: tau_km is not positive.
+    """
+
+    def __init__(self, tau_km: float | None = None) -> None:
+        super().__init__()
+        if tau_km is not None and tau_km <= 0:
+            raise ValueError(f"tau_km={tau_km} must be positive, or null for one cell a photo")
+        self.tau_km = tau_km
+
+    def forward(
+        self,
+        logits: Sequence[Tensor],
+        cells: Sequence[Tensor],
+        photos: Tensor,
+        centres: Sequence[Tensor],
+    ) -> dict[str, Tensor]:
+        """Return the mean loss of each partition: ``cells``, or ``cells_0`` and so on.
+
+        Args:
+            logits: For each partition (B, C).
+            cells: For each (B,) int64, which cell holds the photo; -1 for none.
+            photos: (B, 3) float32, unit vectors to where the photos were taken.
+            centres: For each partition (C, 3) float32, unit vectors to the cells' mean positions.
+        """
+        losses = {}
+        for index, (scores, own, places) in enumerate(zip(logits, cells, centres, strict=True)):
+            name = "cells" if len(logits) == 1 else f"cells_{index}"
+            losses[name] = self._one(scores.float(), own, photos, places)
+        return losses
+
+    def _one(self, logits: Tensor, own: Tensor, photos: Tensor, centres: Tensor) -> Tensor:
+        if self.tau_km is not None:
+            labels = smoothed_labels(pairwise_km(photos, centres), self.tau_km)
+            return functional.cross_entropy(logits, labels)
+        total = functional.cross_entropy(logits, own, ignore_index=NO_CELL, reduction="sum")
+        return total / (own != NO_CELL).sum().clamp(min=1)
