@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..datasets.files import write_atomically
 from ..heads.classification.metrics import ClassificationResult
@@ -30,8 +31,8 @@ class Pair(NamedTuple):
     """Class index."""
     said: int
     """Class index."""
-    count: int
-    """Pictures."""
+    pictures: int
+    """How many."""
     share: float
     """Of the pictures of the true class, in (0, 1]."""
 
@@ -168,13 +169,13 @@ def _draw_pairs(axes: Axes, pairs: list[Pair], names: list[str]) -> None:
     if not pairs:
         axes.text(0.5, 0.5, "none", ha="center", va="center", transform=axes.transAxes)
         return
-    bars = axes.barh(range(len(pairs)), [pair.count for pair in pairs], color="#1f5fa8")
+    bars = axes.barh(range(len(pairs)), [pair.pictures for pair in pairs], color="#1f5fa8")
     axes.bar_label(bars, [f" {pair.share:.0%} of the class" for pair in pairs], fontsize=7.5)
     labels = [f"{_short(names[pair.true])} → {_short(names[pair.said])}" for pair in pairs]
     axes.set_yticks(range(len(pairs)), labels, fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.22)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("pictures")
 
 

@@ -53,7 +53,8 @@ class FileTable(NamedTuple):
 
     def take(self, name: str, rows: np.ndarray) -> "FileTable":
         """Some of them: positions (M,) int64."""
-        return FileTable(name, [self.paths[row] for row in rows.tolist()], self.labels[rows])
+        paths = [self.paths[int(row)] for row in rows]
+        return FileTable(name, paths, self.labels[rows])
 
 
 class ClassificationSample(NamedTuple):

@@ -220,7 +220,9 @@ def _resize(
     height, width = pixels.shape[:2]
     left, top, right, bottom = box
     inside = (max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height))
-    small = Image.fromarray(pixels).resize(size_hw[::-1], Image.Resampling.BILINEAR, box=inside)
+    small = Image.fromarray(pixels).resize(
+        (size_hw[1], size_hw[0]), Image.Resampling.BILINEAR, inside
+    )
     return np.array(small)
 
 

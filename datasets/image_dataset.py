@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -19,7 +20,7 @@ class ImageDataset(Dataset[_Sample_co]):
 
     Args:
         name: what results call it, with its number of images.
-        paths: N files.
+        paths: N files, strings.
         seed: at least 0.
         on_error: what a picture that cannot be read leads to. "skip" hands out the next good one
             in its place, and `unreadable` counts.
@@ -29,7 +30,11 @@ class ImageDataset(Dataset[_Sample_co]):
     """
 
     def __init__(
-        self, name: str, paths: Sequence[str], seed: int = 0, on_error: OnError = "raise"
+        self,
+        name: str,
+        paths: Sequence[str] | np.ndarray,
+        seed: int = 0,
+        on_error: OnError = "raise",
     ) -> None:
         if not len(paths):
             raise DataError(f"{name}: no images are left. Check the data set.")

@@ -28,7 +28,7 @@ _LONGEST_NAME = 32
 class ClassFigures(NamedTuple):
     """One class: figures are in [0, 1], and None where there is nothing to divide by."""
 
-    count: int
+    images: int
     """Pictures of the class."""
     accuracy: float | None
     """Of all pictures, those where "this class or not" is decided rightly. High for any rare
@@ -208,7 +208,7 @@ def class_figures(confusion: np.ndarray, categories: Sequence[str]) -> dict[str,
     figures: dict[str, ClassFigures] = {}
     for name, hit, count, given in zip(categories, right, counts, said, strict=True):
         figures[name] = ClassFigures(
-            count=count,
+            images=count,
             accuracy=_share(total - count - given + 2 * hit, total),
             precision=_share(hit, given),
             recall=_share(hit, count),
@@ -227,7 +227,7 @@ def format_table(result: ClassificationResult, most: int = _SHOWN_CLASSES) -> st
         f"Classification of {result.dataset}: {result.images:,} images",
         f" top-1 {result.top1:.4f}   top-5 {result.top5:.4f}",
     ]
-    measured = {name: row for name, row in result.per_class.items() if row.count}
+    measured = {name: row for name, row in result.per_class.items() if row.images}
     ordered = sorted(measured.items(), key=lambda item: (item[1].f1 or 0.0, item[0]))[:most]
     absent = len(result.per_class) - len(measured)
     shown = f"{len(ordered)} of {len(measured)} classes, the worst first"
@@ -237,7 +237,7 @@ def format_table(result: ClassificationResult, most: int = _SHOWN_CLASSES) -> st
     for name, row in ordered:
         short = name if len(name) <= width else name[: width - 1] + "…"
         cells = [f"{'-' if x is None else f'{x:.3f}':>9}" for x in (row.precision, row.recall)]
-        lines.append(f" {short:<{width}}  {row.count:>6}  {cells[0]}{cells[1][1:]}  {row.f1:.3f}")
+        lines.append(f" {short:<{width}}  {row.images:>6}  {cells[0]}{cells[1][1:]}  {row.f1:.3f}")
     return "\n".join(lines) + "\n"
 
 

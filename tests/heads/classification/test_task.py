@@ -1,4 +1,6 @@
+import csv
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,9 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from mobilevision.backbone import MobileNetV1
+from mobilevision.backbone.weights import load_classifier
+from mobilevision.datasets.classification_transforms import WholePicture
+from mobilevision.datasets.image_folder import CsvModule, ImageFolderModule
 from mobilevision.datasets.synthetic_classification import SyntheticClassificationModule
 from mobilevision.datasets.types import ClassificationBatch
 from mobilevision.heads.classification import BatchMix, ClassificationTask, Classifier
@@ -126,3 +131,58 @@ def test_checkpoint__rebuilds_with_weights_only(tmp_path: Path) -> None:
     assert loaded.categories == NAMES
     images = batch().images
     assert torch.equal(loaded.eval()(images), task.eval()(images))
+
+
+@pytest.mark.real_data
+def test_public_weights__reach_their_published_accuracy_through_the_task(
+    real_data: Path, tmp_path: Path
+) -> None:
+    data = CsvModule(
+        real_data / "imagenet_val", val="labels.csv", train="labels.csv", num_workers=0,
+        categories={k: str(k) for k in range(1000)}, size_hw=(128, 128), batch_size=50,
+        val_transform=WholePicture((128, 128)),
+    )  # fmt: skip
+    network = Classifier(
+        MobileNetV1(0.25, out_strides=(32,)), 1000, pixel_mean=128.0, pixel_std=128.0
+    )
+    public = load_classifier(real_data / "weights" / "mobilenet_v1_0.25_128.npz", 0.25)
+    network.load_state_dict(public.state_dict())
+    task = ClassificationTask(network, data.categories)
+    trainer = Trainer(
+        default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_progress_bar=False
+    )
+    (measured,) = trainer.test(task, data, verbose=False)
+    assert measured["test/top1"] == pytest.approx(0.5250, abs=1 / 400)  # weights/README.md
+
+
+@pytest.mark.real_data
+def test_fine_tuning__from_public_weights_learns_real_pictures(
+    real_data: Path, tmp_path: Path
+) -> None:
+    """Dogs (classes 151 to 268 of ImageNet) from things (from 500 on), twelve pictures of each."""
+    with (real_data / "imagenet_val" / "labels.csv").open() as file:
+        rows = [(row["file"], int(row["label"])) for row in csv.DictReader(file)]
+    groups = {
+        "dog": [name for name, label in rows if 151 <= label <= 268][:12],
+        "thing": [name for name, label in rows if label >= 500][:12],
+    }
+    for split in ("train", "val"):
+        for group, names in groups.items():
+            (tmp_path / split / group).mkdir(parents=True)
+            for name in names:
+                target = tmp_path / split / group / Path(name).name
+                target.symlink_to((real_data / "imagenet_val" / name).resolve())
+    data = ImageFolderModule(tmp_path, size_hw=(128, 128), batch_size=12, num_workers=0)
+    network = Classifier(MobileNetV1(0.25, out_strides=(32,)), 2)
+    weights = str(real_data / "weights" / "mobilenet_v1_0.25_128.npz")
+    torch.manual_seed(0)
+    task = ClassificationTask(
+        network, data.categories, weights=weights, optimizer=partial(torch.optim.AdamW, lr=1e-3)
+    )
+    trainer = Trainer(
+        default_root_dir=tmp_path, max_epochs=6, accelerator="cpu", logger=False,
+        check_val_every_n_epoch=6, enable_checkpointing=False, enable_progress_bar=False,
+    )  # fmt: skip
+    trainer.fit(task, data)
+    assert task.last_result is not None
+    assert task.last_result.top1 >= 0.9, "on the pictures that it was trained on"

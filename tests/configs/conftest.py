@@ -1,0 +1,118 @@
+"""Small data sets in the layouts that the recipes expect, by the class of their data module."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mobilevision.datasets.synthetic import write_scenes
+from mobilevision.datasets.synthetic_classification import write_objects
+from mobilevision.datasets.vectors import VectorTable, write_vectors
+
+Maker = Callable[[Path], list[str]]
+
+
+def coco(root: Path) -> list[str]:
+    """Four generated scenes, also under the names of COCO 2014 with a file of minival ids."""
+    write_scenes(root, train=4, val=4, size_hw=(96, 96), seed=1, progress=False)
+    for split, offset in (("train", 0), ("val", 1000)):  # ids differ in all of COCO
+        (root / f"{split}2014").symlink_to(root / split)
+        truth = json.loads((root / "annotations" / f"instances_{split}.json").read_text())
+        for row in truth["images"]:
+            row["id"] += offset
+        for row in truth["annotations"]:
+            row["id"], row["image_id"] = row["id"] + offset, row["image_id"] + offset
+        (root / "annotations" / f"instances_{split}2014.json").write_text(json.dumps(truth))
+    kept = [str(image["id"]) for image in truth["images"][:2]]
+    (root / "mscoco_minival_ids.txt").write_text("\n".join(kept))
+    return ["--data.root", str(root)]
+
+
+def generated_scenes(root: Path) -> list[str]:
+    return ["--data.root", str(root), "--data.train_scenes=4", "--data.val_scenes=4"]
+
+
+def generated_objects(root: Path) -> list[str]:
+    return ["--data.root", str(root), "--data.train_pictures=8", "--data.val_pictures=8"]
+
+
+def imagenet(root: Path) -> list[str]:
+    write_objects(root, train=8, val=8, size_hw=(64, 64), progress=False)
+    return ["--data.root", str(root)]
+
+
+def stanford_dogs(root: Path) -> list[str]:
+    for picture in range(4):
+        path = root / "Images" / f"n0208562{picture % 2}-Breed" / f"{picture}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64), (picture * 50, 9, 9)).save(path)
+    files = [str(path.relative_to(root / "Images")) for path in sorted(root.rglob("*.jpg"))]
+    for split in ("train", "test"):
+        (root / f"{split}.txt").write_text("\n".join(files))
+    return ["--data.root", str(root)]
+
+
+def cifar(root: Path) -> list[str]:
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    for name in (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"):
+        records = rng.integers(0, 256, (2, 3073), dtype=np.uint8)
+        records[:, 0] %= 10
+        records.tofile(root / name)
+    (root / "batches.meta.txt").write_text("\n".join("abcdefghij"))
+    return ["--data.root", str(root)]
+
+
+def faces(root: Path) -> list[str]:
+    """CelebA's layout with three pictures of each of eight people, two of them for training."""
+    points = "69 111 108 111 88 135 73 152 105 152"
+    names = [f"{number:06}.jpg" for number in range(24)]
+    folder = root / "img_align_celeba"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in names:
+        Image.fromarray(rng.integers(0, 256, (218, 178, 3), dtype=np.uint8)).save(folder / name)
+    lists = {
+        "list_eval_partition": [f"{name} {int(row >= 6)}" for row, name in enumerate(names)],
+        "identity_CelebA": [f"{name} {row // 3}" for row, name in enumerate(names)],
+        "list_landmarks_align_celeba": [f"{name} {points}" for name in names],
+        "list_attr_celeba": ["24", "Male", *(f"{name} 1" for name in names)],
+    }
+    for name, lines in lists.items():
+        (root / f"{name}.txt").write_text("\n".join(lines))
+    write_vectors(root / "teacher.npz", VectorTable(np.array(names), np.eye(24, 128)))
+    return [f"--data.train.root={root}", f"--data.val.root={root}", "--data.test=null",
+            "--data.views=1", f"--model.teacher.table={root / 'teacher.npz'}"]  # fmt: skip
+
+
+SMALL_DATA: dict[str, Maker] = {
+    "FaceDataModule": faces,
+    "CocoDataModule": coco,
+    "SyntheticDataModule": generated_scenes,
+    "SyntheticClassificationModule": generated_objects,
+    "ImageNetModule": imagenet,
+    "StanfordDogsModule": stanford_dogs,
+    "CifarModule": cifar,
+}
+"""Class of the data module -> what writes a small data set and returns the options that name it."""
+
+
+@pytest.fixture(scope="session")
+def small_data(
+    tmp_path_factory: pytest.TempPathFactory, drawn_celeba: Path
+) -> Callable[[str], list[str]]:
+    """Options for a data module by its class path; the data is written once."""
+    made = {"CelebAModule": ["--data.root", str(drawn_celeba)]}
+
+    def options(class_path: str) -> list[str]:
+        name = class_path.rpartition(".")[2]
+        if name not in SMALL_DATA and name not in made:
+            pytest.fail(f"{name}: say in {__file__} how a small data set of its layout is made")
+        if name not in made:
+            made[name] = SMALL_DATA[name](tmp_path_factory.mktemp("configs") / "data")
+        return made[name]
+
+    return options
