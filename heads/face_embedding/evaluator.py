@@ -47,6 +47,12 @@ class EmbeddingEvaluator:
         kept, first = np.unique(ids, return_index=True)  # Lightning pads with duplicates
         return kept, rows[first]
 
+    @property
+    def progress(self) -> str:
+        """How many faces came so far."""
+        seen = sum(len(ids) for ids, _ in self._parts)
+        return f"{seen:,} of {len(self.faces.files):,} faces of {self.faces.name} were embedded"
+
     def compute(self) -> VerificationResult | None:
         """Gather, then measure; call it on all processes, which get the same result.
 

@@ -120,9 +120,7 @@ class OnnxTeacher(FaceTeacher):
                 str(self.path), providers=runtime.get_available_providers()
             )
         except Exception as error:  # the runtime has many kinds of its own
-            raise WeightsError(
-                f"{self.path}: not an ONNX model that can be run ({error})"
-            ) from error
+            raise WeightsError(f"{self.path}: cannot be run as an ONNX model ({error})") from error
         shape = self._session.get_inputs()[0].shape
         if len(shape) != 4 or 3 not in (shape[1], shape[3]):
             raise WeightsError(f"{self.path}: takes {shape}, and not pictures of three channels")

@@ -82,8 +82,7 @@ def threshold_at_far(impostors: np.ndarray, count: int, far: float) -> float | N
     if allowed >= len(impostors):
         return float(impostors.min())
     refused = np.partition(impostors, len(impostors) - allowed - 1)[-allowed - 1]
-    above = impostors[impostors > refused]
-    return float(above.min()) if len(above) else float(np.nextafter(refused, np.inf))
+    return float(np.nextafter(refused, np.inf))
 
 
 def roc_curve(scores: np.ndarray, same: np.ndarray) -> Roc:

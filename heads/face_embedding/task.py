@@ -166,7 +166,7 @@ class FaceEmbeddingTask(ImageTask):
             return
         result = self.evaluator.compute()
         if result is None:
-            rank_zero_info(f"{stage}: not all faces were embedded, so nothing is measured")
+            self._print_partial()
             return
         # The same on all processes: sync_dist only calms a warning.
         self.log_dict({f"{stage}/{key}": value for key, value in _logged(result).items()},
@@ -179,6 +179,10 @@ class FaceEmbeddingTask(ImageTask):
             write_verification(self.run_dir / VERIFICATION_FILE, result)
         if self.trainer.state.fn != TrainerFn.FITTING:
             self._print_result(result)
+
+    @rank_zero_only
+    def _print_partial(self) -> None:
+        print(f"Nothing verified: only {self.evaluator.progress}", flush=True)
 
     @rank_zero_only
     def _print_result(self, result: VerificationResult) -> None:

@@ -40,9 +40,11 @@ class VerificationResult:
         pairs: Number of pairs.
         impostor_pairs: Those of different people.
         folds: Number of folds.
-        accuracy: Mean over the folds, each at the threshold that is best on the others.
+        accuracy: Mean over the folds, each at the threshold that is best on the others; the lowest
+            of those that are equally good.
         std: Standard deviation of the folds' accuracies (of the population).
-        threshold: Best on all pairs; what a model is used with.
+        threshold: Best on all pairs, the middle of those that are equally good; what a model is
+            used with.
         far: False accept rate at that threshold, over all pairs.
         val: Mean over the folds of VAL at the threshold that has FAR 1e-3 on the others; None
             where they are too few.
@@ -155,10 +157,9 @@ def measure_scores(
     right = np.stack([_right_answers(scores[folds == fold], same[folds == fold])
                       for fold in numbers])  # fmt: skip
     sizes = np.array([len(kind) for kind in kinds])
-    # The same share of each fold's pairs, whatever is right on the fold itself.
     chosen = [int(np.argmax(right.sum(axis=0) - row)) for row in right]
     accuracies = right[np.arange(len(numbers)), chosen] / sizes
-    threshold = float(THRESHOLDS[int(np.argmax(right.sum(axis=0)))])
+    threshold = float(THRESHOLDS[_best(right.sum(axis=0))])
     roc = roc_curve(scores, same)
     val, val_std, val_far = _val(scores, same, folds)
     return VerificationResult(
@@ -167,6 +168,13 @@ def measure_scores(
         far=float((scores[~same] >= threshold).mean()), val=val, val_std=val_std, val_far=val_far,
         auc=area_under(roc), eer=equal_error_rate(roc), roc=roc, all_pairs=all_pairs,
     )  # fmt: skip
+
+
+def _best(right: np.ndarray) -> int:
+    """The middle of the first run of thresholds that are best: its edges are scores of pairs."""
+    first = int(np.argmax(right))
+    worse = np.flatnonzero(right[first:] < right[first])
+    return first + (int(worse[0]) - 1) // 2 if len(worse) else (first + len(right) - 1) // 2
 
 
 def _right_answers(scores: np.ndarray, same: np.ndarray) -> np.ndarray:

@@ -1,0 +1,87 @@
+"""``mobilevision verify``."""
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+SUMMARY = "Measure how well a face model tells people apart, on pairs as LFW's."
+EXAMPLES = (
+    "mobilevision verify --pairs pairs.txt --images data/lfw --model face.ckpt",
+    "mobilevision verify --pairs pairs.txt --embeddings lfw.parquet --json",
+)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "--pairs", type=Path, required=True, metavar="FILE", help="List in LFW's format, in folds."
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="Folder of the faces, one for each person."
+    )
+    parser.add_argument(
+        "--model",
+        help="Checkpoint of a face network, or another's: facenet:vggface2, onnx:FILE,"
+        " ncnn:FILE.param.",
+    )
+    parser.add_argument(
+        "--embeddings",
+        type=Path,
+        metavar="FILE",
+        help="Table of cached embeddings, in place of pictures and a model.",
+    )
+    parser.add_argument(
+        "--landmarks",
+        type=Path,
+        metavar="FILE",
+        help="From data find-faces, for faces that are not aligned.",
+    )
+    parser.add_argument("--json", action="store_true", help="Print JSON in place of a table.")
+    parser.add_argument("--roc", type=Path, metavar="FILE", help="Draw the ROC curve, .png.")
+    parser.add_argument(
+        "--store",
+        action="store_true",
+        help="Put the threshold and its false accept rate into the checkpoint.",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", default=32, help="Faces at once in the network."
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto (an accelerator where there is one), cpu, cuda:1."
+    )
+    parser.add_argument("--size", type=int, metavar="PX", help="Side of the faces; as in training.")
+
+
+def run(arguments: Namespace) -> int:
+    """Measure and print."""
+    from ...datasets.errors import DataError
+    from ...heads.face_embedding.verification import format_table
+    from ..verify import store_threshold, verify_model, verify_table
+
+    model, images, table = arguments.model, arguments.images, arguments.embeddings
+    if (table is None) == (model is None):
+        raise DataError("give either --images and --model, or --embeddings")
+    if arguments.store and (model is None or not Path(model).is_file()):
+        raise DataError("--store needs a checkpoint of this package as --model")
+    if table is not None:
+        result = verify_table(arguments.pairs, table)
+    elif images is None or model is None:
+        raise DataError("--model needs the pictures, too: --images")
+    else:
+        result = verify_model(
+            arguments.pairs,
+            images,
+            model,
+            landmarks=arguments.landmarks,
+            batch_size=arguments.batch_size,
+            device=arguments.device,
+            size=arguments.size,
+        )
+    if arguments.roc is not None:
+        from ..roc import write_roc
+
+        write_roc(arguments.roc, result)
+    if arguments.store:
+        store_threshold(Path(str(model)), result)
+    print(result.to_json() if arguments.json else format_table(result), end="")
+    return 0
