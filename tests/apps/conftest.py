@@ -1,11 +1,18 @@
 """A tiny data set and a tiny recipe, on which the command lines run in seconds."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
+from torch import nn
 
+from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.synthetic import write_scenes
+from mobilevision.heads.checkpoints import Plan
+from mobilevision.heads.face_embedding import FaceEmbeddingTask, FaceNetwork
 
 
 @pytest.fixture(scope="session")
@@ -78,3 +85,44 @@ def recipe(tmp_path: Path, scenes: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
+
+
+@pytest.fixture(scope="session")
+def face_network() -> FaceNetwork:
+    """Untrained: width 0.25, faces of 32 px, 24 numbers; different faces get different ones."""
+    torch.manual_seed(0)
+    network = FaceNetwork(MobileNetV1(width_mult=0.25), dimension=24, size=32)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    network(torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8))
+    return network.eval()
+
+
+@pytest.fixture(scope="session")
+def write_face_checkpoint(face_network: FaceNetwork) -> Callable[..., Path]:
+    """Writes that network as `lightning fit` does: path, plain facts -> path."""
+
+    def write(path: Path, **facts: Any) -> Path:
+        plan = Plan(
+            FaceNetwork,
+            {"backbone": Plan(MobileNetV1, {"width_mult": 0.25}), "dimension": 24, "size": 32},
+        )
+        state = {f"network.{name}": value for name, value in face_network.state_dict().items()}
+        content = {
+            "epoch": 0,
+            "global_step": 0,
+            "pytorch-lightning_version": "2.6.0",
+            "state_dict": state,
+            "hparams_name": "kwargs",
+            "hyper_parameters": {
+                "network": plan.as_plain(),
+                "_class_path": f"{FaceEmbeddingTask.__module__}.FaceEmbeddingTask",
+                "_instantiator": "lightning.pytorch.cli.instantiate_module",
+            },
+            "mobilevision": {"format": 1, "size_hw": [32, 32], **facts},
+        }
+        torch.save(content, path)
+        return path
+
+    return write

@@ -1,6 +1,7 @@
 """Embeddings from Python: whatever people have goes in, and every face comes out as it should."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +9,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from mobilevision.apps import Face, FaceEmbedder, similarity
 from mobilevision.apps.embedding_engines import TorchEmbeddingEngine, load_embedding_engine
 from mobilevision.apps.face_detection import FacesFound
 from mobilevision.apps.face_results import Threshold
 from mobilevision.apps.inputs import MemoryPicture
-from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.alignment import align_face, scaled_template
 from mobilevision.datasets.errors import DataError
-from mobilevision.heads.checkpoints import Plan
-from mobilevision.heads.face_embedding import FaceEmbeddingTask, FaceNetwork
+from mobilevision.heads.face_embedding import FaceNetwork
 
 SIZE = 32
 
@@ -46,20 +44,10 @@ class Corners:
         return FacesFound(rows, points.astype(np.float32), np.full(len(rows), 0.97, np.float32))
 
 
-def network() -> FaceNetwork:
-    torch.manual_seed(0)
-    net = FaceNetwork(MobileNetV1(width_mult=0.25), dimension=24, size=SIZE)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    net(torch.randint(0, 256, (16, 3, SIZE, SIZE), dtype=torch.uint8))
-    return net.eval()
-
-
 @pytest.fixture(scope="module")
-def embedder() -> FaceEmbedder:
+def embedder(face_network: FaceNetwork) -> FaceEmbedder:
     return FaceEmbedder.from_network(
-        network(), SIZE, Threshold(0.4, 0.002), device="cpu", finder=Corners()
+        face_network, SIZE, Threshold(0.4, 0.002), device="cpu", finder=Corners()
     )
 
 
@@ -83,13 +71,15 @@ def assert_faces(own: list[Face], other: list[Face]) -> None:
         np.testing.assert_allclose(a.embedding, b.embedding, atol=1e-5)
 
 
-def test_call__faces_are_aligned_and_embedded_by_the_network(embedder: FaceEmbedder) -> None:
+def test_call__faces_are_aligned_and_embedded_by_the_network(
+    embedder: FaceEmbedder, face_network: FaceNetwork
+) -> None:
     pixels = picture(80, 96, "0110")
     faces = embedder(pixels)
     assert [face.box.tolist() for face in faces] == [[48, 0, 96, 40], [0, 40, 48, 80]]
     crops = np.stack([align_face(pixels, face.landmarks, SIZE) for face in faces])
     with torch.inference_mode():
-        expected = network()(torch.from_numpy(crops).permute(0, 3, 1, 2))
+        expected = face_network(torch.from_numpy(crops).permute(0, 3, 1, 2))
     own = np.stack([face.embedding for face in faces])
     np.testing.assert_allclose(own, expected.numpy(), atol=1e-4)
     assert own.dtype == np.float32
@@ -207,8 +197,8 @@ def test_embed_aligned__other_sizes_are_stretched_and_none_is_empty(embedder: Fa
     assert embedder.dimension == 24
 
 
-def test_embed_aligned__needs_no_finder() -> None:
-    own = FaceEmbedder(TorchEmbeddingEngine(network(), SIZE, device="cpu"))
+def test_embed_aligned__needs_no_finder(face_network: FaceNetwork) -> None:
+    own = FaceEmbedder(TorchEmbeddingEngine(face_network, SIZE, device="cpu"))
     assert own.embed_aligned([picture(SIZE, SIZE)]).shape == (1, 24)
     assert own._finder is None
 
@@ -258,13 +248,15 @@ def test_verify__pictures_faces_and_embeddings(embedder: FaceEmbedder) -> None:
         assert embedder.verify(pixels, other).similarity == pytest.approx(1, abs=1e-5)
 
 
-def test_verify__without_face_or_threshold(embedder: FaceEmbedder, tmp_path: Path) -> None:
+def test_verify__without_face_or_threshold(
+    embedder: FaceEmbedder, face_network: FaceNetwork, tmp_path: Path
+) -> None:
     Image.new("RGB", (40, 40)).save(tmp_path / "black.png")
     with pytest.raises(DataError, match=r"black\.png: no face found"):
         embedder.verify(picture(80, 96), tmp_path / "black.png")
     with pytest.raises(DataError, match="first picture: no face"):
         embedder.verify(np.zeros((40, 40, 3), np.uint8), picture(80, 96))
-    unmeasured = FaceEmbedder.from_network(network(), SIZE, device="cpu", finder=Corners())
+    unmeasured = FaceEmbedder.from_network(face_network, SIZE, device="cpu", finder=Corners())
     with pytest.raises(DataError, match="no measured threshold"):
         unmeasured.verify(np.ones(2), np.ones(2))
     assert unmeasured.verify(np.ones(2), np.ones(2), threshold=0.9).same
@@ -273,36 +265,10 @@ def test_verify__without_face_or_threshold(embedder: FaceEmbedder, tmp_path: Pat
 # --- loading
 
 
-def face_checkpoint(path: Path, **facts: Any) -> Path:
-    """As `lightning fit` writes it."""
-    plan = Plan(
-        FaceNetwork,
-        {
-            "backbone": Plan(MobileNetV1, {"width_mult": 0.25}),
-            "dimension": 24,
-            "size": SIZE,
-        },
-    )
-    weights = {f"network.{name}": value for name, value in network().state_dict().items()}
-    content = {
-        "epoch": 0,
-        "global_step": 0,
-        "pytorch-lightning_version": "2.6.0",
-        "state_dict": weights,
-        "hparams_name": "kwargs",
-        "hyper_parameters": {
-            "network": plan.as_plain(),
-            "_class_path": f"{FaceEmbeddingTask.__module__}.FaceEmbeddingTask",
-            "_instantiator": "lightning.pytorch.cli.instantiate_module",
-        },
-        "mobilevision": {"format": 1, "size_hw": [SIZE, SIZE], **facts},
-    }
-    torch.save(content, path)
-    return path
-
-
-def test_load__checkpoint_with_its_threshold(embedder: FaceEmbedder, tmp_path: Path) -> None:
-    path = face_checkpoint(
+def test_load__checkpoint_with_its_threshold(
+    embedder: FaceEmbedder, write_face_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write_face_checkpoint(
         tmp_path / "face.ckpt", verification={"threshold": 0.31, "far": 0.001, "pairs": 6000}
     )
     loaded = FaceEmbedder.load(path, device="cpu", finder=Corners())
@@ -314,8 +280,10 @@ def test_load__checkpoint_with_its_threshold(embedder: FaceEmbedder, tmp_path: P
     )
 
 
-def test_load__checkpoint_without_threshold_or_size(tmp_path: Path) -> None:
-    path = face_checkpoint(tmp_path / "face.ckpt", size_hw=None)
+def test_load__checkpoint_without_threshold_or_size(
+    write_face_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write_face_checkpoint(tmp_path / "face.ckpt", size_hw=None)
     with pytest.raises(DataError, match="does not say how large"):
         FaceEmbedder.load(path)
     loaded = FaceEmbedder.load(path, size=48, device="cpu")
@@ -323,7 +291,9 @@ def test_load__checkpoint_without_threshold_or_size(tmp_path: Path) -> None:
     assert loaded.engine.size == 48
 
 
-def test_load__what_is_no_face_network(tmp_path: Path) -> None:
+def test_load__what_is_no_face_network(
+    write_face_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
     with pytest.raises(DataError, match="no such model"):
         load_embedding_engine(tmp_path / "absent.ckpt")
     torch.save({"weight": torch.zeros(1)}, tmp_path / "weights.ckpt")
@@ -332,7 +302,7 @@ def test_load__what_is_no_face_network(tmp_path: Path) -> None:
     torch.save({"state_dict": {}, "hyper_parameters": {}}, tmp_path / "python.ckpt")
     with pytest.raises(DataError, match="from_network"):
         load_embedding_engine(tmp_path / "python.ckpt")
-    path = face_checkpoint(tmp_path / "face.ckpt")
+    path = write_face_checkpoint(tmp_path / "face.ckpt")
     content = torch.load(path, weights_only=True)
     content["state_dict"].popitem()
     torch.save(content, path)

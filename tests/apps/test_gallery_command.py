@@ -1,0 +1,155 @@
+"""`mobilevision gallery`: from pictures to people on the command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mobilevision.apps import FaceEmbedder, Gallery
+from mobilevision.apps.main import main
+
+pytest.importorskip("lancedb")
+
+
+@pytest.fixture
+def model(write_face_checkpoint: Callable[..., Path], tmp_path: Path) -> Path:
+    facts = {"verification": {"threshold": 0.9, "far": 0.01}}
+    return write_face_checkpoint(tmp_path / "face.ckpt", **facts)
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Path:
+    return tmp_path / "people"
+
+
+def face(path: Path, seed: int) -> Path:
+    pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def gallery(*words: object) -> int:
+    return main(["gallery", *map(str, words)])
+
+
+def enroll(name: str, people: Path, model: Path, *words: object) -> int:
+    return gallery("enroll", name, *words, "--gallery", people, "--model", model,
+                   "--aligned", "--device", "cpu")  # fmt: skip
+
+
+def identify(people: Path, model: Path, *words: object) -> int:
+    return gallery("identify", *words, "--gallery", people, "--model", model,
+                   "--aligned", "--device", "cpu")  # fmt: skip
+
+
+def test_enroll_identify_list_remove(
+    model: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    a1, a2, b = (
+        face(tmp_path / f"{name}.png", seed) for seed, name in enumerate(("a1", "a2", "b"))
+    )
+    assert enroll("Ada", people, model, a1, a2) == 0
+    assert enroll("Bea", people, model, b) == 0
+    said = capsys.readouterr().out
+    assert f"Ada: 2 faces added, 2 in {people}" in said
+    assert gallery("list", "--gallery", people, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"Ada": 2, "Bea": 1}
+
+    stranger = face(tmp_path / "c.png", 99)
+    embedder = FaceEmbedder.load(model, device="cpu")
+    rows = embedder.embed_aligned([a1, a2, b, stranger])
+    assert (rows[:3] @ rows[3]).max() < 0.9, "or it would be no stranger"
+    assert identify(people, model, a2, b, stranger) == 0
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert lines == [f"{a2}: Ada 1.000", f"{b}: Bea 1.000", f"{stranger}: unknown"]
+    assert "threshold 0.9000, which 1.00% of measured pairs" in captured.err
+
+    assert gallery("remove", "Ada", "--gallery", people) == 0
+    assert "Ada: 2 faces removed" in capsys.readouterr().out
+    assert identify(people, model, a2, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"file": str(a2), "box": None, "people": []}
+    assert gallery("list", "--gallery", people) == 0
+    assert capsys.readouterr().out.split() == ["1", "Bea"]
+
+
+def test_identify__threshold_and_count_of_the_user(
+    model: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    a, b = face(tmp_path / "a.png", 0), face(tmp_path / "b.png", 1)
+    enroll("Ada", people, model, a)
+    enroll("Bea", people, model, b)
+    rows = FaceEmbedder.load(model, device="cpu").embed_aligned([a, b])
+    alike = float(rows[0] @ rows[1])
+    capsys.readouterr()
+    assert identify(people, model, a, "--threshold", alike - 0.01, "--count", 2, "--json") == 0
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)["people"]
+    assert [person["name"] for person in found] == ["Ada", "Bea"]
+    assert found[1]["similarity"] == pytest.approx(alike, abs=1e-3)
+    assert captured.err == ""  # nothing was measured at the user's threshold
+    assert identify(people, model, a, "--threshold", alike + 0.01, "--count", 2, "--json") == 0
+    assert [p["name"] for p in json.loads(capsys.readouterr().out)["people"]] == ["Ada"]
+
+
+def test_enroll__unreadable_pictures_are_told_and_others_enrolled(
+    model: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG")
+    assert enroll("Ada", people, model, face(tmp_path / "a.png", 0), tmp_path / "cut.png") == 1
+    said = capsys.readouterr().out
+    assert "1 faces added" in said
+    assert "cut.png" in said
+    assert Gallery(people).people() == {"Ada": 1}
+    assert identify(people, model, tmp_path / "cut.png", tmp_path / "a.png", "--json") == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["people"][0]["name"] == "Ada"
+    assert "cut.png" in captured.err
+
+
+def test_gallery__another_model_or_none(
+    write_face_checkpoint: Callable[..., Path], model: Path, people: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    a = face(tmp_path / "a.png", 0)
+    with pytest.raises(SystemExit):
+        identify(people, model, a)
+    assert "no gallery" in capsys.readouterr().err
+    unmeasured = write_face_checkpoint(tmp_path / "unmeasured.ckpt")
+    assert enroll("Ada", people, unmeasured, a) == 0
+    with pytest.raises(SystemExit):
+        identify(people, unmeasured, a)
+    assert "threshold was not measured" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        enroll("Ada", people, model, a)
+    assert ended.value.code == 2
+    assert "enrol the people anew" in capsys.readouterr().err
+
+
+@pytest.mark.real_data
+def test_enroll__pictures_without_one_clear_face(
+    model: Path, people: Path, real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pytest.importorskip("facenet_pytorch")
+    crowd = real_data / "coco" / "val2017" / "000000005001.jpg"
+    one = sorted((real_data / "celeba" / "img_align_celeba").glob("*.jpg"))[0]
+    Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
+    words = ("enroll", "Ada", crowd, one, tmp_path / "black.png", "--gallery", people,
+             "--model", model, "--device", "cpu")  # fmt: skip
+    assert gallery(*words) == 1
+    said = capsys.readouterr().out
+    assert f"{crowd}: 18 faces; cut one out" in said
+    assert "black.png: no face found" in said
+    assert Gallery(people).people() == {"Ada": 1}
+    assert gallery(*words, "--largest") == 1
+    assert Gallery(people).people() == {"Ada": 3}
+    capsys.readouterr()
+    assert gallery("identify", one, tmp_path / "black.png", "--gallery", people, "--model", model,
+                   "--device", "cpu") == 0  # fmt: skip
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{one} at ")
+    assert lines[0].endswith("Ada 1.000")
+    assert lines[1] == f"{tmp_path / 'black.png'}: no face"
