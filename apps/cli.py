@@ -52,7 +52,10 @@ class MobilevisionCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Let the data say how many classes there are and what they are called."""
+        """Let the data say how many classes there are and what they are called.
+
+        A data module of a job without classes has no such attributes, and links nothing.
+        """
         parser.link_arguments(
             "data.num_classes",
             "model.init_args.network.init_args.num_classes",
