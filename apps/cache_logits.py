@@ -9,10 +9,15 @@ import yaml
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
+from ..backbone.errors import WeightsError
+from ..datasets.attributes import AttributeDataModule
 from ..datasets.classification import ClassificationDataModule
 from ..datasets.errors import DataError
 from ..datasets.vectors import VectorTable, write_vectors
+from ..heads.face_attributes.teacher import AttributeTeacher
 from ..heads.teachers import CheckpointTeacher, ModelTeacher
+
+DataModule = ClassificationDataModule | AttributeDataModule
 
 _TEACHER = ("model", "init_args", "distillation", "init_args", "teacher")
 
@@ -25,11 +30,11 @@ def cache_logits(
     The pictures are transformed as for validation: nothing is random.
 
     Args:
-        config: A YAML with ``data``, a module for classification. Its model's ``distillation`` may
-            name the teacher.
+        config: A YAML with ``data``, a module for classification or face attributes. Its model's
+            ``distillation`` may name the teacher.
         out: ``.npz``, ``.csv`` or ``.parquet``. Files are named relative to the data's root where
             they lie in it.
-        checkpoint: The teacher, a checkpoint of a classifier; None takes the configuration's.
+        checkpoint: The teacher, a checkpoint of the same job; None takes the configuration's.
         split: train, val or test.
 
     Returns:
@@ -44,6 +49,7 @@ def cache_logits(
     dataset = data.dataset(split, data.val_transform)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher.prepare(data.num_classes, device)
+    _compare_attributes(data, teacher)
     files: list[str] = []
     vectors: list[np.ndarray] = []
     with tqdm(total=len(dataset), desc="teacher", unit="image") as progress:
@@ -66,7 +72,16 @@ def _relative(path: str, root: Path) -> str:
     return file.relative_to(root).as_posix() if file.is_relative_to(root) else path
 
 
-def _built(config: Path, checkpoint: Path | None) -> tuple[ClassificationDataModule, ModelTeacher]:
+def _compare_attributes(data: DataModule, teacher: ModelTeacher) -> None:
+    spoken = getattr(teacher, "attributes", None)
+    if spoken is not None and list(spoken) != list(data.categories.values()):
+        raise WeightsError(
+            f"the teacher speaks of {', '.join(spoken[:3])}, ..., and not of the data's attributes "
+            "in their order: choose them with attributes of the data."
+        )
+
+
+def _built(config: Path, checkpoint: Path | None) -> tuple[DataModule, ModelTeacher]:
     try:
         settings = yaml.safe_load(config.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -79,7 +94,7 @@ def _built(config: Path, checkpoint: Path | None) -> tuple[ClassificationDataMod
             hint = "; name a checkpoint with --teacher" if name == "teacher" else ""
             raise DataError(f"{config}: names no {name}{hint}")
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(ClassificationDataModule, "data")
+    parser.add_subclass_arguments((ClassificationDataModule, AttributeDataModule), "data")
     if checkpoint is None:
         parser.add_subclass_arguments(ModelTeacher, "teacher")
     try:
@@ -91,7 +106,11 @@ def _built(config: Path, checkpoint: Path | None) -> tuple[ClassificationDataMod
     except Exception as error:  # whatever a constructor raises is about the named arguments
         what = str(error).partition("\n  Given value")[0]
         raise DataError(f"{config}: data or teacher cannot be built: {what}") from error
-    return built["data"], CheckpointTeacher(checkpoint) if checkpoint else built["teacher"]
+    data = built["data"]
+    if checkpoint is None:
+        return data, built["teacher"]
+    of_faces = isinstance(data, AttributeDataModule)
+    return data, (AttributeTeacher if of_faces else CheckpointTeacher)(checkpoint)
 
 
 def _at(settings: Any, *path: str) -> Any:

@@ -25,7 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--teacher",
         type=Path,
         metavar="CKPT",
-        help="Checkpoint of a classifier, in place of the configuration's teacher.",
+        help="Checkpoint of the same job, in place of the configuration's teacher.",
     )
     parser.add_argument(
         "--split", choices=["train", "val", "test"], default="train", help="Which pictures."

@@ -112,7 +112,8 @@ def choose_threshold(points: Curve, criterion: Criterion = "f1") -> float | None
         criterion: What to make as large as possible.
 
     Returns:
-        In (0, 1); None where fewer than `FEWEST` pictures have the attribute or lack it.
+        In [0, 1], or 1.5 where it is best never to say yes and a score is 1. None where fewer than
+        `FEWEST` pictures have the attribute or lack it.
 
     Raises:
         ValueError: No such criterion.
@@ -129,7 +130,8 @@ def choose_threshold(points: Curve, criterion: Criterion = "f1") -> float | None
         value = found / yes + (no - wrong) / no
     else:
         value = 2 * found / (found + wrong + yes)
-    edges = np.concatenate([[1.0], points.thresholds, [0.0]])
+    above = 1.0 if points.thresholds[0] < 1.0 else 2.0  # never yes, even to a score of 1
+    edges = np.concatenate([[above], points.thresholds, [0.0]])
     between = (edges[:-1] + edges[1:]) / 2
     best = between[value >= value.max() - 1e-12]
     return float(best[np.abs(best - DEFAULT_THRESHOLD).argmin()])

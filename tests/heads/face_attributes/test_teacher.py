@@ -6,8 +6,11 @@ import torch
 import yaml
 
 from mobilevision.apps.cli import lightning
+from mobilevision.apps.main import main
 from mobilevision.backbone.errors import WeightsError
-from mobilevision.datasets.vectors import VectorTable, write_vectors
+from mobilevision.datasets.attribute_modules import CelebAModule
+from mobilevision.datasets.face_crops import FaceCrop
+from mobilevision.datasets.vectors import read_vectors
 from mobilevision.heads.face_attributes import AttributeTeacher
 from mobilevision.heads.face_attributes.teacher import load_attribute_task
 
@@ -130,16 +133,40 @@ def test_fit__teacher_of_other_attributes__refused(
     assert "the teacher speaks of Red_Face" in capsys.readouterr().err
 
 
-def test_fit__cached_logits__alone(drawn_celeba: Path, tmp_path: Path) -> None:
-    files = [f"img_align_celeba/{number:06d}.jpg" for number in range(1, 13)]
-    table = VectorTable(np.array(files), np.zeros((12, 3), np.float32))
-    write_vectors(tmp_path / "logits.npz", table)
+def test_cache_logits__then_learn_from_the_table_alone(
+    checkpoint: Path, drawn_celeba: Path, tmp_path: Path
+) -> None:
+    content = settings(drawn_celeba, tmp_path / "student")
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(content))
+    table = tmp_path / "logits.npz"
+    assert main(["cache-logits", "-c", str(tmp_path / "c.yaml"), "--teacher", str(checkpoint),
+                 "--out", str(table)]) == 0  # fmt: skip
+    cached = read_vectors(table)
+    assert cached.files.tolist()[0] == "img_align_celeba/000001.jpg"
+    dataset = CelebAModule(drawn_celeba, size_hw=(40, 32)).dataset("train", FaceCrop((40, 32)))
+    image = torch.from_numpy(dataset[0].image).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        said = load_attribute_task(checkpoint).network.eval()(image).logits
+    assert np.allclose(cached.vectors[0], said.numpy(), atol=1e-4)
     teacher = {
         "class_path": "mobilevision.heads.teachers.CachedTeacher",
-        "init_args": {"table": str(tmp_path / "logits.npz"), "root": str(drawn_celeba)},
+        "init_args": {"table": str(table), "root": str(drawn_celeba)},
     }
-    content = with_teacher(settings(drawn_celeba, tmp_path / "student"), teacher, 0.0)
-    assert fit(content, tmp_path / "student").is_file()
+    student = with_teacher(content, teacher, label_weight=0.0)
+    assert fit(student, tmp_path / "student").is_file()
+
+
+def test_cache_logits__other_attributes__refused(
+    checkpoint: Path, drawn_celeba: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = settings(drawn_celeba, tmp_path)
+    content["data"]["init_args"]["attributes"] = ["Wearing_Hat", "Red_Face", "Never"]
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(SystemExit) as stopped:
+        main(["cache-logits", "-c", str(tmp_path / "c.yaml"), "--teacher", str(checkpoint),
+              "--out", str(tmp_path / "t.npz")])  # fmt: skip
+    assert stopped.value.code == 2
+    assert "the teacher speaks of Red_Face" in capsys.readouterr().err
 
 
 def with_teacher(content: dict, teacher: dict, label_weight: float = 0.5) -> dict:
