@@ -93,7 +93,7 @@ CHANGES: dict[str, tuple[ViewRecipe, Callable[[np.ndarray, np.ndarray], bool]]] 
     "brightness": (
         replace(STILL, brightness=0.3),
         # One factor for all, but for rounding and where white is reached.
-        lambda new, old: np.ptp((new / old)[(new < 255) & (new > 100)]) < 0.03,
+        lambda new, old: np.ptp((new / np.maximum(old, 1))[(new < 255) & (new > 100)]) < 0.03,
     ),
     "low_resolution": (
         replace(STILL, low_resolution=1.0),

@@ -102,7 +102,7 @@ def test_one_batch__is_learned_by_heart_and_the_threshold_is_kept(
     assert table.vectors.shape == (24, 8)
     with torch.no_grad():
         picture = cv2.imread(str(root / table.files[5]))[..., ::-1].copy()
-        said = model.network(torch.from_numpy(picture).permute(2, 0, 1)[None])
+        said = model.network.eval()(torch.from_numpy(picture).permute(2, 0, 1)[None])
     np.testing.assert_allclose(table.vectors[5], said[0].numpy(), atol=1e-4)
 
 
