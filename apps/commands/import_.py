@@ -8,7 +8,7 @@ SUMMARY = "Turn public weights of TensorFlow, Keras or timm into a checkpoint."
 EXAMPLES = (
     "mobilevision import ssd_mobilenet_v1_0.75_coco_quant --out ssd.ckpt",
     "mobilevision import mobilenet_1_0_224_tf.h5 --out mobilenet.ckpt",
-    "mobilevision import hf:timm/mobilenetv1_100.ra4_e3600_r224_in1k --out mobilenet.ckpt",
+    "mobilevision import hf:timm/mobilenetv1_100.ra4_e3600_r224_in1k --out m.ckpt",
 )
 
 
