@@ -13,7 +13,8 @@ from ..datasets.files import replaced_atomically
 from ..datasets.images import ImageFile
 from ..datasets.labels import LANDMARK_COLUMNS
 from .attribute_drawing import draw_attributes
-from .embed import Work, make_table, model_facts, named_files
+from .embed import Work, make_table, named_files
+from .embedding_engines import model_facts
 from .embedding_rows import Outcome
 from .embedding_store import Counts, Listed
 from .face_attributes import FaceAttributes, FaceDescription

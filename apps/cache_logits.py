@@ -46,7 +46,8 @@ def cache_logits(
     """
     data, teacher = _built(config, checkpoint)
     data.prepare_data()
-    dataset = data.dataset(split, data.val_transform)
+    transform: Any = data.val_transform  # each module's own kind
+    dataset = data.dataset(split, transform)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher.prepare(data.num_classes, device)
     _compare_attributes(data, teacher)

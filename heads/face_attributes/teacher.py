@@ -38,7 +38,7 @@ class AttributeTeacher(ModelTeacher):
     """
 
     def __init__(self, checkpoint: str | Path, size_hw: tuple[int, int] | None = None) -> None:
-        super().__init__(nn.Identity, size_hw)
+        super().__init__(nn.Identity, size_hw=size_hw)
         self.path = Path(checkpoint)
         self.attributes: tuple[str, ...] | None = None
         """What it speaks of, once it has been read."""
