@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .face_embedder import FaceEmbedder
     from .face_results import Face, Threshold, Verification, similarity
     from .gallery import Gallery
+    from .geolocator import Geolocator
+    from .places import LocationResult
     from .results import DetectionResult
 
 __all__ = [
@@ -23,6 +25,8 @@ __all__ = [
     "FaceDescription",
     "FaceEmbedder",
     "Gallery",
+    "Geolocator",
+    "LocationResult",
     "Threshold",
     "Verification",
     "similarity",
@@ -36,6 +40,8 @@ _MODULES = {
     "FaceDescription": "face_attributes",
     "FaceEmbedder": "face_embedder",
     "Gallery": "gallery",
+    "Geolocator": "geolocator",
+    "LocationResult": "places",
     "Threshold": "face_results",
     "Verification": "face_results",
     "similarity": "face_results",

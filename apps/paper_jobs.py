@@ -27,7 +27,9 @@ PROPOSALS = 300
 
 def geolocation_cost() -> Cost:
     """PlaNet with MobileNet's body: one classifier over the cells."""
-    return mobilenet_cost(1.0, 224, GEO_CELLS)
+    from ..heads.geolocation import CellClassifier
+
+    return cost_at(lambda: CellClassifier(MobileNetV1(out_strides=(32,)), GEO_CELLS), (224, 224))
 
 
 def attributes_cost(width_mult: float, resolution: int) -> Cost:

@@ -90,7 +90,7 @@ def draw_partition(partition: Partition, coastline: Sequence[np.ndarray], title:
     for index in range(len(partition)):
         ring = np.array(partition.polygon(index))
         for shift in (-360, 0, 360):
-            moved = ring + (shift, 0)
+            moved = ring + np.array((shift, 0))
             if moved[:, 0].max() > -180 and moved[:, 0].min() < 180:
                 outlines.append(moved)
                 values.append(max(1, int(partition.table.photos[index])))

@@ -29,6 +29,8 @@ _CELL_NAMES = {
     "longitude_mean": ("longitude_mean",),
 }
 _CELL_EXTRAS = {"photos": ("photos", "imgs_per_cell"), "spread_km": ("spread_km",)}
+_SWAPPED_SHARE = 0.05
+"""Fewer odd rows than this are rather mistakes in these rows."""
 _FORMATS = (".csv", ".parquet")
 
 
@@ -80,7 +82,7 @@ def check_positions(latlng_deg: np.ndarray, what: str) -> None:
     count = int((~good).sum())
     shown = f"{what}: row {row + 1} has latitude {latlng_deg[row, 0]:g}, longitude " \
             f"{latlng_deg[row, 1]:g}"  # fmt: skip
-    if bool(((latitude <= 180) & (longitude <= 90)).all()):
+    if count >= _SWAPPED_SHARE * len(good) and ((latitude <= 180) & (longitude <= 90)).all():
         raise DataError(
             f"{shown}: latitude and longitude seem to be swapped ({count:,} of {len(good):,} rows "
             "are only possible the other way round, and all are). Rename the columns."

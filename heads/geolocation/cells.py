@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ...datasets.errors import DataError
 from ...datasets.positions import CellTable, check_positions, read_cell_table, write_cell_table
 from .geodesy import EARTH_RADIUS_KM, to_latlng_deg, unit_vectors
+from .outlines import outline
 from .s2 import (
     MAX_LEVEL,
     children,
@@ -124,8 +125,8 @@ class Partition:
             token = self.table.tokens[int(np.flatnonzero(~whole)[0])]
             raise DataError(
                 f"{self.name}: its cell {token} lies in no cell of {coarse.name} "
-                f"({int((~whole).sum())} of its cells do not). Build both from the same photos with "
-                "the same least number, and name the coarser one first."
+                f"({int((~whole).sum())} of its cells do not). Build both from the same photos "
+                "with the same least number, and name the coarser one first."
             )
         return holder
 
@@ -138,27 +139,11 @@ class Partition:
         Raises:
             DataError: ``s2geometry`` is not installed.
         """
-        s2 = _s2geometry()
-        cell = s2.S2Cell(s2.S2CellId(int(self.ids[index])))
-        corners = [s2.S2LatLng(cell.GetVertex(corner)) for corner in range(4)]
-        ring = [(corner.lng().degrees(), corner.lat().degrees()) for corner in corners]
-        return _unwrapped(ring)
+        return outline(int(self.ids[index]), int(self.levels[index]))
 
     def write(self, path: Path) -> None:
         """Write it as csv or Parquet, see ``datasets.positions.write_cell_table``."""
         write_cell_table(path, self.table)
-
-
-def _unwrapped(ring: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Close a ring of (longitude, latitude) without jumps of longitude."""
-    out = [ring[0]]
-    for longitude, latitude in [*ring[1:], ring[0]]:
-        turns = round((out[-1][0] - longitude) / 360)
-        out.append((longitude + 360 * turns, latitude))
-    if abs(out[-1][0] - out[0][0]) > 180:  # around a pole
-        pole = 90.0 if out[0][1] > 0 else -90.0
-        out += [(out[-1][0], pole), (out[0][0], pole), out[0]]
-    return out
 
 
 class BuildReport(NamedTuple):
@@ -272,13 +257,3 @@ def read_partitions(paths: Sequence[str | Path]) -> tuple[Partition, ...]:
     for coarse in partitions[:-1]:
         partitions[-1].parents_in(coarse)
     return partitions
-
-
-def _s2geometry() -> Any:
-    try:
-        import s2geometry
-    except ImportError as error:
-        raise DataError(
-            "outlines of cells need s2geometry: pip install 'mobilevision[geo]'"
-        ) from error
-    return s2geometry

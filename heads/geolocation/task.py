@@ -22,6 +22,9 @@ from .metrics import GeolocationEvaluator, GeolocationResult, format_table, writ
 
 METRICS_FILE = "geo_metrics.json"
 PREDICTIONS_FILE = "predictions.csv"
+CROP = "crop_fraction"
+"""What a checkpoint calls the central part of a picture that evaluation looks at, see
+``CentreCrop``; None is the whole picture, stretched."""
 _CELLS = "cells"
 
 
@@ -128,6 +131,8 @@ class GeolocationTask(ImageTask):
         data: Any = getattr(self.trainer, "datamodule", None)
         if not self._partitions and data is not None:
             self.use_cells(data.cell_tables)
+        if stage == "fit" and data is not None:
+            self.facts[CROP] = getattr(data.val_transform, "fraction", None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the facts back, and the cells with them."""

@@ -1,0 +1,84 @@
+"""``mobilevision locate``."""
+
+import sys
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ..errors import EXIT_FAULT
+
+SUMMARY = "Tell where pictures were taken: places, probabilities, uncertainty."
+EXAMPLES = (
+    "mobilevision locate street.jpg --model world.ckpt",
+    "mobilevision locate photos --model world.ckpt --geojson places.geojson --compare-exif",
+)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="Pictures, folders of them, patterns."
+    )
+    parser.add_argument("--model", type=Path, required=True, help="Checkpoint of a geolocator.")
+    parser.add_argument(
+        "--geojson",
+        type=Path,
+        metavar="FILE",
+        help="Where answers and outlines of the best cells go.",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="JSON lines, one a picture; a run with the same options goes on from it.",
+    )
+    parser.add_argument(
+        "--compare-exif",
+        action="store_true",
+        help="Compare with the GPS positions that pictures carry; they are not read otherwise.",
+    )
+    parser.add_argument("--top", type=int, metavar="N", default=5, help="Places of each picture.")
+    parser.add_argument(
+        "--answer",
+        choices=["cell", "mode"],
+        default="cell",
+        help="Mean position of the best cell's photos, or where probability is densest.",
+    )
+    parser.add_argument("--five-crop", action="store_true", help="Average over corners and centre.")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", default=16, help="Pictures at once in the network."
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto (an accelerator where there is one), cpu, cuda:1."
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="Size of the network's input; as in training if not given.",
+    )
+
+
+def run(arguments: Namespace) -> int:
+    """Locate; 1 if files could not be read, the others are done."""
+    from ..geolocator import Geolocator
+    from ..locate import LocateOptions, locate
+
+    geolocator = Geolocator.load(
+        arguments.model,
+        arguments.device,
+        tuple(arguments.size) if arguments.size else None,
+        arguments.answer,
+        arguments.five_crop,
+    )
+    options = LocateOptions(
+        arguments.top,
+        arguments.batch_size,
+        arguments.compare_exif,
+        arguments.geojson,
+        arguments.out,
+    )
+    faults = locate(arguments.inputs, geolocator, arguments.model, options)
+    sys.stdout.flush()
+    return EXIT_FAULT if faults else 0
