@@ -1,6 +1,5 @@
 """``mobilevision embed``: rows of numbers for any number of files, into one table."""
 
-import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -92,24 +91,6 @@ def make_table(
         counts = store.counts()
         _print_summary(work.out, store, counts)
     return counts
-
-
-def model_facts(model: str) -> dict[str, Any]:
-    """What rows depend on, of a model: the hash of its files, or its word.
-
-    Args:
-        model: A file, or a teacher's word such as ``onnx:FILE``.
-    """
-    _, _, rest = model.partition(":")
-    named = Path(model) if Path(model).is_file() else Path(rest)
-    files = [named, named.with_suffix(".bin")] if named.suffix == ".param" else [named]
-    digest = hashlib.sha256()
-    for path in files:
-        if path.is_file():
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return {"model": Path(model).name if named == Path(model) else model,
-            "sha256": digest.hexdigest()}  # fmt: skip
 
 
 def file_key(file: InputFile) -> str:

@@ -8,7 +8,8 @@ from typing import Literal, cast
 from ..datasets.errors import DataError
 from ..datasets.face_views import FaceViews
 from ..datasets.faces import CelebAFaces, CelebAPart, Faces, FolderFaces
-from .embed import Work, file_key, make_table, model_facts, named_files
+from .embed import Work, file_key, make_table, named_files
+from .embedding_engines import model_facts
 from .embedding_rows import AlignedFaces, FoundFaces, FoundLandmarks, RowMaker, ViewsOfFaces
 from .embedding_store import Counts
 from .face_detection import MTCNNFinder

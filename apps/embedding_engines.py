@@ -1,6 +1,7 @@
 """What embeds aligned faces: a trained network, or another people's that it learns from."""
 
 import copy
+import hashlib
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -131,6 +132,34 @@ def load_embedding_engine(
     network, facts = _network(path, checkpoint)
     size = size or _trained_size(path, facts)
     return TorchEmbeddingEngine(network, size, threshold_of(facts), device)
+
+
+def model_facts(model: str | Path) -> dict[str, Any]:
+    """What tells a model from others: plain data, equal where its embeddings are.
+
+    Of a checkpoint the weights count, not its name or what else is in it, such as the threshold.
+
+    Args:
+        model: As for ``load_embedding_engine``.
+
+    Raises:
+        DataError: It is a checkpoint that cannot be read.
+    """
+    digest = hashlib.sha256()
+    if Path(model).is_file():
+        checkpoint = AtomicCheckpointIO().load_checkpoint(model, map_location="cpu")
+        for name, value in sorted(checkpoint.get("state_dict", {}).items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.contiguous().numpy().tobytes())
+        return {"kind": "checkpoint", "sha256": digest.hexdigest()}
+    kind, _, rest = str(model).partition(":")
+    path = Path(rest)
+    files = [path, path.with_suffix(".bin")] if path.suffix == ".param" else [path]
+    if not path.is_file():
+        return {"kind": str(model)}
+    for file in files:
+        digest.update(file.read_bytes() if file.is_file() else b"")
+    return {"kind": kind, "sha256": digest.hexdigest()}
 
 
 def threshold_of(facts: dict[str, Any]) -> Threshold | None:

@@ -11,9 +11,9 @@ import numpy as np
 
 from ..datasets.errors import DataError
 from ..datasets.images import ImageFile
-from .embed import model_facts
+from .embedding_engines import model_facts
 from .face_embedder import FaceEmbedder
-from .face_results import Face
+from .face_results import Face, Threshold
 from .gallery import Gallery, Match, accepted
 from .input_files import find_files
 
@@ -119,12 +119,12 @@ def identify(
     gallery = Gallery(folder)
     embedder, facts = model.load()
     gallery.check_model(facts)
-    if threshold is None and gallery.threshold is None:
+    measured = embedder.threshold or gallery.threshold if threshold is None else None
+    limit = measured.similarity if measured else threshold
+    if limit is None:
         raise DataError(
             f"{folder}: the model's threshold was not measured; give one, such as --threshold 0.4"
         )
-    limit = gallery.threshold.similarity if threshold is None and gallery.threshold else threshold
-    assert limit is not None
     faults: list[str] = []
     for file, faces in model.faces(embedder, inputs):
         if isinstance(faces, DataError):
@@ -133,7 +133,8 @@ def identify(
         rows = np.stack([face.embedding for face in faces]) if faces else None
         matches = [] if rows is None else gallery.identify(rows, count)
         _print_faces(file, faces, [accepted(own, limit) for own in matches], as_json)
-    _say_threshold(gallery, limit, threshold is None)
+    if measured:
+        _say_threshold(measured, len(gallery.people()))
     _print_faults(faults, sys.stderr if as_json else sys.stdout)
     return faults
 
@@ -161,14 +162,12 @@ def _print_faces(
         print(f"{file}{place}: {named or 'unknown'}")
 
 
-def _say_threshold(gallery: Gallery, limit: float, measured: bool) -> None:
-    if measured and gallery.threshold:
-        print(
-            f"threshold {limit:.4f}, which {gallery.threshold.far:.2%} of measured pairs of "
-            f"different people reached; for a stranger among {len(gallery.people()):,} people the "
-            "chances add up",
-            file=sys.stderr,
-        )
+def _say_threshold(measured: Threshold, people: int) -> None:
+    print(
+        f"threshold {measured.similarity:.4f}, which {measured.far:.2%} of measured pairs of "
+        f"different people reached; for a stranger among {people:,} people the chances add up",
+        file=sys.stderr,
+    )
 
 
 def _print_faults(faults: Sequence[str], file: Any = None) -> None:

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mobilevision.apps import FaceEmbedder
-from mobilevision.apps.embed import Work, make_table, model_facts, named_files
+from mobilevision.apps.embed import Work, make_table, named_files
+from mobilevision.apps.embedding_engines import model_facts
 from mobilevision.apps.main import main
 from mobilevision.apps.parquet_rows import Column
 from mobilevision.datasets.errors import DataError
@@ -191,9 +193,24 @@ def test_model_facts__content_and_not_the_place(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "net.param").write_bytes(b"layers")
         (tmp_path / folder / "net.bin").write_bytes(content)
-    a, b, c = (model_facts(f"ncnn:{tmp_path / folder / 'net.param'}")["sha256"] for folder in "abc")
+    a, b, c = (model_facts(f"ncnn:{tmp_path / folder / 'net.param'}") for folder in "abc")
     assert a == b != c
-    assert model_facts(str(tmp_path / "a" / "net.bin"))["model"] == "net.bin"
+    assert a["kind"] == "ncnn"
+    assert model_facts("facenet:vggface2") == {"kind": "facenet:vggface2"}
+
+
+def test_model_facts__a_stored_threshold_leaves_the_model_what_it_is(
+    write_face_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    plain = write_face_checkpoint(tmp_path / "a.ckpt")
+    facts = {"verification": {"threshold": 0.4, "far": 0.01}}
+    measured = write_face_checkpoint(tmp_path / "b.ckpt", **facts)
+    assert plain.read_bytes() != measured.read_bytes()
+    assert model_facts(plain) == model_facts(str(measured))
+    content = torch.load(plain, weights_only=True)
+    next(iter(content["state_dict"].values())).view(-1)[0] += 1
+    torch.save(content, tmp_path / "c.ckpt")
+    assert model_facts(tmp_path / "c.ckpt") != model_facts(plain)
 
 
 # --- the command

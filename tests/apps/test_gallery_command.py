@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mobilevision.apps import FaceEmbedder, Gallery
@@ -123,6 +124,12 @@ def test_gallery__another_model_or_none(
     with pytest.raises(SystemExit):
         identify(people, unmeasured, a)
     assert "threshold was not measured" in capsys.readouterr().err
+    capsys.readouterr()
+    assert identify(people, model, a) == 0  # the same weights, measured since
+    assert "threshold 0.9000" in capsys.readouterr().err
+    content = torch.load(model, weights_only=True)
+    next(iter(content["state_dict"].values())).view(-1)[0] += 1
+    torch.save(content, model)
     with pytest.raises(SystemExit) as ended:
         enroll("Ada", people, model, a)
     assert ended.value.code == 2
