@@ -251,8 +251,8 @@ class FaceEmbedder:
         if threshold is None and measured is None:
             raise DataError(
                 "this model has no measured threshold. Give one, such as threshold=0.4; "
-                "`mobilevision verify` with --store measures it and puts it into the checkpoint, as "
-                "each validation of a training does."
+                "`mobilevision verify` with --store measures it and puts it into the checkpoint; "
+                "each validation of a training does so, too."
             )
         limit = measured.similarity if measured else cast(float, threshold)
         alike = float(similarity(self._embedding(a, "first"), self._embedding(b, "second")))
