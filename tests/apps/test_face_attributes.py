@@ -152,3 +152,31 @@ def test_draw_attributes__box_anywhere__drawn_inside(box: tuple[int, int, int, i
 def test_draw_attributes__nobody__the_picture() -> None:
     picture = np.full((20, 20, 3), 7, np.uint8)
     assert np.array_equal(draw_attributes(picture, []), picture)
+
+
+@pytest.mark.real_data
+def test_call__real_face_in_a_photograph__framed_as_in_training(
+    network: AttributeNetwork, real_data: Path
+) -> None:
+    pytest.importorskip("facenet_pytorch")
+    from mobilevision.apps.face_detection import MTCNNFinder
+    from mobilevision.datasets.face_crops import crop_face
+
+    table = read_celeba(real_data / "celeba").table
+    assert table.landmarks is not None
+    photograph = np.full((700, 900, 3), 90, np.uint8)
+    face = Image.open(table.paths[0]).resize((356, 436), Image.Resampling.BICUBIC)
+    photograph[150:586, 300:656] = np.asarray(face)
+    finder = MTCNNFinder(device="cpu")
+    (found,) = FaceAttributes.from_network(network, THRESHOLDS, (160, 128), "cpu", finder)(
+        photograph
+    )
+    assert isinstance(found, FaceDescription)
+    expected = table.landmarks[0] * 2 + (300.5, 150.5)
+    assert np.abs(found.landmarks - expected).max() < 8  # of eyes 76 px apart
+    crop, _ = crop_face(photograph, found.landmarks, (160, 128))
+    trained, _ = crop_face(np.asarray(Image.open(table.paths[0])), table.landmarks[0], (160, 128))
+    inside = np.s_[8:152, 8:120]
+    difference = np.abs(crop[inside].astype(float) - trained[inside])
+    other, _ = crop_face(np.asarray(Image.open(table.paths[1])), table.landmarks[1], (160, 128))
+    assert difference.mean() < 0.5 * np.abs(other[inside].astype(float) - trained[inside]).mean()
