@@ -54,6 +54,8 @@ _WIDTH = 79
 _TITLE = "Vision models that fit a phone or a CPU: trained, measured and shipped."
 _PACKAGES = ("mobilevision", "torch", "torchvision", "lightning")
 _INDENT = "  "
+_SHOWN_FIRST = ("detect", "data check", "weights download", "import", "cost")
+"""Commands whose examples stand in the help of the whole; that of a group shows all of its own."""
 
 
 class Command(Protocol):
@@ -128,8 +130,8 @@ def _run(path: str, words: list[str]) -> int:
     command = _load(path)
     parser = ArgumentParser(
         prog=f"{_PROGRAM} {path}",
-        description=command.SUMMARY,
-        epilog="\n".join(["examples:", *(_INDENT + line for line in command.EXAMPLES)]),
+        description=textwrap.fill(command.SUMMARY, _WIDTH),
+        epilog=_examples(command.EXAMPLES),
         formatter_class=HelpFormatter,
     )
     command.add_arguments(parser)
@@ -168,7 +170,8 @@ def _help(path: str) -> str:
     rows = [(name, command.SUMMARY) for name, command in commands.items()]
     parts = [f"usage: {prefix} COMMAND [OPTIONS]"]
     options = [("-h, --help", "Show this message, or that of a command.")]
-    examples = [command.EXAMPLES[0] for command in commands.values()]
+    shown = names if path else _SHOWN_FIRST
+    examples = [commands[name].EXAMPLES[0] for name in shown]
     if not path:
         parts.append(_TITLE)
         rows.append(
@@ -178,8 +181,18 @@ def _help(path: str) -> str:
         examples.append("mobilevision fit -c configs/quickstart.yaml")
     parts.append(_table("commands:", rows))
     parts.append(_table("options:", options))
-    parts.append("\n".join(["examples:", *(_INDENT + line for line in examples)]))
+    parts.append(_examples(examples))
     return "\n\n".join(parts)
+
+
+def _examples(lines: Iterable[str]) -> str:
+    """Command lines below a heading; long ones go on after a backslash, as a shell reads them."""
+    shown = ["examples:"]
+    for line in lines:
+        wrapped = textwrap.wrap(line, _WIDTH - 2 * len(_INDENT) - 2, break_on_hyphens=False,
+                                break_long_words=False, subsequent_indent=2 * _INDENT)  # fmt: skip
+        shown.append(" \\\n".join(_INDENT + part for part in wrapped))
+    return "\n".join(shown)
 
 
 def _table(title: str, rows: Iterable[tuple[str, str]]) -> str:

@@ -23,7 +23,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--batch-size", type=int, metavar="N", default=16, help="Pictures looked at together."
     )
     parser.add_argument(
-        "--device", default="auto", help="auto (an accelerator where there is one), cpu, cuda:1."
+        "--device",
+        default="auto",
+        help="Where it runs: auto (an accelerator where there is one), cpu, cuda:1.",
     )
 
 

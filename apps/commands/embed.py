@@ -60,7 +60,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--batch-size", type=int, metavar="N", default=16, help="Pictures at once in the network."
     )
     parser.add_argument(
-        "--device", default="auto", help="auto (an accelerator where there is one), cpu, cuda:1."
+        "--device",
+        default="auto",
+        help="Where it runs: auto (an accelerator where there is one), cpu, cuda:1.",
     )
     parser.add_argument(
         "--size", type=int, metavar="PX", help="Side of the aligned faces; as in training."

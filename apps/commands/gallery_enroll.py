@@ -28,7 +28,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--aligned", action="store_true", help="The pictures are aligned faces: find none."
     )
     parser.add_argument(
-        "--device", default="auto", help="auto (an accelerator where there is one), cpu, cuda:1."
+        "--device",
+        default="auto",
+        help="Where it runs: auto (an accelerator where there is one), cpu, cuda:1.",
     )
 
 

@@ -34,7 +34,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="Print a JSON object for each face.")
     parser.add_argument(
-        "--device", default="auto", help="auto (an accelerator where there is one), cpu, cuda:1."
+        "--device",
+        default="auto",
+        help="Where it runs: auto (an accelerator where there is one), cpu, cuda:1.",
     )
 
 

@@ -1,6 +1,8 @@
 """The ``mobilevision`` command."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from mobilevision.apps import main as module
 from mobilevision.apps.main import COMMANDS, TRAINING, main
 
 HEAVY = ("torch", "torchvision", "lightning", "cv2", "matplotlib", "requests", "albumentations")
-GROUPS = ["", "data", "data download", "evaluate", "weights"]
+GROUPS = ["", "data", "data download", "evaluate", "gallery", "weights"]
 Capture = pytest.CaptureFixture[str]
 
 
@@ -47,7 +49,7 @@ def test_help__every_command__each_line_of_the_examples_is_accepted(path: str) -
     parser = ArgumentParser(exit_on_error=False)
     command.add_arguments(parser)
     for line in command.EXAMPLES:
-        words = line.split()
+        words = shlex.split(line)
         assert words[: 1 + len(path.split())] == ["mobilevision", *path.split()]
         assert parser.parse_args(words[1 + len(path.split()) :])
 
@@ -70,7 +72,8 @@ def test_help__of_a_group__names_each_of_its_commands(group: str, capsys: Captur
     assert ended([*group.split(), "-h"]) == 0
     out = capsys.readouterr().out
     for path in COMMANDS:
-        assert (f"  {path} " in out) == path.startswith(group)
+        named = re.search(rf"^  {path}( |$)", out, re.MULTILINE) is not None
+        assert named == path.startswith(group)
 
 
 def test_help__whole_list_in_a_fresh_process__imports_nothing_heavy() -> None:
