@@ -9,9 +9,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from ...backbone.errors import WeightsError
+from ...datasets.errors import DataError
 from ...datasets.files import write_atomically
 from ...datasets.types import AttributeBatch
-from ..distillation import Distillation
+from ..distillation import Distillation, SoftTargets
 from ..task import ImageTask, MakeOptimizer, MakeSchedule
 from .evaluator import AttributeEvaluator
 from .losses import BinaryCrossEntropy, LabelLoss, landmark_loss, masked_mean
@@ -111,6 +112,11 @@ class AttributeTask(ImageTask):
             self.facts["label_counts"] = dataset.label_counts.tolist()
         if self.distillation is None:
             return
+        if isinstance(self.distillation.objective, SoftTargets):
+            raise DataError(
+                "model.distillation.objective: SoftTargets is for one class of many, and a face "
+                "has many attributes. Name mobilevision.heads.distillation.SoftLabels."
+            )
         names = tuple(self.categories.values())
         self.distillation.prepare(len(names), self.device, getattr(dataset, "paths", None))
         spoken = getattr(self.distillation.teacher, "attributes", None) or names

@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.datasets.attribute_modules import CelebAModule
+from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.face_crops import FaceCrop
 from mobilevision.datasets.types import AttributeBatch
 from mobilevision.heads.distillation import Distillation, SoftLabels
@@ -85,6 +86,12 @@ def test_losses__distillation__parts_by_hand() -> None:
     said = output.logits.sigmoid()
     divergence = -0.5 * (2 * said).log() - 0.5 * (2 * (1 - said)).log()
     assert both["teacher"].item() == pytest.approx(divergence.mean().item(), rel=1e-4)
+
+
+def test_fit__objective_of_one_class_of_many__refused(drawn_celeba: Path, tmp_path: Path) -> None:
+    task = small_task(distillation=Distillation(ModelTeacher(torch.nn.Identity)))
+    with pytest.raises(DataError, match=r"Name mobilevision\.heads\.distillation\.SoftLabels"):
+        quiet_trainer(tmp_path, max_steps=1).fit(task, data(drawn_celeba))
 
 
 def test_losses__unlabelled_pictures__only_the_teacher_is_left() -> None:
