@@ -246,7 +246,7 @@ def format_table(result: GeolocationResult) -> str:
     for name, row in result.per_continent.items():
         lines.append(
             f" {name:<16}{_cells(row['within_km'])}  {row['photos']:>6,} photos, "
-            f"median {row['median_km']:,.0f} km"
+            f"median {row['median_km']:,.1f} km"
         )
     said = ", ".join(f"{share:.3f} in the {name} % radius" for name, share in
                      result.coverage.items())  # fmt: skip
