@@ -12,7 +12,7 @@ import yaml
 
 from ..datasets.errors import DataError
 from ..datasets.files import write_atomically
-from ..heads.classification.task import METRICS_FILE
+from ..heads.classification.task import ClassificationTask
 from .grid import Outcome, Run, report_failures, run_grid
 from .networks import cost_of
 from .tradeoff import write_tradeoff
@@ -133,7 +133,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _point(width_mult: float, resolution: int, outcome: Outcome) -> Point:
     version = outcome.version
-    measured = version / METRICS_FILE if version else outcome.run.directory / METRICS_FILE
+    measured = (version or outcome.run.directory) / ClassificationTask.metrics_file
     checkpoint = measured.parent / "checkpoints" / "last.ckpt"
     for path in (measured, checkpoint):
         if not path.is_file():

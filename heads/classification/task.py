@@ -1,15 +1,14 @@
 """Training and measuring a classifier with Lightning."""
 
+from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from ...datasets.files import write_atomically
 from ...datasets.types import ClassificationBatch
 from ..distillation import Distillation
-from ..task import ImageTask, MakeOptimizer, MakeSchedule
+from ..evaluation import EvaluatedTask, dataset_name
+from ..task import MakeOptimizer, MakeSchedule
 from .metrics import (
     ClassificationEvaluator,
     ClassificationResult,
@@ -18,11 +17,10 @@ from .metrics import (
 )
 from .mixing import BatchMix
 
-METRICS_FILE = "classification_metrics.json"
 PREDICTIONS_FILE = "predictions.csv"
 
 
-class ClassificationTask(ImageTask):
+class ClassificationTask(EvaluatedTask[ClassificationEvaluator, ClassificationResult]):
     """Train, validate, test and predict with a classifier, such as ``Classifier``.
 
     Logs ``train/loss`` at each step, ``val/loss``, ``val/top1`` and ``val/top5`` at each
@@ -63,13 +61,6 @@ class ClassificationTask(ImageTask):
         self.loss = loss or nn.CrossEntropyLoss()
         self.mix = mix
         self.distillation = distillation
-        self._evaluator: ClassificationEvaluator | None = None
-        self._last_result: ClassificationResult | None = None
-
-    @property
-    def last_result(self) -> ClassificationResult | None:
-        """What the newest evaluation measured; None before the first."""
-        return self._last_result
 
     def losses(self, output: Tensor, batch: ClassificationBatch) -> dict[str, Tensor]:
         """Return the loss of logits (B, C) against the labels, and what the teacher adds.
@@ -99,91 +90,36 @@ class ClassificationTask(ImageTask):
             batch = batch._replace(images=images, labels=labels)
         return super().training_step(batch, batch_idx)
 
-    # --- evaluation, one path for validation, test and prediction
+    # --- evaluation
 
-    def on_validation_epoch_start(self) -> None:
-        """Start with no predictions."""
-        self._start_evaluation(self.trainer.val_dataloaders)
+    metrics_file = "classification_metrics.json"
+    headline = "top1"
 
-    def on_test_epoch_start(self) -> None:
-        """Start with no predictions."""
-        self._start_evaluation(self.trainer.test_dataloaders)
+    def make_evaluator(self, dataset: Any) -> ClassificationEvaluator:
+        """Return what gathers logits by sample."""
+        return ClassificationEvaluator(list(self.categories.values()), dataset_name(dataset))
 
-    def on_predict_epoch_start(self) -> None:
-        """Start with no predictions."""
-        self._start_evaluation(self.trainer.predict_dataloaders)
-
-    def validation_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
+    def collect(self, output: Tensor, batch: ClassificationBatch) -> Tensor:
         """Return the logits (B, C) of a batch."""
-        return self._evaluate("val", batch, batch_idx)
+        self.evaluator.update(batch.ids, batch.labels, output, batch.paths)
+        return output
 
-    def test_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
-        """Return the logits (B, C) of a batch."""
-        return self._evaluate("test", batch, batch_idx)
+    def measure(self, stage: str) -> ClassificationResult:  # noqa: ARG002
+        """Return top-1, top-5 and the measures of each class."""
+        return self.evaluator.compute()
 
-    def predict_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Return the logits (B, C) of a batch."""
-        return self._classify(batch)
+    def numbers(self, result: ClassificationResult) -> dict[str, float]:
+        """Return top-1 and top-5."""
+        return {"top1": result.top1, "top5": result.top5}
 
-    def on_validation_epoch_end(self) -> None:
-        """Measure and log; while training the table waits for the end."""
-        self._measure("val")
+    def table(self, result: ClassificationResult) -> str:
+        """Return the classes as text, the worst first."""
+        return format_table(result)
 
-    def on_test_epoch_end(self) -> None:
-        """Measure, log and print."""
-        self._measure("test")
+    def write_metrics(self, path: Path, result: ClassificationResult) -> None:
+        """Write the measures as JSON."""
+        write_metrics(path, result)
 
-    def on_predict_epoch_end(self) -> None:
+    def write_predictions(self) -> None:
         """Write ``predictions.csv``."""
-        self.evaluator.gather()
-        self._write_predictions()
-
-    def on_fit_end(self) -> None:
-        """Print the table of the last validation."""
-        if self._last_result is not None:
-            self._print_result(self._last_result)
-
-    @property
-    def evaluator(self) -> ClassificationEvaluator:
-        """What collects the predictions of this evaluation."""
-        if self._evaluator is None:
-            raise RuntimeError("no evaluation is running")
-        return self._evaluator
-
-    def _start_evaluation(self, loader: Any) -> None:
-        name = getattr(loader.dataset, "name", type(loader.dataset).__name__)
-        self._evaluator = ClassificationEvaluator(list(self.categories.values()), name)
-
-    def _classify(self, batch: ClassificationBatch) -> Tensor:
-        logits = self(batch.images)
-        self.evaluator.update(batch.ids, batch.labels, logits, batch.paths)
-        return logits
-
-    def _evaluate(self, stage: str, batch: ClassificationBatch, batch_idx: int) -> Tensor:
-        logits = self._classify(batch)
-        self.log_losses(stage, self.losses(logits, batch), batch, batch_idx)
-        return logits
-
-    def _measure(self, stage: str) -> None:
-        result = self.evaluator.compute()
-        numbers = {f"{stage}/top1": result.top1, f"{stage}/top5": result.top5}
-        self.log_dict(numbers, sync_dist=True)  # the same on all processes: it only calms a warning
-        self.log("top1", result.top1, prog_bar=True, logger=False)
-        if self.trainer.sanity_checking:
-            return
-        self._last_result = result
-        if self.trainer.is_global_zero:
-            write_metrics(self.run_dir / METRICS_FILE, result)
-        if self.trainer.state.fn != TrainerFn.FITTING:
-            self._write_predictions()
-            self._print_result(result)
-
-    @rank_zero_only
-    def _print_result(self, result: ClassificationResult) -> None:
-        print(f"\n{format_table(result)}Written to {self.run_dir / METRICS_FILE}", flush=True)
-
-    @rank_zero_only
-    def _write_predictions(self) -> None:
-        path = self.run_dir / PREDICTIONS_FILE
-        write_atomically(path, self.evaluator.to_csv().encode())
-        print(f"Predictions: {path}", flush=True)
+        self.write_answers(PREDICTIONS_FILE, "Predictions", self.evaluator.to_csv())

@@ -1,15 +1,14 @@
 """Training and measuring a detector with Lightning."""
 
 import json
+from pathlib import Path
 from typing import Any, Protocol, cast
 
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
-from ...datasets.files import write_atomically
 from ...datasets.types import DetectionBatch, Detections, DetectionTarget
-from ..task import ImageTask, MakeOptimizer, MakeSchedule
+from ..evaluation import EvaluatedTask
+from ..task import MakeOptimizer, MakeSchedule
 from .coco_engine import CocoResult
 from .coco_metrics import CocoEvaluator, format_table, write_metrics
 from .distillation import Distillation
@@ -36,7 +35,7 @@ class DetectionNetwork(Protocol):
         ...
 
 
-class DetectionTask(ImageTask):
+class DetectionTask(EvaluatedTask[CocoEvaluator, CocoResult]):
     """Train, validate, test and predict with any detector behind ``DetectionNetwork``.
 
     Logs ``train/loss`` and its parts at each step, ``val/loss``, its parts and the twelve COCO
@@ -68,8 +67,6 @@ class DetectionTask(ImageTask):
         super().__init__(network, weights, optimizer, lr_scheduler, channels_last)
         self.distillation = distillation
         self.categories = dict(categories)
-        self._evaluator: CocoEvaluator | None = None
-        self._last_result: CocoResult | None = None
 
     @property
     def detector(self) -> DetectionNetwork:
@@ -88,64 +85,17 @@ class DetectionTask(ImageTask):
         if self.distillation is not None:
             self.distillation.prepare(self.network, self.categories, self.device)
 
-    # --- evaluation, one path for validation, test and prediction
+    # --- evaluation
 
-    def on_validation_epoch_start(self) -> None:
-        """Start with no detections."""
-        self._start_evaluation(self.trainer.val_dataloaders)
+    metrics_file = "coco_metrics.json"
+    headline = "AP"
 
-    def on_test_epoch_start(self) -> None:
-        """Start with no detections."""
-        self._start_evaluation(self.trainer.test_dataloaders)
+    def make_evaluator(self, dataset: Any) -> CocoEvaluator:
+        """Return what gathers detections by image id."""
+        return CocoEvaluator(dataset.ground_truth, dataset.categories, dataset.name)
 
-    def on_predict_epoch_start(self) -> None:
-        """Start with no detections."""
-        self._start_evaluation(self.trainer.predict_dataloaders)
-
-    # Lightning types the output of a step as a tensor or a mapping, and hands on any other too.
-    def validation_step(self, batch: DetectionBatch, batch_idx: int) -> Detections:  # type: ignore[override]
+    def collect(self, output: Any, batch: DetectionBatch) -> Detections:
         """Return the detections of a batch in pixels of the original pictures."""
-        return self._evaluate("val", batch, batch_idx)
-
-    def test_step(self, batch: DetectionBatch, batch_idx: int) -> Detections:  # type: ignore[override]
-        """Return the detections of a batch in pixels of the original pictures."""
-        return self._evaluate("test", batch, batch_idx)
-
-    def predict_step(self, batch: DetectionBatch, batch_idx: int) -> Detections:  # noqa: ARG002
-        """Return the detections of a batch in pixels of the original pictures."""
-        return self._detect(self(batch.images), batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Measure and log; while training the table waits for the end."""
-        self._measure("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Measure, log and print."""
-        self._measure("test")
-
-    def on_predict_epoch_end(self) -> None:
-        """Write ``results.json``."""
-        self.evaluator.gather()
-        self._write_results()
-
-    def on_fit_end(self) -> None:
-        """Print the table of the last validation."""
-        if self._last_result is not None:
-            self._print_result(self._last_result)
-
-    @property
-    def evaluator(self) -> CocoEvaluator:
-        """What collects the detections of this evaluation."""
-        if self._evaluator is None:
-            raise RuntimeError("no evaluation is running")
-        return self._evaluator
-
-    def _start_evaluation(self, loader: Any) -> None:
-        data = loader.dataset
-        self._evaluator = CocoEvaluator(data.ground_truth, data.categories, data.name)
-
-    def _detect(self, output: Any, batch: DetectionBatch) -> Detections:
-        """Detections in pixels of the original pictures, also given to the evaluator."""
         height, width = (int(size) for size in batch.images.shape[-2:])
         found = self.detector.detect(output, (height, width))
         scale_hw = batch.sizes_hw / batch.sizes_hw.new_tensor([height, width])
@@ -154,33 +104,23 @@ class DetectionTask(ImageTask):
         self.evaluator.update(batch.image_ids, found)
         return found
 
-    def _evaluate(self, stage: str, batch: DetectionBatch, batch_idx: int) -> Detections:
-        output = self(batch.images)
-        self.log_losses(stage, self.losses(output, batch), batch, batch_idx)
-        return self._detect(output, batch)
+    def measure(self, stage: str) -> CocoResult:  # noqa: ARG002
+        """Return COCO's measures."""
+        return self.evaluator.compute()
 
-    def _measure(self, stage: str) -> None:
-        result = self.evaluator.compute()
-        numbers = {f"{stage}/{name}": value for name, value in result.numbers.items()}
-        self.log_dict(numbers, sync_dist=True)  # the same on all processes: it only calms a warning
-        self.log("AP", result.numbers["AP"], prog_bar=True, logger=False)
-        if self.trainer.sanity_checking:
-            return
-        self._last_result = result
-        if self.trainer.is_global_zero:
-            write_metrics(self.run_dir / "coco_metrics.json", result)
-        if self.trainer.state.fn != TrainerFn.FITTING:
-            self._write_results()
-            self._print_result(result)
+    def numbers(self, result: CocoResult) -> dict[str, float]:
+        """Return COCO's twelve numbers."""
+        return dict(result.numbers)
 
-    @rank_zero_only
-    def _print_result(self, result: CocoResult) -> None:
-        print(
-            f"\n{format_table(result)}Written to {self.run_dir / 'coco_metrics.json'}", flush=True
-        )
+    def table(self, result: CocoResult) -> str:
+        """Return the twelve numbers and AP of each class as text."""
+        return format_table(result)
 
-    @rank_zero_only
-    def _write_results(self) -> None:
-        path = self.run_dir / "results.json"
-        write_atomically(path, json.dumps(self.evaluator.results()).encode())
-        print(f"Detections in the COCO results format: {path}", flush=True)
+    def write_metrics(self, path: Path, result: CocoResult) -> None:
+        """Write the measures as JSON."""
+        write_metrics(path, result)
+
+    def write_predictions(self) -> None:
+        """Write ``results.json``."""
+        label = "Detections in the COCO results format"
+        self.write_answers("results.json", label, json.dumps(self.evaluator.results()))

@@ -1,19 +1,18 @@
 """Training and measuring an attribute network with Lightning."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from ...backbone.errors import WeightsError
 from ...datasets.errors import DataError
-from ...datasets.files import write_atomically
 from ...datasets.types import AttributeBatch
 from ..distillation import Distillation, SoftTargets
-from ..task import ImageTask, MakeOptimizer, MakeSchedule
+from ..evaluation import EvaluatedTask, dataset_name
+from ..task import MakeOptimizer, MakeSchedule
 from .evaluator import AttributeEvaluator
 from .losses import BinaryCrossEntropy, LabelLoss, landmark_loss, masked_mean
 from .measures import Criterion, choose_threshold
@@ -21,12 +20,11 @@ from .metrics import AttributeResult, measure, write_metrics
 from .model import AttributeOutput, landmarks_in_pixels
 from .tables import format_table
 
-METRICS_FILE = "attribute_metrics.json"
 PREDICTIONS_FILE = "predictions.csv"
 _EYES = (0, 1)
 
 
-class AttributeTask(ImageTask):
+class AttributeTask(EvaluatedTask[AttributeEvaluator, AttributeResult]):
     """Train, validate, test and predict with an attribute network, such as ``AttributeNetwork``.
 
     Logs ``train/loss`` at each step, ``val/loss``, ``val/mean_ap``, ``val/mean_accuracy`` and
@@ -74,13 +72,6 @@ class AttributeTask(ImageTask):
         self.landmark_weight = landmark_weight
         self.threshold_criterion: Criterion = threshold_criterion
         self.groups = tuple(groups)
-        self._evaluator: AttributeEvaluator | None = None
-        self._last_result: AttributeResult | None = None
-
-    @property
-    def last_result(self) -> AttributeResult | None:
-        """What the newest evaluation measured; None before the first."""
-        return self._last_result
 
     @property
     def thresholds(self) -> dict[str, float]:
@@ -147,102 +138,54 @@ class AttributeTask(ImageTask):
                 f"{', '.join(names)}. Choose the former with data.attributes, in their order."
             )
 
-    # --- evaluation, one path for validation, test and prediction
+    # --- evaluation
 
-    def on_validation_epoch_start(self) -> None:
-        """Start with no predictions."""
-        self._start_evaluation(self.trainer.val_dataloaders)
+    metrics_file = "attribute_metrics.json"
+    headline = "mean_ap"
 
-    def on_test_epoch_start(self) -> None:
-        """Start with no predictions."""
-        self._start_evaluation(self.trainer.test_dataloaders)
+    def make_evaluator(self, dataset: Any) -> AttributeEvaluator:
+        """Return what gathers logits by sample."""
+        return AttributeEvaluator(list(self.categories.values()), dataset_name(dataset))
 
-    def on_predict_epoch_start(self) -> None:
-        """Start with no predictions."""
-        self._start_evaluation(self.trainer.predict_dataloaders)
-
-    def validation_step(self, batch: AttributeBatch, batch_idx: int) -> Tensor:
+    def collect(self, output: AttributeOutput, batch: AttributeBatch) -> Tensor:
         """Return the logits (B, A) of a batch."""
-        return self._evaluate("val", batch, batch_idx)
-
-    def test_step(self, batch: AttributeBatch, batch_idx: int) -> Tensor:
-        """Return the logits (B, A) of a batch."""
-        return self._evaluate("test", batch, batch_idx)
-
-    def predict_step(self, batch: AttributeBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Return the logits (B, A) of a batch."""
-        return self._describe(batch).logits
-
-    def on_validation_epoch_end(self) -> None:
-        """Choose thresholds while training, measure and log; the table waits for the end."""
-        self._measure("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Measure, log and print."""
-        self._measure("test")
-
-    def on_predict_epoch_end(self) -> None:
-        """Write ``predictions.csv``."""
-        self.evaluator.gather()
-        self._write_predictions()
-
-    def on_fit_end(self) -> None:
-        """Print the table of the last validation."""
-        if self._last_result is not None:
-            self._print_result(self._last_result)
-
-    @property
-    def evaluator(self) -> AttributeEvaluator:
-        """What collects the predictions of this evaluation."""
-        if self._evaluator is None:
-            raise RuntimeError("no evaluation is running")
-        return self._evaluator
-
-    def _start_evaluation(self, loader: Any) -> None:
-        name = getattr(loader.dataset, "name", type(loader.dataset).__name__)
-        self._evaluator = AttributeEvaluator(list(self.categories.values()), name)
-
-    def _describe(self, batch: AttributeBatch) -> AttributeOutput:
-        output: AttributeOutput = self(batch.images)
         errors = None
         if output.landmarks is not None:
             size_hw = (int(batch.images.shape[-2]), int(batch.images.shape[-1]))
             said = landmarks_in_pixels(output.landmarks.float(), size_hw)
             errors = landmark_errors(said, batch.landmarks)
         self.evaluator.update(batch.ids, batch.labels, output.logits, batch.paths, errors)
-        return output
-
-    def _evaluate(self, stage: str, batch: AttributeBatch, batch_idx: int) -> Tensor:
-        output = self._describe(batch)
-        self.log_losses(stage, self.losses(output, batch), batch, batch_idx)
         return output.logits
 
-    def _measure(self, stage: str) -> None:
+    def measure(self, stage: str) -> AttributeResult:  # noqa: ARG002
+        """Return the measures; while training, thresholds are chosen on the same pictures first."""
         predictions = self.evaluator.gather()
         names, dataset = self.evaluator.attributes, self.evaluator.dataset
         counts = self.facts.get("label_counts")
         training = None if counts is None else np.array(counts)
         result = measure(predictions, names, dataset, self.thresholds, self.groups, training)
-        fitting = self.trainer.state.fn == TrainerFn.FITTING
-        if fitting and not self.trainer.sanity_checking:
+        if self.is_fitting and not self.trainer.sanity_checking:
             self._choose_thresholds(result)
             result = measure(predictions, names, dataset, self.thresholds, self.groups, training)
-        means = result.means
+        return result
+
+    def numbers(self, result: AttributeResult) -> dict[str, float]:
+        """Return the means; NaN where no attribute has what the figure needs."""
         shown = ("mean_ap", "mean_accuracy", "mean_balanced_accuracy")
-        # NaN: no attribute has what the figure needs.
-        numbers = {name: getattr(means, name) for name in shown}
-        numbers = {name: float("nan") if x is None else x for name, x in numbers.items()}
-        logged = {f"{stage}/{name}": value for name, value in numbers.items()}
-        self.log_dict(logged, sync_dist=True)  # the same on all processes: it only calms a warning
-        self.log("mean_ap", numbers["mean_ap"], prog_bar=True, logger=False)
-        if self.trainer.sanity_checking:
-            return
-        self._last_result = result
-        if self.trainer.is_global_zero:
-            write_metrics(self.run_dir / METRICS_FILE, result)
-        if not fitting:
-            self._write_predictions()
-            self._print_result(result)
+        means = {name: getattr(result.means, name) for name in shown}
+        return {name: float("nan") if x is None else x for name, x in means.items()}
+
+    def table(self, result: AttributeResult) -> str:
+        """Return the attributes as text."""
+        return format_table(result)
+
+    def write_metrics(self, path: Path, result: AttributeResult) -> None:
+        """Write the measures as JSON."""
+        write_metrics(path, result)
+
+    def write_predictions(self) -> None:
+        """Write ``predictions.csv``."""
+        self.write_answers(PREDICTIONS_FILE, "Predictions", self.evaluator.to_csv())
 
     def _choose_thresholds(self, result: AttributeResult) -> None:
         chosen = {
@@ -251,16 +194,6 @@ class AttributeTask(ImageTask):
         }
         self.facts["thresholds"] = {name: x for name, x in chosen.items() if x is not None}
         self.facts["thresholds_from"] = f"{result.dataset}, {self.threshold_criterion}"
-
-    @rank_zero_only
-    def _print_result(self, result: AttributeResult) -> None:
-        print(f"\n{format_table(result)}Written to {self.run_dir / METRICS_FILE}", flush=True)
-
-    @rank_zero_only
-    def _write_predictions(self) -> None:
-        path = self.run_dir / PREDICTIONS_FILE
-        write_atomically(path, self.evaluator.to_csv().encode())
-        print(f"Predictions: {path}", flush=True)
 
 
 def landmark_errors(said: Tensor, landmarks: Tensor) -> Tensor:

@@ -1,16 +1,17 @@
 """Training and measuring a face network with Lightning."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor, nn
 
 from ...datasets.errors import DataError
 from ...datasets.types import FaceBatch
 from ...datasets.vectors import VectorTable, write_vectors
-from ..task import ImageTask, MakeOptimizer, MakeSchedule
+from ..evaluation import EvaluatedTask
+from ..task import MakeOptimizer, MakeSchedule
 from .evaluator import EmbeddingEvaluator
 from .losses import EmbeddingLoss, SquaredDifference
 from .teachers import EmbeddingTeacher
@@ -22,7 +23,7 @@ VERIFICATION_FACTS = "verification"
 """Entry of a checkpoint's plain facts with the measured threshold."""
 
 
-class FaceEmbeddingTask(ImageTask):
+class FaceEmbeddingTask(EvaluatedTask[EmbeddingEvaluator, VerificationResult]):
     """Train, validate, test and predict with a face network, such as ``FaceNetwork``.
 
     Logs ``train/loss`` at each step, and ``val/accuracy``, ``val/auc``, ``val/eer`` and
@@ -59,13 +60,6 @@ class FaceEmbeddingTask(ImageTask):
         super().__init__(network, weights, optimizer, lr_scheduler, channels_last, decay_depthwise)
         self.loss = loss or SquaredDifference()
         self.teacher = teacher
-        self._evaluator: EmbeddingEvaluator | None = None
-        self._last_result: VerificationResult | None = None
-
-    @property
-    def last_result(self) -> VerificationResult | None:
-        """What the newest evaluation measured; None before the first."""
-        return self._last_result
 
     # --- training
 
@@ -97,39 +91,50 @@ class FaceEmbeddingTask(ImageTask):
                 theirs = self.teacher(batch).float()
         return self.loss(output.float(), theirs, batch.identities)
 
-    # --- evaluation, one path for validation, test and prediction
+    # --- evaluation
 
-    def on_validation_epoch_start(self) -> None:
-        """Start with no embeddings."""
-        self._start_evaluation(self.trainer.val_dataloaders)
+    metrics_file = VERIFICATION_FILE
+    headline = "accuracy"
+    evaluates_losses = False
 
-    def on_test_epoch_start(self) -> None:
-        """Start with no embeddings."""
-        self._start_evaluation(self.trainer.test_dataloaders)
+    def make_evaluator(self, dataset: Any) -> EmbeddingEvaluator:
+        """Return what gathers embeddings by face."""
+        return EmbeddingEvaluator(dataset.views.faces)
 
-    def on_predict_epoch_start(self) -> None:
-        """Start with no embeddings."""
-        self._start_evaluation(self.trainer.predict_dataloaders)
-
-    def validation_step(self, batch: FaceBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
+    def collect(self, output: Tensor, batch: FaceBatch) -> Tensor:
         """Return the embeddings (B, D) of a batch."""
-        return self._embed(batch)
+        self.evaluator.update(batch.ids, output)
+        return output
 
-    def test_step(self, batch: FaceBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Return the embeddings (B, D) of a batch."""
-        return self._embed(batch)
+    def measure(self, stage: str) -> VerificationResult | None:
+        """Return how well pairs are told apart; None where faces of the pairs are missing."""
+        if self.trainer.sanity_checking:
+            return None
+        result = self.evaluator.compute()
+        if result is None:
+            self._print_partial()
+        elif stage == "val":
+            self.facts[VERIFICATION_FACTS] = threshold_facts(result)
+        return result
 
-    def predict_step(self, batch: FaceBatch, batch_idx: int) -> Tensor:  # noqa: ARG002
-        """Return the embeddings (B, D) of a batch."""
-        return self._embed(batch)
+    def numbers(self, result: VerificationResult) -> dict[str, float]:
+        """Return accuracy, AUC, EER, the threshold and VAL, as far as they are defined."""
+        numbers = {
+            "accuracy": result.accuracy,
+            "auc": result.auc,
+            "eer": result.eer,
+            "threshold": result.threshold,
+            "val_at_far_1e-3": result.val,
+        }
+        return {name: value for name, value in numbers.items() if value is not None}
 
-    def on_validation_epoch_end(self) -> None:
-        """Measure and log; while training the table waits for the end."""
-        self._measure("val")
+    def table(self, result: VerificationResult) -> str:
+        """Return the measures as text."""
+        return format_table(result)
 
-    def on_test_epoch_end(self) -> None:
-        """Measure, log and print."""
-        self._measure("test")
+    def write_metrics(self, path: Path, result: VerificationResult) -> None:
+        """Write the measures as JSON."""
+        write_verification(path, result)
 
     def on_predict_epoch_end(self) -> None:
         """Write ``embeddings.npz``."""
@@ -141,63 +146,9 @@ class FaceEmbeddingTask(ImageTask):
             write_vectors(path, VectorTable(files, rows))  # type: ignore[arg-type]
             print(f"Embeddings: {path}", flush=True)
 
-    def on_fit_end(self) -> None:
-        """Print the table of the last validation."""
-        if self._last_result is not None:
-            self._print_result(self._last_result)
-
-    @property
-    def evaluator(self) -> EmbeddingEvaluator:
-        """What collects the embeddings of this evaluation."""
-        if self._evaluator is None:
-            raise RuntimeError("no evaluation is running")
-        return self._evaluator
-
-    def _start_evaluation(self, loader: Any) -> None:
-        self._evaluator = EmbeddingEvaluator(loader.dataset.views.faces)
-
-    def _embed(self, batch: FaceBatch) -> Tensor:
-        embeddings = self(batch.images)
-        self.evaluator.update(batch.ids, embeddings)
-        return embeddings
-
-    def _measure(self, stage: str) -> None:
-        if self.trainer.sanity_checking:
-            return
-        result = self.evaluator.compute()
-        if result is None:
-            self._print_partial()
-            return
-        # The same on all processes: sync_dist only calms a warning.
-        self.log_dict({f"{stage}/{key}": value for key, value in _logged(result).items()},
-                      sync_dist=True)  # fmt: skip
-        self.log("accuracy", result.accuracy, prog_bar=True, logger=False)
-        self._last_result = result
-        if stage == "val":
-            self.facts[VERIFICATION_FACTS] = threshold_facts(result)
-        if self.trainer.is_global_zero:
-            write_verification(self.run_dir / VERIFICATION_FILE, result)
-        if self.trainer.state.fn != TrainerFn.FITTING:
-            self._print_result(result)
-
     @rank_zero_only
     def _print_partial(self) -> None:
         print(f"Nothing verified: only {self.evaluator.progress}", flush=True)
-
-    @rank_zero_only
-    def _print_result(self, result: VerificationResult) -> None:
-        print(f"\n{format_table(result)}Written to {self.run_dir / VERIFICATION_FILE}", flush=True)
-
-
-def _logged(result: VerificationResult) -> dict[str, float]:
-    numbers = {
-        "accuracy": result.accuracy,
-        "auc": result.auc,
-        "eer": result.eer,
-        "threshold": result.threshold,
-        "val_at_far_1e-3": result.val,
-    }
-    return {name: value for name, value in numbers.items() if value is not None}
 
 
 def threshold_facts(result: VerificationResult) -> dict[str, Any]:

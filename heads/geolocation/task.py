@@ -1,26 +1,24 @@
 """Training and measuring geolocation with Lightning."""
 
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as pictures
 
 from ...datasets.errors import DataError
-from ...datasets.files import write_atomically
 from ...datasets.geo import PhotoBatch
 from ...datasets.positions import CellTable
-from ..task import ImageTask, MakeOptimizer, MakeSchedule
+from ..evaluation import EvaluatedTask, dataset_name
+from ..task import MakeOptimizer, MakeSchedule
 from .cells import Partition
 from .decoding import Answer, Decoder, Places, cell_probabilities
 from .geodesy import unit_vectors
 from .losses import CellLoss
 from .metrics import GeolocationEvaluator, GeolocationResult, format_table, write_metrics
 
-METRICS_FILE = "geo_metrics.json"
 PREDICTIONS_FILE = "predictions.csv"
 CROP = "crop_fraction"
 """What a checkpoint calls the central part of a picture that evaluation looks at, see
@@ -28,7 +26,7 @@ CROP = "crop_fraction"
 _CELLS = "cells"
 
 
-class GeolocationTask(ImageTask):
+class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
     """Train, validate, test and predict with a classifier of cells, such as ``CellClassifier``.
 
     The cells come from the data module (``cell_tables``) and are kept in every checkpoint. Logs
@@ -72,13 +70,6 @@ class GeolocationTask(ImageTask):
         self._parents: list[Tensor] = []
         self._centres: list[Tensor] = []
         self._decoder: Decoder | None = None
-        self._evaluator: GeolocationEvaluator | None = None
-        self._last_result: GeolocationResult | None = None
-
-    @property
-    def last_result(self) -> GeolocationResult | None:
-        """What the newest evaluation measured; None before the first."""
-        return self._last_result
 
     # --- the cells
 
@@ -156,7 +147,7 @@ class GeolocationTask(ImageTask):
         self._centres = [centres.to(device) for centres in self._centres]
         return self.loss(output, cells, photos, self._centres)
 
-    # --- evaluation, one path for validation, test and prediction
+    # --- evaluation
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Return the probabilities (B, C) of the last partition for pictures (B, 3, H, W) uint8.
@@ -180,97 +171,47 @@ class GeolocationTask(ImageTask):
         crops = pictures.five_crop(images, [height, width])
         return torch.stack([self._combined(self(crop)) for crop in crops]).mean(dim=0)
 
-    def on_validation_epoch_start(self) -> None:
-        """Start with no answers."""
-        self._start_evaluation(self.trainer.val_dataloaders)
+    metrics_file = "geo_metrics.json"
+    headline = "median_km"
 
-    def on_test_epoch_start(self) -> None:
-        """Start with no answers."""
-        self._start_evaluation(self.trainer.test_dataloaders)
-
-    def on_predict_epoch_start(self) -> None:
-        """Start with no answers."""
-        self._start_evaluation(self.trainer.predict_dataloaders)
-
-    def validation_step(self, batch: PhotoBatch, batch_idx: int) -> Places:
-        """Return the answers for a batch."""
-        return self._evaluate("val", batch, batch_idx)
-
-    def test_step(self, batch: PhotoBatch, batch_idx: int) -> Places:
-        """Return the answers for a batch."""
-        return self._evaluate("test", batch, batch_idx)
+    def make_evaluator(self, dataset: Any) -> GeolocationEvaluator:
+        """Return what gathers answers by photo."""
+        fine = self.partitions[-1]
+        return GeolocationEvaluator(fine.table.tokens, fine.latlng_deg, dataset_name(dataset))
 
     def predict_step(self, batch: PhotoBatch, batch_idx: int) -> Places:  # noqa: ARG002
+        """Return the answers for a batch, without the whole pictures where crops are asked for."""
+        return self.collect(self(batch.images) if self.five_crop_hw is None else (), batch)
+
+    def collect(self, output: tuple[Tensor, ...], batch: PhotoBatch) -> Places:
         """Return the answers for a batch."""
-        return self._locate(batch, self.probabilities(batch.images))
-
-    def on_validation_epoch_end(self) -> None:
-        """Measure and log; while training the table waits for the end."""
-        self._measure("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Measure, log and print."""
-        self._measure("test")
-
-    def on_predict_epoch_end(self) -> None:
-        """Write ``predictions.csv``."""
-        self.evaluator.gather()
-        self._write_predictions()
-
-    def on_fit_end(self) -> None:
-        """Print the table of the last validation."""
-        if self._last_result is not None:
-            self._print_result(self._last_result)
-
-    @property
-    def evaluator(self) -> GeolocationEvaluator:
-        """What collects the answers of this evaluation."""
-        if self._evaluator is None:
-            raise RuntimeError("no evaluation is running")
-        return self._evaluator
-
-    def _start_evaluation(self, loader: Any) -> None:
-        name = getattr(loader.dataset, "name", type(loader.dataset).__name__)
-        fine = self.partitions[-1]
-        self._evaluator = GeolocationEvaluator(fine.table.tokens, fine.latlng_deg, name)
-
-    def _evaluate(self, stage: str, batch: PhotoBatch, batch_idx: int) -> Places:
-        output = self(batch.images)
         whole = self.five_crop_hw is None
         probabilities = self._combined(output) if whole else self._crops(batch.images)
-        self.log_losses(stage, self.losses(output, batch), batch, batch_idx)
-        return self._locate(batch, probabilities)
-
-    def _locate(self, batch: PhotoBatch, probabilities: Tensor) -> Places:
         places = self.decoder(probabilities.float().cpu().numpy())
         truth = batch.latlng_deg.cpu().double().numpy()
         self.evaluator.update(batch.ids.cpu().numpy(), truth, places, batch.paths)
         return places
 
-    def _measure(self, stage: str) -> None:
-        result = self.evaluator.compute()
-        numbers = {f"{stage}/within_{km}_km": share for km, share in result.within_km.items()}
-        numbers[f"{stage}/median_km"] = result.median_km
-        self.log_dict(numbers, sync_dist=True)  # the same on all processes: it only calms a warning
-        self.log("median_km", result.median_km, prog_bar=True, logger=False)
-        if self.trainer.sanity_checking:
-            return
-        self._last_result = result
-        if self.trainer.is_global_zero:
-            write_metrics(self.run_dir / METRICS_FILE, result)
-        if self.trainer.state.fn != TrainerFn.FITTING:
-            self._write_predictions()
-            self._print_result(result)
+    def measure(self, stage: str) -> GeolocationResult:  # noqa: ARG002
+        """Return the distances."""
+        return self.evaluator.compute()
 
-    @rank_zero_only
-    def _print_result(self, result: GeolocationResult) -> None:
-        print(f"\n{format_table(result)}Written to {self.run_dir / METRICS_FILE}", flush=True)
+    def numbers(self, result: GeolocationResult) -> dict[str, float]:
+        """Return the share within each distance and the median error."""
+        within = {f"within_{km}_km": share for km, share in result.within_km.items()}
+        return within | {"median_km": result.median_km}
 
-    @rank_zero_only
-    def _write_predictions(self) -> None:
-        path = self.run_dir / PREDICTIONS_FILE
-        write_atomically(path, self.evaluator.to_csv().encode())
-        print(f"Predictions: {path}", flush=True)
+    def table(self, result: GeolocationResult) -> str:
+        """Return the distances as text."""
+        return format_table(result)
+
+    def write_metrics(self, path: Path, result: GeolocationResult) -> None:
+        """Write the measures as JSON."""
+        write_metrics(path, result)
+
+    def write_predictions(self) -> None:
+        """Write ``predictions.csv``."""
+        self.write_answers(PREDICTIONS_FILE, "Predictions", self.evaluator.to_csv())
 
 
 def _as_plain(table: CellTable) -> dict[str, Any]:
