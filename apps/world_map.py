@@ -208,7 +208,7 @@ class WorldMap(Callback):
         stage = TrainerFn(trainer.state.fn)
         when = f"epoch {trainer.current_epoch}" if stage == TrainerFn.FITTING else str(stage.value)
         median = float(np.median(answers.error_km))
-        title = f"{pl_module.evaluator.dataset} · {when} · median error {median:,.0f} km"
+        title = f"{pl_module.evaluator.dataset} · {when} · median error {median:,.1f} km"
         figure = draw_answers(answers.truth_deg, answers.latlng_deg, self._lines or [], title)
         write_figure(figure, self._path)
         if stage != TrainerFn.FITTING:

@@ -148,7 +148,7 @@ def write_world(
     seed: int = 0,
     progress: bool = True,
 ) -> bool:
-    """Make ``root/images/train/000001.jpg`` ... with ``train.csv`` and ``val.csv``.
+    """Make ``root/train/000001.jpg`` ... with ``train.csv`` and ``val.csv``.
 
     Args:
         root: Folder to make; it appears when it is complete.
@@ -177,7 +177,7 @@ def write_world(
     def write(folder: Path) -> None:
         with tqdm(total=train + val, desc="drawing", unit="image", disable=not progress) as bar:
             for index, (split, count) in enumerate(zip(SPLITS, (train, val), strict=True)):
-                (folder / "images" / split).mkdir(parents=True)
+                (folder / split).mkdir(parents=True)
                 photos = world_photos(split, count, seed)
                 names = [f"{split}/{number:06d}.jpg" for number in range(1, count + 1)]
                 write_positions(
@@ -187,7 +187,7 @@ def write_world(
                     rng = np.random.default_rng([seed, index, number])
                     site = int(photos.sites[number])
                     pixels = draw_photo(rng, photos.latlng_deg[number], site, size_hw, seed)
-                    write_jpeg(folder / "images" / name, pixels, int(rng.integers(78, 96)))
+                    write_jpeg(folder / name, pixels, int(rng.integers(78, 96)))
                     bar.update()
 
     return write_generated(Path(root), recipe, write)

@@ -44,7 +44,7 @@ class GeneratedWorldModule(PhotoTableModule):
         max_level: int = 12,
         **options: Any,
     ) -> None:
-        super().__init__(root, **options)
+        super().__init__(root, images=".", **options)
         if list(max_photos) != sorted(max_photos, reverse=True) or not max_photos:
             raise DataError(f"max_photos={list(max_photos)}: give falling numbers, coarse first")
         self.train_photos = train_photos

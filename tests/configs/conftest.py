@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mobilevision.datasets.positions import read_positions
 from mobilevision.datasets.synthetic import write_scenes
 from mobilevision.datasets.synthetic_classification import write_objects
+from mobilevision.datasets.synthetic_world import write_world
 from mobilevision.datasets.vectors import VectorTable, write_vectors
+from mobilevision.heads.geolocation import build_partition
 
 Maker = Callable[[Path], list[str]]
 
@@ -88,7 +91,21 @@ def faces(root: Path) -> list[str]:
             "--data.views=1", f"--model.teacher.table={root / 'teacher.npz'}"]  # fmt: skip
 
 
+def generated_world(root: Path) -> list[str]:
+    return ["--data.root", str(root), "--data.train_photos=40", "--data.val_photos=4"]
+
+
+def photos(root: Path) -> list[str]:
+    """A generated world as tables with a folder of pictures and a file of cells."""
+    write_world(root, train=40, val=4, progress=False)
+    latlng_deg = read_positions(root / "train.csv").latlng_deg
+    build_partition(latlng_deg, 10, 2)[0].write(root / "cells.parquet")
+    return ["--data.root", str(root), "--data.images=."]
+
+
 SMALL_DATA: dict[str, Maker] = {
+    "GeneratedWorldModule": generated_world,
+    "PhotoTableModule": photos,
     "FaceDataModule": faces,
     "CocoDataModule": coco,
     "SyntheticDataModule": generated_scenes,

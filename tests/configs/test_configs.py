@@ -14,12 +14,14 @@ CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 QUICKSTARTS = {
     "DetectionTask": "quickstart.yaml",
     "ClassificationTask": "classification_quickstart.yaml",
+    "GeolocationTask": "geolocation_quickstart.yaml",
 }
 """Task -> the recipe that trains it on generated data."""
 PRINTED = {
     "DetectionTask": "Average Precision",
     "ClassificationTask": "top-1",
     "AttributeTask": "mean AP",
+    "GeolocationTask": "best constant",
     "FaceEmbeddingTask": "Nothing verified",  # a trial run embeds one batch
 }
 """Task -> what is printed at the end of a training."""

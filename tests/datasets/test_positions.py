@@ -33,7 +33,9 @@ def test_read__usual_names_of_columns__same_table(tmp_path: Path, header: str) -
 
 def test_read__table_of_im2gps3k__extra_columns_are_ignored(tmp_path: Path) -> None:
     text = (
-        "IMG_ID,AUTHOR,LAT,LON,S3_Label\n1034_d2b@N00.jpg,x,48.86,2.29,1\n7_9@N01.jpg,y,-33.9,151.2,0\n"
+        "IMG_ID,AUTHOR,LAT,LON,S3_Label\n"
+        "1034_d2b@N00.jpg,x,48.86,2.29,1\n"
+        "7_9@N01.jpg,y,-33.9,151.2,0\n"
     )
     table = read_positions(written(tmp_path, text, "im2gps3k_places365.csv"))
     assert table.files == ["1034_d2b@N00.jpg", "7_9@N01.jpg"]

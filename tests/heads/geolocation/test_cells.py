@@ -40,9 +40,7 @@ def clustered(count: int, seed: int = 0) -> np.ndarray:
 
 def slow_partition(latlng_deg: np.ndarray, most: int, least: int, low: int, high: int) -> dict:
     """Token -> photos, by the library and recursion."""
-    leaves = [
-        library.S2CellId(library.S2LatLng.FromDegrees(*row)) for row in latlng_deg.tolist()
-    ]
+    leaves = [library.S2CellId(library.S2LatLng.FromDegrees(*row)) for row in latlng_deg.tolist()]
     found = {}
 
     def visit(cells: list, level: int) -> None:
@@ -65,7 +63,9 @@ def test_build__as_the_library_and_recursion(most: int, least: int, low: int, hi
     photos = clustered(600)
     partition, report = build_partition(photos, most, least, low, high)
     expected = slow_partition(photos, most, least, low, high)
-    assert dict(zip(partition.table.tokens, partition.table.photos.tolist(), strict=True)) == expected
+    assert (
+        dict(zip(partition.table.tokens, partition.table.photos.tolist(), strict=True)) == expected
+    )
     assert report.photos == 600
     assert report.kept == sum(expected.values())
     assert report.full_cells == sum(count > most for count in expected.values())
@@ -167,12 +167,16 @@ def test_read__others_table_in_another_order__class_labels_count(tmp_path: Path)
     (partition,) = read_partitions([path])
     assert partition.table.tokens == ["47e67", "89c25"]
     assert partition.table.photos.tolist() == [51, 77]
-    assert partition.assign(np.array([(40.71, -74.0), (48.85, 2.35), (0, 0)])).tolist() == [1, 0, -1]
+    assert partition.assign(np.array([(40.71, -74.0), (48.85, 2.35), (0, 0)])).tolist() == [
+        1,
+        0,
+        -1,
+    ]
 
 
 def test_partition__overlap__names_both() -> None:
     table = CellTable(["89c25", "89c24"], np.zeros((2, 2)), np.zeros(2, int), np.zeros(2))
-    with pytest.raises(DataError, match="89c24 and 89c25 overlap|89c25 and 89c24 overlap"):
+    with pytest.raises(DataError, match=r"89c24 and 89c25 overlap|89c25 and 89c24 overlap"):
         Partition(table)
 
 

@@ -88,7 +88,9 @@ def test_guesses__as_trying_every_cell() -> None:
     truth = np.stack([rng.uniform(-60, 60, 300), rng.uniform(-180, 180, 300)], axis=1)
     from mobilevision.heads.geolocation.geodesy import distance_km
 
-    every = np.array([list(shares_within(distance_km(truth, each)).values()) for each in truth[:40]])
+    every = np.array(
+        [list(shares_within(distance_km(truth, each)).values()) for each in truth[:40]]
+    )
     chance, constant = guesses(truth, truth[:40])
     assert list(chance.values()) == pytest.approx(every.mean(axis=0))
     assert list(constant.values()) == pytest.approx(every.max(axis=0))

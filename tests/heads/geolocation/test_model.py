@@ -22,7 +22,7 @@ def test_forward__one_logit_a_cell_of_each_partition() -> None:
 
 def test_cost__of_the_paper__13_million_parameters_and_580_million_mult_adds() -> None:
     cost = geolocation_cost()
-    assert 12.5e6 < cost.params < 13.5e6
+    assert round(cost.params / 1e6) == 13
     assert round(cost.mult_adds / 1e9, 2) == 0.58
     assert (1024 + 1) * GEO_CELLS == pytest.approx(10e6, rel=0.01)
 

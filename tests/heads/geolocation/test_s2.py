@@ -32,7 +32,9 @@ def test_leaf_ids__edges_of_faces_poles_and_antimeridian__as_the_library(latitud
 
 @pytest.mark.parametrize("level", [0, 1, 7, 16, 29, 30])
 def test_levels_ranges_and_tokens__as_the_library(level: int) -> None:
-    cells = [library.S2CellId(int(each)).parent(level) for each in library_ids(random_positions(50))]
+    cells = [
+        library.S2CellId(int(each)).parent(level) for each in library_ids(random_positions(50))
+    ]
     ids = np.array([cell.id() for cell in cells], dtype=np.uint64)
     assert s2.levels(ids).tolist() == [level] * 50
     assert s2.range_min(ids).tolist() == [cell.range_min().id() for cell in cells]
@@ -49,7 +51,9 @@ def test_face_ids__as_the_library() -> None:
     assert s2.face_ids().tolist() == faces
 
 
-@pytest.mark.parametrize("token", ["", "x1", "0", "c", "d0000000000000000", "2", "f", "89c25a2"[:0]])
+@pytest.mark.parametrize(
+    "token", ["", "x1", "0", "c", "d0000000000000000", "2", "f", "89c25a2"[:0]]
+)
 def test_from_tokens__no_cell__says_which(token: str) -> None:
-    with pytest.raises(DataError, match="cells.csv: '.*' is no token"):
+    with pytest.raises(DataError, match=r"cells\.csv: '.*' is no token"):
         s2.from_tokens(["89c25", token], "cells.csv")
