@@ -196,11 +196,14 @@ class Geolocator:
             best = np.argsort(-probabilities[row], kind="stable")[:top].tolist()
             places = tuple(
                 Place(
-                    *table.latlng_deg[cell].tolist(),
+                    float(table.latlng_deg[cell, 0]),
+                    float(table.latlng_deg[cell, 1]),
                     float(probabilities[row, cell]),
-                    table.tokens[cell],
+                    str(table.tokens[int(cell)]),
                     cell,
                 )
                 for cell in best
             )
-            yield tuple(found.latlng_deg[row].tolist()), tuple(found.radii_km[row].tolist()), places
+            latitude, longitude = found.latlng_deg[row].tolist()
+            half, most = found.radii_km[row].tolist()
+            yield (latitude, longitude), (half, most), places

@@ -172,9 +172,11 @@ class PhotoDataModule(ImageDataModule):
         self.splits = splits
         self.cells = cells
         self.size_hw = (size_hw[0], size_hw[1])
-        self.eval_size_hw = self.size_hw if eval_size_hw is None else tuple(eval_size_hw)
+        self.eval_size_hw = (
+            self.size_hw if eval_size_hw is None else (eval_size_hw[0], eval_size_hw[1])
+        )
         self.train_transform = train_transform or RandomCrop(self.size_hw)
-        self.val_transform = val_transform or CentreCrop(tuple(self.eval_size_hw))
+        self.val_transform = val_transform or CentreCrop(self.eval_size_hw)
         self._cell_tables: tuple[CellTable, ...] | None = None
         for transform, wanted in (
             (self.train_transform, self.size_hw),

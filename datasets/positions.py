@@ -46,7 +46,8 @@ class PositionTable(NamedTuple):
 
     def take(self, name: str, rows: np.ndarray) -> "PositionTable":
         """Some of them: positions (M,) int64."""
-        return PositionTable(name, [self.files[row] for row in rows], self.latlng_deg[rows])
+        files = [str(self.files[int(row)]) for row in rows]
+        return PositionTable(name, files, self.latlng_deg[rows])
 
 
 class CellTable(NamedTuple):

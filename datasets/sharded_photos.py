@@ -141,7 +141,7 @@ class ShardSampler(EpochSampler):
         parts = []
         for start in range(0, len(shards), self.window):
             near = shards[start : start + self.window].tolist()
-            rows = [np.arange(self._starts[each], self._ends[each]) for each in near]
+            rows = [np.arange(int(self._starts[each]), int(self._ends[each])) for each in near]
             parts.append(rng.permutation(np.concatenate(rows)))
         return np.concatenate(parts)
 

@@ -57,4 +57,4 @@ class CellClassifier(nn.Module):
         """
         features = self.backbone((images.float() - self.pixel_mean) / self.pixel_std)[-1]
         logits = self.classifier(self.dropout(features.mean(dim=(2, 3))))
-        return torch.split(logits, self.sizes, dim=1)
+        return torch.split(logits, list(self.sizes), dim=1)

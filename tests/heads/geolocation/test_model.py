@@ -24,7 +24,7 @@ def test_cost__of_the_paper__13_million_parameters_and_580_million_mult_adds() -
     cost = geolocation_cost()
     assert round(cost.params / 1e6) == 13
     assert round(cost.mult_adds / 1e9, 2) == 0.58
-    assert (1024 + 1) * GEO_CELLS == pytest.approx(10e6, rel=0.01)
+    assert pytest.approx(10e6, rel=0.01) == (1024 + 1) * GEO_CELLS
 
 
 def test_gradient__reaches_every_parameter() -> None:
