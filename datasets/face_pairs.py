@@ -128,5 +128,7 @@ def make_pairs(identities: np.ndarray, per_fold: int, seed: int = 0, name: str =
             )  # fmt: skip
     pairs = Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     if not pairs.same.any():
-        raise DataError(f"{name}: no person has two pictures (of these people), so no pair shows one person")
+        raise DataError(
+            f"{name}: no person has two pictures (of these people), so no pair shows one person"
+        )
     return pairs
