@@ -1,4 +1,4 @@
-"""A Lightning callback that draws how a run went: losses, average precision, learning rate."""
+"""A Lightning callback that draws how a run went: losses, validation, learning rate."""
 
 import io
 import itertools
@@ -19,7 +19,10 @@ _Series = dict[str, list[tuple[int, float]]]
 
 _TRAIN_LOSS = "train/loss"
 _LEARNING_RATE = "learning rate"
-_PRECISION = ("val/AP", "val/AP50")
+_MEASURES = (  # of all jobs; each is in [0, 1], and higher is better
+    *("val/AP", "val/AP50", "val/top1", "val/top5", "val/accuracy", "val/auc"),
+    *("val/mean_ap", "val/mean_balanced_accuracy", "val/within_25_km", "val/within_750_km"),
+)
 _MOST_POINTS = 5000
 _COLOURS = ("#1f5fa8", "#d1622b", "#3a8f5c", "#8a5bb0", "#b08a1e", "#5a6b78")
 
@@ -28,9 +31,9 @@ class Curves(Callback):
     """Writes ``curves.png`` into the run's folder when training ends, also when it is interrupted.
 
     Three panels over the optimiser steps: the training losses (raw faint, smoothed strong) with
-    the validation loss, AP and AP50 of the validation, and the learning rate. Taken are the logged
-    values whose names begin with ``train/loss``, and ``val/loss``, ``val/AP``, ``val/AP50``; the
-    learning rate comes from the first optimiser.
+    the validation loss, what the job measures in validation (such as AP and AP50, top-1 and top-5),
+    and the learning rate. Taken are the logged values whose names begin with ``train/loss``,
+    ``val/loss`` and the measures of ``_MEASURES``; the learning rate comes from the first optimiser.
 
     The points are kept in the checkpoint, so the curves of a resumed run go back to its beginning.
     """
@@ -77,7 +80,7 @@ class Curves(Callback):
         if not trainer.is_global_zero or not training:
             return
         metrics = trainer.callback_metrics
-        names = ("val/loss", *_PRECISION)
+        names = ("val/loss", *_MEASURES)
         self._add(trainer.global_step, {name: metrics[name] for name in names if name in metrics})
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -113,7 +116,7 @@ class Curves(Callback):
 
 
 def draw_curves(points: Mapping[str, Sequence[tuple[int, float]]], title: str) -> Figure:
-    """Draw a run: a panel each for losses, average precision and learning rate, where it has them.
+    """Draw a run: a panel each for losses, measures and learning rate, where it has them.
 
     Args:
         points: (optimiser step, value) by the name that was logged; "learning rate" for that one.
@@ -125,7 +128,7 @@ def draw_curves(points: Mapping[str, Sequence[tuple[int, float]]], title: str) -
     losses = sorted(name for name in points if name.startswith((_TRAIN_LOSS, "val/loss")))
     panels: list[tuple[str, list[str], Callable[[Axes, str, np.ndarray, str], None]]] = [
         ("loss", losses, _draw_loss),
-        ("average precision", [name for name in _PRECISION if name in points], _draw_precision),
+        ("validation", [name for name in _MEASURES if name in points], _draw_measure),
         (_LEARNING_RATE, [name for name in points if name == _LEARNING_RATE], _draw_rate),
     ]
     panels = [panel for panel in panels if panel[1]]
@@ -153,7 +156,7 @@ def _draw_loss(axes: Axes, name: str, points: np.ndarray, colour: str) -> None:
     axes.plot(steps, _smoothed(values), color=colour, label=name, linewidth=1.8)
 
 
-def _draw_precision(axes: Axes, name: str, points: np.ndarray, colour: str) -> None:
+def _draw_measure(axes: Axes, name: str, points: np.ndarray, colour: str) -> None:
     steps, values = points[points[:, 1] >= 0].T  # -1: no ground truth
     short = name.removeprefix("val/")
     label = f"{short} (last {values[-1]:.3f}, best {values.max():.3f})" if len(values) else short

@@ -128,7 +128,7 @@ def test_draw_curves__panels_hold_the_points() -> None:
     figure = draw_curves(points, "version_7")
 
     assert [axes.get_ylabel() for axes in figure.axes] == [
-        "loss", "average precision", "learning rate",
+        "loss", "validation", "learning rate",
     ]  # fmt: skip
     assert [line.tolist() for line in lines(figure, 0)] == [[[1, 4], [2, 2]]] * 2 + [[[2, 3]]]
     assert [line.tolist() for line in lines(figure, 1)] == [[[2, 0.25]], [[2, 0.5]]]
@@ -173,3 +173,10 @@ def test_curves__long_run_is_thinned_evenly_and_keeps_its_ends() -> None:
     assert (steps[0], steps[-1]) == (1, 12_000)
     assert np.diff(steps).max() <= 10
     assert (np.diff(steps) > 0).all()
+
+
+def test_draw_curves__measures_of_other_jobs__have_their_panel() -> None:
+    figure = draw_curves({"val/top1": [(1, 0.25), (2, 0.75)], "val/odd": [(1, 0.5)]}, "run")
+    (panel,) = figure.axes
+    assert panel.get_ylabel() == "validation"
+    assert [line.get_label() for line in panel.get_lines()] == ["top1 (last 0.750, best 0.750)"]
