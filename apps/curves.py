@@ -33,7 +33,7 @@ class Curves(Callback):
     Three panels over the optimiser steps: the training losses (raw faint, smoothed strong) with
     the validation loss, what the job measures in validation (such as AP and AP50, top-1 and top-5),
     and the learning rate. Taken are the logged values whose names begin with ``train/loss``,
-    ``val/loss`` and the measures of ``_MEASURES``; the learning rate comes from the first optimiser.
+    ``val/loss`` and the names in ``_MEASURES``; the learning rate is that of the first optimiser.
 
     The points are kept in the checkpoint, so the curves of a resumed run go back to its beginning.
     """
