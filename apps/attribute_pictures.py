@@ -1,21 +1,17 @@
 """The callback that draws precision against recall for every attribute."""
 
-import io
 import math
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch import Trainer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..datasets.files import write_atomically
 from ..heads.face_attributes.measures import Curve
 from ..heads.face_attributes.metrics import AttributeFigures, AttributeResult
 from ..heads.face_attributes.tables import by_difficulty
+from ..heads.face_attributes.task import AttributeTask
+from .evaluation_picture import EvaluationPicture
 
 _LINE = "#1f5fa8"
 _CHANCE = "#b0b0b0"
@@ -23,48 +19,20 @@ _POINT = "#d1495b"
 _CELL_INCHES = (1.95, 1.85)
 
 
-class AttributePictures(Callback):
+class AttributePictures(EvaluationPicture):
     """Writes ``precision_recall.png`` into the run's folder after each evaluation.
 
     A small plot for each attribute, the hardest first: precision against recall, the share of
-    positives (what chance gives) as a grey line, the stored threshold as a dot. The task has to
-    have a ``last_result``, as ``AttributeTask`` does.
+    positives (what chance gives) as a grey line, the stored threshold as a dot. The task has to be
+    an ``AttributeTask``.
     """
 
-    def __init__(self) -> None:
-        """Start without a place."""
-        self._path = Path()
+    file_name = "precision_recall.png"
+    label = "Precision and recall"
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Ask for the run's folder, which all processes must do together."""
-        self._path = Path(trainer.log_dir or trainer.default_root_dir) / "precision_recall.png"
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw."""
-        self._draw(trainer, pl_module)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw."""
-        self._draw(trainer, pl_module)
-
-    def _draw(self, trainer: Trainer, pl_module: Any) -> None:
-        if not trainer.is_global_zero or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        result: AttributeResult | None = pl_module.last_result
-        if result is None:
-            return
-        figure = draw_precision_recall(result)
-        png = io.BytesIO()
-        figure.savefig(png, format="png")
-        write_atomically(self._path, png.getvalue())
-        stage = TrainerFn(trainer.state.fn)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure(
-                    f"precision_recall/{stage}", figure, trainer.global_step
-                )
-        if stage != TrainerFn.FITTING:
-            print(f"Precision and recall: {self._path}", flush=True)
+    def figure(self, trainer: Trainer, task: AttributeTask) -> Figure | None:  # noqa: ARG002
+        """Return the plots of the newest result."""
+        return None if task.last_result is None else draw_precision_recall(task.last_result)
 
 
 def draw_precision_recall(result: AttributeResult) -> Figure:

@@ -1,20 +1,17 @@
 """The callback that draws which classes are taken for which others."""
 
-import io
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch import Trainer
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..datasets.files import write_atomically
 from ..heads.classification.metrics import ClassificationResult
+from ..heads.classification.task import ClassificationTask
+from .evaluation_picture import EvaluationPicture
 
 MOST_CLASSES = 30
 """Up to so many the whole matrix is drawn; above, only the classes that are confused most."""
@@ -37,46 +34,19 @@ class Pair(NamedTuple):
     """Of the pictures of the true class, in (0, 1]."""
 
 
-class ConfusionPicture(Callback):
+class ConfusionPicture(EvaluationPicture):
     """Writes ``confusion.png`` into the run's folder after each evaluation, also while training.
 
     With up to 30 classes it is the matrix; with more, the 25 most frequent confusions and the
-    matrix of the classes that are in them. The task has to have a ``last_result``, as
-    ``ClassificationTask`` does.
+    matrix of the classes that are in them. The task has to be a ``ClassificationTask``.
     """
 
-    def __init__(self) -> None:
-        """Start without a place."""
-        self._path = Path()
+    file_name = "confusion.png"
+    label = "Confusion"
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Ask for the run's folder, which all processes must do together."""
-        self._path = Path(trainer.log_dir or trainer.default_root_dir) / "confusion.png"
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw."""
-        self._draw(trainer, pl_module)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw."""
-        self._draw(trainer, pl_module)
-
-    def _draw(self, trainer: Trainer, pl_module: Any) -> None:
-        if not trainer.is_global_zero or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        result: ClassificationResult | None = pl_module.last_result
-        if result is None:
-            return
-        figure = draw_confusion(result)
-        png = io.BytesIO()
-        figure.savefig(png, format="png")
-        write_atomically(self._path, png.getvalue())
-        stage = TrainerFn(trainer.state.fn)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure(f"confusion/{stage}", figure, trainer.global_step)
-        if stage != TrainerFn.FITTING:
-            print(f"Confusion: {self._path}", flush=True)
+    def figure(self, trainer: Trainer, task: ClassificationTask) -> Figure | None:  # noqa: ARG002
+        """Return the matrix of the newest result."""
+        return None if task.last_result is None else draw_confusion(task.last_result)
 
 
 def most_confused(confusion: np.ndarray, most: int = _MOST_PAIRS) -> list[Pair]:

@@ -1,13 +1,12 @@
 """Maps of the world: cells of a partition, and answers against the truth."""
 
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
@@ -15,9 +14,10 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from ..datasets.errors import DataError
-from ..datasets.files import write_atomically
 from ..heads.geolocation.cells import Partition
 from ..heads.geolocation.geodesy import distance_km, to_latlng_deg, unit_vectors
+from ..heads.geolocation.task import GeolocationTask
+from .evaluation_picture import EvaluationPicture
 
 _LAND = "#9aa5ad"
 _STEPS = 24
@@ -159,20 +159,7 @@ def _great_circle(start_deg: np.ndarray, end_deg: np.ndarray) -> list[np.ndarray
     return np.split(points, jumps)
 
 
-def write_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, atomically.
-
-    Raises:
-        DataError: the name does not end in .png.
-    """
-    if path.suffix.lower() != ".png":
-        raise DataError(f"{path}: pictures are written as .png")
-    png = io.BytesIO()
-    figure.savefig(png, format="png")
-    write_atomically(path, png.getvalue())
-
-
-class WorldMap(Callback):
+class WorldMap(EvaluationPicture):
     """Writes ``map.png`` into the run's folder after each evaluation, also while training.
 
     The task has to be a ``GeolocationTask``.
@@ -181,35 +168,26 @@ class WorldMap(Callback):
         coastline: GeoJSON of coastlines; null takes cartopy's if it is there, else draws none.
     """
 
+    file_name = "map.png"
+    label = "Map"
+
     def __init__(self, coastline: str | None = None) -> None:
+        super().__init__()
         self.coastline = coastline
-        self._path = Path()
         self._lines: list[np.ndarray] | None = None
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Ask for the run's folder, which all processes must do together; read the coastline."""
-        self._path = Path(trainer.log_dir or trainer.default_root_dir) / "map.png"
+        super().setup(trainer, pl_module, stage)
         self._lines = read_coastline(self.coastline)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw."""
-        self._draw(trainer, pl_module)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw."""
-        self._draw(trainer, pl_module)
-
-    def _draw(self, trainer: Trainer, pl_module: Any) -> None:
-        if not trainer.is_global_zero or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        answers = pl_module.evaluator.gathered
+    def figure(self, trainer: Trainer, task: GeolocationTask) -> Figure | None:
+        """Return the answers of the newest evaluation."""
+        answers = task.evaluator.gathered
         if answers is None:
-            return
+            return None
         stage = TrainerFn(trainer.state.fn)
         when = f"epoch {trainer.current_epoch}" if stage == TrainerFn.FITTING else str(stage.value)
         median = float(np.median(answers.error_km))
-        title = f"{pl_module.evaluator.dataset} · {when} · median error {median:,.1f} km"
-        figure = draw_answers(answers.truth_deg, answers.latlng_deg, self._lines or [], title)
-        write_figure(figure, self._path)
-        if stage != TrainerFn.FITTING:
-            print(f"Map: {self._path}", flush=True)
+        title = f"{task.evaluator.dataset} · {when} · median error {median:,.1f} km"
+        return draw_answers(answers.truth_deg, answers.latlng_deg, self._lines or [], title)

@@ -134,10 +134,11 @@ def test_roc_picture__shows_a_curve() -> None:
     rng = np.random.default_rng(0)
     same = rng.random(400) < 0.5
     good, poor = (roc_curve(rng.normal(np.where(same, gap, 0), 1), same) for gap in (5, 0.5))
-    pictures = [
-        np.asarray(Image.open(io.BytesIO(draw_roc({"x": roc}, 200))).convert("RGB")).astype(int)
-        for roc in (good, poor)
-    ]
+    pictures = []
+    for roc in (good, poor):
+        png = io.BytesIO()
+        draw_roc({"x": roc}, 200).savefig(png, format="png")
+        pictures.append(np.asarray(Image.open(png).convert("RGB")).astype(int))
     blue = [(p[..., 2] - p[..., 0] > 90) for p in pictures]
     heights = [np.flatnonzero(b.any(axis=1)).max() for b in blue]  # the lowest point of the curve
     assert heights[0] < heights[1]

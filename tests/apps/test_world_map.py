@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from matplotlib.collections import LineCollection, PolyCollection
 
+from mobilevision.apps.evaluation_picture import write_figure
 from mobilevision.apps.world_map import (
     draw_answers,
     draw_partition,
     read_coastline,
-    write_figure,
 )
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.positions import CellTable
