@@ -9,6 +9,8 @@ public weights need, is timed too; its outputs are compared with those of our ow
 with that padding. The variants take turns, so that a change of the machine's speed meets all alike;
 a ratio is the median of those of the rounds. ``error`` is the largest difference of two logits
 over the largest logit. One thread by default: with more, another load on the machine stalls them.
+Freed memory is kept by the process, for all alike: mapping large maps anew takes as long as the
+convolutions at batch 16, and how long depends on chance.
 """
 
 import shutil
@@ -21,6 +23,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from mobilevision.apps.allocator import keep_freed_memory
 from mobilevision.backbone import ImageClassifier, MobileNetV1, fuse
 from mobilevision.backbone.layers import Padding
 
@@ -147,4 +150,5 @@ def _input(variant: Variant, pictures: Tensor) -> Tensor:
 if __name__ == "__main__":
     from jsonargparse import auto_cli
 
+    keep_freed_memory()
     auto_cli(compare)
