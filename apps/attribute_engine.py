@@ -1,6 +1,5 @@
 """What says the attributes of face crops: a trained network in eager torch."""
 
-import copy
 from pathlib import Path
 from typing import Protocol
 
@@ -8,12 +7,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..backbone.fuse import fuse
-from ..backbone.layers import ConvNormAct
 from ..datasets.errors import DataError
 from ..heads.face_attributes.measures import DEFAULT_THRESHOLD
 from ..heads.face_attributes.teacher import load_attribute_task
-from .torch_engine import choose_device
+from .torch_engine import choose_device, for_inference
 
 
 class AttributeEngine(Protocol):
@@ -59,10 +56,7 @@ class TorchAttributeEngine:
         self.thresholds = dict(thresholds)
         self.size_hw = size_hw
         self.device = choose_device(device)
-        foldable = any(isinstance(module, ConvNormAct) for module in network.modules())
-        own = fuse(network) if foldable else copy.deepcopy(network).eval()
-        own.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.network = own.to(self.device)
+        self.network = for_inference(network, self.device)
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         """See ``AttributeEngine``."""

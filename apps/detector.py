@@ -19,7 +19,7 @@ import numpy as np
 from ..datasets.errors import DataError
 from ..datasets.images import stretch
 from .engines import DetectionEngine, load_engine
-from .inputs import Picture, PictureLike, as_pictures, prepare_ahead
+from .inputs import Picture, PictureLike, all_or_raise, as_pictures, prepare_ahead
 from .results import DetectionResult
 
 if TYPE_CHECKING:
@@ -115,11 +115,7 @@ class Detector:
                 option is out of its range.
         """
         pictures, single = as_pictures(images)
-        results = []
-        for outcome in self.stream(pictures, score_threshold, batch_size):
-            if isinstance(outcome, DataError):
-                raise outcome
-            results.append(outcome)
+        results = all_or_raise(self.stream(pictures, score_threshold, batch_size))
         return results[0] if single else results
 
     def stream(

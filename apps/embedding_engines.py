@@ -1,6 +1,5 @@
 """What embeds aligned faces: a trained network, or another people's that it learns from."""
 
-import copy
 import hashlib
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -9,15 +8,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..backbone.fuse import fuse
-from ..backbone.layers import ConvNormAct
 from ..datasets.errors import DataError
 from ..heads.face_embedding.task import VERIFICATION_FACTS, FaceEmbeddingTask
 from ..heads.face_embedding.teachers import FaceTeacher, open_teacher
 from ..heads.task import CHECKPOINT_ENTRY
 from .face_results import Threshold
 from .runs import AtomicCheckpointIO
-from .torch_engine import choose_device
+from .torch_engine import choose_device, for_inference
 
 
 class EmbeddingEngine(Protocol):
@@ -63,10 +60,7 @@ class TorchEmbeddingEngine:
         self.size = size
         self.threshold = threshold
         self.device = choose_device(device)
-        foldable = any(isinstance(module, ConvNormAct) for module in network.modules())
-        own = fuse(network) if foldable else copy.deepcopy(network).eval()
-        own.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.network = own.to(self.device)
+        self.network = for_inference(network, self.device)
 
     def __call__(self, faces: np.ndarray) -> np.ndarray:
         """See ``EmbeddingEngine``."""

@@ -20,7 +20,7 @@ import numpy as np
 from ..datasets.errors import DataError
 from ..datasets.face_crops import crop_face
 from .face_detection import FaceFinder, FacesFound
-from .inputs import Picture, PictureLike, as_pictures, prepare_ahead
+from .inputs import Picture, PictureLike, all_or_raise, as_pictures, prepare_ahead
 
 if TYPE_CHECKING:
     from torch import nn
@@ -177,11 +177,7 @@ class FaceAttributes:
                 option is out of its range.
         """
         pictures, single = as_pictures(images)
-        results = []
-        for outcome in self.stream(pictures, aligned, batch_size):
-            if isinstance(outcome, DataError):
-                raise outcome
-            results.append(outcome)
+        results = all_or_raise(self.stream(pictures, aligned, batch_size))
         return results[0] if single else results
 
     def stream(

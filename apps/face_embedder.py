@@ -20,7 +20,7 @@ from ..datasets.errors import DataError
 from ..datasets.images import stretch
 from .face_detection import FaceFinder, FacesFound
 from .face_results import Face, Threshold, Verification, similarity
-from .inputs import Picture, PictureLike, as_pictures, prepare_ahead
+from .inputs import Picture, PictureLike, all_or_raise, as_pictures, prepare_ahead
 
 if TYPE_CHECKING:
     from torch import nn
@@ -139,11 +139,7 @@ class FaceEmbedder:
                 option is out of its range.
         """
         pictures, single = as_pictures(images)
-        results = []
-        for outcome in self.stream(pictures, batch_size):
-            if isinstance(outcome, DataError):
-                raise outcome
-            results.append(outcome)
+        results = all_or_raise(self.stream(pictures, batch_size))
         return results[0] if single else results
 
     def stream(
@@ -194,11 +190,7 @@ class FaceEmbedder:
             DataError: A picture cannot be read, or an option is out of its range.
         """
         pictures, _ = as_pictures(crops)
-        rows = []
-        for outcome in self.stream_aligned(pictures, batch_size):
-            if isinstance(outcome, DataError):
-                raise outcome
-            rows.append(outcome)
+        rows = all_or_raise(self.stream_aligned(pictures, batch_size))
         return np.stack(rows) if rows else self._embed_crops([], batch_size)
 
     def stream_aligned(

@@ -24,7 +24,7 @@ from ..datasets.images import ImageFile, stretch
 from ..heads.geolocation.cells import Partition
 from ..heads.geolocation.decoding import Answer, Decoder, Places
 from ..heads.geolocation.task import CROP, GeolocationTask
-from .inputs import Picture, PictureLike, as_pictures, prepare_ahead
+from .inputs import Picture, PictureLike, all_or_raise, as_pictures, prepare_ahead
 from .places import LocationResult, Place
 from .runs import AtomicCheckpointIO
 from .torch_engine import choose_device
@@ -137,11 +137,7 @@ class Geolocator:
             DataError: A picture cannot be read; use ``stream`` to go on with the others.
         """
         pictures, single = as_pictures(images)
-        results = []
-        for outcome in self.stream(pictures, top, batch_size):
-            if isinstance(outcome, DataError):
-                raise outcome
-            results.append(outcome)
+        results = all_or_raise(self.stream(pictures, top, batch_size))
         return results[0] if single else results
 
     def stream(

@@ -195,6 +195,20 @@ def prepare_ahead(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def all_or_raise(outcomes: Iterable[T | DataError]) -> list[T]:
+    """Return all results.
+
+    Raises:
+        DataError: The first that is among them.
+    """
+    results = []
+    for outcome in outcomes:
+        if isinstance(outcome, DataError):
+            raise outcome
+        results.append(outcome)
+    return results
+
+
 def _attempt(prepare: Callable[[P], T], item: P) -> T | DataError:
     try:
         return prepare(item)

@@ -43,10 +43,7 @@ class TorchEngine:
         self.categories = dict(categories)
         self.size_hw = size_hw
         self.device = choose_device(device)
-        foldable = any(isinstance(module, ConvNormAct) for module in network.modules())
-        own = fuse(network) if foldable else copy.deepcopy(network).eval()
-        own.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.network = own.to(self.device)
+        self.network = for_inference(network, self.device)
 
     def __call__(self, images: np.ndarray) -> Found:
         """See ``DetectionEngine``."""
@@ -56,6 +53,14 @@ class TorchEngine:
             batch = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
             found = detector.detect(detector(batch), self.size_hw)
             return Found(*(field.cpu().numpy() for field in found))
+
+
+def for_inference(network: nn.Module, device: torch.device) -> nn.Module:
+    """Return a copy of a network that is fast to run: folded, fixed, channels_last, on a device."""
+    foldable = any(isinstance(module, ConvNormAct) for module in network.modules())
+    own = fuse(network) if foldable else copy.deepcopy(network).eval()
+    own.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return own.to(device)
 
 
 def choose_device(device: str | torch.device) -> torch.device:
