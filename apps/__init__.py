@@ -8,14 +8,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .detector import Detector
-    from .face_attributes import FaceAttributes, FaceDescription
-    from .face_embedder import FaceEmbedder
-    from .face_results import Face, Threshold, Verification, similarity
-    from .gallery import Gallery
-    from .geolocator import Geolocator
-    from .places import LocationResult
-    from .results import DetectionResult
+    from .detection.detector import Detector
+    from .detection.results import DetectionResult
+    from .faces.attributes import FaceAttributes, FaceDescription
+    from .faces.embedder import FaceEmbedder
+    from .faces.gallery import Gallery
+    from .faces.results import Face, Threshold, Verification, similarity
+    from .geolocation.geolocator import Geolocator
+    from .geolocation.results import LocationResult
 
 __all__ = [
     "DetectionResult",
@@ -33,18 +33,18 @@ __all__ = [
 ]
 
 _MODULES = {
-    "DetectionResult": "results",
-    "Detector": "detector",
-    "Face": "face_results",
-    "FaceAttributes": "face_attributes",
-    "FaceDescription": "face_attributes",
-    "FaceEmbedder": "face_embedder",
-    "Gallery": "gallery",
-    "Geolocator": "geolocator",
-    "LocationResult": "places",
-    "Threshold": "face_results",
-    "Verification": "face_results",
-    "similarity": "face_results",
+    "DetectionResult": "detection.results",
+    "Detector": "detection.detector",
+    "Face": "faces.results",
+    "FaceAttributes": "faces.attributes",
+    "FaceDescription": "faces.attributes",
+    "FaceEmbedder": "faces.embedder",
+    "Gallery": "faces.gallery",
+    "Geolocator": "geolocation.geolocator",
+    "LocationResult": "geolocation.results",
+    "Threshold": "faces.results",
+    "Verification": "faces.results",
+    "similarity": "faces.results",
 }
 
 

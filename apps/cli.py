@@ -16,9 +16,9 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from .allocator import keep_freed_memory
 from .errors import friendly_errors
-from .runs import AtomicCheckpointIO, last_checkpoint, run_loggers
+from .training.allocator import keep_freed_memory
+from .training.runs import AtomicCheckpointIO, last_checkpoint, run_loggers
 
 # Warnings that tell the user nothing he can act on.
 _MISLEADING = (

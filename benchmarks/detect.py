@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torchvision.models import detection
 
 from mobilevision.apps import DetectionResult, Detector
-from mobilevision.apps.torch_engine import TorchEngine
+from mobilevision.apps.engines.eager import TorchEngine
 from mobilevision.backbone import MobileNetV1
 from mobilevision.heads.detection import SSD, PostProcess
 from mobilevision.heads.detection.faster_rcnn import FasterRCNN

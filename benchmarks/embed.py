@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mobilevision.apps.embedding_engines import TorchEmbeddingEngine
+from mobilevision.apps.faces.embedding_engines import TorchEmbeddingEngine
 from mobilevision.backbone import MobileNetV1
 from mobilevision.heads.face_embedding import FaceNetwork
 

@@ -50,7 +50,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Describe; 1 if files could not be read, the others are done."""
-    from ..attribute_rows import describe_files
+    from ..faces.attribute_rows import describe_files
 
     counts = describe_files(
         arguments.inputs,

@@ -41,7 +41,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Write the table, and say where."""
-    from ..cache_logits import cache_logits
+    from ..training.cache_logits import cache_logits
 
     table = cache_logits(arguments.config, arguments.out, arguments.teacher, arguments.split)
     files, numbers = table.vectors.shape

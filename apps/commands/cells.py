@@ -67,8 +67,8 @@ def run(arguments: Namespace) -> int:
     if report.full_cells:
         print(f"  {report.full_cells:,} cells of the last level have more than {arguments.max:,}")
     if arguments.picture is not None:
-        from ..evaluation_picture import write_figure
-        from ..world_map import draw_partition, read_coastline
+        from ..callbacks.evaluation_picture import write_figure
+        from ..callbacks.world_map import draw_partition, read_coastline
 
         title = f"{len(partition):,} cells · {report.kept:,} photos"
         coastline = read_coastline(arguments.coastline)

@@ -61,8 +61,8 @@ def run(arguments: Namespace) -> int:
 
 
 def _print_tables(numbers: list[int] | None, as_json: bool) -> None:
-    from ..cost_text import table_text
-    from ..paper_jobs import TABLES, table_rows
+    from ..costs.paper_jobs import TABLES, table_rows
+    from ..costs.text import table_text
 
     tables = {number: table_rows(number) for number in sorted(set(numbers or TABLES))}
     if as_json:
@@ -75,8 +75,8 @@ def _print_tables(numbers: list[int] | None, as_json: bool) -> None:
 
 def _print_network(arguments: Namespace) -> None:
     from ...datasets.errors import DataError
-    from ..cost_text import network_text
-    from ..networks import cost_of
+    from ..costs.networks import cost_of
+    from ..costs.text import network_text
 
     if arguments.table:
         raise DataError("--table prints the paper's tables; leave it out with --config and --ckpt")

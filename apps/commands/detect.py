@@ -62,8 +62,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Detect; 1 if files could not be read, the others are done."""
-    from ..detect import DetectOptions
-    from ..detect_command import detect
+    from ..detection.detect import DetectOptions
+    from ..detection.detect_command import detect
 
     options = DetectOptions(
         arguments.out, arguments.score_threshold, arguments.batch_size, not arguments.no_pictures

@@ -29,7 +29,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Evaluate and print."""
-    from ..evaluate import evaluate_coco
+    from ..detection.evaluate import evaluate_coco
 
     evaluate_coco(arguments.ground_truth, arguments.results, json=arguments.json)
     return 0

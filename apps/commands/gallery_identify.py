@@ -42,7 +42,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Identify; 1 if files could not be read."""
-    from ..gallery_command import Model, identify
+    from ..faces.gallery_command import Model, identify
 
     model = Model(arguments.model, arguments.device, arguments.aligned)
     faults = identify(

@@ -17,7 +17,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Print each name with its number of faces."""
-    from ..gallery import Gallery
+    from ..faces.gallery import Gallery
 
     people = Gallery(arguments.gallery).people()
     if arguments.json:

@@ -16,7 +16,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Remove; older versions of the gallery's files go, too."""
-    from ..gallery import Gallery
+    from ..faces.gallery import Gallery
 
     count = Gallery(arguments.gallery).remove(arguments.name)
     print(f"{arguments.name}: {count:,} faces removed")

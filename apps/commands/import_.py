@@ -45,8 +45,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Write the checkpoint and say what is in it."""
-    from ..import_card import format_card
-    from ..importing import import_weights
+    from ..importing.card import format_card
+    from ..importing.importing import import_weights
 
     imported = import_weights(
         arguments.source,

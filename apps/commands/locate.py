@@ -64,8 +64,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Locate; 1 if files could not be read, the others are done."""
-    from ..geolocator import Geolocator
-    from ..locate import LocateOptions, locate
+    from ..geolocation.geolocator import Geolocator
+    from ..geolocation.locate import LocateOptions, locate
 
     geolocator = Geolocator.load(
         arguments.model,

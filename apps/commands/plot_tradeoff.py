@@ -30,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Draw, and say where."""
-    from ..tradeoff import write_tradeoff
+    from ..costs.tradeoff import write_tradeoff
 
     count = write_tradeoff(arguments.results, arguments.out, arguments.accuracy)
     print(f"{arguments.out}: {count} results")

@@ -57,7 +57,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Train, and print the table; 1 where a run failed."""
-    from ..sweep import FIGURE_FILE, RESULTS_FILE, format_points, sweep
+    from ..training.sweep import FIGURE_FILE, RESULTS_FILE, format_points, sweep
 
     points, failed = sweep(
         arguments.config,

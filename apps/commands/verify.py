@@ -58,7 +58,7 @@ def run(arguments: Namespace) -> int:
     """Measure and print."""
     from ...datasets.errors import DataError
     from ...heads.face_embedding.verification import format_table
-    from ..verify import store_threshold, verify_model, verify_table
+    from ..faces.verify import store_threshold, verify_model, verify_table
 
     model, images, table = arguments.model, arguments.images, arguments.embeddings
     if (table is None) == (model is None):
@@ -80,7 +80,7 @@ def run(arguments: Namespace) -> int:
             size=arguments.size,
         )
     if arguments.roc is not None:
-        from ..roc import write_roc
+        from ..callbacks.roc import write_roc
 
         write_roc(arguments.roc, result)
     if arguments.store:

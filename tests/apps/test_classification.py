@@ -12,10 +12,10 @@ import torch
 import yaml
 from PIL import Image
 
-from mobilevision.apps import grid
 from mobilevision.apps.cli import lightning
 from mobilevision.apps.main import main
-from mobilevision.apps.sweep import changed_settings
+from mobilevision.apps.training import grid
+from mobilevision.apps.training.sweep import changed_settings
 from mobilevision.backbone.cost import count_cost
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.synthetic_classification import write_objects
@@ -46,7 +46,7 @@ def config(tmp_path: Path, objects: Path) -> Path:
                     "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
                     "init_args": {"filename": "last", "enable_version_counter": False},
                 },
-                {"class_path": "mobilevision.apps.confusion.ConfusionPicture"},
+                {"class_path": "mobilevision.apps.callbacks.confusion.ConfusionPicture"},
             ],
         },
         "model": {

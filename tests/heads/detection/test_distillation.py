@@ -296,7 +296,7 @@ def test_fit__from_the_command_line__student_loads_without_its_teacher(
         "--model.network.backbone.width_mult=0.25",
         "--model.distillation=mobilevision.heads.detection.SSDDistillation",
         f"--model.distillation.teacher={path}", "--model.distillation.temperature=2",
-        "--trainer.callbacks+=mobilevision.apps.averaging.RampedEMA",
+        "--trainer.callbacks+=mobilevision.apps.callbacks.averaging.RampedEMA",
         "--data=mobilevision.datasets.detection.CocoDataModule", f"--data.root={scenes}",
         "--data.size_hw=[64, 64]", "--data.batch_size=4", "--data.num_workers=0",
     ])  # fmt: skip

@@ -1,0 +1,1 @@
+"""Callbacks of trainings and evaluations: averaged weights, pictures, curves."""

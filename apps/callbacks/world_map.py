@@ -1,0 +1,193 @@
+"""Maps of the world: cells of a partition, and answers against the truth."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from ...datasets.errors import DataError
+from ...heads.geolocation.cells import Partition
+from ...heads.geolocation.geodesy import distance_km, to_latlng_deg, unit_vectors
+from ...heads.geolocation.task import GeolocationTask
+from .evaluation_picture import EvaluationPicture
+
+_LAND = "#9aa5ad"
+_STEPS = 24
+_MOST_LINES = 1500
+
+
+def read_coastline(path: str | Path | None) -> list[np.ndarray]:
+    """Lines (P, 2) of longitude and latitude in degrees.
+
+    Args:
+        path: a GeoJSON with lines or polygons, such as Natural Earth's 110m coastline. None takes
+            cartopy's where it is installed with its data, else there are no lines.
+
+    Raises:
+        DataError: the file cannot be read, or has no lines.
+    """
+    if path is None:
+        return _cartopy_lines()
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        lines = list(_lines(content))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{path}: not a readable GeoJSON file ({error})") from error
+    if not lines:
+        raise DataError(f"{path}: no lines or polygons in it")
+    return lines
+
+
+def _lines(node: dict[str, Any]) -> Any:
+    for part in node.get("features") or node.get("geometries") or ():
+        yield from _lines(part)
+    if isinstance(node.get("geometry"), dict):
+        yield from _lines(node["geometry"])
+    kind, points = node.get("type"), node.get("coordinates")
+    depth = {"LineString": 0, "MultiLineString": 1, "Polygon": 1, "MultiPolygon": 2}.get(
+        str(kind), -1
+    )
+    if depth >= 0:
+        nested: Sequence[Any] = [points]
+        for _ in range(depth):
+            nested = [line for each in nested for line in each]
+        yield from (np.array([point[:2] for point in line], np.float64) for line in nested)
+
+
+def _cartopy_lines() -> list[np.ndarray]:
+    """What cartopy has on this disk; it is not asked to download."""
+    try:
+        from cartopy import config  # type: ignore[import-not-found]
+        from cartopy.io.shapereader import Reader  # type: ignore[import-not-found]
+    except ImportError:
+        return []
+    inside = Path("shapefiles/natural_earth/physical/ne_110m_coastline.shp")
+    for key in ("pre_existing_data_dir", "data_dir", "repo_data_dir"):
+        if config.get(key) and (file := Path(config[key]) / inside).is_file():
+            return [np.array(line.coords)[:, :2] for line in Reader(str(file)).geometries()]
+    return []
+
+
+def draw_partition(partition: Partition, coastline: Sequence[np.ndarray], title: str) -> Figure:
+    """Draw cells, coloured by how many photos they have.
+
+    Args:
+        partition: the cells.
+        coastline: from ``read_coastline``.
+        title: a line on top.
+    """
+    figure, axes = _world(coastline, title)
+    outlines, values = [], []
+    for index in range(len(partition)):
+        ring = np.array(partition.polygon(index))
+        for shift in (-360, 0, 360):
+            moved = ring + np.array((shift, 0))
+            if moved[:, 0].max() > -180 and moved[:, 0].min() < 180:
+                outlines.append(moved)
+                values.append(max(1, int(partition.table.photos[index])))
+    cells = PolyCollection(outlines, edgecolors="#30404c", linewidths=0.3, alpha=0.75, zorder=2)
+    cells.set_array(np.array(values, np.float64))
+    cells.set_norm(LogNorm(vmin=min(values), vmax=max(2, *values)))
+    axes.add_collection(cells)
+    figure.colorbar(cells, ax=axes, shrink=0.6, label="photos in the cell")
+    return figure
+
+
+def draw_answers(
+    truth_deg: np.ndarray, answers_deg: np.ndarray, coastline: Sequence[np.ndarray], title: str
+) -> Figure:
+    """Draw where photos were taken, and great circles to where the answers are.
+
+    Args:
+        truth_deg: (N, 2) true positions; of more than 1,500 every n-th is drawn.
+        answers_deg: (N, 2) answers.
+        coastline: from ``read_coastline``.
+        title: a line on top.
+    """
+    figure, axes = _world(coastline, title)
+    kept = slice(None, None, -(-len(truth_deg) // _MOST_LINES))
+    truth, answers = truth_deg[kept], answers_deg[kept]
+    error_km = distance_km(truth, answers)
+    lines = [line for pair in zip(truth, answers, strict=True) for line in _great_circle(*pair)]
+    axes.add_collection(LineCollection(lines, colors="#8a5bb0", linewidths=0.4, alpha=0.45))
+    for low, high, colour in (
+        (0, 25, "#1b7f3b"),
+        (25, 200, "#7fb83a"),
+        (200, 750, "#e0b020"),
+        (750, 2500, "#e0742b"),
+        (2500, np.inf, "#b3202c"),
+    ):
+        near = (error_km > low) & (error_km <= high) if low else error_km <= high
+        name = f"≤ {high:g} km" if np.isfinite(high) else f"> {low} km"
+        axes.scatter(
+            truth[near, 1], truth[near, 0], s=9, c=colour, zorder=3, label=f"{name}: {near.sum():,}"
+        )
+    axes.legend(loc="lower left", fontsize=8, title="truth, by error", title_fontsize=8)
+    return figure
+
+
+def _world(coastline: Sequence[np.ndarray], title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(13, 6.6), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    axes.add_collection(LineCollection(list(coastline), colors=_LAND, linewidths=0.7, zorder=1))
+    axes.set(xlim=(-180, 180), ylim=(-90, 90), aspect="equal")
+    axes.set_xticks(range(-180, 181, 30))
+    axes.set_yticks(range(-90, 91, 30))
+    axes.grid(color="#e4e4e0", linewidth=0.6, zorder=0)
+    axes.set_title(title, fontweight="bold")
+    return figure, axes
+
+
+def _great_circle(start_deg: np.ndarray, end_deg: np.ndarray) -> list[np.ndarray]:
+    """The way from one position to another as lines (P, 2), cut at the antimeridian."""
+    first, last = unit_vectors(start_deg), unit_vectors(end_deg)
+    share = np.linspace(0, 1, _STEPS)[:, None]
+    chord = first * (1 - share) + last * share
+    if np.linalg.norm(chord, axis=1).min() < 1e-6:  # antipodes: every way is as short
+        chord += 1e-3 * np.cross(first, (0.0, 0.0, 1.0))
+    points = to_latlng_deg(chord)[:, ::-1]
+    jumps = np.flatnonzero(np.abs(np.diff(points[:, 0])) > 180) + 1
+    return np.split(points, jumps)
+
+
+class WorldMap(EvaluationPicture):
+    """Writes ``map.png`` into the run's folder after each evaluation, also while training.
+
+    The task has to be a ``GeolocationTask``.
+
+    Args:
+        coastline: GeoJSON of coastlines; null takes cartopy's if it is there, else draws none.
+    """
+
+    file_name = "map.png"
+    label = "Map"
+
+    def __init__(self, coastline: str | None = None) -> None:
+        super().__init__()
+        self.coastline = coastline
+        self._lines: list[np.ndarray] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Ask for the run's folder, which all processes must do together; read the coastline."""
+        super().setup(trainer, pl_module, stage)
+        self._lines = read_coastline(self.coastline)
+
+    def figure(self, trainer: Trainer, task: GeolocationTask) -> Figure | None:
+        """Return the answers of the newest evaluation."""
+        answers = task.evaluator.gathered
+        if answers is None:
+            return None
+        stage = TrainerFn(trainer.state.fn)
+        when = f"epoch {trainer.current_epoch}" if stage == TrainerFn.FITTING else str(stage.value)
+        median = float(np.median(answers.error_km))
+        title = f"{task.evaluator.dataset} · {when} · median error {median:,.1f} km"
+        return draw_answers(answers.truth_deg, answers.latlng_deg, self._lines or [], title)

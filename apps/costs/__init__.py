@@ -1,0 +1,1 @@
+"""What networks cost, in the paper's tables and against accuracy."""

@@ -1,0 +1,275 @@
+"""Cost against accuracy, as Figures 4 and 5 of the MobileNet paper, from a table of results."""
+
+import csv
+import io
+import itertools
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from ...datasets.errors import DataError
+from ...datasets.files import write_atomically
+
+ACCURACY_COLUMNS = ("accuracy", "top1")
+"""Where the accuracy is looked for, in this order."""
+_COLOURS = ("#1f5fa8", "#d1622b", "#3a8f5c", "#8a5bb0", "#b08a1e", "#5a6b78")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+_GREY = "#666666"
+
+
+class Result(NamedTuple):
+    """One trained network."""
+
+    model: str
+    """Its family; the line is fitted to each."""
+    width_mult: float | None
+    resolution: int | None
+    """Side of the picture in px."""
+    mult_adds: float
+    """For one picture, in ones."""
+    params: float
+    accuracy: float
+    """As the file has it: a fraction of 1 or percent."""
+
+
+def read_results(path: Path, accuracy: str | None = None) -> list[Result]:
+    """Read a table of results.
+
+    Args:
+        path: ``.csv`` with a heading, or ``.json`` with a list of objects. Needed are
+            ``mult_adds``, ``params`` and the accuracy; ``model``, ``width_mult`` and
+            ``resolution`` may be absent. Further columns are ignored.
+        accuracy: The column of the accuracy; None takes ``accuracy``, else ``top1``.
+
+    Raises:
+        DataError: The file cannot be read, is empty, or a row lacks a number or has a wrong one.
+    """
+    rows = _read_rows(path)
+    if not rows:
+        raise DataError(f"{path}: no rows, so there is nothing to draw")
+    wanted = [accuracy] if accuracy else list(ACCURACY_COLUMNS)
+    column = next((name for name in wanted if name in rows[0]), None)
+    if column is None:
+        raise DataError(f"{path}: no column {' or '.join(wanted)}; it has {', '.join(rows[0])}")
+    results = []
+    for number, cells in enumerate(rows, start=1):
+        where = f"{path}, row {number}"
+        width_mult = _number(cells, "width_mult", where, needed=False)
+        resolution = _number(cells, "resolution", where, needed=False)
+        results.append(
+            Result(
+                str(cells.get("model") or "MobileNet"),
+                width_mult,
+                None if resolution is None else int(resolution),
+                _positive(cells, "mult_adds", where),
+                _positive(cells, "params", where),
+                _number(cells, column, where) or 0.0,
+            )
+        )
+    return results
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix == ".json":
+            rows = json.loads(text)
+        else:
+            rows = list(csv.DictReader(io.StringIO(text)))
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{path}: not a readable table ({error})") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{path}: a list of objects is wanted, one for each result")
+    return rows
+
+
+def _number(cells: dict[str, Any], name: str, where: str, needed: bool = True) -> float | None:
+    value = cells.get(name)
+    if value in (None, "") and not needed:
+        return None
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(f"{where}: {name} is {value!r}, a number is wanted")
+    return number
+
+
+def _positive(cells: dict[str, Any], name: str, where: str) -> float:
+    number = _number(cells, name, where) or 0.0
+    if number <= 0:
+        raise DataError(f"{where}: {name} is {number:g}, more than 0 is wanted")
+    return number
+
+
+class LogLine(NamedTuple):
+    """accuracy = offset + slope * log10(cost), by least squares."""
+
+    slope: float
+    """Gain in accuracy for ten times the cost."""
+    offset: float
+
+    def at(self, cost: np.ndarray) -> np.ndarray:
+        """The accuracy at costs."""
+        return self.offset + self.slope * np.log10(cost)
+
+
+def fit_log_line(costs: Sequence[float], accuracies: Sequence[float]) -> LogLine | None:
+    """Fit the log-linear law that the paper notes in Figure 4; None below two different costs."""
+    if len(set(costs)) < 2:
+        return None
+    slope, offset = np.polyfit(np.log10(costs), accuracies, 1)
+    return LogLine(float(slope), float(offset))
+
+
+def draw_tradeoff(results: Sequence[Result], title: str, accuracy_label: str) -> Figure:
+    """Draw two panels: accuracy over mult-adds (Figure 4) and over parameters (Figure 5).
+
+    Colours are resolutions, markers width multipliers; results without them are grey stars with
+    the name of their model. Both costs have logarithmic axes. The first panel has a dashed line
+    fitted to each family of models; in the second, results of one resolution are joined, since
+    parameters do not depend on it.
+
+    Args:
+        results: What was measured.
+        title: A line on top.
+        accuracy_label: Label of the vertical axis; percent where no accuracy is above 1.
+
+    Returns:
+        The figure, made without pyplot, so that nobody's plots are touched.
+    """
+    figure = Figure(figsize=(11, 5), dpi=120, layout="constrained")
+    figure.suptitle(title, fontweight="bold")
+    panels = figure.subplots(1, 2, sharey=True)
+    percent = all(0 <= result.accuracy <= 1 for result in results)
+    if percent:
+        results = [each._replace(accuracy=100 * each.accuracy) for each in results]
+    styles = _Styles.of(results)
+    _draw_panel(panels[0], results, "mult_adds", styles)
+    _draw_panel(panels[1], results, "params", styles)
+    lines = _draw_fits(panels[0], results)
+    _draw_resolutions(panels[1], results, styles)
+    panels[0].set_xlabel("mult-adds of one picture (logarithmic)")
+    panels[1].set_xlabel("parameters (logarithmic)")
+    panels[0].set_ylabel(f"{accuracy_label} (%)" if percent else accuracy_label)
+    handles = [*styles.handles(), *lines]
+    figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize="small")
+    return figure
+
+
+class _Styles(NamedTuple):
+    """A colour for each resolution and a marker for each width multiplier."""
+
+    colours: dict[int, str]
+    markers: dict[float, str]
+
+    @classmethod
+    def of(cls, results: Sequence[Result]) -> "_Styles":
+        resolutions = _known(result.resolution for result in results)
+        widths = _known(result.width_mult for result in results)
+        return cls(
+            dict(zip(resolutions, itertools.cycle(_COLOURS))),
+            dict(zip(widths, itertools.cycle(_MARKERS))),
+        )
+
+    def handles(self) -> list[Line2D]:
+        """What the legend shows: the colours as lines, the markers in grey."""
+        sizes = [
+            Line2D([], [], color=colour, linewidth=3, label=f"{resolution} px")
+            for resolution, colour in self.colours.items()
+        ]
+        widths = [
+            Line2D([], [], color=_GREY, marker=marker, linestyle="none", label=f"width {width:g}")
+            for width, marker in self.markers.items()
+        ]
+        return sizes + widths
+
+
+def _draw_panel(axes: Axes, results: Sequence[Result], cost: str, styles: _Styles) -> None:
+    for result in results:
+        colour, marker = _GREY, "*"
+        if result.resolution is not None:
+            colour = styles.colours[result.resolution]
+        if result.width_mult is not None:
+            marker = styles.markers[result.width_mult]
+        at = (getattr(result, cost), result.accuracy)
+        size = 13 if marker == "*" else 8
+        axes.plot(*at, marker, color=colour, markersize=size, markeredgecolor="white")
+        if result.width_mult is None:
+            axes.annotate(
+                result.model, at, xytext=(6, 4), textcoords="offset points", fontsize="small"
+            )
+    axes.set_xscale("log")
+    axes.margins(x=0.08)
+    costs = [getattr(result, cost) for result in results]
+    wide = max(costs) > 100 * min(costs)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_fits(axes: Axes, results: Sequence[Result]) -> list[Line2D]:
+    lines = []
+    for family in dict.fromkeys(result.model for result in results):
+        own = [result for result in results if result.model == family]
+        costs = [result.mult_adds for result in own]
+        fit = fit_log_line(costs, [result.accuracy for result in own])
+        if fit is None:
+            continue
+        ends = np.array([min(costs), max(costs)])
+        label = f"{family}: {fit.slope:+.1f} points for\nten times the mult-adds"
+        lines += axes.plot(ends, fit.at(ends), "--", color=_GREY, label=label, zorder=1)
+    return lines
+
+
+def _draw_resolutions(axes: Axes, results: Sequence[Result], styles: _Styles) -> None:
+    for resolution, colour in styles.colours.items():
+        for family in dict.fromkeys(result.model for result in results):
+            points = sorted(
+                (result.params, result.accuracy)
+                for result in results
+                if result.resolution == resolution and result.model == family
+            )
+            if points:
+                axes.plot(*np.transpose(points), color=colour, linewidth=1, alpha=0.5, zorder=1)
+
+
+def _known(values: Iterable[Any]) -> list[Any]:
+    return sorted({value for value in values if value is not None}, reverse=True)
+
+
+def _short(value: float) -> str:
+    for size, prefix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:g}{prefix}"
+    return f"{value:g}"
+
+
+def write_tradeoff(results: Path, out: Path, accuracy: str | None = None) -> int:
+    """Draw the figure of a results file as PNG; the number of results in it.
+
+    Args:
+        results: see ``read_results``.
+        out: The PNG, replaced if it is there.
+        accuracy: see ``read_results``.
+
+    Raises:
+        DataError: as ``read_results``.
+        OSError: The picture cannot be written.
+    """
+    rows = read_results(results, accuracy)
+    png = io.BytesIO()
+    draw_tradeoff(rows, "accuracy against cost", accuracy or "accuracy").savefig(png, format="png")
+    write_atomically(out, png.getvalue())
+    return len(rows)

@@ -1,0 +1,1 @@
+"""Detection from Python and over files, and its measures."""

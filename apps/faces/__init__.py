@@ -1,0 +1,1 @@
+"""Faces: found, embedded, described, verified, kept in a gallery."""

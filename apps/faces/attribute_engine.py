@@ -1,0 +1,92 @@
+"""What says the attributes of face crops: a trained network in eager torch."""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...datasets.errors import DataError
+from ...heads.face_attributes.measures import DEFAULT_THRESHOLD
+from ...heads.face_attributes.teacher import load_attribute_task
+from ..engines.eager import choose_device, for_inference
+
+
+class AttributeEngine(Protocol):
+    """An attribute network that is ready to run."""
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of the crops, in px."""
+        ...
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Attribute -> the probability from which on it is said to be there, in their order."""
+        ...
+
+    def __call__(self, crops: np.ndarray) -> np.ndarray:
+        """Return probabilities (B, A) float32 of (B, height, width, 3) uint8 RGB."""
+        ...
+
+
+class TorchAttributeEngine:
+    """A network in eager torch: normalisation folded, channels_last, inference mode.
+
+    The network is copied, so that the caller's stays as it is.
+
+    Args:
+        network: Takes (B, 3, H, W) uint8 RGB and gives ``AttributeOutput``.
+        thresholds: Attribute -> threshold, all A in their order.
+        size_hw: Height and width of the crops, as in training.
+        device: "auto" or a device of torch.
+
+    Raises:
+        DataError: There is no such device.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        thresholds: dict[str, float],
+        size_hw: tuple[int, int],
+        device: str | torch.device = "auto",
+    ) -> None:
+        self.thresholds = dict(thresholds)
+        self.size_hw = size_hw
+        self.device = choose_device(device)
+        self.network = for_inference(network, self.device)
+
+    def __call__(self, crops: np.ndarray) -> np.ndarray:
+        """See ``AttributeEngine``."""
+        with torch.inference_mode():
+            # Rows of pixels as decoded are what channels_last is in memory.
+            batch = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2)
+            return self.network(batch).logits.float().sigmoid().cpu().numpy()
+
+
+def load_attribute_engine(
+    path: str | Path, device: str = "auto", size_hw: tuple[int, int] | None = None
+) -> TorchAttributeEngine:
+    """Load a checkpoint of ``AttributeTask``.
+
+    Args:
+        path: The file.
+        device: "auto" takes an accelerator where there is one, else the CPU.
+        size_hw: Height and width of the crops; None takes those of training.
+
+    Raises:
+        WeightsError: No such file, or no attribute network in it.
+        DataError: It does not say its size, or there is no such device.
+    """
+    task = load_attribute_task(path)
+    size_hw = size_hw or task.facts.get("size_hw")
+    if size_hw is None:
+        raise DataError(f"{path}: does not say how large its crops were; give size_hw=(160, 128)")
+    stored = task.thresholds
+    thresholds = {
+        name: float(stored.get(name, DEFAULT_THRESHOLD)) for name in task.categories.values()
+    }
+    height, width = size_hw
+    return TorchAttributeEngine(task.network, thresholds, (int(height), int(width)), device)

@@ -1,0 +1,220 @@
+"""MTCNN's three networks as one function over pictures of any sizes and any number of faces.
+
+Zhang et al. 2016, "Joint Face Detection and Alignment using Multi-task Cascaded Convolutional
+Networks", Section II: the first network proposes boxes at all places and scales, the second refuses
+most of them, the third places the box and five landmarks. The networks and their weights are those
+of the package facenet-pytorch; the steps between them are here, because that package's own stop
+with an exception for pictures of different sizes, for pictures smaller than a face and where every
+proposal is empty. They follow its conventions (boxes counted from 1, sides one pixel longer than
+the difference of the edges), which its weights were trained with.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+from ...datasets.errors import DataError
+
+_CELL, _STRIDE = 12, 2
+"""Side in px of what the first network looks at, and the distance of its places."""
+_SCALE_STEP = 0.709
+_IOU_IN_SCALE, _IOU = 0.5, 0.7
+_CHUNK = 512
+"""Crops that go through the second and third network at once."""
+
+
+class Faces(NamedTuple):
+    """The K faces of one picture, by falling score."""
+
+    boxes: Tensor
+    """(K, 4) float32, xyxy in px; may reach over the edge of the picture."""
+    landmarks: Tensor
+    """(K, 5, 2) float32, x and y in px: eyes, nose, corners of the mouth."""
+    scores: Tensor
+    """(K,) float32 in [0, 1]."""
+
+
+class FaceCascade(nn.Module):
+    """Finds faces and their five landmarks.
+
+    Args:
+        min_face_px: Side of the smallest faces looked for; small ones cost most of the time.
+        thresholds: Least scores of the three networks.
+
+    Raises:
+        DataError: facenet-pytorch is not installed.
+    """
+
+    def __init__(
+        self,
+        min_face_px: int = 20,
+        thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7),
+    ) -> None:
+        super().__init__()
+        self.min_face_px = min_face_px
+        self.thresholds = thresholds
+        self.propose, self.refine, self.place = _networks()
+        self.eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def forward(self, pictures: Sequence[Tensor]) -> list[Faces]:
+        """Find the faces of each picture.
+
+        Args:
+            pictures: (3, H, W) uint8 or float in [0, 255], RGB, of any sizes, on one device.
+        """
+        if not pictures:
+            return []
+        pixels = [(picture.float() - 127.5) / 128 for picture in pictures]
+        boxes = [self._proposals(picture) for picture in pixels]
+        boxes = self._refined(pixels, boxes)
+        return self._placed(pixels, boxes)
+
+    def _proposals(self, picture: Tensor) -> Tensor:
+        """Square boxes (K, 4) of one picture, from all scales."""
+        height, width = picture.shape[-2:]
+        scale = _CELL / self.min_face_px
+        found = [(picture.new_empty(0, 4), picture.new_empty(0), picture.new_empty(0, 4))]
+        while min(height, width) * scale >= _CELL:
+            size_hw = (int(height * scale + 1), int(width * scale + 1))
+            shifts, scores = self.propose(F.interpolate(picture[None], size_hw, mode="area"))
+            found.append(_cells(shifts[0], scores[0, 1], scale, self.thresholds[0]))
+            scale *= _SCALE_STEP
+        boxes, scores, shifts = (torch.cat(parts) for parts in zip(*found, strict=True))
+        kept = nms(boxes, scores, _IOU)
+        sides = boxes[kept, 2:] - boxes[kept, :2]
+        return _squares(boxes[kept] + shifts[kept] * sides.repeat(1, 2))
+
+    def _refined(self, pictures: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
+        crops, boxes = _crops(pictures, boxes, 24)
+        outputs = _in_chunks(self.refine, crops, (4, 2))
+        refined = []
+        for own, (shifts, scores) in _passing(boxes, outputs, self.thresholds[1]):
+            kept = nms(own, scores, _IOU)
+            refined.append(_squares(_shifted(own[kept], shifts[kept])))
+        return refined
+
+    def _placed(self, pictures: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Faces]:
+        crops, boxes = _crops(pictures, boxes, 48)
+        outputs = _in_chunks(self.place, crops, (4, 10, 2))
+        faces = []
+        for own, (shifts, points, scores) in _passing(boxes, outputs, self.thresholds[2]):
+            # The network says all x and then all y, as fractions of the box.
+            fractions = points.unflatten(1, (2, 5)).transpose(1, 2)
+            sides = (own[:, 2:] - own[:, :2] + 1)[:, None]
+            landmarks = own[:, None, :2] - 1 + fractions * sides
+            placed = _shifted(own, shifts)
+            kept = _nms_of_smaller(placed, scores, _IOU)
+            faces.append(Faces(placed[kept], landmarks[kept], scores[kept]))
+        return faces
+
+
+def _passing(
+    boxes: Sequence[Tensor], outputs: Sequence[Tensor], threshold: float
+) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Boxes and outputs of each picture, less those whose score is too low.
+
+    The scores are the second column of the last output.
+    """
+    counts = [len(own) for own in boxes]
+    split = (output.split(counts) for output in outputs)
+    for own, *parts in zip(boxes, *split, strict=True):
+        scores = parts[-1][:, 1]
+        passed = scores > threshold
+        yield own[passed], [*(part[passed] for part in parts[:-1]), scores[passed]]
+
+
+def _networks() -> tuple[nn.Module, nn.Module, nn.Module]:
+    try:
+        import facenet_pytorch
+        from facenet_pytorch.models import mtcnn
+    except ImportError as error:
+        raise DataError(
+            "finding faces needs facenet-pytorch: pip install 'mobilevision[faces]'"
+        ) from error
+    folder = Path(cast(str, facenet_pytorch.__file__)).parent / "data"
+    networks = []
+    for make, name in ((mtcnn.PNet, "pnet"), (mtcnn.RNet, "rnet"), (mtcnn.ONet, "onet")):
+        network: Any = make(pretrained=False)
+        network.load_state_dict(torch.load(folder / f"{name}.pt", weights_only=True))
+        networks.append(network)
+    return networks[0], networks[1], networks[2]
+
+
+def _cells(
+    shifts: Tensor, scores: Tensor, scale: float, threshold: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes (K, 4), scores and shifts of the places of one scale that pass."""
+    places = (scores >= threshold).nonzero()
+    corners = places.flip(1) * _STRIDE + 1.0
+    boxes = torch.cat([corners, corners + (_CELL - 1)], dim=1).div(scale).floor()
+    passed = scores[places[:, 0], places[:, 1]]
+    kept = nms(boxes, passed, _IOU_IN_SCALE)
+    return boxes[kept], passed[kept], shifts[:, places[:, 0], places[:, 1]].T[kept]
+
+
+def _shifted(boxes: Tensor, shifts: Tensor) -> Tensor:
+    sides = boxes[:, 2:] - boxes[:, :2] + 1
+    return boxes + shifts * sides.repeat(1, 2)
+
+
+def _squares(boxes: Tensor) -> Tensor:
+    """Boxes with both sides as long as the longer one, about the same centre."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    side = sides.amax(dim=1, keepdim=True)
+    corner = boxes[:, :2] + sides * 0.5 - side * 0.5
+    return torch.cat([corner, corner + side], dim=1)
+
+
+def _crops(
+    pictures: Sequence[Tensor], boxes: Sequence[Tensor], side: int
+) -> tuple[Tensor, list[Tensor]]:
+    """What the boxes of each picture show, (N, 3, side, side), and the boxes that show anything."""
+    crops, kept = [], []
+    for picture, own in zip(pictures, boxes, strict=True):
+        height, width = picture.shape[-2:]
+        limits = torch.tensor([width, height, width, height], device=own.device)
+        edges = own.trunc().long()
+        edges = torch.cat([edges[:, :2].clamp_min(1) - 1, edges[:, 2:].minimum(limits[2:])], dim=1)
+        seen = (edges[:, 2:] > edges[:, :2]).all(dim=1)
+        crops += [
+            F.adaptive_avg_pool2d(picture[:, y0:y1, x0:x1], side)
+            for x0, y0, x1, y1 in edges[seen].tolist()
+        ]
+        kept.append(own[seen])
+    empty = pictures[0].new_empty(0, 3, side, side)
+    return torch.stack(crops) if crops else empty, kept
+
+
+def _in_chunks(
+    network: Callable[[Tensor], tuple[Tensor, ...]], crops: Tensor, widths: tuple[int, ...]
+) -> tuple[Tensor, ...]:
+    """A network over many crops: its outputs (N, width)."""
+    if not len(crops):
+        return tuple(crops.new_empty(0, width) for width in widths)
+    parts = [network(chunk) for chunk in crops.split(_CHUNK)]
+    return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
+
+
+def _nms_of_smaller(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
+    """Rows that stay, by falling score, where overlap is measured by the smaller of two boxes.
+
+    A face within a face is then one of them, however small it is.
+    """
+    order = scores.argsort(descending=True)
+    own = boxes[order]
+    areas = (own[:, 2:] - own[:, :2] + 1).prod(dim=1)
+    low = torch.maximum(own[:, None, :2], own[None, :, :2])
+    high = torch.minimum(own[:, None, 2:], own[None, :, 2:])
+    shared = (high - low + 1).clamp_min(0).prod(dim=2)
+    over = shared > threshold * torch.minimum(areas[:, None], areas[None])
+    alive = torch.ones(len(order), dtype=torch.bool, device=boxes.device)
+    for row in range(len(order)):
+        if alive[row]:
+            alive[row + 1 :] &= ~over[row, row + 1 :]
+    return order[alive]

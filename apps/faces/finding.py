@@ -1,0 +1,123 @@
+"""Faces in pictures: boxes, five landmarks and scores, whatever the pictures are.
+
+Used by everything that takes pictures with faces: embeddings, attributes, the preparation of data.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+
+from ...datasets.errors import DataError
+
+if TYPE_CHECKING:
+    from .cascade import Faces
+
+DEFAULT_FACE_SCORE = 0.9
+"""The least score of a face that is used."""
+
+
+class FacesFound(NamedTuple):
+    """The K faces of one picture, the largest first. K may be 0."""
+
+    boxes: np.ndarray
+    """(K, 4) float32, xyxy in px of the picture; within the picture."""
+    landmarks: np.ndarray
+    """(K, 5, 2) float32, x and y in px: eyes, nose, corners of the mouth, as seen in the picture
+    left before right, as ``datasets.alignment.align_face`` takes them."""
+    scores: np.ndarray
+    """(K,) float32 in [0, 1]."""
+
+
+class FaceFinder(Protocol):
+    """Finds the faces of pictures; ``MTCNNFinder`` is one."""
+
+    def __call__(self, pictures: Sequence[np.ndarray]) -> list[FacesFound]:
+        """Return for each picture (H, W, 3) uint8 RGB its faces, in order."""
+        ...
+
+
+class MTCNNFinder:
+    """MTCNN with the weights that come with facenet-pytorch (MIT licence).
+
+    Pictures of different sizes, with and without faces, and none at all go together. A result does
+    not depend on what else is in the batch, up to the rounding of sums.
+
+    Args:
+        min_score: Faces below it are left out.
+        min_face_px: Side of the smallest faces, in px of the picture as it is looked at, which is
+            the picture itself unless ``longest_px`` makes it smaller.
+        longest_px: Larger pictures are reduced to this longer side to look for faces, which bounds
+            time and memory. Landmarks are in the whole picture's pixels.
+        device: "auto" takes an accelerator where there is one, else the CPU.
+
+    Raises:
+        DataError: facenet-pytorch is not installed, or there is no such device.
+    """
+
+    def __init__(
+        self,
+        min_score: float = DEFAULT_FACE_SCORE,
+        min_face_px: int = 20,
+        longest_px: int = 1024,
+        device: str = "auto",
+    ) -> None:
+        from ..engines.eager import choose_device
+        from .cascade import FaceCascade
+
+        if not 0 <= min_score <= 1 or min_face_px < 1 or longest_px < 1:
+            raise DataError(
+                f"min_score={min_score}, min_face_px={min_face_px}, longest_px={longest_px}: the "
+                "first must lie from 0 to 1, the others be at least 1."
+            )
+        self.min_score = min_score
+        self.longest_px = longest_px
+        self.device = choose_device(device)
+        self.cascade = FaceCascade(min_face_px).to(self.device)
+
+    def __call__(self, pictures: Sequence[np.ndarray]) -> list[FacesFound]:
+        """See ``FaceFinder``."""
+        import torch
+
+        looked_at = [_reduced(picture, self.longest_px) for picture in pictures]
+        tensors = [
+            torch.from_numpy(np.require(picture, requirements=["C", "W"]))
+            .to(self.device)
+            .permute(2, 0, 1)
+            for picture in looked_at
+        ]
+        return [
+            self._result(faces, picture, small)
+            for faces, picture, small in zip(
+                self.cascade(tensors), pictures, looked_at, strict=True
+            )
+        ]
+
+    def _result(self, faces: "Faces", picture: np.ndarray, small: np.ndarray) -> FacesFound:
+        boxes, landmarks, scores = (part.cpu().numpy() for part in faces)
+        limits = np.array(picture.shape[1::-1], dtype=np.float32)
+        scale = limits / np.array(small.shape[1::-1], dtype=np.float32)
+        # Boxes are counted from 1 and have their last pixel inside; here they have edges.
+        edges = boxes.reshape(-1, 2, 2) - np.array([[1], [0]], dtype=np.float32)
+        corners = (edges * scale).clip(0, limits)
+        points = (landmarks + 0.5) * scale - 0.5
+        sides = corners[:, 1] - corners[:, 0]
+        good = (scores >= self.min_score) & (sides > 0).all(axis=1)
+        good &= np.isfinite(points).all(axis=(1, 2))
+        rows = np.flatnonzero(good)
+        rows = rows[np.argsort(-sides[rows].prod(axis=1), kind="stable")]
+        return FacesFound(
+            corners[rows].reshape(-1, 4).astype(np.float32),
+            points[rows].astype(np.float32),
+            scores[rows].astype(np.float32),
+        )
+
+
+def _reduced(picture: np.ndarray, longest_px: int) -> np.ndarray:
+    height, width = picture.shape[:2]
+    scale = longest_px / max(height, width)
+    if scale >= 1:
+        return picture
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)

@@ -1,0 +1,175 @@
+"""The whole of ``mobilevision gallery enroll`` and ``identify``: pictures to people."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...datasets.errors import DataError
+from ...datasets.images import ImageFile
+from ..files.input_files import find_files
+from .embedder import FaceEmbedder
+from .embedding_engines import model_facts
+from .gallery import Gallery, Match, accepted
+from .results import Face, Threshold
+
+
+@dataclass(frozen=True)
+class Model:
+    """What embeds the faces.
+
+    Attributes:
+        model: As ``FaceEmbedder.load`` takes it.
+        device: Likewise.
+        aligned: The pictures are aligned faces: find none.
+    """
+
+    model: str
+    device: str = "auto"
+    aligned: bool = False
+
+    def load(self) -> tuple[FaceEmbedder, dict[str, Any]]:
+        """The embedder, and what says which model it is."""
+        embedder = FaceEmbedder.load(self.model, self.device)
+        return embedder, {**model_facts(self.model), "size": embedder.engine.size}
+
+    def faces(
+        self, embedder: FaceEmbedder, inputs: Sequence[str]
+    ) -> Iterator[tuple[str, list[Face] | DataError]]:
+        """Each picture of the inputs and its faces; an aligned picture is one face."""
+        files = [file for file in find_files(inputs) if not file.is_video]
+        pictures = (ImageFile(file.path) for file in files)
+        names = (str(file.path) for file in files)
+        if not self.aligned:
+            yield from zip(names, embedder.stream(pictures), strict=True)
+            return
+        for name, row in zip(names, embedder.stream_aligned(pictures), strict=True):
+            yield name, row if isinstance(row, DataError) else [_whole(row)]
+
+
+def enroll(
+    folder: Path, name: str, inputs: Sequence[str], model: Model, largest: bool = False
+) -> list[str]:
+    """Add the faces of pictures to a person, all at once.
+
+    Args:
+        folder: The gallery; made where there is none.
+        name: The person.
+        inputs: Pictures, folders and patterns.
+        model: What embeds them.
+        largest: Take the largest of several faces; otherwise such a picture is a fault, because
+            nobody can tell whose face it is.
+
+    Returns:
+        A message for each picture that gave no face.
+
+    Raises:
+        DataError: An input is absent, the model cannot be used or is another one than the
+            gallery's.
+    """
+    embedder, facts = model.load()
+    gallery = Gallery.create(folder, facts, embedder.dimension, embedder.threshold)
+    embeddings: list[np.ndarray] = []
+    faults: list[str] = []
+    for file, faces in model.faces(embedder, inputs):
+        if isinstance(faces, DataError):
+            faults.append(str(faces))
+        elif not faces:
+            faults.append(f"{file}: no face found")
+        elif len(faces) > 1 and not largest:
+            faults.append(f"{file}: {len(faces)} faces; cut one out, or say --largest")
+        else:
+            embeddings.append(faces[0].embedding)
+    if embeddings:
+        total = gallery.enroll(name, np.stack(embeddings))
+        print(f"{name}: {len(embeddings):,} faces added, {total:,} in {folder}")
+    _print_faults(faults)
+    return faults
+
+
+def identify(
+    folder: Path,
+    inputs: Sequence[str],
+    model: Model,
+    threshold: float | None = None,
+    count: int = 1,
+    as_json: bool = False,
+) -> list[str]:
+    """Say who the faces of pictures are, a line for each face.
+
+    Args:
+        folder: The gallery.
+        inputs: Pictures, folders and patterns.
+        model: What embeds them; that of the gallery.
+        threshold: Least similarity of one person; None takes the measured one.
+        count: People for each face.
+        as_json: Print a JSON object a line.
+
+    Returns:
+        A message for each picture that cannot be read.
+
+    Raises:
+        DataError: There is no such gallery or input, the model is another one, or there is no
+            threshold.
+    """
+    gallery = Gallery(folder)
+    embedder, facts = model.load()
+    gallery.check_model(facts)
+    measured = embedder.threshold or gallery.threshold if threshold is None else None
+    limit = measured.similarity if measured else threshold
+    if limit is None:
+        raise DataError(
+            f"{folder}: the model's threshold was not measured; give one, such as --threshold 0.4"
+        )
+    faults: list[str] = []
+    for file, faces in model.faces(embedder, inputs):
+        if isinstance(faces, DataError):
+            faults.append(str(faces))
+            continue
+        rows = np.stack([face.embedding for face in faces]) if faces else None
+        matches = [] if rows is None else gallery.identify(rows, count)
+        _print_faces(file, faces, [accepted(own, limit) for own in matches], as_json)
+    if measured:
+        _say_threshold(measured, len(gallery.people()))
+    _print_faults(faults, sys.stderr if as_json else sys.stdout)
+    return faults
+
+
+def _whole(embedding: np.ndarray) -> Face:
+    """An aligned face: its box and landmarks are not known."""
+    return Face(np.full(4, np.nan, np.float32), np.full((5, 2), np.nan, np.float32), 1.0, embedding)
+
+
+def _print_faces(
+    file: str, faces: Sequence[Face], matches: Sequence[Sequence[Match]], as_json: bool
+) -> None:
+    if not faces and not as_json:
+        print(f"{file}: no face")
+    for face, own in zip(faces, matches, strict=True):
+        known = bool(np.isfinite(face.box).all())
+        box = [round(float(value), 1) for value in face.box] if known else None
+        if as_json:
+            found = [{"name": match.name, "similarity": round(match.similarity, 4)}
+                     for match in own]  # fmt: skip
+            print(json.dumps({"file": file, "box": box, "people": found}, ensure_ascii=False))
+            continue
+        place = f" at {', '.join(f'{value:.0f}' for value in box)}" if box else ""
+        named = ", ".join(f"{match.name} {match.similarity:.3f}" for match in own)
+        print(f"{file}{place}: {named or 'unknown'}")
+
+
+def _say_threshold(measured: Threshold, people: int) -> None:
+    print(
+        f"threshold {measured.similarity:.4f}, which {measured.far:.2%} of measured pairs of "
+        f"different people reached; for a stranger among {people:,} people the chances add up",
+        file=sys.stderr,
+    )
+
+
+def _print_faults(faults: Sequence[str], file: Any = None) -> None:
+    if faults:
+        print(f"\n{len(faults):,} files with faults:", *faults, sep="\n  ", file=file)

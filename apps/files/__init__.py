@@ -1,0 +1,1 @@
+"""Pictures and videos in, tables out, and what a long command has done so far."""

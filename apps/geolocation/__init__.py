@@ -1,0 +1,1 @@
+"""Where pictures were taken, from Python and over files."""

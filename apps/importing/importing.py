@@ -1,0 +1,231 @@
+"""Published weights into our checkpoints: what a file holds decides which job it becomes."""
+
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from ...backbone.errors import WeightsError
+from ...backbone.file_tensors import file_format
+from ...backbone.hub import PUBLIC_WEIGHTS, resolve_weights
+from ...backbone.hugging_face import commit_of, parse_name, sha256_of
+from ...backbone.mobilenet import MobileNetV1
+from ...backbone.public_model import PublicModel
+from ...backbone.slim import SlimFile
+from ...backbone.weights import read_public
+from ...datasets.coco import COCO_CATEGORIES
+from ...datasets.errors import DataError
+from ...heads.checkpoints import Plan, write_checkpoint
+from ...heads.classification.model import Classifier
+from ...heads.classification.task import ClassificationTask
+from ...heads.detection.ssd import SSD
+from ...heads.detection.task import DetectionTask
+from ...heads.detection.weights import COCO_IDS, TensorFlowSSD
+
+UNKNOWN_LICENCE = "unknown"
+_IMAGENET_CLASSES = 1000
+_UNUSED = "???"
+_BACKGROUND = "background"
+_TIMM_REPOSITORY = "timm/mobilenetv1_"
+
+
+class Imported(NamedTuple):
+    """What ``import_weights`` wrote."""
+
+    path: Path
+    job: str
+    """``detection`` or ``classification``."""
+    params: int
+    categories: dict[int, str]
+    """Category id -> name."""
+    provenance: dict[str, Any]
+    """As it is stored in the checkpoint."""
+
+
+class _Job(NamedTuple):
+    """A network and what its checkpoint needs besides."""
+
+    task: type[DetectionTask] | type[ClassificationTask]
+    plan: Plan
+    network: Any
+    categories: dict[int, str]
+    size_hw: tuple[int, int]
+    facts: dict[str, Any]
+    """What is stored of the conversion."""
+
+
+def import_weights(
+    source: str,
+    out: Path,
+    *,
+    sha256: str | None = None,
+    size_hw: tuple[int, int] | None = None,
+    labels: Path | None = None,
+    licence: str | None = None,
+) -> Imported:
+    """Turn published weights into a checkpoint of this package.
+
+    Args:
+        source: A file of a format that ``backbone.weights`` knows, or a public name that was
+            downloaded.
+        out: The checkpoint to write, ``.ckpt``.
+        sha256: What the file must hash to.
+        size_hw: Input size in pixels; None takes what the file or its name says.
+        labels: Names of the file's classes, one a line; None takes those of ImageNet or COCO where
+            the number of classes is theirs.
+        licence: Licence of the weights; None takes what is known of the source.
+
+    Returns:
+        What was written.
+
+    Raises:
+        WeightsError: There are no such weights, or they do not fit.
+        DataError: The labels or the name of the output do not fit.
+        OSError: The output cannot be written.
+    """
+    if out.suffix != ".ckpt":
+        raise DataError(f"{out}: checkpoints are called .ckpt; name it {out.with_suffix('.ckpt')}")
+    path = resolve_weights(source)
+    found = sha256_of(path)
+    if sha256 is not None and sha256.lower() != found:
+        raise WeightsError(f"{path}: its sha256 is {found}, not {sha256}; it is another file")
+    names = None if labels is None else read_labels(labels)
+    is_slim = file_format(path) in ("npz", "tflite")
+    if is_slim and SlimFile(path).is_detector:
+        job = _detector(path, size_hw, names)
+    else:
+        job = _classifier(read_public(path), size_hw, names)
+    provenance = {
+        "source": source,
+        "file": path.name,
+        "sha256": found,
+        "commit": commit_of(path),
+        "licence": licence or _known_licence(source),
+        **job.facts,
+        "preprocess": {
+            "size_hw": list(job.size_hw),
+            "pixel_mean": job.network.pixel_mean,
+            "pixel_std": job.network.pixel_std,
+        },
+    }
+    write_checkpoint(out, job.task, job.plan, job.network, job.categories, job.size_hw, provenance)
+    params = sum(parameter.numel() for parameter in job.network.parameters())
+    kind = "detection" if job.task is DetectionTask else "classification"
+    return Imported(out, kind, params, job.categories, provenance)
+
+
+def read_labels(path: Path) -> list[str]:
+    """Read names of classes, one a line.
+
+    Raises:
+        DataError: The file cannot be read or is empty.
+    """
+    try:
+        names = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a readable text file of labels ({error})") from error
+    if not names:
+        raise DataError(f"{path}: has no line; give one name a line")
+    return names
+
+
+def _detector(path: Path, size_hw: tuple[int, int] | None, names: list[str] | None) -> _Job:
+    source = TensorFlowSSD(path)
+    categories = _detector_categories(source, names)
+    left_out = source.columns - 1 - len(categories)
+    notes = [f"{left_out} unused columns of the class predictors are left out."] if left_out else []
+    plan = source.plan(len(categories))
+    network = cast(SSD, plan.build())
+    source.fill(network, list(categories))
+    facts = {
+        "kind": f"SSD of the TensorFlow Object Detection API ({source.file.kind})",
+        "imported": "backbone, additional maps, box and class predictors",
+        "folded": True,
+        "notes": notes,
+    }
+    size_hw = size_hw or source.size_hw
+    return _Job(DetectionTask, plan, network.eval(), categories, size_hw, facts)
+
+
+def _detector_categories(source: TensorFlowSSD, names: list[str] | None) -> dict[int, str]:
+    """Category id, which is the column of the file, to name; unused columns have none."""
+    path, columns = source.file.path, source.columns
+    if names is None:
+        if columns - 1 != COCO_IDS:
+            raise WeightsError(
+                f"{path}: a detector of {columns - 1} classes, and not of COCO's {COCO_IDS} ids; "
+                "name them with --labels, one a line, the first for background"
+            )
+        return dict(COCO_CATEGORIES)
+    if len(names) == columns - 1:
+        names = [_BACKGROUND, *names]
+    if len(names) != columns:
+        raise DataError(
+            f"--labels has {len(names)} lines, the class predictors of {path} have {columns} "
+            "columns with background; give one name a line"
+        )
+    return {i: name for i, name in enumerate(names) if i > 0 and name != _UNUSED}
+
+
+def _classifier(
+    public: PublicModel, size_hw: tuple[int, int] | None, names: list[str] | None
+) -> _Job:
+    path = public.path
+    if public.classifier is None:
+        raise WeightsError(
+            f"{path}: holds no classifier but a backbone alone, which needs no import: give the "
+            "file to a recipe as model.weights, or to MobileNetV1.from_pretrained"
+        )
+    num_classes = public.head_arguments["num_classes"]
+    categories = _classifier_categories(path, num_classes, names)
+    size_hw = size_hw or public.size_hw
+    if size_hw is None:
+        raise WeightsError(
+            f"{path}: neither the file nor its name says its input size; give it, for instance "
+            "--size 224 224"
+        )
+    plan = Plan(
+        Classifier,
+        {
+            "backbone": Plan(MobileNetV1, public.backbone_arguments),
+            **public.head_arguments,
+            "pixel_mean": public.pixel_mean,
+            "pixel_std": public.pixel_std,
+        },
+    )
+    network = plan.build()
+    network.load_state_dict(public.classifier.state_dict())
+    facts = {
+        "kind": public.kind,
+        "imported": "backbone and classifier",
+        "folded": public.folded,
+        "notes": list(public.notes),
+    }
+    return _Job(ClassificationTask, plan, network.eval(), categories, size_hw, facts)
+
+
+def _classifier_categories(path: Path, num_classes: int, names: list[str] | None) -> dict[int, str]:
+    if names is None:
+        if num_classes != _IMAGENET_CLASSES:
+            raise WeightsError(
+                f"{path}: a classifier of {num_classes} classes, and not of ImageNet's 1,000; name "
+                "them with --labels, one a line"
+            )
+        from torchvision.models import MobileNet_V2_Weights
+
+        names = list(MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"])
+    if len(names) == num_classes + 1 and names[0] == _BACKGROUND:
+        names = names[1:]
+    if len(names) != num_classes:
+        raise DataError(
+            f"--labels has {len(names)} lines, the classifier of {path} has {num_classes} classes; "
+            "give one name a line"
+        )
+    return dict(enumerate(names))
+
+
+def _known_licence(source: str) -> str:
+    if source in PUBLIC_WEIGHTS:
+        return PUBLIC_WEIGHTS[source].licence
+    name = parse_name(source)
+    if name is not None and name.repository.startswith(_TIMM_REPOSITORY):
+        return "Apache-2.0"  # of all three, in timm's own configuration
+    return UNKNOWN_LICENCE

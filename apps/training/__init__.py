@@ -1,0 +1,1 @@
+"""Many trainings, run directories, and what they reached."""

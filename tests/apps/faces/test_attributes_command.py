@@ -1,0 +1,140 @@
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mobilevision.apps.faces.finding import FacesFound
+from mobilevision.apps.main import main
+from mobilevision.backbone import MobileNetV1
+from mobilevision.heads.checkpoints import Plan, write_checkpoint
+from mobilevision.heads.face_attributes import AttributeNetwork, AttributeTask
+
+NAMES = {0: "Red_Face", 1: "Wearing_Hat"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    backbone = Plan(MobileNetV1, {"width_mult": 0.25, "out_strides": [32]})
+    plan = Plan(AttributeNetwork, {"backbone": backbone, "num_classes": 2})
+    path = tmp_path_factory.mktemp("model") / "attributes.ckpt"
+    write_checkpoint(path, AttributeTask, plan, plan.build(), NAMES, (40, 32), {})
+    return path
+
+
+@pytest.fixture
+def two_faces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finder of two faces in pictures of 178 x 218 px, and none in others."""
+    where = np.array([[69, 111], [108, 111], [88, 135], [73, 152], [105, 152]], np.float32)
+
+    def find(pictures: Sequence[np.ndarray]) -> list[FacesFound]:
+        counts = [2 * (picture.shape == (218, 178, 3)) for picture in pictures]
+        boxes = np.array([[40, 60, 130, 190], [0, 0, 20, 20]], np.float32)
+        points = np.stack([where, where / 2])
+        return [FacesFound(boxes[:n], points[:n], np.ones(n, np.float32)) for n in counts]
+
+    monkeypatch.setattr(
+        "mobilevision.apps.faces.finding.MTCNNFinder", lambda *_args, **_options: find
+    )
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+@pytest.mark.usefixtures("two_faces")
+def test_attributes__folder_to_csv_with_pictures(
+    model: Path, drawn_celeba: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in (1, 2):
+        Image.open(drawn_celeba / "img_align_celeba" / f"{number:06d}.jpg").save(
+            photos / f"{number}.png"
+        )
+    Image.new("RGB", (60, 50)).save(photos / "nobody.png")
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8no")
+    out = tmp_path / "out" / "t.csv"
+    words = ["attributes", str(photos), "--model", str(model), "--out", str(out), "--pictures",
+             str(tmp_path / "drawn")]  # fmt: skip
+    assert main(words) == 1
+    text = capsys.readouterr().out
+    assert "3 of 4 files, 4 rows" in text
+    assert "broken.jpg" in text
+    rows = rows_of(out)
+    assert [(row["file"], row["face"]) for row in rows] == [
+        ("1.png", "0"), ("1.png", "1"), ("2.png", "0"), ("2.png", "1")
+    ]  # fmt: skip
+    assert [rows[0][name] for name in ("x1", "y1", "x2", "y2", "lefteye_x")] == [
+        "40", "60", "130", "190", "69"
+    ]  # fmt: skip
+    for row in rows:
+        for name in NAMES.values():
+            assert row[f"{name}_yes"] == str(int(float(row[name]) >= 0.5))
+    assert len(list((tmp_path / "drawn").glob("*.jpg"))) == 3
+
+    (photos / "broken.jpg").unlink()
+    again = [*words[:1], str(photos), *words[2:]]
+    assert main(again) == 0
+    assert "3 files are done already" in capsys.readouterr().err
+    assert rows_of(out) == rows
+
+
+def test_attributes__aligned_to_parquet(model: Path, drawn_celeba: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "t.parquet"
+    folder = drawn_celeba / "img_align_celeba"
+    assert main(["attributes", str(folder), "--aligned", "--model", str(model), "--out", str(out),
+                 "--batch-size", "5"]) == 0  # fmt: skip
+    table = parquet.read_table(out)
+    assert table.num_rows == 24
+    assert table["file"][0].as_py() == "000001.jpg"
+    assert np.isnan(table["nose_x"][0].as_py())
+    yes = np.array(table["Wearing_Hat"]) >= 0.5
+    assert np.array(table["Wearing_Hat_yes"]).tolist() == yes.astype(int).tolist()
+
+
+@pytest.mark.usefixtures("two_faces")
+def test_attributes__largest__one_row_a_picture(
+    model: Path, drawn_celeba: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "t.csv"
+    path = drawn_celeba / "img_align_celeba" / "000001.jpg"
+    assert main(["attributes", str(path), "--largest", "--model", str(model), "--out",
+                 str(out)]) == 0  # fmt: skip
+    assert len(rows_of(out)) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--out", "t.txt"], "ends in .parquet or .csv"),
+        (["--out", "t.csv", "--batch-size", "0"], "at least 1"),
+        (["--out", "t.csv", "--device", "abacus"], "abacus"),
+    ],
+)
+def test_attributes__bad_option__status_2(
+    model: Path,
+    drawn_celeba: Path,
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["attributes", str(drawn_celeba), "--model", str(model), *options])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_attributes__no_model__status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["attributes", str(tmp_path), "--model", "gone.ckpt", "--out", "t.csv"])
+    assert stopped.value.code == 2
+    assert "no such file" in capsys.readouterr().err

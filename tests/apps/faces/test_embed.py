@@ -1,0 +1,406 @@
+"""`mobilevision embed`: the table, going on after any end, faults, and flat memory."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mobilevision.apps import FaceEmbedder
+from mobilevision.apps.faces.embed import Work, make_table, named_files
+from mobilevision.apps.faces.embedding_engines import model_facts
+from mobilevision.apps.files.parquet_rows import Column
+from mobilevision.apps.main import main
+from mobilevision.datasets.errors import DataError
+from mobilevision.datasets.face_views import FaceViews
+from mobilevision.datasets.faces import FolderFaces
+from mobilevision.datasets.vectors import read_vectors
+from mobilevision.heads.face_embedding.table_teacher import read_view_table
+
+parquet = pytest.importorskip("pyarrow.parquet")
+
+
+@pytest.fixture(scope="module")
+def model(
+    write_face_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    return write_face_checkpoint(tmp_path_factory.mktemp("model") / "face.ckpt")
+
+
+def write_pictures(folder: Path, count: int, side: int = 32) -> list[str]:
+    rng = np.random.default_rng(0)
+    names = [f"{number % 7}/{number:05}.png" for number in range(count)]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).save(folder / name)
+    return sorted(names)
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> Path:
+    write_pictures(tmp_path / "faces", 9)
+    return tmp_path / "faces"
+
+
+def run(*words: object) -> int:
+    return main(["embed", *map(str, words), "--device", "cpu"])
+
+
+class Counting:
+    """Rows of two numbers, the length of the file and how many rows it has; remembers the files."""
+
+    columns = (Column("length", None), Column("pair", 2))
+
+    def __init__(self, rows: int = 1) -> None:
+        self.about = {"rows": rows}
+        self.seen: list[str] = []
+
+    def __call__(self, files: Any) -> Any:
+        for file in files:
+            self.seen.append(file.path.name)
+            if not file.path.exists():
+                yield file, DataError(f"{file.path}: gone")
+            elif b"bad" in file.path.read_bytes():
+                yield file, DataError(f"{file.path}: bad")
+            else:
+                size = file.path.stat().st_size
+                rows = self.about["rows"] if size else 0
+                yield file, np.full((rows, 3), [size, 1, 2], np.float32)
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """Three "pictures" of 1, 2 and 3 bytes."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for number, name in enumerate("abc", 1):
+        (folder / f"{name}.jpg").write_bytes(b"x" * number)
+    return folder
+
+
+def lengths(path: Path) -> dict[str, float]:
+    table = parquet.read_table(path)
+    return dict(zip(table["file"].to_pylist(), table["length"].to_pylist(), strict=True))
+
+
+# --- the run
+
+
+def test_make_table__only_what_is_new_is_done(texts: Path, tmp_path: Path) -> None:
+    work = Work(tmp_path / "out.parquet", {"model": "a"}, {"note": "kept"})
+    make = Counting()
+    counts = make_table(work, named_files([str(texts)]), make)
+    assert counts == (3, 3, 3, 0, 0)
+    assert make.seen == ["a.jpg", "b.jpg", "c.jpg"]
+    (texts / "b.jpg").write_bytes(b"xxxxx")
+    (texts / "d.jpg").write_bytes(b"xxxx")
+    (texts / "a.jpg").unlink()
+    make = Counting()
+    make_table(work, named_files([str(texts)]), make)
+    assert make.seen == ["b.jpg", "d.jpg"]
+    assert lengths(work.out) == {"b.jpg": 5, "c.jpg": 3, "d.jpg": 4}
+    metadata = parquet.read_schema(work.out).metadata
+    assert metadata[b"note"] == b"kept"
+    assert json.loads(metadata[b"mobilevision"]) == {"model": "a", "rows": 1}
+
+
+def test_make_table__other_work_begins_anew(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out.parquet"
+    make_table(Work(out, {"model": "a"}, {}), named_files([str(texts)]), Counting())
+    make = Counting(rows=2)
+    counts = make_table(Work(out, {"model": "b"}, {}), named_files([str(texts)]), make)
+    assert make.seen == ["a.jpg", "b.jpg", "c.jpg"]
+    assert counts.rows == 6
+    assert "of other work (model, rows); beginning anew" in capsys.readouterr().err
+
+
+def test_make_table__faults_are_told_and_tried_again(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (texts / "b.jpg").write_bytes(b"bad")
+    (texts / "e.jpg").symlink_to(texts / "nowhere")
+    (texts / "f.jpg").write_bytes(b"")  # no face
+    work = Work(tmp_path / "out.parquet", {}, {})
+    counts = make_table(work, named_files([str(texts)]), Counting())
+    assert counts == (5, 3, 2, 1, 2)
+    said = capsys.readouterr().out
+    assert "3 of 5 files, 2 rows" in said
+    assert "1 files without a face have no row" in said
+    assert f"{texts / 'b.jpg'}: bad" in said
+    assert f"{texts / 'e.jpg'}: gone" in said
+    (texts / "b.jpg").write_bytes(b"good")
+    make = Counting()
+    assert make_table(work, named_files([str(texts)]), make).faults == 1
+    assert make.seen == ["b.jpg", "e.jpg"]
+    assert lengths(work.out) == {"a.jpg": 1, "b.jpg": 4, "c.jpg": 3}
+
+
+def test_make_table__an_exception_keeps_what_was_done(texts: Path, tmp_path: Path) -> None:
+    class Breaking(Counting):
+        def __call__(self, files: Any) -> Any:
+            for number, outcome in enumerate(super().__call__(files)):
+                if number == 70:
+                    raise KeyboardInterrupt
+                yield outcome
+
+    for number in range(97):
+        (texts / f"n{number:03}.jpg").write_bytes(b"x")
+    work = Work(tmp_path / "out.parquet", {}, {})
+    with pytest.raises(KeyboardInterrupt):
+        make_table(work, named_files([str(texts)]), Breaking())
+    assert not work.out.exists()
+    make = Counting()
+    make_table(work, named_files([str(texts)]), make)
+    assert len(make.seen) == 100 - 64  # what is written together
+    assert len(lengths(work.out)) == 100
+
+
+def test_make_table__no_file_has_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"")
+    work = Work(tmp_path / "out.parquet", {}, {})
+    make_table(work, named_files([str(tmp_path)]), Counting())
+    assert parquet.read_table(work.out).num_rows == 0
+    assert parquet.read_table(work.out).column_names == ["file", "length", "pair"]
+
+
+def test_named_files__one_folder_or_several_words(texts: Path, tmp_path: Path) -> None:
+    (texts / "clip.mp4").write_bytes(b"x")
+    assert [name for _, name, _ in named_files([str(texts)])] == ["a.jpg", "b.jpg", "c.jpg"]
+    several = [str(texts / "c.jpg"), str(texts)]
+    names = [name for _, name, _ in named_files(several)]
+    assert names == [str(texts / name) for name in ("c.jpg", "a.jpg", "b.jpg", "c.jpg")]
+    work = Work(tmp_path / "out.parquet", {}, {})
+    make_table(work, named_files(several), Counting())
+    assert list(lengths(work.out)) == names[:3]  # once, and in the order of the words
+    with pytest.raises(DataError, match="no such file or folder"):
+        make_table(work, named_files([str(texts), "absent"]), Counting())
+
+
+def test_model_facts__content_and_not_the_place(tmp_path: Path) -> None:
+    for folder, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "net.param").write_bytes(b"layers")
+        (tmp_path / folder / "net.bin").write_bytes(content)
+    a, b, c = (model_facts(f"ncnn:{tmp_path / folder / 'net.param'}") for folder in "abc")
+    assert a == b != c
+    assert a["kind"] == "ncnn"
+    assert model_facts("facenet:vggface2") == {"kind": "facenet:vggface2"}
+
+
+def test_model_facts__a_stored_threshold_leaves_the_model_what_it_is(
+    write_face_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    plain = write_face_checkpoint(tmp_path / "a.ckpt")
+    facts = {"verification": {"threshold": 0.4, "far": 0.01}}
+    measured = write_face_checkpoint(tmp_path / "b.ckpt", **facts)
+    assert plain.read_bytes() != measured.read_bytes()
+    assert model_facts(plain) == model_facts(str(measured))
+    content = torch.load(plain, weights_only=True)
+    next(iter(content["state_dict"].values())).view(-1)[0] += 1
+    torch.save(content, tmp_path / "c.ckpt")
+    assert model_facts(tmp_path / "c.ckpt") != model_facts(plain)
+
+
+# --- the command
+
+
+def test_embed__aligned_faces(model: Path, faces: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    assert run(faces, "--aligned", "--model", model, "--out", out, "--batch-size", 4) == 0
+    table = read_vectors(out)
+    names = sorted(path.relative_to(faces).as_posix() for path in faces.rglob("*.png"))
+    assert table.files.tolist() == names
+    embedder = FaceEmbedder.load(model, device="cpu")
+    expected = embedder.embed_aligned([faces / name for name in names])
+    np.testing.assert_allclose(table.vectors, expected, atol=1e-5)
+
+
+def test_embed__faults_give_exit_status_1(
+    model: Path, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (faces / "0" / "cut.jpg").write_bytes(b"\xff\xd8\xff")
+    out = tmp_path / "out.parquet"
+    assert run(faces, "--aligned", "--model", model, "--out", out) == 1
+    captured = capsys.readouterr()
+    assert "9 of 10 files, 9 rows" in captured.out
+    assert "cut.jpg" in captured.out
+    assert len(read_vectors(out).files) == 9
+    assert run(faces, "--aligned", "--model", model, "--out", out) == 1
+    assert "9 files are done already" in capsys.readouterr().err
+
+
+def test_embed__views_are_those_that_training_draws(
+    model: Path, faces: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.parquet"
+    words = (faces, "--views", 3, "--seed", 5, "--model", model, "--out", out, "--batch-size", 2)
+    assert run(*words) == 0
+    table = read_view_table(out)
+    source = FolderFaces(faces).read()
+    views = FaceViews(source, 32, seed=5)
+    assert table.fingerprint == views.fingerprint
+    assert table.views.tolist() == [0, 1, 2] * 9
+    assert table.files.tolist() == [name for name in source.files for _ in range(3)]
+    crops = [views.render(index, view) for index in range(9) for view in range(3)]
+    expected = FaceEmbedder.load(model, device="cpu").embed_aligned(crops)
+    np.testing.assert_allclose(table.embeddings, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--aligned", "--largest"], "exclude each other"),
+        (["--aligned", "--views", "2"], "exclude each other"),
+        (["--batch-size", "0"], "at least 1"),
+        (["--views", "0"], "at least 1"),
+    ],
+)
+def test_embed__options_that_cannot_be(
+    model: Path, faces: Path, tmp_path: Path, words: list[str], message: str,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    with pytest.raises(SystemExit) as ended:
+        run(faces, "--model", model, "--out", tmp_path / "out.parquet", *words)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_embed__another_ending_than_parquet(
+    model: Path, faces: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit):
+        run(faces, "--model", model, "--out", "out.csv")
+    assert "ends in .parquet" in capsys.readouterr().err
+
+
+@pytest.mark.real_data
+def test_embed__faces_found_in_pictures(model: Path, real_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("facenet_pytorch")
+    pictures = [
+        real_data / "coco" / "val2017" / name for name in ("000000005001.jpg", "000000000139.jpg")
+    ]
+    out = tmp_path / "out.parquet"
+    assert run(*pictures, "--model", model, "--out", out) == 0
+    table = parquet.read_table(out).to_pydict()
+    expected = FaceEmbedder.load(model, device="cpu")(pictures)
+    assert [len(own) for own in expected] == [len(table["file"]), 0]
+    assert table["file"] == [str(pictures[0])] * len(expected[0])
+    assert table["face"] == list(range(len(expected[0])))
+    for row, face in enumerate(expected[0]):
+        np.testing.assert_allclose(table["box"][row], face.box, atol=1e-3)
+        np.testing.assert_allclose(table["landmarks"][row], face.landmarks.ravel(), atol=1e-3)
+        np.testing.assert_allclose(table["embedding"][row], face.embedding, atol=1e-5)
+        assert table["score"][row] == pytest.approx(face.score, abs=1e-6)
+    assert run(*pictures, "--largest", "--model", model, "--out", out) == 0
+    assert read_vectors(out).files.tolist() == [str(pictures[0])]
+
+
+@pytest.mark.real_data
+def test_find_faces__table_that_the_data_sets_take(real_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("facenet_pytorch")
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for path in sorted((real_data / "celeba" / "img_align_celeba").glob("*.jpg"))[:3]:
+        (folder / path.name).symlink_to(path)
+    Image.new("RGB", (50, 50)).save(folder / "black.png")
+    out = tmp_path / "landmarks.parquet"
+    assert main(["data", "find-faces", str(folder), "--out", str(out), "--device", "cpu"]) == 0
+    source = FolderFaces(folder, landmarks=out).read()
+    assert len(source.files) == 3
+    assert source.landmarks_xy is not None
+    assert np.abs(source.landmarks_xy[:, :2, 1] - 111).max() < 8  # CelebA's eyes are in this row
+
+
+# --- killed, and large
+
+
+SLOW = """
+import sys, time
+from mobilevision.apps.faces import embedding_engines
+from mobilevision.apps.main import main
+run = embedding_engines.TorchEmbeddingEngine.__call__
+def slowly(self, faces):
+    time.sleep(0.05)
+    return run(self, faces)
+embedding_engines.TorchEmbeddingEngine.__call__ = slowly
+raise SystemExit(main(sys.argv[1:]))
+"""
+
+
+def rows_on_disk(store: Path) -> int:
+    if not store.is_file():
+        return 0
+    connection = sqlite3.connect(f"file:{store}?mode=ro", uri=True)
+    try:
+        return connection.execute("SELECT count(*) FROM done").fetchone()[0]
+    except sqlite3.Error:  # not made yet, or being written
+        return 0
+    finally:
+        connection.close()
+
+
+def test_embed__killed_twice_loses_and_repeats_no_row(model: Path, tmp_path: Path) -> None:
+    names = write_pictures(tmp_path / "faces", 400)
+    out, store = tmp_path / "out.parquet", tmp_path / "out.parquet.progress"
+    words = ["embed", str(tmp_path / "faces"), "--aligned", "--model", str(model),
+             "--out", str(out), "--batch-size", "8", "--device", "cpu"]  # fmt: skip
+    before = 0
+    for _ in range(2):
+        worker = subprocess.Popen([sys.executable, "-c", SLOW, *words], stderr=subprocess.DEVNULL)
+        while rows_on_disk(store) < before + 64 and worker.poll() is None:
+            time.sleep(0.01)
+        os.kill(worker.pid, signal.SIGKILL)
+        assert worker.wait() == -signal.SIGKILL
+        before = rows_on_disk(store)
+        assert 64 <= before < 400
+        assert not out.exists()
+    assert main(words) == 0
+    table = read_vectors(out)
+    assert table.files.tolist() == names
+    embedder = FaceEmbedder.load(model, device="cpu")
+    expected = embedder.embed_aligned([tmp_path / "faces" / name for name in names])
+    np.testing.assert_allclose(table.vectors, expected, atol=1e-5)
+
+
+PEAK = """
+import sys
+from mobilevision.apps.main import main
+status = main(sys.argv[1:])
+print(open("/proc/self/status").read())
+raise SystemExit(status)
+"""
+
+
+def peak_mb(folder: Path, model: Path, out: Path) -> float:
+    words = ["embed", str(folder), "--aligned", "--model", str(model), "--out", str(out),
+             "--device", "cpu"]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, *words], check=True, capture_output=True, text=True
+    )
+    # Not getrusage: its peak is that of the parent, where the process was forked from a larger one.
+    (peak,) = [line for line in done.stdout.splitlines() if line.startswith("VmHWM:")]
+    return int(peak.split()[1]) / 1024
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
+def test_embed__memory_does_not_grow_with_the_number_of_files(model: Path, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "few", 400)
+    write_pictures(tmp_path / "many", 4000)
+    few = peak_mb(tmp_path / "few", model, tmp_path / "few.parquet")
+    many = peak_mb(tmp_path / "many", model, tmp_path / "many.parquet")
+    print(f"peak {few:.1f} MB for 400 pictures, {many:.1f} MB for 4,000")
+    assert len(read_vectors(tmp_path / "many.parquet").files) == 4000
+    assert many < few + 24  # all rows and names would be small, all pictures 12 MB more

@@ -1,0 +1,180 @@
+"""Faces in pictures: parity with facenet-pytorch's MTCNN, and everything that it cannot take."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mobilevision.apps.faces.cascade import FaceCascade, _nms_of_smaller
+from mobilevision.apps.faces.finding import FacesFound, MTCNNFinder
+from mobilevision.datasets.errors import DataError
+
+facenet_pytorch = pytest.importorskip("facenet_pytorch")
+
+
+@pytest.fixture(scope="module")
+def finder() -> MTCNNFinder:
+    return MTCNNFinder(device="cpu")
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+@pytest.fixture(scope="module")
+def people(real_data: Path) -> list[np.ndarray]:
+    """Four pictures with a face: 218x178 and 112x112."""
+    celeba = sorted((real_data / "celeba" / "img_align_celeba").glob("*.jpg"))[:2]
+    lfw = sorted((real_data / "lfw").glob("*/*.jpg"))[:2]
+    return [read(path) for path in celeba + lfw]
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def assert_same(a: FacesFound, b: FacesFound) -> None:
+    assert len(a.scores) == len(b.scores)
+    for own, other in zip(a, b, strict=True):
+        np.testing.assert_allclose(own, other, atol=1e-2)
+
+
+@pytest.mark.real_data
+def test_cascade__finds_what_facenet_pytorch_finds(real_data: Path) -> None:
+    names = ["000000005001.jpg", "000000018575.jpg", "000000020992.jpg", "000000000139.jpg"]
+    pictures = [read(real_data / "coco" / "val2017" / name) for name in names]
+    theirs = facenet_pytorch.MTCNN(keep_all=True, select_largest=False)
+    counts = []
+    tensors = [torch.tensor(picture).permute(2, 0, 1) for picture in pictures]
+    for picture, faces in zip(pictures, FaceCascade()(tensors), strict=True):
+        boxes, scores, points = theirs.detect(picture, landmarks=True)
+        counts.append(len(faces.scores))
+        if boxes is None:
+            assert not len(faces.scores)
+            continue
+        order = np.argsort(-scores.astype(np.float64))
+        np.testing.assert_allclose(faces.boxes, boxes[order].astype(np.float64), atol=1e-2)
+        np.testing.assert_allclose(faces.landmarks, points[order].astype(np.float64), atol=1e-2)
+        np.testing.assert_allclose(faces.scores, scores[order].astype(np.float64), atol=1e-5)
+    assert counts == [18, 1, 1, 0]
+
+
+@pytest.mark.real_data
+def test_finder__batches_of_mixed_sizes_with_and_without_faces(
+    finder: MTCNNFinder, people: list[np.ndarray]
+) -> None:
+    mixed = [noise(90, 120), people[0], noise(218, 178), people[2], people[1], noise(8, 8)]
+    together = finder(mixed)
+    assert [len(faces.scores) for faces in together] == [0, 1, 0, 1, 1, 0]
+    for picture, faces in zip(mixed, together, strict=True):
+        assert_same(faces, finder([picture])[0])
+
+
+@pytest.mark.real_data
+def test_finder__landmarks_are_those_of_celeba(finder: MTCNNFinder, real_data: Path) -> None:
+    root = real_data / "celeba"
+    lines = (root / "list_landmarks_align_celeba.txt").read_text().splitlines()[2:]
+    rows = [line.split() for line in lines[::500]]
+    found = finder([read(root / "img_align_celeba" / row[0]) for row in rows])
+    declared = np.array([row[1:] for row in rows], dtype=np.float64).reshape(-1, 5, 2)
+    assert all(len(faces.scores) for faces in found)
+    off = np.array([faces.landmarks[0] for faces in found]) - declared
+    # The eyes are 38 px apart; the order of the points is the same, and so is their origin.
+    assert np.abs(off).mean() < 1.5
+    assert np.abs(np.median(off, axis=(0, 1))).max() < 0.5
+
+
+@pytest.mark.real_data
+def test_finder__large_picture_is_reduced_and_landmarks_are_of_the_whole(
+    finder: MTCNNFinder, people: list[np.ndarray]
+) -> None:
+    picture = people[0]
+    enlarged = np.asarray(
+        Image.fromarray(picture).resize((178 * 8, 218 * 8), Image.Resampling.BICUBIC)
+    )
+    reducing = MTCNNFinder(longest_px=218, device="cpu")
+    (own,), (small,) = reducing([enlarged]), finder([picture])
+    np.testing.assert_allclose((own.landmarks + 0.5) / 8 - 0.5, small.landmarks, atol=1.0)
+    np.testing.assert_allclose(own.boxes / 8, small.boxes, atol=3.0)
+
+
+@pytest.mark.real_data
+def test_finder__largest_first_within_the_picture(
+    finder: MTCNNFinder, people: list[np.ndarray]
+) -> None:
+    canvas = np.zeros((260, 420, 3), np.uint8)
+    canvas[:112, :112] = people[2]
+    canvas[20:238, 200:378] = people[0]
+    (faces,) = finder([canvas])
+    assert len(faces.scores) == 2
+    sides = faces.boxes[:, 2:] - faces.boxes[:, :2]
+    assert sides[0].prod() > sides[1].prod()
+    assert (faces.boxes >= 0).all()
+    assert (faces.boxes <= (420, 260, 420, 260)).all()
+    for box, landmarks in zip(faces.boxes, faces.landmarks, strict=True):
+        assert ((landmarks > box[:2]) & (landmarks < box[2:])).all()
+
+
+def test_finder__no_pictures(finder: MTCNNFinder) -> None:
+    assert finder([]) == []
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (5, 400), (400, 5), (12, 12), (19, 300), (20, 20)])
+def test_finder__pictures_too_small_for_a_face(
+    finder: MTCNNFinder, size_hw: tuple[int, int]
+) -> None:
+    (faces,) = finder([noise(*size_hw)])
+    assert faces.boxes.shape == (0, 4)
+    assert faces.landmarks.shape == (0, 5, 2)
+    assert faces.scores.shape == (0,)
+
+
+def test_facenet_pytorch__raises_where_we_do_not(finder: MTCNNFinder) -> None:
+    """The reasons for a cascade of our own; where one is gone, look whether it is still needed."""
+    theirs = facenet_pytorch.MTCNN(keep_all=True)
+    with pytest.raises((RuntimeError, ValueError), match="non-empty list"):  # by torch's version
+        theirs.detect(noise(8, 8))
+    with pytest.raises(Exception, match="equal-dimension"):
+        theirs.detect([Image.fromarray(noise(90, 120)), Image.fromarray(noise(120, 90))])
+    with pytest.raises((IndexError, ValueError)):
+        theirs.detect([])
+    found = finder([noise(8, 8), noise(90, 120), noise(120, 90)])
+    assert [len(faces.scores) for faces in found] == [0, 0, 0]
+
+
+def test_cascade__no_threshold_on_noise_survives_empty_proposals() -> None:
+    """With everything let through, boxes leave the picture and shrink to nothing."""
+    cascade = FaceCascade(thresholds=(0.0, 0.0, 0.0))
+    pictures = [torch.from_numpy(noise(40, 60, seed)).permute(2, 0, 1) for seed in range(2)]
+    for faces in cascade(pictures):
+        assert len(faces.boxes) == len(faces.landmarks) == len(faces.scores) > 0
+        assert (faces.scores.diff() <= 0).all()
+
+
+def test_nms_of_smaller__a_box_within_a_box_goes() -> None:
+    boxes = torch.tensor([[0.0, 0, 99, 99], [10, 10, 29, 29], [200, 0, 299, 99], [90, 0, 189, 99]])
+    scores = torch.tensor([0.8, 0.9, 0.7, 0.6])
+    # The small box has the best score and lies in the first; 10 of 100 columns are shared else.
+    assert _nms_of_smaller(boxes, scores, 0.7).tolist() == [1, 2, 3]
+    assert _nms_of_smaller(boxes[:0], scores[:0], 0.7).tolist() == []
+
+
+@pytest.mark.parametrize(
+    "options", [{"min_score": 1.5}, {"min_face_px": 0}, {"longest_px": 0}, {"device": "nowhere"}]
+)
+def test_finder__options_out_of_range(options: dict) -> None:
+    with pytest.raises(DataError):
+        MTCNNFinder(**{"device": "cpu", **options})
+
+
+def test_finder__min_score_leaves_out() -> None:
+    generous = MTCNNFinder(min_score=0.0, device="cpu")
+    generous.cascade.thresholds = (0.3, 0.0, 0.0)
+    picture = noise(60, 80)
+    (some,) = generous([picture])
+    generous.min_score = float(np.median(some.scores))
+    (fewer,) = generous([picture])
+    assert 0 < len(fewer.scores) < len(some.scores)
+    assert fewer.scores.min() >= generous.min_score

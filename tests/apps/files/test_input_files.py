@@ -1,0 +1,64 @@
+"""Words of a command line become files, each once and with a name of its own."""
+
+from pathlib import Path
+
+import pytest
+
+from mobilevision.apps.files.input_files import InputFile, find_files, output_names
+from mobilevision.datasets.errors import DataError
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("b.jpg", "a.PNG", "sub/c.jpeg", "sub/d.mp4", "notes.txt", ".hidden.jpg",
+                 ".cache/e.jpg", "out/f.jpg", "odd[1].jpg"):  # fmt: skip
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "in"
+
+
+def names(*words: str, leave_out: Path | None = None) -> list[str]:
+    return [file.name for file in find_files(words, leave_out)]
+
+
+def test_find_files__folder__pictures_and_videos_below_it(folder: Path) -> None:
+    found = names("in")
+    assert found == ["a.PNG", "b.jpg", "odd[1].jpg", "out/f.jpg", "sub/c.jpeg", "sub/d.mp4"]
+    assert "out/f.jpg" not in names(str(folder), leave_out=folder / "out")
+    assert "out/f.jpg" not in names("in", leave_out=Path("in/out"))
+
+
+def test_find_files__same_file_in_several_ways__once(folder: Path) -> None:
+    assert names("in/b.jpg", str(folder / "b.jpg"), "in/*.jpg", "in/sub/../b.jpg") == [
+        "b.jpg",
+        "odd[1].jpg",
+    ]
+
+
+def test_find_files__patterns_and_odd_names(folder: Path) -> None:
+    assert folder.is_dir()
+    assert names("in/**/*.jp*g") == ["b.jpg", "odd[1].jpg", "f.jpg", "c.jpeg"]
+    assert names("in/odd[1].jpg") == ["odd[1].jpg"]
+    assert names("in/notes.txt") == ["notes.txt"]
+    assert [file.is_video for file in find_files(["in/sub"])] == [False, True]
+
+
+@pytest.mark.parametrize("word", ["absent.jpg", "in/*.gif", "nowhere"])
+def test_find_files__nothing_there__names_the_word(folder: Path, word: str) -> None:
+    assert folder.is_dir()
+    with pytest.raises(DataError, match="no such file or folder, and no pattern"):
+        find_files(["in/b.jpg", word])
+
+
+def test_find_files__folder_without_pictures__says_what_counts(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no pictures or videos.*\.jpg"):
+        find_files([str(tmp_path)])
+
+
+def test_output_names__never_the_same_and_never_outside() -> None:
+    paths = ["x/a.jpg", "y/a.jpg", "z/A.png", "../../a.jpg", "deep/b.jpg"]
+    files = [InputFile(Path(path), path.removeprefix("x/").removeprefix("y/").removeprefix("z/"))
+             for path in paths]  # fmt: skip
+    assert output_names(files) == ["a", "a.jpg", "A.png", "a.jpg-2", "deep/b"]
+    assert output_names(files[:1], taken=["a"]) == ["a.jpg"]
