@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         RelationalDistance,
         SquaredDifference,
     )
-    from .model import FaceNetwork
+    from .model import EmbeddingHead, FaceNetwork
     from .table_teacher import TableTeacher
     from .task import FaceEmbeddingTask
     from .teachers import FaceTeacher
@@ -26,6 +26,7 @@ __all__ = [
     "ArcFace",
     "CosFace",
     "CosineDistance",
+    "EmbeddingHead",
     "EmbeddingLoss",
     "FaceEmbeddingTask",
     "FaceNetwork",
@@ -43,6 +44,7 @@ _MODULES = {
     "ArcFace": "losses",
     "CosFace": "losses",
     "CosineDistance": "losses",
+    "EmbeddingHead": "model",
     "EmbeddingLoss": "losses",
     "FaceEmbeddingTask": "task",
     "FaceNetwork": "model",

@@ -4,7 +4,8 @@ Trained to say what another network says of a face, it is used as that one: two 
 as their embeddings' cosine.
 """
 
-from typing import Literal
+import math
+from typing import Any, Literal
 
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -16,17 +17,66 @@ Pooling = Literal["mean", "depthwise"]
 ("global depthwise convolution", Chen et al. 2018, "MobileFaceNets", Section 3.1)."""
 
 
+class EmbeddingHead(nn.Module):
+    """Global pooling, dropout and a linear layer; needs nothing of the rest of a network.
+
+    Args:
+        in_channels: Channels of the map.
+        dimension: D of the embeddings.
+        pooling: How the map becomes one vector.
+        map_hw: Height and width of the map; only ``depthwise`` needs it, and then takes no other.
+        dropout: Probability of dropping a pooled feature while training.
+        norm: Batch normalisation of the embedding before its length is taken, as margin losses
+            want it (Deng et al. 2019, "ArcFace", Section 3.1).
+
+    Raises:
+        ValueError: An option is out of its range.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        dimension: int = 128,
+        pooling: Pooling = "mean",
+        map_hw: tuple[int, int] = (5, 5),
+        dropout: float = 0.0,
+        norm: bool = False,
+    ) -> None:
+        super().__init__()
+        if dimension < 1 or not 0 <= dropout < 1 or pooling not in ("mean", "depthwise"):
+            raise ValueError(
+                f"dimension={dimension} must be at least 1, dropout={dropout} in [0, 1) and "
+                f"pooling={pooling!r} 'mean' or 'depthwise'"
+            )
+        self.pool: nn.Module = nn.AdaptiveAvgPool2d(1)
+        if pooling == "depthwise":
+            self.pool = nn.Sequential(
+                nn.Conv2d(in_channels, in_channels, map_hw, groups=in_channels, bias=False),
+                nn.BatchNorm2d(in_channels, momentum=0.03),
+            )
+            # It starts as the average.
+            nn.init.constant_(self.pool[0].weight, 1 / math.prod(map_hw))  # type: ignore[arg-type]
+        self.dropout = nn.Dropout(dropout)
+        self.embedding = nn.Linear(in_channels, dimension, bias=not norm)
+        nn.init.normal_(self.embedding.weight, std=in_channels**-0.5)
+        self.norm: nn.Module = nn.BatchNorm1d(dimension, momentum=0.03) if norm else nn.Identity()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the embeddings (B, D) float32, of unit length, of a map (B, in_channels, H, W)."""
+        pooled = self.pool(features).flatten(1)
+        return F.normalize(self.norm(self.embedding(self.dropout(pooled))).float(), dim=1)
+
+
 class FaceNetwork(nn.Module):
-    """A backbone, global pooling and a linear layer; embeddings have unit length.
+    """A backbone with an ``EmbeddingHead``.
 
     Args:
         backbone: A feature extractor behind the ``Backbone`` protocol; its last map is used.
         dimension: D, that of the teacher.
-        pooling: How the last map becomes one vector.
+        pooling: As for the head.
         size: Side of the faces in px; only ``depthwise`` needs it, and then takes no other.
-        dropout: Probability of dropping a pooled feature while training.
-        norm: Batch normalisation of the embedding before its length is taken, as margin losses
-            want it (Deng et al. 2019, "ArcFace", Section 3.1).
+        dropout: As for the head.
+        norm: As for the head.
         pixel_mean: Taken from the uint8 pixels before the backbone.
         pixel_std: Then divided by; 127.5 and 127.5 give [-1, 1].
 
@@ -49,28 +99,15 @@ class FaceNetwork(nn.Module):
         super().__init__()
         if not isinstance(backbone, Backbone):
             raise TypeError(f"{type(backbone).__name__} has no feature_info: it is no Backbone")
-        if dimension < 1 or not 0 <= dropout < 1 or pooling not in ("mean", "depthwise"):
-            raise ValueError(
-                f"dimension={dimension} must be at least 1, dropout={dropout} in [0, 1) and "
-                f"pooling={pooling!r} 'mean' or 'depthwise'"
-            )
         self.backbone = backbone
+        info = backbone.feature_info
+        side = -(-size // info.strides[-1])
+        self.head = EmbeddingHead(
+            info.channels[-1], dimension, pooling, (side, side), dropout, norm
+        )
         self.dimension = dimension
         self.pixel_mean, self.pixel_std = pixel_mean, pixel_std
-        channels = backbone.feature_info.channels[-1]
-        self.pool: nn.Module = nn.AdaptiveAvgPool2d(1)
-        if pooling == "depthwise":
-            side = -(-size // backbone.feature_info.strides[-1])
-            self.pool = nn.Sequential(
-                nn.Conv2d(channels, channels, side, groups=channels, bias=False),
-                nn.BatchNorm2d(channels, momentum=0.03),
-            )
-            # It starts as the average.
-            nn.init.constant_(self.pool[0].weight, 1 / side**2)  # type: ignore[arg-type]
-        self.dropout = nn.Dropout(dropout)
-        self.embedding = nn.Linear(channels, dimension, bias=not norm)
-        nn.init.normal_(self.embedding.weight, std=channels**-0.5)
-        self.norm: nn.Module = nn.BatchNorm1d(dimension, momentum=0.03) if norm else nn.Identity()
+        self.register_load_state_dict_pre_hook(_move_into_head)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the embeddings (B, D) float32, of unit length.
@@ -80,5 +117,17 @@ class FaceNetwork(nn.Module):
                 template, see ``datasets.alignment``.
         """
         pixels = (images.float() - self.pixel_mean) / self.pixel_std
-        pooled = self.pool(self.backbone(pixels)[-1]).flatten(1)
-        return F.normalize(self.norm(self.embedding(self.dropout(pooled))).float(), dim=1)
+        return self.head(self.backbone(pixels)[-1])
+
+
+def _move_into_head(
+    network: nn.Module,  # noqa: ARG001
+    state_dict: dict[str, Any],
+    prefix: str,
+    *rest: Any,  # noqa: ARG001
+) -> None:
+    """Rename what checkpoints of before the head stood alone call ``pool``, ``embedding``, ..."""
+    for part in ("pool", "embedding", "norm"):
+        old = f"{prefix}{part}."
+        for name in [name for name in state_dict if name.startswith(old)]:
+            state_dict[f"{prefix}head.{name.removeprefix(prefix)}"] = state_dict.pop(name)

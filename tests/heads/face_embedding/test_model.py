@@ -6,7 +6,7 @@ from torch import nn
 
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.cost import count_cost
-from mobilevision.heads.face_embedding import FaceNetwork
+from mobilevision.heads.face_embedding import EmbeddingHead, FaceNetwork
 
 
 def network(**options) -> FaceNetwork:
@@ -31,17 +31,47 @@ def test_pixels__are_normalised_inside() -> None:
     net = network().eval()
     faces = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     pooled = net.backbone((faces.float() - 127.5) / 127.5)[-1].mean((2, 3))
-    expected = nn.functional.normalize(net.embedding(pooled), dim=1)
+    expected = nn.functional.normalize(net.head.embedding(pooled), dim=1)
     torch.testing.assert_close(net(faces), expected)
 
 
 def test_depthwise_pooling__starts_as_the_average() -> None:
     plain, learned = network().eval(), network(pooling="depthwise", size=64).eval()
     learned.backbone.load_state_dict(plain.backbone.state_dict())
-    learned.embedding.load_state_dict(plain.embedding.state_dict())
+    learned.head.embedding.load_state_dict(plain.head.embedding.state_dict())
     faces = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     # Its normalisation has an epsilon.
     torch.testing.assert_close(learned(faces), plain(faces), rtol=1e-3, atol=1e-4)
+
+
+def test_head__mean_of_a_map__by_hand() -> None:
+    head = EmbeddingHead(2, 2)
+    with torch.no_grad():
+        head.embedding.weight.copy_(torch.tensor([[2.0, -1.0], [0.0, 1.0]]))
+        head.embedding.bias.copy_(torch.tensor([3.0, 0.0]))
+    features = torch.tensor([[[[1.0, 3.0]], [[0.0, 8.0]]]])  # means 2 and 4, so (3, 4)
+    torch.testing.assert_close(head(features), torch.tensor([[0.6, 0.8]]))
+
+
+def test_head__depthwise__maps_that_are_not_square() -> None:
+    head = EmbeddingHead(8, 4, "depthwise", (5, 4)).eval()
+    assert head(torch.rand(2, 8, 5, 4)).shape == (2, 4)
+    with pytest.raises(RuntimeError):
+        head(torch.rand(2, 8, 4, 4))
+
+
+@pytest.mark.parametrize("options", [{}, {"pooling": "depthwise", "size": 64, "norm": True}])
+def test_checkpoint__of_before_the_head_stood_alone__still_loads(options: dict) -> None:
+    net = network(**options)
+    old = {name.replace("head.", ""): value for name, value in net.state_dict().items()}
+    assert {"embedding.weight"} < set(old)
+    other = network(**options)
+    for parameter in other.parameters():
+        nn.init.zeros_(parameter)
+    holder = nn.ModuleDict({"network": other})  # as in a task
+    holder.load_state_dict({f"network.{name}": value for name, value in old.items()})
+    assert all(torch.equal(value, net.state_dict()[name])
+               for name, value in other.state_dict().items())  # fmt: skip
 
 
 @pytest.mark.parametrize(
