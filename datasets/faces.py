@@ -13,6 +13,7 @@ import numpy as np
 from .celeba import PARTITIONS, read_celeba
 from .errors import DataError
 from .face_pairs import Pairs, make_pairs, read_pairs
+from .labels import LabelTable
 from .pictures import PICTURE_SUFFIXES
 from .vectors import read_vectors
 
@@ -35,6 +36,8 @@ class Faces(NamedTuple):
     """Name of each person index."""
     pairs: Pairs | None = None
     """For verification."""
+    labels: LabelTable | None = None
+    """Attributes of the faces, in their order; None where they are not known."""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -106,8 +109,7 @@ class FolderFaces:
             points = np.array([known[file] for file in files], np.float64).reshape(-1, 5, 2)
         if not files:
             raise DataError(f"{self.root}: no pictures of faces (with landmarks) below it")
-        owners = [file.split("/")[0] if "/" in file else None for file in files]
-        faces = _faces(self.root.name, self.root, files, points, owners)
+        faces = named_faces(self.root.name, files, self.root, points)
         if self.pairs is not None:
             return faces._replace(pairs=read_pairs(self.root / self.pairs, faces.files))
         return _with_drawn_pairs(faces, self.make_pairs, self.seed)
@@ -172,10 +174,34 @@ class CelebAFaces:
                 f"{', '.join(missing[:5])}. Complete the data set."
             )
         known = celeba.identities
+        if known is None and self.make_pairs is not None:
+            raise DataError(
+                f"{self.root}: pairs are drawn from people, and there is no identity_CelebA.txt; "
+                "CelebA's authors hand it out"
+            )
         owners = [None] * len(rows) if known is None else [str(x) for x in known[rows].tolist()]
         points = table.landmarks.astype(np.float64)
         faces = _faces(table.name, paths[0].parent, [x.name for x in paths], points, owners)
+        faces = faces._replace(labels=table)
         return _with_drawn_pairs(faces, self.make_pairs, self.seed)
+
+
+def named_faces(
+    name: str,
+    files: Sequence[str],
+    root: Path | None = None,
+    landmarks_xy: np.ndarray | None = None,
+) -> Faces:
+    """Faces whose first folder is their person; one in no folder is nobody's.
+
+    Args:
+        name: What results call the set.
+        files: Relative to the root, with "/".
+        root: Their folder; None where no picture will be read.
+        landmarks_xy: As in `Faces`.
+    """
+    owners = [file.split("/")[0] if "/" in file else None for file in files]
+    return _faces(name, root or Path(), files, landmarks_xy, owners)
 
 
 def _faces(

@@ -8,13 +8,19 @@ SUMMARY = "Measure how well a face model tells people apart, on pairs as LFW's."
 EXAMPLES = (
     "mobilevision verify --pairs pairs.txt --images data/lfw --model face.ckpt",
     "mobilevision verify --pairs pairs.txt --embeddings lfw.parquet --json",
+    "mobilevision verify --images data/celeba --layout celeba --groups Male Young"
+    " --model face.ckpt",
 )
+_LAYOUTS = ("folder", "celeba")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "--pairs", type=Path, required=True, metavar="FILE", help="List in LFW's format, in folds."
+        "--pairs",
+        type=Path,
+        metavar="FILE",
+        help="List in LFW's format, in folds; drawn from the people if not given.",
     )
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="Folder of the faces, one for each person."
@@ -29,6 +35,19 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="Table of cached embeddings, in place of pictures and a model.",
+    )
+    parser.add_argument(
+        "--layout",
+        choices=_LAYOUTS,
+        default="folder",
+        help="Of the pictures: a folder for each person, or CelebA.",
+    )
+    parser.add_argument("--parts", nargs="+", default=["val"], help="Of CelebA: train, val, test.")
+    parser.add_argument(
+        "--groups",
+        nargs="*",
+        metavar="ATTRIBUTE",
+        help="Of CelebA: measure faces with and without each, too; Male and Young if not given.",
     )
     parser.add_argument(
         "--landmarks",
@@ -58,23 +77,27 @@ def run(arguments: Namespace) -> int:
     """Measure and print."""
     from ...datasets.errors import DataError
     from ...heads.face_embedding.verification import format_table
-    from ..faces.verify import store_threshold, verify_model, verify_table
+    from ..faces.verify import HeldOut, store_threshold, verify_model, verify_table
 
-    model, images, table = arguments.model, arguments.images, arguments.embeddings
+    model, table = arguments.model, arguments.embeddings
     if (table is None) == (model is None):
         raise DataError("give either --images and --model, or --embeddings")
     if arguments.store and (model is None or not Path(model).is_file()):
         raise DataError("--store needs a checkpoint of this package as --model")
+    held_out = HeldOut(
+        arguments.images,
+        arguments.pairs,
+        arguments.layout,
+        arguments.parts,
+        arguments.landmarks,
+        arguments.groups,
+    )
     if table is not None:
-        result = verify_table(arguments.pairs, table)
-    elif images is None or model is None:
-        raise DataError("--model needs the pictures, too: --images")
+        result = verify_table(held_out, table)
     else:
         result = verify_model(
-            arguments.pairs,
-            images,
+            held_out,
             model,
-            landmarks=arguments.landmarks,
             batch_size=arguments.batch_size,
             device=arguments.device,
             size=arguments.size,

@@ -1,42 +1,108 @@
-"""Verification of anybody's face model, or of cached embeddings, on a list of pairs."""
+"""Verification of anybody's face model, or of cached embeddings, on pairs of faces."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
 from ...datasets.errors import DataError
-from ...datasets.face_pairs import Pairs, read_pairs
+from ...datasets.face_pairs import make_pairs, read_pairs
 from ...datasets.face_views import FaceViews
-from ...datasets.faces import FolderFaces
+from ...datasets.faces import CelebAFaces, CelebAPart, Faces, FolderFaces, named_faces
 from ...datasets.vectors import read_vectors
+from ...heads.face_embedding.groups import measure_groups
 from ...heads.face_embedding.verification import VerificationResult, verify_pairs
 
 if TYPE_CHECKING:
     from .embedding_engines import EmbeddingEngine
 
+DRAWN_PAIRS = 300
+"""Of each kind in each of ten folds, as LFW has them."""
 
-def verify_table(pairs: Path, table: Path) -> VerificationResult:
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Which faces are verified, and on which pairs.
+
+    Attributes:
+        images: The folder of the data set; None where a table of embeddings names the faces.
+        pairs: A list in the form of LFW's ``pairs.txt``; None draws pairs from the people.
+        layout: A folder for each person, or CelebA, whose pairs are drawn.
+        parts: Of CelebA.
+        landmarks: As for ``FolderFaces``; None where the faces are aligned.
+        groups: Attributes to measure the faces with and without; None takes ``Male`` and ``Young``
+            where the layout is CelebA.
+    """
+
+    images: Path | None
+    pairs: Path | None = None
+    layout: Literal["folder", "celeba"] = "folder"
+    parts: Sequence[str] = ("val",)
+    landmarks: Path | None = None
+    groups: Sequence[str] | None = None
+
+    def read(self, table: Path | None = None, files: Sequence[str] = ()) -> Faces:
+        """List the faces and their pairs.
+
+        Args:
+            table: Names the faces where there is no folder.
+            files: Those that it names.
+
+        Raises:
+            DataError: A file is absent or faulty, or options do not fit each other.
+        """
+        if self.layout == "celeba":
+            if self.images is None or self.pairs is not None or self.landmarks is not None:
+                raise DataError(
+                    "--layout celeba needs the folder, --images, and has landmarks and people of "
+                    "its own: leave --pairs and --landmarks out"
+                )
+            parts = cast("Sequence[CelebAPart]", self.parts)
+            return CelebAFaces(self.images, parts, DRAWN_PAIRS).read()
+        if self.groups:
+            raise DataError("--groups needs attributes, which --layout celeba has")
+        if self.images is not None:
+            faces = FolderFaces(self.images, self.landmarks).read()
+        elif table is not None:
+            faces = named_faces(table.stem, files)
+        else:
+            raise DataError("--model needs the pictures, too: --images")
+        if self.pairs is not None:
+            return faces._replace(pairs=read_pairs(self.pairs, faces.files))
+        return faces._replace(pairs=make_pairs(faces.identities, DRAWN_PAIRS, name=faces.name))
+
+
+def verify_table(held_out: HeldOut, table: Path) -> VerificationResult:
     """Measure a table of embeddings; free of torch.
 
     Args:
-        pairs: A list in the form of LFW's ``pairs.txt``.
-        table: Embedding of each file, see ``datasets.vectors``; the files are named as they lie
-            in the folder of the pictures, ``name/name_0001.jpg``.
+        held_out: The faces; without a folder all of the table, whose people are the folders in
+            their names, ``name/name_0001.jpg``.
+        table: Embedding of each file, see ``datasets.vectors``; the files are named relative to
+            the folder of the pictures.
 
     Raises:
-        DataError: A file is absent or faulty, or faces of the list are not in the table.
+        DataError: A file is absent or faulty, or faces are not in the table.
     """
     vectors = read_vectors(table)
     files = vectors.files.tolist()
-    return _verify(vectors.vectors, files, read_pairs(pairs, files), table.stem)
+    faces = held_out.read(table, files)
+    position = {file: row for row, file in enumerate(files)}
+    missing = [file for file in faces.files if file not in position]
+    if missing:
+        raise DataError(
+            f"{table}: {len(missing):,} of {len(faces.files):,} faces are not in it: "
+            f"{', '.join(missing[:5])}. Embed all of the folder."
+        )
+    rows = vectors.vectors[[position[file] for file in faces.files]]
+    return _measure(held_out, faces, rows, None)
 
 
 def verify_model(
-    pairs: Path,
-    images: Path,
+    held_out: HeldOut,
     model: str,
-    landmarks: Path | None = None,
     batch_size: int = 32,
     device: str = "auto",
     size: int | None = None,
@@ -47,10 +113,8 @@ def verify_model(
     too.
 
     Args:
-        pairs: A list in the form of LFW's ``pairs.txt``.
-        images: The folder, with one for each person in it.
+        held_out: The faces.
         model: A checkpoint, ``facenet:vggface2``, ``onnx:FILE`` or ``ncnn:FILE.param``.
-        landmarks: As for ``FolderFaces``; None where the faces are aligned.
         batch_size: Faces that go through the network at once.
         device: "auto" takes an accelerator where there is one, else the CPU.
         size: Side in px of the faces; None takes that of training.
@@ -63,11 +127,11 @@ def verify_model(
 
     if batch_size < 1:
         raise DataError(f"batch_size={batch_size}: must be at least 1")
-    faces = FolderFaces(images, landmarks).read()
-    listed = read_pairs(pairs, faces.files)
+    faces = held_out.read()
     engine = load_embedding_engine(model, device, size)
     rows = _embed(FaceViews(faces, engine.size), engine, batch_size)
-    return _verify(rows, list(faces.files), listed, faces.name)
+    stored = engine.threshold.similarity if engine.threshold else None
+    return _measure(held_out, faces, rows, stored)
 
 
 def _embed(views: FaceViews, engine: "EmbeddingEngine", batch_size: int) -> np.ndarray:
@@ -89,11 +153,37 @@ def _embed(views: FaceViews, engine: "EmbeddingEngine", batch_size: int) -> np.n
     return np.concatenate(parts)
 
 
-def _verify(rows: np.ndarray, files: list[str], pairs: Pairs, name: str) -> VerificationResult:
-    people = [file.split("/")[0] if "/" in file else "" for file in files]
-    numbers = {person: number for number, person in enumerate(sorted(set(people) - {""}))}
-    identities = np.array([numbers.get(person, -1) for person in people])
-    return verify_pairs(rows, pairs, name, identities)
+def _measure(
+    held_out: HeldOut, faces: Faces, rows: np.ndarray, stored: float | None
+) -> VerificationResult:
+    labels = _group_labels(held_out, faces)
+    assert faces.pairs is not None  # HeldOut.read says which
+    result = verify_pairs(rows, faces.pairs, faces.name, faces.identities)
+    if not labels:
+        return result
+    limit, origin = result.threshold, "best on the pairs above"
+    if stored is not None:
+        limit, origin = stored, "the checkpoint's own"
+    return replace(
+        result, groups=measure_groups(rows, faces.identities, labels, limit, origin)
+    )  # fmt: skip
+
+
+def _group_labels(held_out: HeldOut, faces: Faces) -> dict[str, np.ndarray]:
+    """Attribute -> labels (N,) of the faces."""
+    table = faces.labels
+    if table is None:
+        return {}
+    names = held_out.groups
+    if names is None:
+        names = [name for name in ("Male", "Young") if name in table.attributes]
+    unknown = [name for name in names if name not in table.attributes]
+    if unknown:
+        raise DataError(
+            f"{faces.name}: no attribute {', '.join(unknown)}; there are "
+            f"{', '.join(table.attributes)}"
+        )
+    return {name: table.labels[:, table.attributes.index(name)] for name in names}
 
 
 def store_threshold(checkpoint: Path, result: VerificationResult) -> None:

@@ -5,11 +5,14 @@
   (2015, "FaceNet", Section 4) call them VAL and FAR.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
+THRESHOLDS = np.round(np.linspace(-1, 1, 2001), 3)
+"""What LFW's protocol chooses from."""
 ALL_FARS = (1e-3, 1e-4)
 _BLOCK = 512
 
@@ -23,6 +26,15 @@ class Roc(NamedTuple):
     """(T,) float64, rising from 0 to 1."""
     thresholds: np.ndarray
     """(T,) float64, the first infinite; a score at the threshold is accepted."""
+
+
+class Compared(NamedTuple):
+    """Scores of some pairs of faces, (P,) float32 each."""
+
+    genuine: np.ndarray
+    """Of one person."""
+    impostors: np.ndarray
+    """Of two."""
 
 
 class TarAtFar(NamedTuple):
@@ -114,6 +126,24 @@ def equal_error_rate(roc: Roc) -> float:
     return float(roc.far[after - 1] + step * (roc.far[after] - roc.far[after - 1]))
 
 
+def compare_all(rows: np.ndarray, owners: np.ndarray) -> Iterator[Compared]:
+    """Compare every face with every other once, block by block.
+
+    Args:
+        rows: (N, D) float32 of unit length.
+        owners: (N,) int, person index.
+
+    Yields:
+        The cosines of each block; together they have every pair once.
+    """
+    for start in range(0, len(rows), _BLOCK):
+        stop = min(start + _BLOCK, len(rows))
+        scores = rows[start:stop] @ rows[start:].T
+        upper = np.arange(len(rows) - start) > np.arange(stop - start)[:, None]
+        same = owners[start:stop, None] == owners[start:]
+        yield Compared(scores[upper & same], scores[upper & ~same])
+
+
 def all_against_all(
     embeddings: np.ndarray, identities: np.ndarray, fars: tuple[float, ...] = ALL_FARS
 ) -> AllPairs | None:
@@ -141,13 +171,9 @@ def all_against_all(
     kept = int(max(fars) * impostor_count) + 2
     genuine: list[np.ndarray] = []
     highest = np.empty(0, np.float32)
-    for start in range(0, len(rows), _BLOCK):
-        stop = min(start + _BLOCK, len(rows))
-        scores = rows[start:stop] @ rows[start:].T
-        upper = np.arange(len(rows) - start) > np.arange(stop - start)[:, None]
-        same = owners[start:stop, None] == owners[start:]
-        genuine.append(scores[upper & same])
-        highest = np.concatenate([highest, scores[upper & ~same]])
+    for pairs in compare_all(rows, owners):
+        genuine.append(pairs.genuine)
+        highest = np.concatenate([highest, pairs.impostors])
         if len(highest) > kept:  # no threshold lies below these
             highest = np.partition(highest, len(highest) - kept)[-kept:]
     found = np.concatenate(genuine)

@@ -14,7 +14,9 @@ import numpy as np
 from ...datasets.errors import DataError
 from ...datasets.face_pairs import Pairs
 from ...datasets.files import write_atomically
+from .groups import GroupResult, format_groups
 from .rates import (
+    THRESHOLDS,
     AllPairs,
     Roc,
     all_against_all,
@@ -26,8 +28,6 @@ from .rates import (
     threshold_at_far,
 )
 
-THRESHOLDS = np.round(np.linspace(-1, 1, 2001), 3)
-"""What the protocol chooses from."""
 VAL_FAR = 1e-3
 
 
@@ -54,6 +54,7 @@ class VerificationResult:
         eer: Where false accepts and false rejects are equal.
         roc: That curve.
         all_pairs: Every face against every other, where it was asked for.
+        groups: The same within groups, where it was asked for.
     """
 
     dataset: str
@@ -71,6 +72,7 @@ class VerificationResult:
     eer: float
     roc: Roc = field(repr=False)
     all_pairs: AllPairs | None = None
+    groups: GroupResult | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, without the curve: the content of ``verification.json``."""
@@ -89,7 +91,10 @@ class VerificationResult:
             "auc": self.auc,
             "eer": self.eer,
         }
-        return content if self.all_pairs is None else content | {"all": self.all_pairs.to_dict()}
+        further = {"all": self.all_pairs, "groups": self.groups}
+        return content | {
+            name: part.to_dict() for name, part in further.items() if part is not None
+        }
 
     def to_json(self) -> str:
         """Return it as JSON."""
@@ -220,6 +225,8 @@ def format_table(result: VerificationResult) -> str:
             tar = "too few pairs" if row.tar is None else f"{row.tar:.4f}"
             limit = "" if row.threshold is None else f" (threshold {row.threshold:.3f})"
             lines.append(f" TAR at FAR {power_of_ten(row.far)}  {tar}{limit}")
+    if result.groups is not None:
+        lines += format_groups(result.groups)
     return "\n".join(lines) + "\n"
 
 

@@ -99,12 +99,17 @@ def test_celeba__parts_people_and_landmarks(tmp_path: Path) -> None:
     assert faces.landmarks_xy is not None
     assert faces.landmarks_xy.shape == (3, 5, 2)
     assert faces.landmarks_xy[2, 1].tolist() == [108, 111]
+    assert faces.labels is not None
+    assert faces.labels.attributes == ("Male",)
+    assert [Path(path).name for path in faces.labels.paths] == list(faces.files)
 
 
 def test_celeba__without_identities_nobody_is_known(tmp_path: Path) -> None:
     write_celeba(tmp_path)
     (tmp_path / "identity_CelebA.txt").unlink()
     assert CelebAFaces(tmp_path).read().identities.tolist() == [-1, -1]
+    with pytest.raises(DataError, match=r"pairs are drawn from people, .* no identity_CelebA\.txt"):
+        CelebAFaces(tmp_path, make_pairs=3).read()
 
 
 def test_celeba__what_is_missing_is_named(tmp_path: Path) -> None:

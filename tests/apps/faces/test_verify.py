@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mobilevision.apps.callbacks.roc import draw_roc
-from mobilevision.apps.faces.verify import store_threshold, verify_model
+from mobilevision.apps.faces.verify import HeldOut, store_threshold, verify_model, verify_table
 from mobilevision.apps.main import main
 from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.errors import DataError
@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def checkpoint(path: Path) -> Path:
+def checkpoint(path: Path, verification: dict[str, float] | None = None) -> Path:
     backbone = Plan(MobileNetV1, {"width_mult": 0.25, "out_strides": [32]})
     plan = Plan(FaceNetwork, {"backbone": backbone, "dimension": 8})
     torch.manual_seed(0)
@@ -52,7 +52,7 @@ def checkpoint(path: Path) -> Path:
             "_class_path": f"{FaceEmbeddingTask.__module__}.FaceEmbeddingTask",
             "_instantiator": "lightning.pytorch.cli.instantiate_module",
         },
-        "mobilevision": {"format": 1, "size_hw": [32, 32]},
+        "mobilevision": {"format": 1, "size_hw": [32, 32], "verification": verification},
     }
     torch.save(content, path)
     return path
@@ -84,13 +84,12 @@ def test_verify__a_checkpoint_and_its_threshold(
     assert stored["verification"]["threshold"] == content["threshold"]
     assert stored["verification"]["far"] == content["far"]
     assert stored["size_hw"] == [32, 32]
-    one = verify_model(folder / "pairs.txt", folder, str(path), batch_size=5, device="cpu")
+    held_out = HeldOut(folder, folder / "pairs.txt")
+    one = verify_model(held_out, str(path), batch_size=5, device="cpu")
     assert one.auc == content["auc"]
 
 
 def test_verify__a_checkpoint_embeds_as_the_task_does(folder: Path) -> None:
-    from mobilevision.apps.faces.verify import verify_table
-
     path = checkpoint(folder / "face.ckpt")
     network = FaceEmbeddingTask.load_from_checkpoint(path, weights_only=True).network.eval()
     files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.png"))
@@ -98,8 +97,9 @@ def test_verify__a_checkpoint_embeds_as_the_task_does(folder: Path) -> None:
     with torch.no_grad():
         rows = network(torch.from_numpy(faces).permute(0, 3, 1, 2)).numpy()
     write_vectors(folder / "own.npz", VectorTable(np.array(files), rows))
-    ours = verify_model(folder / "pairs.txt", folder, str(path), device="cpu")
-    theirs = verify_table(folder / "pairs.txt", folder / "own.npz")
+    held_out = HeldOut(folder, folder / "pairs.txt")
+    ours = verify_model(held_out, str(path), device="cpu")
+    theirs = verify_table(held_out, folder / "own.npz")
     np.testing.assert_allclose(ours.roc.thresholds[1:], theirs.roc.thresholds[1:], atol=1e-4)
 
 
@@ -111,6 +111,8 @@ def test_verify__a_checkpoint_embeds_as_the_task_does(folder: Path) -> None:
         (["--model", "m.ckpt"], "--model needs the pictures"),
         (["--embeddings", "t.npz", "--store"], "--store needs a checkpoint"),
         (["--embeddings", "absent.npz"], "absent.npz: no such file"),
+        (["--model", "m.ckpt", "--images", ".", "--groups", "Male"], "--groups needs attributes"),
+        (["--model", "m.ckpt", "--images", ".", "--layout", "celeba"], "leave --pairs"),
     ],
 )
 def test_verify__options_that_do_not_fit(
@@ -120,6 +122,79 @@ def test_verify__options_that_do_not_fit(
         main(["verify", "--pairs", "pairs.txt", *words])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_verify__pairs_are_drawn_where_no_list_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"person {person}/{number}.jpg" for person in range(6) for number in range(3)]
+    vectors = np.repeat(np.eye(6, dtype=np.float32), 3, axis=0)
+    write_vectors(tmp_path / "table.npz", VectorTable(np.array(names), vectors))
+    assert main(["verify", "--embeddings", str(tmp_path / "table.npz"), "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    # Three folds of two people: 6 pairs of one person in each, and as many of the 9 others.
+    assert (content["folds"], content["pairs"], content["impostor_pairs"]) == (3, 36, 18)
+    assert content["accuracy"] == 1
+
+
+def celeba_words(root: Path, *words: str) -> list[str]:
+    return ["verify", "--images", str(root), "--layout", "celeba", "--parts", "train", "val",
+            "test", *words]  # fmt: skip
+
+
+def test_verify__groups_of_a_table(
+    drawn_celeba: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "table.npz"
+    numbers = np.arange(24, 0, -1)  # in another order than the lists
+    vectors = np.random.default_rng(0).normal(size=(24, 4)).astype(np.float32)
+    write_vectors(table, VectorTable(np.array([f"{n:06}.jpg" for n in numbers]), vectors))
+    words = celeba_words(drawn_celeba, "--embeddings", str(table))
+    assert main([*words, "--groups", "Red_Face", "Never", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    groups = content["groups"]
+    assert (groups["threshold"], groups["threshold_origin"]) == (
+        content["threshold"], "best on the pairs above"
+    )  # fmt: skip
+    red = groups["by_attribute"]["Red_Face"]["yes"]
+    # Odd numbers; four in a row are one person: 66 pairs, of which (4k+1, 4k+3) are genuine.
+    assert (red["faces"], red["people"], red["genuine"], red["impostors"]) == (12, 6, 6, 60)
+    assert (red["far"], red["eer"]) == (None, None)
+    assert groups["by_attribute"]["Never"]["yes"]["faces"] == 0
+    assert groups["by_attribute"]["Never"]["no"] == groups["all"]
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    owners = numbers // 4
+    impostors = np.triu(owners[:, None] != owners, 1)
+    assert groups["all"]["impostors"] == impostors.sum()
+    far = (unit @ unit.T >= groups["threshold"])[impostors].mean()
+    assert groups["all"]["far"] == pytest.approx(far)
+    assert main(words) == 0
+    assert "Within groups" not in capsys.readouterr().out  # neither Male nor Young is there
+
+
+def test_verify__groups_at_the_threshold_of_the_checkpoint(
+    drawn_celeba: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = checkpoint(tmp_path / "face.ckpt", {"threshold": 1.001, "far": 0.0})
+    words = celeba_words(drawn_celeba, "--model", str(path), "--device", "cpu")
+    assert main([*words, "--groups", "Wearing_Hat", "--json"]) == 0
+    groups = json.loads(capsys.readouterr().out)["groups"]
+    assert (groups["threshold"], groups["threshold_origin"]) == (1.001, "the checkpoint's own")
+    assert groups["all"]["far"] == 0
+    with pytest.raises(SystemExit):
+        main([*words, "--groups", "Bald"])
+    assert "no attribute Bald; there are Red_Face, Wearing" in capsys.readouterr().err
+
+
+def test_verify__faces_that_the_table_lacks(
+    drawn_celeba: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_vectors(
+        tmp_path / "table.npz", VectorTable(np.array(["000001.jpg"]), np.ones((1, 2), "f4"))
+    )
+    with pytest.raises(SystemExit):
+        main(celeba_words(drawn_celeba, "--embeddings", str(tmp_path / "table.npz")))
+    assert "23 of 24 faces are not in it: 000002.jpg" in capsys.readouterr().err
 
 
 def test_store__only_in_our_checkpoints(tmp_path: Path) -> None:
@@ -155,3 +230,35 @@ def test_verify__the_teacher_on_lfw(real_data: Path, capsys: pytest.CaptureFixtu
     assert figures == {"accuracy": 0.9940, "std": 0.0034, "auc": 0.9992}
     assert (content["pairs"], content["impostor_pairs"]) == (6000, 3000)
     assert content["all"]["impostor_pairs"] == 29_640_749
+
+
+@pytest.mark.real_data
+def test_verify__the_teacher_by_group(real_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = real_data / "teacher" / "celeba.parquet"
+    words = ["verify", "--images", str(real_data / "celeba"), "--layout", "celeba",
+             "--embeddings", str(table), "--json"]  # fmt: skip
+    assert main(words) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert set(content["groups"]["by_attribute"]) == {"Male", "Young"}
+    # The women of the validation part, from the lists themselves.
+    root = real_data / "celeba"
+    lines = [line.split() for line in (root / "list_attr_celeba.txt").read_text().splitlines()]
+    column = lines[1].index("Male") + 1
+    male = {line[0]: line[column] == "1" for line in lines[2:]}
+    part, person = (
+        dict(line.split() for line in (root / name).read_text().splitlines())
+        for name in ("list_eval_partition.txt", "identity_CelebA.txt")
+    )
+    content_of = parquet.read_table(table).to_pydict()
+    chosen = [row for row, file in enumerate(content_of["file"])
+              if part[file] == "1" and not male[file]]  # fmt: skip
+    rows = np.array(content_of["embedding"], np.float32)[chosen]
+    owners = np.array([person[content_of["file"][row]] for row in chosen])
+    above = np.triu(np.ones((len(rows), len(rows)), bool), 1)
+    same = owners[:, None] == owners
+    accepted = rows @ rows.T >= content["groups"]["threshold"]
+    women = content["groups"]["by_attribute"]["Male"]["no"]
+    assert (women["genuine"], women["impostors"]) == ((above & same).sum(), (above & ~same).sum())
+    assert women["far"] == pytest.approx(accepted[above & ~same].mean(), abs=1e-4)
+    assert women["frr"] == pytest.approx(1 - accepted[above & same].mean(), abs=1e-4)
