@@ -108,20 +108,37 @@ def _relative_distances(rows: Tensor) -> Tensor:
 
 
 class _MarginLoss(EmbeddingLoss):
-    """A linear classifier of people on the sphere, made harder by a margin for the right one."""
+    """A linear classifier of people on the sphere, made harder by a margin for the right one.
+
+    Args:
+        num_identities: People of the training data.
+        dimension: D of the embeddings.
+        scale: Of the logits (s).
+        margin: How much harder (m); None is the paper's.
+        weight: Factor of the loss.
+
+    Raises:
+        ValueError: An option is out of its range.
+    """
 
     needs_teacher = False
+    usual_margin: float
 
     def __init__(
-        self, num_identities: int, dimension: int, scale: float, margin: float, weight: float
+        self,
+        num_identities: int,
+        dimension: int = 128,
+        scale: float = 64.0,
+        margin: float | None = None,
+        weight: float = 1.0,
     ) -> None:
         super().__init__(weight)
-        if num_identities < 2 or dimension < 1 or scale <= 0 or margin < 0:
+        self.scale, self.margin = scale, self.usual_margin if margin is None else margin
+        if num_identities < 2 or dimension < 1 or scale <= 0 or self.margin < 0:
             raise ValueError(
                 f"num_identities={num_identities} must be at least 2, dimension={dimension} at "
                 f"least 1, scale={scale} positive and margin={margin} at least 0"
             )
-        self.scale, self.margin = scale, margin
         self.centres = nn.Parameter(torch.randn(num_identities, dimension) * 0.01)
 
     def forward(
@@ -153,29 +170,12 @@ class _MarginLoss(EmbeddingLoss):
 class ArcFace(_MarginLoss):
     """Additive angular margin (Deng et al. 2019, "ArcFace", equation 3).
 
-    Where the angle and the margin exceed half a turn the cosine falls on along its tangent, as in
-    the authors' code, so that it stays monotone.
-
-    Args:
-        num_identities: People of the training data.
-        dimension: D of the embeddings.
-        scale: Of the logits (s).
-        margin: Added to the angle, in radians (m).
-        weight: Factor of the loss.
-
-    Raises:
-        ValueError: An option is out of its range.
+    The margin is added to the angle, in radians; 0.5 is the paper's. Where angle and margin exceed
+    half a turn the cosine falls on along its tangent, as in the authors' code, so that it stays
+    monotone.
     """
 
-    def __init__(
-        self,
-        num_identities: int,
-        dimension: int = 128,
-        scale: float = 64.0,
-        margin: float = 0.5,
-        weight: float = 1.0,
-    ) -> None:
-        super().__init__(num_identities, dimension, scale, margin, weight)
+    usual_margin = 0.5
 
     def harder(self, cosines: Tensor) -> Tensor:
         """See ``_MarginLoss``."""
@@ -189,26 +189,10 @@ class ArcFace(_MarginLoss):
 class CosFace(_MarginLoss):
     """Additive cosine margin (Wang et al. 2018, "CosFace", equation 4).
 
-    Args:
-        num_identities: People of the training data.
-        dimension: D of the embeddings.
-        scale: Of the logits (s).
-        margin: Taken from the cosine (m).
-        weight: Factor of the loss.
-
-    Raises:
-        ValueError: An option is out of its range.
+    The margin is taken from the cosine; 0.35 is the paper's.
     """
 
-    def __init__(
-        self,
-        num_identities: int,
-        dimension: int = 128,
-        scale: float = 64.0,
-        margin: float = 0.35,
-        weight: float = 1.0,
-    ) -> None:
-        super().__init__(num_identities, dimension, scale, margin, weight)
+    usual_margin = 0.35
 
     def harder(self, cosines: Tensor) -> Tensor:
         """See ``_MarginLoss``."""
