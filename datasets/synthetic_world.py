@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from .errors import DataError
 from .generated import check_recipe, write_generated, write_jpeg
 from .positions import PositionTable, write_positions
 from .textures import colourise, grid, harden, hsv, octave_noise, wave
@@ -20,7 +21,7 @@ from .textures import colourise, grid, harden, hsv, octave_noise, wave
 VERSION = 1
 """Raised whenever the same parameters would draw another world."""
 
-SPLITS = ("train", "val")
+SPLITS = ("train", "val", "test")
 SITES = 40
 LANDMARK_SHARE = 0.8
 """Share of the photos that show a landmark."""
@@ -53,7 +54,7 @@ def world_photos(split: str, count: int, seed: int = 0) -> WorldPhotos:
     """Draw where photos are taken; quick, for nothing is painted.
 
     Args:
-        split: "train" or "val".
+        split: "train", "val" or "test".
         count: photos, at least 1.
         seed: at least 0, of the world.
     """
@@ -144,16 +145,18 @@ def write_world(
     *,
     train: int = 4000,
     val: int = 600,
+    test: int = 0,
     size_hw: tuple[int, int] = (64, 64),
     seed: int = 0,
     progress: bool = True,
 ) -> bool:
-    """Make ``root/train/000001.jpg`` ... with ``train.csv`` and ``val.csv``.
+    """Make ``root/train/000001.jpg`` ... with ``train.csv``, ``val.csv`` and ``test.csv``.
 
     Args:
         root: Folder to make; it appears when it is complete.
         train: Number of training photos, at least 1.
         val: Number of validation photos, at least 1.
+        test: Number of test photos; 0 makes no test split.
         size_hw: Height and width of every photo in pixels, at least 64 each.
         seed: Not negative; another one makes another world.
         progress: Show a progress bar on stderr.
@@ -165,29 +168,37 @@ def write_world(
         DataError: A parameter is out of range, or the folder holds something else.
     """
     check_recipe(train, val, size_hw, seed)
+    if test < 0:
+        raise DataError(f"test={test}: give 0 or a positive number")
+    counts = dict(zip(SPLITS, (train, val, test), strict=True))
     recipe = {
         "kind": _KIND,
         "version": VERSION,
-        "train": train,
-        "val": val,
+        **counts,
         "size_hw": list(size_hw),
         "seed": seed,
     }
 
     def write(folder: Path) -> None:
-        with tqdm(total=train + val, desc="drawing", unit="image", disable=not progress) as bar:
-            for index, (split, count) in enumerate(zip(SPLITS, (train, val), strict=True)):
-                (folder / split).mkdir(parents=True)
-                photos = world_photos(split, count, seed)
-                names = [f"{split}/{number:06d}.jpg" for number in range(1, count + 1)]
-                write_positions(
-                    folder / f"{split}.csv", PositionTable(split, names, photos.latlng_deg)
-                )
-                for number, name in enumerate(names):
-                    rng = np.random.default_rng([seed, index, number])
-                    site = int(photos.sites[number])
-                    pixels = draw_photo(rng, photos.latlng_deg[number], site, size_hw, seed)
-                    write_jpeg(folder / name, pixels, int(rng.integers(78, 96)))
-                    bar.update()
+        total = sum(counts.values())
+        with tqdm(total=total, desc="drawing", unit="image", disable=not progress) as bar:
+            for split, count in counts.items():
+                if count:
+                    _write_split(folder, split, count, size_hw, seed, bar)
 
     return write_generated(Path(root), recipe, write)
+
+
+def _write_split(
+    folder: Path, split: str, count: int, size_hw: tuple[int, int], seed: int, bar: tqdm
+) -> None:
+    (folder / split).mkdir(parents=True)
+    photos = world_photos(split, count, seed)
+    names = [f"{split}/{number:06d}.jpg" for number in range(1, count + 1)]
+    write_positions(folder / f"{split}.csv", PositionTable(split, names, photos.latlng_deg))
+    for number, name in enumerate(names):
+        rng = np.random.default_rng([seed, SPLITS.index(split), number])
+        site = int(photos.sites[number])
+        pixels = draw_photo(rng, photos.latlng_deg[number], site, size_hw, seed)
+        write_jpeg(folder / name, pixels, int(rng.integers(78, 96)))
+        bar.update()

@@ -71,7 +71,7 @@ class Geolocator:
         self._task = own.to(self.device)
         self.answer = answer
         self.five_crop = five_crop
-        self._decoder = Decoder(task.partitions[-1], answer)
+        self._decoder = Decoder(task.partitions[-1], answer, levels=task.calibration.levels)
         self._crop: float | None = task.facts.get(CROP)
 
     @classmethod

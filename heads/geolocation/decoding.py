@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from .cells import Partition
-from .geodesy import EARTH_RADIUS_KM, to_latlng_deg, unit_vectors
+from .geodesy import ANTIPODE_KM, EARTH_RADIUS_KM, distance_km, to_latlng_deg, unit_vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,8 +20,9 @@ MODE_KM = 50.0
 HELD = (0.5, 0.9)
 """Probability that the radii of an answer hold."""
 _CANDIDATES = 128
-_RINGS = 4
-_BEARINGS = 8
+_SPREAD_CELLS = 64
+_POINTS = 64
+_GOLDEN_ANGLE = np.pi * (3 - 5**0.5)
 
 
 class Places(NamedTuple):
@@ -34,11 +35,11 @@ class Places(NamedTuple):
     scores: np.ndarray
     """(B,) float64, its probability."""
     radii_km: np.ndarray
-    """(B, 2) float64: around the answer, what holds 50 % and 90 % of the probability."""
+    """(B, 2) float64: around the answer, what should hold the truth with 50 % and 90 %."""
 
 
-def cell_probabilities(logits: "Sequence[Tensor]", parents: "Sequence[Tensor]" = ()) -> "Tensor":
-    """Probabilities (B, C) float32 of the cells of the last partition.
+def cell_scores(logits: "Sequence[Tensor]", parents: "Sequence[Tensor]" = ()) -> "Tensor":
+    """Logarithms (B, C) float32 of the probabilities of the cells of the last partition.
 
     With several partitions, the product of the probabilities of a cell and of all that hold it,
     divided by the sum over the cells (Müller-Budack et al. 2018, Section 3.3).
@@ -52,41 +53,73 @@ def cell_probabilities(logits: "Sequence[Tensor]", parents: "Sequence[Tensor]" =
     scores = torch.log_softmax(logits[-1].float(), dim=1)
     for coarse, holder in zip(logits[:-1], parents, strict=True):
         scores = scores + torch.log_softmax(coarse.float(), dim=1)[:, holder.to(coarse.device)]
-    return torch.softmax(scores, dim=1)
+    return torch.log_softmax(scores, dim=1)
 
 
 class Decoder:
     """Turns probabilities over the cells of a partition into places.
 
+    The mass of a cell does not lie in one point: it is spread around the mean position of its
+    photos, normally and as widely as they are.
+
     Args:
         partition: What is predicted.
         answer: See ``Answer``.
         mode_km: Width of the kernel of "mode".
+        levels: Mass that each of the two radii has to hold; see ``calibration.Calibration``.
     """
 
     def __init__(
-        self, partition: Partition, answer: Answer = "cell", mode_km: float = MODE_KM
+        self,
+        partition: Partition,
+        answer: Answer = "cell",
+        mode_km: float = MODE_KM,
+        levels: Sequence[float] = HELD,
     ) -> None:
         self.partition = partition
         self.answer = answer
         self.mode_km = mode_km
+        self.levels = tuple(levels)
         self._vectors = unit_vectors(partition.latlng_deg)
 
     def __call__(self, probabilities: np.ndarray) -> Places:
         """Return the answers for probabilities (B, C) that sum to 1 for each photo."""
         cells = probabilities.argmax(axis=1)
-        places, radii = [], []
-        for row, best in zip(np.asarray(probabilities, np.float64), cells.tolist(), strict=True):
-            vector = self._vectors[best] if self.answer == "cell" else self._mode(row)
-            places.append(vector)
-            radii.append(self._radii(row, vector))
-        scores = probabilities[np.arange(len(cells)), cells].astype(np.float64)
+        answers = self._answers(probabilities)
+        radii = [
+            np.interp(self.levels, *reversed(self._reach(row, answer)))
+            for row, answer in zip(probabilities, answers, strict=True)
+        ]
         return Places(
-            to_latlng_deg(np.array(places).reshape(-1, 3)),
+            to_latlng_deg(answers),
             cells,
-            scores,
-            np.array(radii).reshape(-1, len(HELD)),
+            probabilities[np.arange(len(cells)), cells].astype(np.float64),
+            np.array(radii).reshape(-1, len(self.levels)),
         )
+
+    def masses(self, probabilities: np.ndarray, latlng_deg: np.ndarray) -> np.ndarray:
+        """Return the mass (B,) nearer to each answer than a position is, such as the true one.
+
+        A position lies in the radius that holds a mass exactly if its own is not larger.
+
+        Args:
+            probabilities: (B, C), summing to 1 for each photo.
+            latlng_deg: (B, 2) degrees.
+        """
+        answers = self._answers(probabilities)
+        away_km = distance_km(to_latlng_deg(answers), latlng_deg)
+        return np.array(
+            [
+                np.interp(km, *self._reach(row, answer))
+                for km, row, answer in zip(away_km, probabilities, answers, strict=True)
+            ]
+        ).reshape(-1)
+
+    def _answers(self, probabilities: np.ndarray) -> np.ndarray:
+        """Unit vectors (B, 3) to what is answered."""
+        if self.answer == "cell":
+            return self._vectors[probabilities.argmax(axis=1)]
+        return np.array([self._mode(row) for row in probabilities]).reshape(-1, 3)
 
     def _mode(self, probabilities: np.ndarray) -> np.ndarray:
         """Mean of the cells around the densest one, weighted by probability and nearness: (3,)."""
@@ -97,23 +130,45 @@ class Decoder:
         mean = (near[densest] * weights) @ vectors
         return mean / np.linalg.norm(mean)
 
-    def _radii(self, probabilities: np.ndarray, vector: np.ndarray) -> np.ndarray:
-        """Radii (2,) in km around a place that hold the shares ``HELD`` of the probability.
+    def _reach(
+        self, probabilities: np.ndarray, vector: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Distances (M,) from a place, rising, and the mass (M,) that lies within each.
 
-        The mass of a cell does not lie in one point: it is laid on rings around the mean position
-        of its photos, at the quantiles of a normal distribution as wide as they are spread.
+        The mass of the most probable cells is laid on points around the mean position of their
+        photos, at the quantiles of a normal distribution as wide as they are spread; that of each
+        other cell on one point. Between the points it rises evenly, and at the antipode it is 1.
         """
-        distance = _arc_km(self._vectors @ vector)[:, None, None]
-        quantile = (np.arange(_RINGS) + 0.5) / _RINGS
-        ring = self.partition.spread_km[:, None, None] * np.sqrt(-np.log1p(-quantile))[:, None]
-        bearing = np.cos((np.arange(_BEARINGS) + 0.5) * 2 * np.pi / _BEARINGS)
-        square = distance**2 + ring**2 + 2 * distance * ring * bearing
-        reached = np.sqrt(np.maximum(square, 0)).reshape(len(probabilities), -1)
-        mass = np.repeat(probabilities / reached.shape[1], reached.shape[1])
-        order = np.argsort(reached, axis=None)
-        held = np.cumsum(mass[order])
-        at = np.searchsorted(held, np.array(HELD) * held[-1])
-        return np.minimum(reached.ravel()[order][at], np.pi * EARTH_RADIUS_KM)
+        weights = np.asarray(probabilities, np.float64)
+        away = _arc_km(self._vectors @ vector)
+        spread = self.partition.spread_km
+        if len(weights) > _SPREAD_CELLS:
+            order = np.argpartition(-weights, _SPREAD_CELLS)
+            main, others = order[:_SPREAD_CELLS], order[_SPREAD_CELLS:]
+        else:
+            main, others = np.arange(len(weights)), np.arange(0)
+        around = _spread_distances(away[main], spread[main])
+        points = np.concatenate([around.ravel(), np.hypot(away[others], spread[others])])
+        share = np.repeat(weights[main] / _POINTS, _POINTS)
+        mass = np.concatenate([share, weights[others]])
+        order = np.argsort(points)
+        mass = mass[order] / mass.sum()
+        within = np.cumsum(mass) - mass / 2
+        reached = np.minimum(points[order], ANTIPODE_KM)
+        return np.r_[0.0, reached, ANTIPODE_KM], np.r_[0.0, within, 1.0]
+
+
+def _spread_distances(away_km: np.ndarray, spread_km: np.ndarray) -> np.ndarray:
+    """Distances (K, 64) of points around K places from one that is ``away_km`` (K,).
+
+    The points lie on a spiral of golden angles, like the seeds of a sunflower (Vogel 1979): each
+    at another distance, which makes radii change smoothly, and at bearings of all kinds.
+    """
+    number = np.arange(_POINTS)
+    out = spread_km[:, None] * np.sqrt(-np.log1p(-(number + 0.5) / _POINTS))
+    along = np.cos(number * _GOLDEN_ANGLE)
+    away = away_km[:, None]
+    return np.sqrt(np.maximum(away**2 + out**2 + 2 * away * out * along, 0))
 
 
 def _arc_km(cosine: np.ndarray) -> np.ndarray:

@@ -15,8 +15,10 @@ import numpy as np
 
 from ...datasets.errors import DataError
 from ...datasets.files import write_atomically
+from .calibration import Calibration
 from .continents import CONTINENTS, continent_of
 from .decoding import HELD, Places
+from .gathering import all_gather, merge_by_id
 from .geodesy import EARTH_RADIUS_KM, distance_km, unit_vectors
 
 WITHIN_KM = (1, 25, 200, 750, 2500)
@@ -35,6 +37,8 @@ class GeolocationResult(NamedTuple):
     """Median error."""
     coverage: dict[str, float]
     """"50" and "90": share of the photos that lie in the radius said to hold so many per cent."""
+    median_radius_km: dict[str, float]
+    """"50" and "90": median radius; of two that hold as much, the smaller says more."""
     per_continent: dict[str, dict[str, Any]]
     """By continent of the truth: ``photos``, ``within_km``, ``median_km``."""
     chance: dict[int, float]
@@ -42,6 +46,10 @@ class GeolocationResult(NamedTuple):
     constant: dict[int, float]
     """What the best cell for this very data would reach if it were always the answer, chosen anew
     for each distance: no constant guess among the cells does better."""
+    calibration: Calibration | None = None
+    """What the radii trust; None where nothing was calibrated."""
+    cross_fitted: bool = False
+    """Whether the calibration is of these very photos, and ``coverage`` therefore cross-fitted."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -51,6 +59,9 @@ class GeolocationResult(NamedTuple):
             "within_km": _by_text(self.within_km),
             "median_km": self.median_km,
             "coverage": self.coverage,
+            "coverage_is_cross_fitted": self.cross_fitted,
+            "median_radius_km": self.median_radius_km,
+            "calibration": None if self.calibration is None else self.calibration.to_plain(),
             "per_continent": {
                 name: {**row, "within_km": _by_text(row["within_km"])}
                 for name, row in self.per_continent.items()
@@ -128,20 +139,13 @@ class GeolocationEvaluator:
         Raises:
             DataError: There are none.
         """
-        import torch.distributed as dist
-
-        parts, paths = self._parts, self._paths
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            everyone: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(everyone, (parts, paths))
-            parts = [part for theirs, _ in everyone for part in theirs]
-            paths = {number: path for _, theirs in everyone for number, path in theirs.items()}
+        everyone = all_gather((self._parts, self._paths))
+        parts = [part for theirs, _ in everyone for part in theirs]
         if not parts:
             raise DataError(f"{self.dataset}: no photos were evaluated")
-        together = Predictions(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-        _, first = np.unique(together.ids, return_index=True)
-        merged = Predictions(*(column[first] for column in together))
-        self._parts, self._paths = [merged], paths
+        merged = merge_by_id(parts)
+        self._paths = {number: path for _, theirs in everyone for number, path in theirs.items()}
+        self._parts = [merged]
         self._gathered = merged
         return merged
 
@@ -224,11 +228,17 @@ def measure(predictions: Predictions, centres_deg: np.ndarray, dataset: str) -> 
         photos=len(error),
         within_km=shares_within(error),
         median_km=float(np.median(error)),
-        coverage={f"{share:.0%}"[:-1]: each for share, each in zip(HELD, covered, strict=True)},
+        coverage=by_share(covered),
+        median_radius_km=by_share(np.median(predictions.radii_km, axis=0).tolist()),
         per_continent=per_continent,
         chance=chance,
         constant=constant,
     )
+
+
+def by_share(values: Sequence[float]) -> dict[str, float]:
+    """A value for each of the shares ``HELD``, by their per cent: "50" and "90"."""
+    return {f"{100 * share:.0f}": value for share, value in zip(HELD, values, strict=True)}
 
 
 def format_table(result: GeolocationResult) -> str:
@@ -248,10 +258,24 @@ def format_table(result: GeolocationResult) -> str:
             f" {name:<16}{_cells(row['within_km'])}  {row['photos']:>6,} photos, "
             f"median {row['median_km']:,.1f} km"
         )
-    said = ", ".join(f"{share:.3f} in the {name} % radius" for name, share in
-                     result.coverage.items())  # fmt: skip
-    lines.append(f"Photos that lie in the radius given: {said}")
+    lines += _radii_lines(result)
     return "\n".join(lines) + "\n"
+
+
+def _radii_lines(result: GeolocationResult) -> list[str]:
+    lines = [
+        f"Radius for {name} %: holds {100 * share:.1f} % of the photos, "
+        f"median {result.median_radius_km[name]:,.1f} km"
+        for name, share in result.coverage.items()
+    ]
+    known = result.calibration
+    if known is None:
+        return [*lines, "Not calibrated: the radii trust the probabilities as they are"]
+    said = f"Calibrated on {known.photos:,} photos of {known.dataset}"
+    if result.cross_fitted:
+        said += " (each half measured with the levels of the other)"
+    levels = " and ".join(f"{level:.3f}" for level in known.levels)
+    return [*lines, f"{said}: temperature {known.temperature:.2f}, levels {levels}"]
 
 
 def _cells(shares: dict[int, float]) -> str:

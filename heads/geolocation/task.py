@@ -1,5 +1,6 @@
 """Training and measuring geolocation with Lightning."""
 
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,26 +14,37 @@ from ...datasets.geo import PhotoBatch
 from ...datasets.positions import CellTable
 from ..evaluation import EvaluatedTask, dataset_name
 from ..task import MakeOptimizer, MakeSchedule
+from .calibration import Calibration, CalibrationPhotos, calibrate
 from .cells import Partition
-from .decoding import Answer, Decoder, Places, cell_probabilities
+from .decoding import Answer, Decoder, Places, cell_scores
 from .geodesy import unit_vectors
 from .losses import CellLoss
-from .metrics import GeolocationEvaluator, GeolocationResult, format_table, write_metrics
+from .metrics import (
+    GeolocationEvaluator,
+    GeolocationResult,
+    by_share,
+    format_table,
+    write_metrics,
+)
 
 PREDICTIONS_FILE = "predictions.csv"
 CROP = "crop_fraction"
 """What a checkpoint calls the central part of a picture that evaluation looks at, see
 ``CentreCrop``; None is the whole picture, stretched."""
 _CELLS = "cells"
+_CALIBRATION = "calibration"
 
 
 class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
     """Train, validate, test and predict with a classifier of cells, such as ``CellClassifier``.
 
     The cells come from the data module (``cell_tables``) and are kept in every checkpoint. Logs
-    ``val/median_km`` and ``val/within_1_km`` to ``val/within_2500_km``, likewise ``test/...``.
+    ``val/median_km``, ``val/within_1_km`` to ``val/within_2500_km``, and how much the radii hold
+    (``val/coverage_50``, ``val/coverage_90``), likewise ``test/...``.
     Writes ``geo_metrics.json``, and after validate, test and predict ``predictions.csv``, into the
-    run's directory.
+    run's directory. While training, each validation calibrates the probabilities and radii;
+    checkpoints hold that (entry ``mobilevision``: ``calibration``), and every later evaluation uses
+    it.
 
     Args:
         network: Pictures (B, 3, H, W) uint8 RGB to logits (B, C) of each partition.
@@ -70,6 +82,7 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
         self._parents: list[Tensor] = []
         self._centres: list[Tensor] = []
         self._decoder: Decoder | None = None
+        self._calibrating: CalibrationPhotos | None = None
 
     # --- the cells
 
@@ -113,8 +126,16 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
         self._centres = [
             torch.from_numpy(unit_vectors(each.latlng_deg)).float() for each in partitions
         ]
-        self._decoder = Decoder(fine, self.answer)
+        self._decoder = self._new_decoder()
         self.facts[_CELLS] = [_as_plain(table) for table in tables]
+
+    @property
+    def calibration(self) -> Calibration:
+        """What makes probabilities and radii honest; before the first validation, nothing."""
+        return Calibration.from_plain(self.facts.get(_CALIBRATION))
+
+    def _new_decoder(self) -> Decoder:
+        return Decoder(self.partitions[-1], self.answer, levels=self.calibration.levels)
 
     def setup(self, stage: str) -> None:
         """Take the cells of the data, unless a checkpoint brought them."""
@@ -155,13 +176,19 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
         Raises:
             DataError: ``five_crop_hw`` is larger than the pictures.
         """
-        return self._combined(self(images)) if self.five_crop_hw is None else self._crops(images)
+        whole = self.five_crop_hw is None
+        scores = self._scores(self(images)) if whole else self._crop_scores(images)
+        return self._calibrated(scores)
 
-    def _combined(self, output: tuple[Tensor, ...]) -> Tensor:
+    def _calibrated(self, scores: Tensor) -> Tensor:
+        return torch.softmax(scores / self.calibration.temperature, dim=1)
+
+    def _scores(self, output: tuple[Tensor, ...]) -> Tensor:
+        """Logarithms (B, C) of the probabilities before calibration."""
         _ = self.partitions
-        return cell_probabilities(output, self._parents)
+        return cell_scores(output, self._parents)
 
-    def _crops(self, images: Tensor) -> Tensor:
+    def _crop_scores(self, images: Tensor) -> Tensor:
         height, width = cast(tuple[int, int], self.five_crop_hw)
         if height > images.shape[-2] or width > images.shape[-1]:
             raise DataError(
@@ -169,7 +196,8 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
                 "data.eval_size_hw to a larger size, such as 256 for crops of 224"
             )
         crops = pictures.five_crop(images, [height, width])
-        return torch.stack([self._combined(self(crop)) for crop in crops]).mean(dim=0)
+        each = torch.stack([self._scores(self(crop)) for crop in crops])
+        return torch.logsumexp(each, dim=0) - math.log(len(crops))
 
     metrics_file = "geo_metrics.json"
     headline = "median_km"
@@ -186,20 +214,48 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
     def collect(self, output: tuple[Tensor, ...], batch: PhotoBatch) -> Places:
         """Return the answers for a batch."""
         whole = self.five_crop_hw is None
-        probabilities = self._combined(output) if whole else self._crops(batch.images)
-        places = self.decoder(probabilities.float().cpu().numpy())
-        truth = batch.latlng_deg.cpu().double().numpy()
-        self.evaluator.update(batch.ids.cpu().numpy(), truth, places, batch.paths)
+        scores = self._scores(output) if whole else self._crop_scores(batch.images)
+        places = self.decoder(self._calibrated(scores).cpu().numpy())
+        truth, ids = batch.latlng_deg.cpu().double().numpy(), batch.ids.cpu().numpy()
+        self.evaluator.update(ids, truth, places, batch.paths)
+        if self._calibrating is not None:
+            self._calibrating.update(ids, truth, scores.cpu().numpy())
         return places
 
+    def on_validation_epoch_start(self) -> None:
+        """Start with no answers, and keep scores while training."""
+        super().on_validation_epoch_start()
+        photos = len(cast(Any, self.trainer.val_dataloaders).dataset)
+        training = self.is_fitting and not self.trainer.sanity_checking
+        self._calibrating = CalibrationPhotos(photos) if training else None
+
     def measure(self, stage: str) -> GeolocationResult:  # noqa: ARG002
-        """Return the distances."""
-        return self.evaluator.compute()
+        """Return the distances; while training, calibrate on the same photos.
+
+        The answers are those before it, which it changes only where they are modes.
+        """
+        result = self.evaluator.compute()
+        if self._calibrating is not None:
+            truth_deg, scores = self._calibrating.gather()
+            self._calibrating = None
+            dataset, fine = self.evaluator.dataset, self.partitions[-1]
+            found = calibrate(scores, truth_deg, fine, self.answer, dataset)
+            if found is not None:
+                self.facts[_CALIBRATION] = found.calibration.to_plain()
+                self._decoder = self._new_decoder()
+                result = result._replace(
+                    coverage=by_share(found.coverage),
+                    median_radius_km=by_share(np.median(found.radii_km, axis=0).tolist()),
+                    cross_fitted=True,
+                )
+        known = self.calibration if _CALIBRATION in self.facts else None
+        return result._replace(calibration=known)
 
     def numbers(self, result: GeolocationResult) -> dict[str, float]:
-        """Return the share within each distance and the median error."""
+        """Return the share within each distance and each radius, and the median error."""
         within = {f"within_{km}_km": share for km, share in result.within_km.items()}
-        return within | {"median_km": result.median_km}
+        coverage = {f"coverage_{name}": share for name, share in result.coverage.items()}
+        return within | coverage | {"median_km": result.median_km}
 
     def table(self, result: GeolocationResult) -> str:
         """Return the distances as text."""

@@ -20,6 +20,8 @@ class GeneratedWorldModule(PhotoTableModule):
         root: folder that the world is written to, and read from if it is there.
         train_photos: number of training photos.
         val_photos: number of validation photos.
+        test_photos: number of test photos, which neither training nor calibration sees; with 0
+            the validation photos are those of the test, too.
         photo_size_hw: height and width of the pictures on disk in pixels; ``size_hw`` is what the
             network gets.
         world_seed: another one makes another world; ``seed`` is that of order and augmentation.
@@ -37,6 +39,7 @@ class GeneratedWorldModule(PhotoTableModule):
         root: str | Path = "data/world",
         train_photos: int = 4000,
         val_photos: int = 600,
+        test_photos: int = 600,
         photo_size_hw: tuple[int, int] = (64, 64),
         world_seed: int = 0,
         max_photos: Sequence[int] = (600, 50),
@@ -44,11 +47,13 @@ class GeneratedWorldModule(PhotoTableModule):
         max_level: int = 12,
         **options: Any,
     ) -> None:
-        super().__init__(root, images=".", **options)
+        test = "test.csv" if test_photos else None
+        super().__init__(root, test=test, images=".", **options)
         if list(max_photos) != sorted(max_photos, reverse=True) or not max_photos:
             raise DataError(f"max_photos={list(max_photos)}: give falling numbers, coarse first")
         self.train_photos = train_photos
         self.val_photos = val_photos
+        self.test_photos = test_photos
         self.photo_size_hw = (photo_size_hw[0], photo_size_hw[1])
         self.world_seed = world_seed
         self.max_photos = max_photos
@@ -65,6 +70,7 @@ class GeneratedWorldModule(PhotoTableModule):
             self.root,
             train=self.train_photos,
             val=self.val_photos,
+            test=self.test_photos,
             size_hw=self.photo_size_hw,
             seed=self.world_seed,
         )

@@ -92,7 +92,8 @@ def faces(root: Path) -> list[str]:
 
 
 def generated_world(root: Path) -> list[str]:
-    return ["--data.root", str(root), "--data.train_photos=40", "--data.val_photos=4"]
+    counts = {"train": 40, "val": 4, "test": 4}
+    return ["--data.root", str(root), *(f"--data.{x}_photos={n}" for x, n in counts.items())]
 
 
 def photos(root: Path) -> list[str]:

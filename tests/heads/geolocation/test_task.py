@@ -22,7 +22,7 @@ from mobilevision.heads.geolocation import (
 def world(tmp_path_factory: pytest.TempPathFactory) -> GeneratedWorldModule:
     root = tmp_path_factory.mktemp("world") / "data"
     data = GeneratedWorldModule(
-        root, train_photos=60, val_photos=13, max_photos=(30, 8), min_photos=1,
+        root, train_photos=60, val_photos=13, test_photos=0, max_photos=(30, 8), min_photos=1,
         size_hw=(64, 64), batch_size=12, num_workers=0,
         train_transform=WholePicture((64, 64)), val_transform=WholePicture((64, 64)),
     )  # fmt: skip
