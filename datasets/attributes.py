@@ -37,6 +37,8 @@ class AttributeSample(NamedTuple):
     """(A,) int8: 1 yes, 0 no, -1 not known."""
     landmarks: np.ndarray
     """(5, 2) float32, px of ``image``; NaN where they are not known."""
+    identity: int
+    """Person index; -1 where it is not known."""
     position: int
     """In the data set; of the picture that was handed out."""
     path: str
@@ -51,6 +53,10 @@ class AttributeDataset(ImageDataset[AttributeSample]):
         seed: At least 0.
         on_error: See `ImageDataset`; another picture comes with its own labels.
         missing: Files that were left out because they do not exist.
+
+    Attributes:
+        people: P numbers of people as the table has them, rising.
+        identities: (N,) int64, position in ``people``; -1 where it is not known.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class AttributeDataset(ImageDataset[AttributeSample]):
         self.table = table
         self.transform = transform
         self.missing = missing
+        self.people, self.identities = people_of(table)
         self._no_landmarks = np.full((5, 2), np.nan, dtype=np.float32)
 
     @property
@@ -90,7 +97,8 @@ class AttributeDataset(ImageDataset[AttributeSample]):
             image, landmarks = self.transform(ImageFile(path), points, rng)
         except DataError as error:
             raise error if path in str(error) else DataError(f"{path}: {error}") from error
-        return AttributeSample(image, self.table.labels[index], landmarks, index, path)
+        owner = int(self.identities[index])
+        return AttributeSample(image, self.table.labels[index], landmarks, owner, index, path)
 
     def summary(self) -> str:
         """One line for the log."""
@@ -104,11 +112,12 @@ class AttributeDataset(ImageDataset[AttributeSample]):
 
 def collate_attributes(samples: list[AttributeSample]) -> AttributeBatch:
     """Stack B samples of one size to a batch."""
-    images, labels, landmarks, positions, paths = zip(*samples, strict=True)
+    images, labels, landmarks, owners, positions, paths = zip(*samples, strict=True)
     return AttributeBatch(
         images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
         labels=torch.from_numpy(np.stack(labels)),
         landmarks=torch.from_numpy(np.stack(landmarks)),
+        identities=torch.tensor(owners, dtype=torch.int64),
         ids=torch.tensor(positions, dtype=torch.int64),
         paths=paths,
     )
@@ -213,7 +222,33 @@ class AttributeDataModule(ImageDataModule):
             _log.warning("%s: %d missing files left out: %s", table.name, len(missing), named)
         if split == "train" and self.unlabelled is not None:
             table = with_unlabelled(table, self.unlabelled)
-        return AttributeDataset(table, transform, self.seed, self.on_error, len(missing))
+        return self.make_dataset(split, table, transform, len(missing))
+
+    def make_dataset(
+        self,
+        split: str,  # noqa: ARG002
+        table: LabelTable,
+        transform: FaceCropping,
+        missing: int,
+    ) -> AttributeDataset:
+        """Make the data set of a table; ``missing`` files were left out of it."""
+        return AttributeDataset(table, transform, self.seed, self.on_error, missing)
+
+
+def people_of(table: LabelTable) -> tuple[np.ndarray, np.ndarray]:
+    """Number the people of a table without gaps.
+
+    Returns:
+        P numbers as the table has them, rising, and (N,) int64, the position among them, -1 where
+        it is not known.
+    """
+    if table.identities is None:
+        return np.empty(0, np.int64), np.full(len(table.paths), -1, np.int64)
+    known = table.identities >= 0
+    people, index = np.unique(table.identities[known], return_inverse=True)
+    identities = np.full(len(table.paths), -1, np.int64)
+    identities[known] = index
+    return people, identities
 
 
 def with_unlabelled(table: LabelTable, folder: Path) -> LabelTable:
@@ -237,4 +272,7 @@ def with_unlabelled(table: LabelTable, folder: Path) -> LabelTable:
         [*table.paths, *more],
         np.concatenate([table.labels, labels]),
         landmarks,
+        None
+        if table.identities is None
+        else np.concatenate([table.identities, np.full(len(more), -1, np.int64)]),
     )

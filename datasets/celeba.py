@@ -97,7 +97,8 @@ def read_celeba(root: Path) -> CelebA:
     if folder is None:
         raise DataError(f"{root}: there is no folder img_align_celeba with the pictures")
     paths = [str(folder / file) for file in files]
-    table = LabelTable(root.name or "CelebA", tuple(names), paths, labels, landmarks)
+    name = root.name or "CelebA"
+    table = LabelTable(name, tuple(names), paths, labels, landmarks, identities)
     return CelebA(table, partitions.astype(np.int8), identities)
 
 

@@ -35,6 +35,9 @@ class LabelTable(NamedTuple):
     landmarks: np.ndarray | None = None
     """(N, 5, 2) float32, x and y in px of the file's pixels, in the order of `LANDMARK_NAMES`; NaN
     where they are not known. None: of no picture."""
+    identities: np.ndarray | None = None
+    """(N,) int64, a number for each person, at least 0; -1 where it is not known. None: of no
+    picture."""
 
     def take(self, name: str, rows: np.ndarray) -> "LabelTable":
         """Some of them: positions (M,) int64, or a mask (N,) bool."""
@@ -45,6 +48,7 @@ class LabelTable(NamedTuple):
             [self.paths[row] for row in numbers.tolist()],
             self.labels[numbers],
             None if self.landmarks is None else self.landmarks[numbers],
+            None if self.identities is None else self.identities[numbers],
         )
 
 

@@ -69,7 +69,7 @@ class FaceBatch(NamedTuple):
 
 
 class AttributeBatch(NamedTuple):
-    """A batch of faces with yes/no labels."""
+    """A batch of faces with yes/no labels, and whose they are."""
 
     images: Tensor
     """(B, 3, H, W) uint8, RGB; as decoded, so in memory order channels_last."""
@@ -78,6 +78,8 @@ class AttributeBatch(NamedTuple):
     landmarks: Tensor
     """(B, 5, 2) float32, x and y in px of ``images``: eyes, nose, corners of the mouth, as seen in
     the picture left before right; NaN where they are not known."""
+    identities: Tensor
+    """(B,) int64, person index in [0, number of people); -1 where it is not known."""
     ids: Tensor
     """(B,) int64, the position in the data set, one for each picture."""
     paths: tuple[str, ...]

@@ -1,21 +1,27 @@
-"""Checkpoints of networks that were not trained here, in the form of those that were.
+"""Checkpoints: rebuilt with what trained them, and written of networks that were not trained here.
 
-Whatever opens a trained checkpoint opens these: the hyper-parameters are what a YAML would say, and
-an entry ``mobilevision`` has the size of the pictures and where the weights come from.
+Whatever opens a trained checkpoint opens the latter: the hyper-parameters are what a YAML would
+say, and an entry ``mobilevision`` has the size of the pictures and where the weights come from.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import lightning
 import torch
 from torch import nn
 
+from ..backbone.errors import WeightsError
 from ..datasets.files import replaced_atomically
 from .task import CHECKPOINT_ENTRY, CHECKPOINT_FORMAT, ImageTask
 
 # How LightningCLI marks hyper-parameters that are class paths and arguments.
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
+
+# Arguments of backbones that fetch weights, which the checkpoint holds itself.
+_WEIGHT_OPTIONS = {"weights": None, "download": False}
+
+T = TypeVar("T", bound=ImageTask)
 
 
 class Plan(NamedTuple):
@@ -95,3 +101,47 @@ def write_checkpoint(
     }
     with replaced_atomically(path) as temporary:
         torch.save(content, temporary)
+
+
+def rebuild_task(path: str | Path, task: type[T], network: str, recipe: str, **overrides: Any) -> T:
+    """Rebuild the task of a checkpoint, on the CPU.
+
+    Weights that its backbone was built from are not asked for: the checkpoint holds all of them.
+
+    Args:
+        path: The checkpoint.
+        task: Its class.
+        network: What messages call its network, such as "an attribute network".
+        recipe: A YAML that trains one, for messages.
+        **overrides: Arguments of the task in place of those of training.
+
+    Raises:
+        WeightsError: No such file, or no checkpoint of such a task that was trained from a YAML.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(
+            f"{path}: no such file; name the checkpoint of {network}, such as best.ckpt of a run "
+            f"of {recipe}"
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        made_of = _without_weights(content["hyper_parameters"]["network"])
+        return task.load_from_checkpoint(
+            path, map_location="cpu", weights_only=True, network=made_of, **overrides
+        )
+    except Exception as error:  # torch.load and Lightning raise many kinds for a foreign file
+        raise WeightsError(
+            f"{path}: no checkpoint of {network} that can be rebuilt ({error}). Take one that "
+            "`lightning fit` wrote, such as best.ckpt."
+        ) from error
+
+
+def _without_weights(network: Any) -> Any:
+    """Class paths and arguments of a network whose backbone reads and fetches nothing."""
+    if not isinstance(network, dict):
+        return network
+    return {
+        key: _WEIGHT_OPTIONS[key] if key in _WEIGHT_OPTIONS else _without_weights(value)
+        for key, value in network.items()
+    }

@@ -32,7 +32,8 @@ class AttributePictures(EvaluationPicture):
 
     def figure(self, trainer: Trainer, task: AttributeTask) -> Figure | None:  # noqa: ARG002
         """Return the plots of the newest result."""
-        return None if task.last_result is None else draw_precision_recall(task.last_result)
+        result = task.attribute_result
+        return None if result is None else draw_precision_recall(result)
 
 
 def draw_precision_recall(result: AttributeResult) -> Figure:

@@ -71,4 +71,4 @@ class RocPicture(EvaluationPicture):
 
     def figure(self, trainer: Trainer, task: FaceEmbeddingTask) -> Figure | None:  # noqa: ARG002
         """Return the curve of the newest result."""
-        return None if task.last_result is None else draw_result(task.last_result)
+        return None if task.verification is None else draw_result(task.verification)

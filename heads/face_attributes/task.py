@@ -3,25 +3,23 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from ...backbone.errors import WeightsError
 from ...datasets.errors import DataError
 from ...datasets.types import AttributeBatch
 from ..distillation import Distillation, SoftTargets
-from ..evaluation import EvaluatedTask, dataset_name
+from ..evaluation import EvaluatedTask
 from ..task import MakeOptimizer, MakeSchedule
 from .evaluator import AttributeEvaluator
-from .losses import BinaryCrossEntropy, LabelLoss, landmark_loss, masked_mean
-from .measures import Criterion, choose_threshold
-from .metrics import AttributeResult, measure, write_metrics
-from .model import AttributeOutput, landmarks_in_pixels
+from .job import AttributeJob, attribute_numbers
+from .losses import LabelLoss
+from .measures import Criterion
+from .metrics import AttributeResult, write_metrics
+from .model import AttributeOutput
 from .tables import format_table
 
 PREDICTIONS_FILE = "predictions.csv"
-_EYES = (0, 1)
 
 
 class AttributeTask(EvaluatedTask[AttributeEvaluator, AttributeResult]):
@@ -67,11 +65,13 @@ class AttributeTask(EvaluatedTask[AttributeEvaluator, AttributeResult]):
     ) -> None:
         super().__init__(network, weights, optimizer, lr_scheduler, channels_last, decay_depthwise)
         self.categories = dict(categories)
-        self.loss = loss or BinaryCrossEntropy()
+        self.job = AttributeJob(self.categories, loss, landmark_weight, threshold_criterion, groups)
         self.distillation = distillation
-        self.landmark_weight = landmark_weight
-        self.threshold_criterion: Criterion = threshold_criterion
-        self.groups = tuple(groups)
+
+    @property
+    def attribute_result(self) -> AttributeResult | None:
+        """What the newest evaluation measured; None before the first."""
+        return self.last_result
 
     @property
     def thresholds(self) -> dict[str, float]:
@@ -82,14 +82,7 @@ class AttributeTask(EvaluatedTask[AttributeEvaluator, AttributeResult]):
 
     def losses(self, output: AttributeOutput, batch: AttributeBatch) -> dict[str, Tensor]:
         """Return the losses of the known labels and landmarks, and what the teacher adds."""
-        counts = self.facts.get("label_counts")
-        table = None if counts is None else torch.tensor(counts, device=output.logits.device)
-        each = self.loss(output.logits, batch.labels, table)
-        losses = {"labels": masked_mean(each, batch.labels)}
-        if output.landmarks is not None:
-            size_hw = (int(batch.images.shape[-2]), int(batch.images.shape[-1]))
-            points = landmark_loss(output.landmarks, batch.landmarks, size_hw)
-            losses["landmarks"] = self.landmark_weight * points
+        losses = self.job.losses(output, batch, self.facts)
         if self.distillation is None or not self.training:
             return losses
         losses["labels"] = self.distillation.label_weight * losses["labels"]
@@ -120,7 +113,7 @@ class AttributeTask(EvaluatedTask[AttributeEvaluator, AttributeResult]):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the plain facts, the attributes' names among them."""
-        self.facts["attributes"] = list(self.categories.values())
+        self.facts["attributes"] = self.job.names
         super().on_save_checkpoint(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -130,13 +123,7 @@ class AttributeTask(EvaluatedTask[AttributeEvaluator, AttributeResult]):
             WeightsError: The checkpoint is of other attributes than the data.
         """
         super().on_load_checkpoint(checkpoint)
-        names = list(self.categories.values())
-        trained = self.facts.get("attributes", names)
-        if trained != names:
-            raise WeightsError(
-                f"the checkpoint is of the attributes {', '.join(trained)}, and the data has "
-                f"{', '.join(names)}. Choose the former with data.attributes, in their order."
-            )
+        self.job.check(self.facts)
 
     # --- evaluation
 
@@ -145,35 +132,21 @@ class AttributeTask(EvaluatedTask[AttributeEvaluator, AttributeResult]):
 
     def make_evaluator(self, dataset: Any) -> AttributeEvaluator:
         """Return what gathers logits by sample."""
-        return AttributeEvaluator(list(self.categories.values()), dataset_name(dataset))
+        return self.job.make_evaluator(dataset)
 
     def collect(self, output: AttributeOutput, batch: AttributeBatch) -> Tensor:
         """Return the logits (B, A) of a batch."""
-        errors = None
-        if output.landmarks is not None:
-            size_hw = (int(batch.images.shape[-2]), int(batch.images.shape[-1]))
-            said = landmarks_in_pixels(output.landmarks.float(), size_hw)
-            errors = landmark_errors(said, batch.landmarks)
-        self.evaluator.update(batch.ids, batch.labels, output.logits, batch.paths, errors)
+        self.job.collect(self.evaluator, output, batch)
         return output.logits
 
     def measure(self, stage: str) -> AttributeResult:  # noqa: ARG002
         """Return the measures; while training, thresholds are chosen on the same pictures first."""
-        predictions = self.evaluator.gather()
-        names, dataset = self.evaluator.attributes, self.evaluator.dataset
-        counts = self.facts.get("label_counts")
-        training = None if counts is None else np.array(counts)
-        result = measure(predictions, names, dataset, self.thresholds, self.groups, training)
-        if self.is_fitting and not self.trainer.sanity_checking:
-            self._choose_thresholds(result)
-            result = measure(predictions, names, dataset, self.thresholds, self.groups, training)
-        return result
+        choose = self.is_fitting and not self.trainer.sanity_checking
+        return self.job.measure(self.evaluator, self.facts, choose)
 
     def numbers(self, result: AttributeResult) -> dict[str, float]:
         """Return the means; NaN where no attribute has what the figure needs."""
-        shown = ("mean_ap", "mean_accuracy", "mean_balanced_accuracy")
-        means = {name: getattr(result.means, name) for name in shown}
-        return {name: float("nan") if x is None else x for name, x in means.items()}
+        return attribute_numbers(result)
 
     def table(self, result: AttributeResult) -> str:
         """Return the attributes as text."""
@@ -186,25 +159,3 @@ class AttributeTask(EvaluatedTask[AttributeEvaluator, AttributeResult]):
     def write_predictions(self) -> None:
         """Write ``predictions.csv``."""
         self.write_answers(PREDICTIONS_FILE, "Predictions", self.evaluator.to_csv())
-
-    def _choose_thresholds(self, result: AttributeResult) -> None:
-        chosen = {
-            name: choose_threshold(points, self.threshold_criterion)
-            for name, points in result.curves.items()
-        }
-        self.facts["thresholds"] = {name: x for name, x in chosen.items() if x is not None}
-        self.facts["thresholds_from"] = f"{result.dataset}, {self.threshold_criterion}"
-
-
-def landmark_errors(said: Tensor, landmarks: Tensor) -> Tensor:
-    """The mean distance of five landmarks as a share of the distance between the eyes.
-
-    Args:
-        said: (B, 5, 2) float, px.
-        landmarks: (B, 5, 2) float, px; NaN where they are not known.
-
-    Returns:
-        (B,) float; NaN where they are not known.
-    """
-    eyes = (landmarks[:, _EYES[0]] - landmarks[:, _EYES[1]]).norm(dim=1)
-    return (said - landmarks).norm(dim=2).mean(dim=1) / eyes

@@ -1,19 +1,15 @@
 """A trained attribute network as a teacher of smaller ones (Howard et al. 2017, Section 4.5)."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
-from ...backbone.errors import WeightsError
+from ..checkpoints import rebuild_task
 from ..teachers import ModelTeacher
 
 if TYPE_CHECKING:
     from .task import AttributeTask
-
-# Arguments of backbones that fetch weights, which the checkpoint holds itself.
-_WEIGHT_OPTIONS = {"weights": None, "download": False}
 
 
 class _Logits(nn.Module):
@@ -58,38 +54,16 @@ class AttributeTeacher(ModelTeacher):
 def load_attribute_task(path: str | Path) -> "AttributeTask":
     """Rebuild the ``AttributeTask`` of a checkpoint, on the CPU.
 
-    Weights that its backbone was built from are not asked for: the checkpoint holds all of them.
-
     Raises:
         WeightsError: No such file, or no checkpoint of an attribute network that was trained from
             a YAML.
     """
     from .task import AttributeTask
 
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(
-            f"{path}: no such file; name the checkpoint of an attribute network, such as best.ckpt "
-            "of a run of configs/face_attributes.yaml"
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        network = _without_weights(content["hyper_parameters"]["network"])
-        return AttributeTask.load_from_checkpoint(
-            path, map_location="cpu", weights_only=True, network=network, distillation=None
-        )
-    except Exception as error:  # torch.load and Lightning raise many kinds for a foreign file
-        raise WeightsError(
-            f"{path}: no checkpoint of an attribute network that can be rebuilt ({error}). Take "
-            "one that `lightning fit` wrote, such as best.ckpt."
-        ) from error
-
-
-def _without_weights(network: Any) -> Any:
-    """Class paths and arguments of a network whose backbone reads and fetches nothing."""
-    if not isinstance(network, dict):
-        return network
-    return {
-        key: _WEIGHT_OPTIONS[key] if key in _WEIGHT_OPTIONS else _without_weights(value)
-        for key, value in network.items()
-    }
+    return rebuild_task(
+        path,
+        AttributeTask,
+        "an attribute network",
+        "configs/face_attributes.yaml",
+        distillation=None,
+    )

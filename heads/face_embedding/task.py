@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor, nn
 
 from ...datasets.errors import DataError
+from ...datasets.face_views import FaceViews
 from ...datasets.types import FaceBatch
 from ...datasets.vectors import VectorTable, write_vectors
 from ..evaluation import EvaluatedTask
@@ -65,18 +67,11 @@ class FaceEmbeddingTask(EvaluatedTask[EmbeddingEvaluator, VerificationResult]):
 
     def on_fit_start(self) -> None:
         """Read the teacher, if there is one, to where the network is by now."""
-        if self.teacher is None:
-            if self.loss.needs_teacher:
-                raise DataError(
-                    f"{type(self.loss).__name__} compares with a teacher: name one (model.teacher),"
-                    " or take a loss of identities, such as ArcFace"
-                )
-            return
         data = getattr(self.trainer, "datamodule", None)
         train = getattr(data, "datasets", {}).get("train")
         dimension = int(self.network.dimension)  # type: ignore[arg-type]
-        self.teacher.prepare(dimension, self.device, getattr(train, "views", None))
-        rank_zero_info(f"Teacher: {type(self.teacher).__name__}")
+        views = getattr(train, "views", None)
+        prepare_teacher(self.loss, self.teacher, dimension, self.device, views)
 
     def losses(self, output: Tensor, batch: FaceBatch) -> dict[str, Tensor]:
         """Return the parts of the loss of embeddings (B, D).
@@ -85,13 +80,14 @@ class FaceEmbeddingTask(EvaluatedTask[EmbeddingEvaluator, VerificationResult]):
             output: (B, D), the network's embeddings.
             batch: The faces.
         """
-        theirs = None
-        if self.teacher is not None and self.loss.needs_teacher:
-            with torch.no_grad():
-                theirs = self.teacher(batch).float()
-        return self.loss(output.float(), theirs, batch.identities)
+        return embedding_losses(self.loss, self.teacher, output, batch)
 
     # --- evaluation
+
+    @property
+    def verification(self) -> VerificationResult | None:
+        """What the newest evaluation measured; None before the first."""
+        return self.last_result
 
     metrics_file = VERIFICATION_FILE
     headline = "accuracy"
@@ -119,14 +115,7 @@ class FaceEmbeddingTask(EvaluatedTask[EmbeddingEvaluator, VerificationResult]):
 
     def numbers(self, result: VerificationResult) -> dict[str, float]:
         """Return accuracy, AUC, EER, the threshold and VAL, as far as they are defined."""
-        numbers = {
-            "accuracy": result.accuracy,
-            "auc": result.auc,
-            "eer": result.eer,
-            "threshold": result.threshold,
-            "val_at_far_1e-3": result.val,
-        }
-        return {name: value for name, value in numbers.items() if value is not None}
+        return verification_numbers(result)
 
     def table(self, result: VerificationResult) -> str:
         """Return the measures as text."""
@@ -138,17 +127,78 @@ class FaceEmbeddingTask(EvaluatedTask[EmbeddingEvaluator, VerificationResult]):
 
     def on_predict_epoch_end(self) -> None:
         """Write ``embeddings.npz``."""
-        evaluator = self.evaluator
-        ids, rows = evaluator.gather()
+        table = embedding_table(self.evaluator)
         if self.trainer.is_global_zero:
-            path = self.run_dir / EMBEDDINGS_FILE
-            files = [evaluator.faces.files[row] for row in ids.tolist()]
-            write_vectors(path, VectorTable(files, rows))  # type: ignore[arg-type]
-            print(f"Embeddings: {path}", flush=True)
+            write_embeddings(self.run_dir / EMBEDDINGS_FILE, table)
 
     @rank_zero_only
     def _print_partial(self) -> None:
         print(f"Nothing verified: only {self.evaluator.progress}", flush=True)
+
+
+def prepare_teacher(
+    loss: EmbeddingLoss,
+    teacher: EmbeddingTeacher | None,
+    dimension: int,
+    device: torch.device,
+    views: FaceViews | None,
+) -> None:
+    """Read the teacher of a loss that compares with one.
+
+    Args:
+        loss: What is learned.
+        teacher: Or None.
+        dimension: D of the student.
+        device: Where the student is.
+        views: What the training data draws; None where that is not known.
+
+    Raises:
+        DataError: There is none, and the loss needs it.
+        WeightsError: It cannot be read, or does not fit the student or the data.
+    """
+    if teacher is not None:
+        teacher.prepare(dimension, device, views)
+        rank_zero_info(f"Teacher: {type(teacher).__name__}")
+    elif loss.needs_teacher:
+        raise DataError(
+            f"{type(loss).__name__} compares with a teacher: name one (model.teacher), or take a "
+            "loss of identities, such as ArcFace"
+        )
+
+
+def embedding_losses(
+    loss: EmbeddingLoss, teacher: EmbeddingTeacher | None, embeddings: Tensor, batch: FaceBatch
+) -> dict[str, Tensor]:
+    """Return the parts of the loss of embeddings (B, D) of unit length."""
+    theirs = None
+    if teacher is not None and loss.needs_teacher:
+        with torch.no_grad():
+            theirs = teacher(batch).float()
+    return loss(embeddings.float(), theirs, batch.identities)
+
+
+def verification_numbers(result: VerificationResult) -> dict[str, float]:
+    """What is logged: accuracy, AUC, EER, the threshold and VAL, as far as they are defined."""
+    numbers = {
+        "accuracy": result.accuracy,
+        "auc": result.auc,
+        "eer": result.eer,
+        "threshold": result.threshold,
+        "val_at_far_1e-3": result.val,
+    }
+    return {name: value for name, value in numbers.items() if value is not None}
+
+
+def embedding_table(evaluator: EmbeddingEvaluator) -> VectorTable:
+    """The embeddings of all processes by file; call it on all of them."""
+    ids, rows = evaluator.gather()
+    return VectorTable(np.array([evaluator.faces.files[row] for row in ids.tolist()]), rows)
+
+
+def write_embeddings(path: Path, table: VectorTable) -> None:
+    """Write a table and say where it is."""
+    write_vectors(path, table)
+    print(f"Embeddings: {path}", flush=True)
 
 
 def threshold_facts(result: VerificationResult) -> dict[str, Any]:

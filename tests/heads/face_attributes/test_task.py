@@ -17,7 +17,7 @@ from mobilevision.heads.face_attributes import (
     AttributeTask,
     ClassBalanced,
 )
-from mobilevision.heads.face_attributes.task import landmark_errors
+from mobilevision.heads.face_attributes.job import landmark_errors
 from mobilevision.heads.teachers import ModelTeacher
 
 NAMES = {0: "Red_Face", 1: "Wearing_Hat", 2: "Never"}
@@ -36,6 +36,7 @@ def a_batch(labels: list[list[int]]) -> AttributeBatch:
         torch.randint(0, 256, (count, 3, 64, 48), dtype=torch.uint8),
         torch.tensor(labels, dtype=torch.int8),
         torch.rand(count, 5, 2) * 40 + 4,
+        torch.full((count,), -1),
         torch.arange(count),
         tuple(f"{number}.jpg" for number in range(count)),
     )
