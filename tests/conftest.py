@@ -1,6 +1,7 @@
 """Shared fixtures: where the real data is, and what to do where it is not."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -73,4 +74,22 @@ def drawn_celeba(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for name, lines in files.items():
         (root / name).write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def drawn_people(drawn_celeba: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same faces of people whose pairs can be drawn, and ``teacher.npz`` of those to train on.
+
+    Six people of two pictures to train on, each with an axis of its own in the teacher's eight
+    numbers; four of six pictures to validate on and four others to test on.
+    """
+    root = Path(shutil.copytree(drawn_celeba, tmp_path_factory.mktemp("people") / "celeba"))
+    names = [f"{number:06d}.jpg" for number in range(1, 25)]
+    people = [number // 2 for number in range(12)]
+    people += [first + number for first in (100, 200) for number in (0, 0, 1, 1, 2, 3)]
+    lines = (f"{name} {person}" for name, person in zip(names, people, strict=True))
+    (root / "identity_CelebA.txt").write_text("\n".join(lines) + "\n")
+    axes = np.eye(8, dtype=np.float32)[people[:12]]
+    np.savez(root / "teacher.npz", files=np.array(names[:12]), vectors=axes)
     return root

@@ -91,6 +91,11 @@ def faces(root: Path) -> list[str]:
             "--data.views=1", f"--model.teacher.table={root / 'teacher.npz'}"]  # fmt: skip
 
 
+def people(root: Path) -> list[str]:
+    faces(root)
+    return [f"--data.root={root}", f"--model.teacher.table={root / 'teacher.npz'}"]
+
+
 def generated_world(root: Path) -> list[str]:
     counts = {"train": 40, "val": 4, "test": 4}
     return ["--data.root", str(root), *(f"--data.{x}_photos={n}" for x, n in counts.items())]
@@ -108,6 +113,7 @@ SMALL_DATA: dict[str, Maker] = {
     "GeneratedWorldModule": generated_world,
     "PhotoTableModule": photos,
     "FaceDataModule": faces,
+    "CelebAPeopleModule": people,
     "CocoDataModule": coco,
     "SyntheticDataModule": generated_scenes,
     "SyntheticClassificationModule": generated_objects,

@@ -22,6 +22,7 @@ PRINTED = {
     "ClassificationTask": "top-1",
     "AttributeTask": "mean AP",
     "GeolocationTask": "best constant",
+    "FacesTask": "mean AP",
     "FaceEmbeddingTask": "Nothing verified",  # a trial run embeds one batch
 }
 """Task -> what is printed at the end of a training."""

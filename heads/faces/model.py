@@ -1,0 +1,78 @@
+"""One backbone with the heads of both face jobs: embeddings and attributes from one pass."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from ...backbone.features import Backbone
+from ..face_attributes.model import AttributeHead, AttributeOutput
+from ..face_embedding.model import EmbeddingHead, Pooling
+
+
+class FacesOutput(NamedTuple):
+    """What the network says of B faces."""
+
+    embeddings: Tensor
+    """(B, D) float32, of unit length."""
+    attributes: AttributeOutput
+
+
+class FacesNetwork(nn.Module):
+    """A backbone whose last map goes to an ``EmbeddingHead`` and to an ``AttributeHead``.
+
+    Args:
+        backbone: A feature extractor behind the ``Backbone`` protocol; its last map is used.
+        num_classes: Attributes of the data; the command line links it from there.
+        dimension: D of the embeddings, that of the teacher.
+        pooling: As for ``EmbeddingHead``.
+        size_hw: Height and width of the crops in px; only ``depthwise`` pooling needs it, and then
+            takes no other.
+        embedding_dropout: As for ``EmbeddingHead``.
+        norm: As for ``EmbeddingHead``.
+        dropout: As for ``AttributeHead``.
+        landmarks: As for ``AttributeHead``.
+        pixel_mean: Taken from the uint8 pixels before the backbone.
+        pixel_std: Then divided by; 127.5 and 127.5 give [-1, 1].
+
+    Raises:
+        TypeError: backbone does not follow the protocol.
+        ValueError: An option is out of its range.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        dimension: int = 128,
+        pooling: Pooling = "mean",
+        size_hw: tuple[int, int] = (160, 128),
+        embedding_dropout: float = 0.0,
+        norm: bool = False,
+        dropout: float = 0.0,
+        landmarks: bool = False,
+        pixel_mean: float = 127.5,
+        pixel_std: float = 127.5,
+    ) -> None:
+        super().__init__()
+        if not isinstance(backbone, Backbone):
+            raise TypeError(f"{type(backbone).__name__} has no feature_info: it is no Backbone")
+        self.backbone = backbone
+        channels = backbone.feature_info.channels[-1]
+        stride = backbone.feature_info.strides[-1]
+        map_hw = (-(-size_hw[0] // stride), -(-size_hw[1] // stride))
+        self.embedding = EmbeddingHead(
+            channels, dimension, pooling, map_hw, embedding_dropout, norm
+        )
+        self.attributes = AttributeHead(channels, num_classes, dropout, landmarks)
+        self.num_classes, self.dimension = num_classes, dimension
+        self.pixel_mean, self.pixel_std = pixel_mean, pixel_std
+
+    def forward(self, images: Tensor) -> FacesOutput:
+        """Return what both heads say.
+
+        Args:
+            images: (B, 3, H, W) uint8 or float in [0, 255], RGB; faces in the frame of
+                attributes, see ``datasets.face_crops``.
+        """
+        features = self.backbone((images.float() - self.pixel_mean) / self.pixel_std)[-1]
+        return FacesOutput(self.embedding(features), self.attributes(features))

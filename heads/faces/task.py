@@ -1,0 +1,222 @@
+"""Training and measuring a network of both face jobs with Lightning."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...datasets.errors import DataError
+from ...datasets.face_views import FaceViews
+from ...datasets.types import AttributeBatch, FaceBatch
+from ..evaluation import EvaluatedTask, dataset_name
+from ..face_attributes.evaluator import AttributeEvaluator
+from ..face_attributes.job import AttributeJob, attribute_numbers
+from ..face_attributes.losses import LabelLoss
+from ..face_attributes.measures import Criterion
+from ..face_attributes.metrics import AttributeResult, write_metrics
+from ..face_attributes.tables import format_table as attribute_table
+from ..face_attributes.task import PREDICTIONS_FILE
+from ..face_embedding.evaluator import EmbeddingEvaluator
+from ..face_embedding.losses import EmbeddingLoss, SquaredDifference
+from ..face_embedding.table_teacher import TableTeacher
+from ..face_embedding.task import (
+    EMBEDDINGS_FILE,
+    VERIFICATION_FACTS,
+    VERIFICATION_FILE,
+    embedding_losses,
+    embedding_table,
+    prepare_teacher,
+    threshold_facts,
+    verification_numbers,
+    write_embeddings,
+)
+from ..face_embedding.verification import VerificationResult, write_verification
+from ..face_embedding.verification import format_table as verification_table
+from ..task import MakeOptimizer, MakeSchedule
+from .model import FacesOutput
+
+
+class FacesEvaluator(NamedTuple):
+    """What gathers the answers of both jobs."""
+
+    attributes: AttributeEvaluator
+    embeddings: EmbeddingEvaluator
+
+
+class FacesResult(NamedTuple):
+    """What an evaluation measured of both jobs."""
+
+    attributes: AttributeResult
+    verification: VerificationResult | None
+    """None where only some of the faces were embedded."""
+
+
+class FacesTask(EvaluatedTask[FacesEvaluator, FacesResult]):
+    """Train, validate, test and predict with a network of both jobs, such as ``FacesNetwork``.
+
+    Logs and writes what ``AttributeTask`` and ``FaceEmbeddingTask`` do, under the same names, and
+    ``val/both``, the mean of ``mean_ap`` and ``accuracy``, to choose an epoch by. The embeddings'
+    loss is part of ``train/loss`` and of no other: held-out people are not in the teacher's table.
+    Checkpoints hold the thresholds of both jobs.
+
+    A picture's every crop, mirrored or moved, has the teacher's embedding of the plain face as its
+    target: the teacher saw another frame, so that it cannot be asked about the crop itself.
+
+    Args:
+        network: Crops (B, 3, H, W) uint8 RGB to ``FacesOutput``; has a ``dimension``.
+        categories: Position -> name of the attributes. The command line links it from the data.
+        teacher: What an embedding loss compares with; read when training starts and never when a
+            checkpoint is loaded. None for losses of identities alone.
+        embedding_loss: What embeddings learn, its ``weight`` that against the labels' loss; None is
+            ``SquaredDifference``.
+        label_loss: As ``loss`` of ``AttributeTask``, and so are the next three.
+        landmark_weight: Factor of the landmarks' loss, where the network says any.
+        threshold_criterion: What the attributes' thresholds make as large as possible.
+        groups: Sensitive attributes: measures are given for those that have and lack them, too.
+        weights: As for ``ImageTask``, and so are the others.
+        optimizer: Makes the optimiser.
+        lr_scheduler: Makes the schedule.
+        channels_last: Memory format of network and pictures.
+        decay_depthwise: False leaves depthwise filters out of weight decay.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        categories: dict[int, str],
+        teacher: TableTeacher | None = None,
+        embedding_loss: EmbeddingLoss | None = None,
+        label_loss: LabelLoss | None = None,
+        landmark_weight: float = 1.0,
+        threshold_criterion: Criterion = "f1",
+        groups: tuple[str, ...] = ("Male", "Young"),
+        weights: str | None = None,
+        optimizer: MakeOptimizer | None = None,
+        lr_scheduler: MakeSchedule | None = None,
+        channels_last: bool = False,
+        decay_depthwise: bool = True,
+    ) -> None:
+        super().__init__(network, weights, optimizer, lr_scheduler, channels_last, decay_depthwise)
+        self.categories = dict(categories)
+        self.teacher = teacher
+        self.embedding_loss = embedding_loss or SquaredDifference()
+        self.job = AttributeJob(
+            self.categories, label_loss, landmark_weight, threshold_criterion, groups
+        )
+
+    # --- training
+
+    def on_fit_start(self) -> None:
+        """Count the training labels and read the teacher, if there is one."""
+        data = getattr(self.trainer, "datamodule", None)
+        train = getattr(data, "datasets", {}).get("train")
+        if train is not None:
+            self.facts["label_counts"] = train.label_counts.tolist()
+        faces = getattr(train, "faces", None)
+        views = None if faces is None else FaceViews(faces)
+        dimension = int(self.network.dimension)  # type: ignore[arg-type]
+        prepare_teacher(self.embedding_loss, self.teacher, dimension, self.device, views)
+
+    def losses(self, output: FacesOutput, batch: AttributeBatch) -> dict[str, Tensor]:
+        """Return the losses of labels and landmarks, and while training those of embeddings."""
+        losses = self.job.losses(output.attributes, batch, self.facts)
+        if not self.training:
+            return losses
+        plain = torch.zeros_like(batch.ids)
+        faces = FaceBatch(batch.images, batch.identities, plain, batch.ids, batch.paths)
+        return losses | embedding_losses(
+            self.embedding_loss, self.teacher, output.embeddings, faces
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the plain facts, the attributes' names among them."""
+        self.facts["attributes"] = self.job.names
+        super().on_save_checkpoint(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the plain facts back.
+
+        Raises:
+            WeightsError: The checkpoint is of other attributes than the data.
+        """
+        super().on_load_checkpoint(checkpoint)
+        self.job.check(self.facts)
+
+    # --- evaluation
+
+    metrics_file = "attribute_metrics.json"
+    headline = "mean_ap"
+
+    @property
+    def attribute_result(self) -> AttributeResult | None:
+        """What the newest evaluation measured of attributes; None before the first."""
+        return None if self.last_result is None else self.last_result.attributes
+
+    @property
+    def verification(self) -> VerificationResult | None:
+        """What the newest evaluation measured of embeddings; None before the first."""
+        return None if self.last_result is None else self.last_result.verification
+
+    def make_evaluator(self, dataset: Any) -> FacesEvaluator:
+        """Return what gathers logits and embeddings by face.
+
+        Raises:
+            DataError: The data knows no people.
+        """
+        faces = getattr(dataset, "faces", None)
+        if faces is None:
+            raise DataError(
+                f"{dataset_name(dataset)}: knows no people, so nobody can be told apart. Name "
+                "CelebAPeopleModule as data, or a data set with `faces` like its own."
+            )
+        return FacesEvaluator(self.job.make_evaluator(dataset), EmbeddingEvaluator(faces))
+
+    def collect(self, output: FacesOutput, batch: AttributeBatch) -> FacesOutput:
+        """Return what the network says of a batch."""
+        self.job.collect(self.evaluator.attributes, output.attributes, batch)
+        self.evaluator.embeddings.update(batch.ids, output.embeddings)
+        return output
+
+    def measure(self, stage: str) -> FacesResult:
+        """Return the measures; while training, thresholds are chosen on the same pictures first."""
+        trial = self.trainer.sanity_checking
+        choose = self.is_fitting and not trial
+        described = self.job.measure(self.evaluator.attributes, self.facts, choose)
+        verification = None if trial else self.evaluator.embeddings.compute()
+        if verification is not None and stage == "val":
+            self.facts[VERIFICATION_FACTS] = threshold_facts(verification)
+        return FacesResult(described, verification)
+
+    def numbers(self, result: FacesResult) -> dict[str, float]:
+        """Return the attributes' means, the measures of verification and ``both``."""
+        numbers = attribute_numbers(result.attributes)
+        if result.verification is not None:
+            numbers |= verification_numbers(result.verification)
+            numbers["both"] = (numbers["mean_ap"] + numbers["accuracy"]) / 2
+        return numbers
+
+    def table(self, result: FacesResult) -> str:
+        """Return the measures of both jobs as text."""
+        described = attribute_table(result.attributes)
+        if result.verification is None:
+            return f"{described}Nothing verified: only {self.evaluator.embeddings.progress}\n"
+        return f"{described}\n{verification_table(result.verification)}"
+
+    def write_metrics(self, path: Path, result: FacesResult) -> None:
+        """Write the measures of attributes, and ``verification.json`` beside them."""
+        write_metrics(path, result.attributes)
+        if result.verification is not None:
+            write_verification(path.with_name(VERIFICATION_FILE), result.verification)
+
+    def write_predictions(self) -> None:
+        """Write ``predictions.csv``."""
+        self.write_answers(PREDICTIONS_FILE, "Predictions", self.evaluator.attributes.to_csv())
+
+    def on_predict_epoch_end(self) -> None:
+        """Write ``predictions.csv`` and ``embeddings.npz``."""
+        self.evaluator.attributes.gather()
+        table = embedding_table(self.evaluator.embeddings)
+        if self.trainer.is_global_zero:
+            self.write_predictions()
+            write_embeddings(self.run_dir / EMBEDDINGS_FILE, table)
