@@ -43,6 +43,7 @@ COMMANDS: dict[str, str] = {
     "weights list": "weights_list",
     "weights download": "weights_download",
     "import": "import_",
+    "export": "export",
 }
 """Words of the command -> its module in ``commands``, in the order of the help."""
 

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol, cast
 import numpy as np
 
 from ...datasets.errors import DataError
+from .runtime import RUNTIMES
 
 
 class Found(NamedTuple):
@@ -42,7 +43,7 @@ class DetectionEngine(Protocol):
 LoadEngine = Callable[[Path, str, "tuple[int, int] | None"], DetectionEngine]
 """A file, a device and the size of the pictures (None: as the file says) -> an engine."""
 
-_LOADERS = {".ckpt": "eager"}
+_LOADERS = {".ckpt": "eager", **dict.fromkeys(RUNTIMES, "exported")}
 """Suffix of a model file -> the module of this folder whose ``load_engine`` reads it."""
 
 
@@ -52,7 +53,7 @@ def load_engine(
     """Load a model with the runtime that its file is for.
 
     Args:
-        path: A checkpoint (``.ckpt``).
+        path: A checkpoint (``.ckpt``), or what ``mobilevision export`` made of one.
         device: "auto" takes an accelerator where there is one, else the CPU; or what the runtime
             calls its devices, such as "cpu" or "cuda:1".
         size_hw: Height and width that pictures are stretched to; None takes what the model was

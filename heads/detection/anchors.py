@@ -45,9 +45,12 @@ class AnchorGrid(nn.Module):
         (i + 0.5) / cells. Boxes reach over the picture's edge where their centre is near it.
         """
         key = ((size_hw[0], size_hw[1]), tuple(map_sizes_hw), device)
-        if key not in self._cache:
-            self._cache[key] = self._make(*key)
-        return self._cache[key]
+        if key in self._cache:
+            return self._cache[key]
+        boxes = self._make(*key)
+        if not torch.compiler.is_exporting():  # there they have shapes and no values
+            self._cache[key] = boxes
+        return boxes
 
     @torch.inference_mode(False)  # what validation makes first has to serve training too
     def _make(self, size_hw: SizeHW, maps_hw: Sequence[SizeHW], device: torch.device) -> Tensor:

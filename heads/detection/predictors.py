@@ -197,4 +197,5 @@ MakePredictors = Callable[[Sequence[int], Sequence[int], int], Predictors]
 
 def as_rows(raw: Tensor, columns: int) -> Tensor:
     """Return a map (B, boxes*columns, H, W) as (B, H*W*boxes, columns): cell by cell."""
-    return raw.permute(0, 2, 3, 1).reshape(len(raw), -1, columns)
+    # Not len(): an exported network would take batches of one size only.
+    return raw.permute(0, 2, 3, 1).reshape(raw.shape[0], -1, columns)

@@ -102,7 +102,7 @@ class RPNHead(nn.Module):
         """Return objectness (B, H*W*boxes) and offsets (B, H*W*boxes, 4) of (B, C, H, W)."""
         hidden = self.act(self.conv(features))
         objectness = self.objectness(hidden).permute(0, 2, 3, 1).flatten(1)
-        deltas = self.boxes(hidden).permute(0, 2, 3, 1).reshape(len(features), -1, 4)
+        deltas = self.boxes(hidden).permute(0, 2, 3, 1).reshape(features.shape[0], -1, 4)
         return objectness, deltas
 
 

@@ -1,0 +1,76 @@
+"""ONNX files in ONNX Runtime. Free of torch."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...datasets.errors import DataError
+from ..export.facts import ModelFacts
+
+_CPU = "CPUExecutionProvider"
+_PROVIDERS = {"cpu": [_CPU], "cuda": ["CUDAExecutionProvider", _CPU]}
+"""What a device is called -> the providers of ONNX Runtime, the best first."""
+_INPUT = "images"
+
+
+class OnnxRuntime:
+    """A file that ``mobilevision export --format onnx`` wrote, ready to run.
+
+    Args:
+        path: The file.
+        device: "auto", "cpu" or "cuda"; auto takes CUDA where ONNX Runtime has it.
+        threads: Threads within an operation; None leaves it to ONNX Runtime.
+
+    Raises:
+        DataError: onnxruntime is not installed, it has no such device, or the file cannot be read
+            or does not say what it is.
+    """
+
+    def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise DataError(
+                f"{path}: onnxruntime, which runs it, is not installed: pip install onnxruntime"
+            ) from error
+        options = onnxruntime.SessionOptions()
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        providers = choose_providers(device, onnxruntime.get_available_providers())
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                str(path), options, providers=providers
+            )
+        except Exception as error:  # onnxruntime has its own kinds
+            raise DataError(
+                f"{path}: ONNX Runtime cannot open it: {error}. Export the checkpoint again."
+            ) from error
+        entries = self._session.get_modelmeta().custom_metadata_map
+        self.facts = ModelFacts.from_strings(entries, str(path))
+        self._names = list(self.facts.outputs)
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """See ``Runtime``."""
+        found = self._session.run(self._names, {_INPUT: images})
+        return dict(zip(self._names, found, strict=True))
+
+
+def choose_providers(device: str, available: list[str]) -> list[str]:
+    """Providers for a device, the best first.
+
+    Raises:
+        DataError: ONNX Runtime has none for it here.
+    """
+    kind = device.partition(":")[0]
+    if kind == "auto":
+        kind = "cuda" if _PROVIDERS["cuda"][0] in available else "cpu"
+    providers = _PROVIDERS.get(kind, [])
+    if not providers or providers[0] not in available:
+        raise DataError(
+            f"device {device}: ONNX Runtime has {', '.join(available)} here. Choose auto or cpu."
+        )
+    return providers
+
+
+open_file = OnnxRuntime

@@ -1,0 +1,146 @@
+"""``mobilevision export``: a checkpoint into a file, which is then run beside the checkpoint."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+from ...datasets.errors import DataError
+from ..engines.runtime import RUNTIMES, open_runtime
+from .deployed import Deployable, open_deployable
+from .facts import ModelFacts
+from .formats import ExportOptions, open_format
+
+_PICTURE_HW = (480, 640)
+_COARSE_HW = (12, 16)
+
+
+class Exported(NamedTuple):
+    """What was written."""
+
+    path: Path
+    facts: ModelFacts
+    size_bytes: int
+    """Of the file."""
+    notes: dict[str, Any]
+    """What the format says besides, such as its version."""
+    differences: dict[str, float] | None
+    """Output -> largest difference to eager torch on a test picture; None where nothing here runs
+    such files."""
+
+
+def export_checkpoint(
+    checkpoint: Path,
+    out: Path,
+    format_name: str,
+    size_hw: tuple[int, int] | None = None,
+    options: ExportOptions | None = None,
+) -> Exported:
+    """Write a checkpoint as a file of a format and run it beside eager torch.
+
+    Args:
+        checkpoint: Of any job.
+        out: The file to write or replace.
+        format_name: One of ``FORMATS``.
+        size_hw: Height and width that the network works at; None takes those of training.
+        options: What is left open; None takes ``ExportOptions()``.
+
+    Raises:
+        DataError: The checkpoint or the name of the output does not fit.
+        OSError: The file cannot be written.
+    """
+    options = options or ExportOptions()
+    chosen = open_format(format_name)
+    if out.suffix != chosen.suffix:
+        raise DataError(
+            f"{out}: files of {format_name} are called {chosen.suffix}; name it "
+            f"{out.with_suffix(chosen.suffix)}"
+        )
+    deployable = open_deployable(checkpoint, size_hw)
+    notes = chosen.write(deployable, out, options)
+    size = out.stat().st_size
+    found = None
+    if out.suffix in RUNTIMES:
+        found = differences(deployable, out, options)
+    return Exported(out, deployable.facts, size, notes, found)
+
+
+def differences(
+    deployable: Deployable, path: Path, options: ExportOptions | None = None
+) -> dict[str, float]:
+    """Largest difference of each output between a file and eager torch, on a test picture.
+
+    Args:
+        deployable: What the file was written of.
+        path: The file.
+        options: As it was written.
+
+    Raises:
+        DataError: The file cannot be opened.
+    """
+    options = options or ExportOptions()
+    size_hw = _PICTURE_HW if options.any_picture else deployable.facts.size_hw
+    images = np.stack([made_up_picture(size_hw)] * (options.batch or 1))
+    with torch.inference_mode():
+        answers = deployable.module(torch.from_numpy(images))
+    expected = {
+        name: answer.numpy() for name, answer in zip(deployable.facts.outputs, answers, strict=True)
+    }
+    return largest_differences(expected, open_runtime(path, "cpu")(images))
+
+
+def made_up_picture(size_hw: tuple[int, int]) -> np.ndarray:
+    """Return a picture of smooth patches, always the same: (H, W, 3) uint8."""
+    coarse = np.random.default_rng(0).integers(0, 256, (*_COARSE_HW, 3), dtype=np.uint8)
+    return cv2.resize(coarse, size_hw[::-1], interpolation=cv2.INTER_CUBIC)
+
+
+def largest_differences(
+    expected: dict[str, np.ndarray], found: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """Largest absolute difference of each output.
+
+    Detections whose scores are all but equal may change places; each expected box is compared with
+    the nearest one found of its class, and labels count those without any.
+    """
+    if "boxes" not in expected:
+        return {name: _largest(expected[name] - found[name]) for name in expected}
+    boxes, strays = 0.0, 0
+    for image in range(len(expected["labels"])):
+        there = expected["labels"][image] >= 0
+        same = expected["labels"][image][there][:, None] == found["labels"][image][None, :]
+        apart = np.abs(expected["boxes"][image][there][:, None] - found["boxes"][image][None])
+        apart = apart.max(axis=2)
+        nearest = np.where(same, apart, np.inf).min(axis=1, initial=np.inf)
+        strays += int(np.isinf(nearest).sum())
+        boxes = max(boxes, _largest(nearest[np.isfinite(nearest)]))
+    return {
+        "boxes": boxes,
+        "scores": _largest(expected["scores"] - found["scores"]),
+        "labels": float(strays),
+    }
+
+
+def _largest(difference: np.ndarray) -> float:
+    return float(np.abs(difference).max(initial=0.0))
+
+
+def format_exported(exported: Exported) -> str:
+    """What was written, as text."""
+    facts = exported.facts
+    height, width = facts.size_hw
+    lines = [
+        f"{exported.path}: {facts.job}, {exported.size_bytes / 1e6:.1f} MB, works at "
+        f"{height}x{width} px",
+        f"  input     {facts.preparation}",
+    ]
+    lines += [f"  {name:<9} {meaning}" for name, meaning in facts.outputs.items()]
+    lines.append("  " + ", ".join(f"{name} {value}" for name, value in exported.notes.items()))
+    if exported.differences is None:
+        lines.append("  not run: nothing installed here runs such files")
+    else:
+        told = ", ".join(f"{name} {value:.2g}" for name, value in exported.differences.items())
+        lines.append(f"  largest difference to torch on a test picture: {told}")
+    return "\n".join(lines)

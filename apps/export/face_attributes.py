@@ -1,0 +1,59 @@
+"""Attribute networks: a probability for each attribute of a face."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...heads.face_attributes.measures import DEFAULT_THRESHOLD
+from ...heads.face_attributes.task import AttributeTask
+from ...heads.face_attributes.teacher import load_attribute_task
+from .facts import ModelFacts
+from .folding import for_export
+from .jobs import Job
+
+_OUTPUTS = {
+    "logits": "(batch, attributes) float32",
+    "probabilities": "(batch, attributes) float32: their sigmoid, one for each attribute",
+}
+_LANDMARKS = "(batch, 5, 2) float32: x and y as shares of the crop's width and height"
+_PREPARATION = (
+    "faces with hair, hat and neck as CelebA's aligned pictures show them, uint8 RGB "
+    "(batch, height, width, 3)"
+)
+
+
+class AttributeAnswers(nn.Module):
+    """An attribute network and its sigmoid.
+
+    Args:
+        network: (B, 3, h, w) uint8 to ``AttributeOutput``; it is copied.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = for_export(network)
+
+    def forward(self, pixels: Tensor, picture_hw: tuple[Any, Any]) -> tuple[Tensor, ...]:  # noqa: ARG002
+        """See ``Answers``: logits, probabilities, and landmarks where the network says them."""
+        said = self.network(pixels)
+        logits = said.logits.float()
+        answers = (logits, logits.sigmoid())
+        return answers if said.landmarks is None else (*answers, said.landmarks.float())
+
+
+load = load_attribute_task
+
+
+def deploy(task: AttributeTask, size_hw: tuple[int, int]) -> Job:
+    """See ``JobModule``."""
+    outputs = dict(_OUTPUTS)
+    if task.network.head.points is not None:  # type: ignore[union-attr]
+        outputs["landmarks"] = _LANDMARKS
+    stored = task.facts.get("thresholds") or {}
+    thresholds = {
+        name: float(stored.get(name, DEFAULT_THRESHOLD)) for name in task.categories.values()
+    }
+    facts = ModelFacts(
+        "face_attributes", size_hw, dict(task.categories), outputs, thresholds, _PREPARATION
+    )
+    return Job(AttributeAnswers(task.network), facts)

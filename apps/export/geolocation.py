@@ -1,0 +1,55 @@
+"""Geolocation: a probability for each cell, and the cells in the file's metadata."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...heads.geolocation.task import CROP, GeolocationTask
+from .facts import ModelFacts
+from .folding import for_export
+from .jobs import Job, load_task
+
+_OUTPUTS = {"probabilities": "(batch, cells) float32: of the cells of the finest partition"}
+_OF_CHECKPOINTS = {"format", "size_hw", "provenance"}
+
+
+class CellAnswers(nn.Module):
+    """A task's probabilities, calibrated as the task has them.
+
+    Args:
+        task: With its cells; it is copied.
+    """
+
+    def __init__(self, task: GeolocationTask) -> None:
+        super().__init__()
+        self.task = for_export(task)
+        self.task.five_crop_hw = None  # type: ignore[assignment]
+
+    def forward(self, pixels: Tensor, picture_hw: tuple[Any, Any]) -> tuple[Tensor, ...]:  # noqa: ARG002
+        """See ``Answers``: probabilities."""
+        return (self.task.probabilities(pixels).float(),)  # type: ignore[operator]
+
+
+load = load_task(GeolocationTask)
+
+
+def deploy(task: GeolocationTask, size_hw: tuple[int, int]) -> Job:
+    """See ``JobModule``; the cells and what else the task has measured are the details.
+
+    Raises:
+        DataError: The checkpoint does not say what the cells are.
+    """
+    _ = task.partitions
+    details = {name: value for name, value in task.facts.items() if name not in _OF_CHECKPOINTS}
+    crop = task.facts.get(CROP)
+    preparation = (
+        "none: uint8 RGB pictures (batch, height, width, 3) of any size"
+        if crop is None
+        else f"the central {crop:g} of each picture in the shape of size_hw, uint8 RGB "
+        "(batch, height, width, 3)"
+    )
+    facts = ModelFacts(
+        "geolocation", size_hw, dict(task.categories), dict(_OUTPUTS), preparation=preparation,
+        details=details,
+    )  # fmt: skip
+    return Job(CellAnswers(task), facts)

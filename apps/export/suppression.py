@@ -1,0 +1,183 @@
+"""Non-maximum suppression that can be exported: the answers of ``PostProcess`` with fixed shapes.
+
+``heads.detection.postprocess`` looks at as many candidates as it takes, which no exported graph
+can. Here every anchor is looked at, and one operator decides which scores survive. Each format says
+how it runs that operator: ONNX has its own for it, and ``DECOMPOSITIONS`` has public tensor
+operations for formats without one.
+"""
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+from ...datasets.types import PADDING_LABEL, Detections
+from ...heads.detection.boxes import BoxCoder, clip_boxes, pairwise_iou
+from ...heads.detection.postprocess import PostProcess
+from ...heads.detection.rpn import Proposals, ProposalSelection, RPNOutput
+
+DENSE_CANDIDATES = 1024
+"""Best candidates of an image, all groups together, that the tensor operations look at."""
+DENSE_ROUNDS = 32
+"""Longest chain of boxes, each hiding the next, that the tensor operations follow to its end."""
+
+
+@torch.library.custom_op("mobilevision::surviving_scores", mutates_args=())
+def surviving_scores(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    score_threshold: float,
+    candidates: int,
+    max_kept: int,
+) -> Tensor:
+    """Greedy non-maximum suppression within each group of each image.
+
+    Args:
+        boxes: (B, A, 4) float, xyxy.
+        scores: (B, G, A) float: the boxes' scores in each of G groups, such as classes.
+        iou_threshold: A box goes if it overlaps a better one of its group by more than this.
+        score_threshold: Boxes must score more than this; at least 0.
+        candidates: Only that many of the best boxes of each group are looked at.
+        max_kept: Boxes that are kept in each group, at most.
+
+    Returns:
+        (B, G, A) float: the scores of what is kept, 0 for everything else.
+    """
+    scores = _best_of_group(scores, candidates)
+    kept = torch.zeros_like(scores)
+    above = scores > score_threshold
+    for image, group in above.any(dim=2).nonzero().tolist():
+        rows = above[image, group].nonzero().flatten()
+        of_rows = scores[image, group, rows]
+        rows = rows[nms(boxes[image, rows], of_rows, iou_threshold)][:max_kept]
+        kept[image, group, rows] = scores[image, group, rows]
+    return kept
+
+
+@surviving_scores.register_fake
+def _(boxes, scores, iou_threshold, score_threshold, candidates, max_kept):  # noqa: ARG001
+    return torch.empty_like(scores)
+
+
+def surviving_scores_dense(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    score_threshold: float,
+    candidates: int,
+    max_kept: int,  # noqa: ARG001 (what follows takes no more than that)
+) -> Tensor:
+    """The same as public tensor operations of fixed shapes, for formats without suppression.
+
+    The same up to ``DENSE_CANDIDATES`` boxes above the threshold and ``DENSE_ROUNDS``.
+    """
+    count, flat = scores.shape[2], scores.flatten(1)
+    best, index = flat.topk(min(DENSE_CANDIDATES, flat.shape[1]), dim=1)  # (B, M), falling
+    rows, groups = index % count, index // count
+    chosen = boxes.gather(1, rows[..., None].expand(-1, -1, 4))
+    size = best.shape[1]
+    later = torch.ones(size, size, device=boxes.device).tril(-1)  # [worse, better]
+    rivals = (groups[:, :, None] == groups[:, None, :]).to(best.dtype) * later
+    hidden_by = rivals * (pairwise_iou(chosen, chosen) > iou_threshold).to(best.dtype)
+    alive = ((best > score_threshold) & (rivals.sum(dim=2) < candidates)).to(best.dtype)
+    kept = alive
+    for _ in range(DENSE_ROUNDS):
+        kept = alive * ((hidden_by @ kept[..., None])[..., 0] < 0.5).to(best.dtype)
+    return torch.zeros_like(flat).scatter(1, index, best * kept).view_as(scores)
+
+
+DECOMPOSITIONS = {torch.ops.mobilevision.surviving_scores.default: surviving_scores_dense}
+"""For ``ExportedProgram.run_decompositions``."""
+
+
+class ExportablePostProcess(nn.Module):
+    """The answers of a ``PostProcess``, from operations that can be exported.
+
+    Args:
+        original: Its thresholds and numbers are taken.
+    """
+
+    def __init__(self, original: PostProcess) -> None:
+        super().__init__()
+        self.limits = (original.iou_threshold, original.score_threshold)
+        self.candidates = original.candidates_per_class
+        self.max_detections = original.max_detections
+
+    def forward(self, boxes: Tensor, scores: Tensor, size_hw: tuple[int, int]) -> Detections:
+        """As ``PostProcess``: boxes (B, A, 4) or (B, A, C, 4), scores (B, A, C)."""
+        boxes = clip_boxes(boxes.float(), size_hw)
+        num_images, count, classes = scores.shape
+        by_class = scores.float().transpose(1, 2)  # (B, C, A)
+        own_boxes = boxes.ndim == 4
+        if own_boxes:  # a class is then a picture of its own
+            boxes = boxes.transpose(1, 2)
+            kept = surviving_scores(
+                boxes.reshape(-1, count, 4), by_class.reshape(-1, 1, count),
+                *self.limits, self.candidates, self.max_detections,
+            )  # fmt: skip
+            boxes = boxes.reshape(num_images, -1, 4)
+        else:
+            kept = surviving_scores(
+                boxes, by_class.contiguous(), *self.limits, self.candidates, self.max_detections
+            )
+        wanted = min(self.max_detections, count * classes)
+        best, index = kept.reshape(num_images, classes * count).topk(wanted, dim=1)
+        row = index if own_boxes else index % count
+        valid = best > 0
+        return Detections(
+            boxes.gather(1, row[..., None].expand(-1, -1, 4)) * valid[..., None],
+            best,
+            torch.where(valid, index // count, PADDING_LABEL),
+        )
+
+
+class ExportableProposals(nn.Module):
+    """The answers of a ``ProposalSelection``, from operations that can be exported.
+
+    Args:
+        original: Its thresholds and numbers are taken.
+    """
+
+    def __init__(self, original: ProposalSelection) -> None:
+        super().__init__()
+        self.count, self.candidates = original.count, original.candidates
+        self.iou_threshold, self.min_size = original.iou_threshold, original.min_size
+
+    def forward(self, rpn: RPNOutput, box_coder: BoxCoder, size_hw: tuple[int, int]) -> Proposals:
+        """As ``ProposalSelection``."""
+        objectness = rpn.objectness.float()
+        total = min(self.candidates, objectness.shape[1])
+        _, index = objectness.topk(total, dim=1)
+        deltas = rpn.box_deltas.float().gather(1, index[..., None].expand(-1, -1, 4))
+        boxes = clip_boxes(box_coder.decode(deltas, rpn.anchors[index]), size_hw)
+        large = ((boxes[..., 2:] - boxes[..., :2]) >= self.min_size).all(dim=-1)
+        # They are sorted: their places serve as scores, which no two share.
+        places = torch.arange(total, 0, -1, dtype=torch.float32, device=boxes.device)
+        kept = surviving_scores(
+            boxes, (places * large)[:, None], self.iou_threshold, 0.0, total, self.count
+        )[:, 0]
+        kept = kept > 0
+        # What was kept comes first, in its order, then the others in theirs.
+        _, front = (places + kept * float(total)).topk(min(self.count, total), dim=1)
+        return Proposals(boxes.gather(1, front[..., None].expand(-1, -1, 4)), kept.gather(1, front))
+
+
+def make_exportable(network: nn.Module) -> nn.Module:
+    """Put the exportable twins in the place of a network's suppression, at any depth."""
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            twin = _TWINS.get(type(child))
+            if twin is not None:
+                setattr(module, name, twin(child))
+    return network
+
+
+_TWINS = {PostProcess: ExportablePostProcess, ProposalSelection: ExportableProposals}
+
+
+def _best_of_group(scores: Tensor, candidates: int) -> Tensor:
+    """Scores (B, G, A) with 0 for all but the best ``candidates`` of each group."""
+    if scores.shape[2] <= candidates:
+        return scores
+    last = scores.topk(candidates, dim=2).values[..., -1:]
+    return torch.where(scores >= last, scores, 0)
