@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .detection.detector import Detector
     from .detection.results import DetectionResult
+    from .faces.analyzer import AnalyzedFace, FaceAnalyzer
     from .faces.attributes import FaceAttributes, FaceDescription
     from .faces.embedder import FaceEmbedder
     from .faces.gallery import Gallery
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
     from .geolocation.results import LocationResult
 
 __all__ = [
+    "AnalyzedFace",
     "DetectionResult",
     "Detector",
     "Face",
+    "FaceAnalyzer",
     "FaceAttributes",
     "FaceDescription",
     "FaceEmbedder",
@@ -33,9 +36,11 @@ __all__ = [
 ]
 
 _MODULES = {
+    "AnalyzedFace": "faces.analyzer",
     "DetectionResult": "detection.results",
     "Detector": "detection.detector",
     "Face": "faces.results",
+    "FaceAnalyzer": "faces.analyzer",
     "FaceAttributes": "faces.attributes",
     "FaceDescription": "faces.attributes",
     "FaceEmbedder": "faces.embedder",

@@ -1,7 +1,8 @@
 """What says the attributes of face crops: a trained network in eager torch."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -81,12 +82,24 @@ def load_attribute_engine(
         DataError: It does not say its size, or there is no such device.
     """
     task = load_attribute_task(path)
-    size_hw = size_hw or task.facts.get("size_hw")
-    if size_hw is None:
+    thresholds = thresholds_of(task.categories, task.facts)
+    size_hw = size_hw or crop_size(path, task.facts)
+    return TorchAttributeEngine(task.network, thresholds, size_hw, device)
+
+
+def thresholds_of(categories: Mapping[int, str], facts: Mapping[str, Any]) -> dict[str, float]:
+    """Attribute -> threshold of all attributes in their order, from a checkpoint's plain facts."""
+    stored = facts.get("thresholds", {})
+    return {name: float(stored.get(name, DEFAULT_THRESHOLD)) for name in categories.values()}
+
+
+def crop_size(path: str | Path, facts: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of the crops in training, from a checkpoint's plain facts.
+
+    Raises:
+        DataError: They do not say it.
+    """
+    if facts.get("size_hw") is None:
         raise DataError(f"{path}: does not say how large its crops were; give size_hw=(160, 128)")
-    stored = task.thresholds
-    thresholds = {
-        name: float(stored.get(name, DEFAULT_THRESHOLD)) for name in task.categories.values()
-    }
-    height, width = size_hw
-    return TorchAttributeEngine(task.network, thresholds, (int(height), int(width)), device)
+    height, width = facts["size_hw"]
+    return int(height), int(width)

@@ -69,7 +69,7 @@ class DescribedFaces:
         """See ``RowMaker``."""
         listed, read = tee(files)
         sources = (ImageFile(file.path) for file in read)
-        outcomes = self.describe.stream(sources, self.aligned, self.batch_size)
+        outcomes = self.describe.stream(sources, self.batch_size, aligned=self.aligned)
         for file, faces in zip(listed, outcomes, strict=True):
             if isinstance(faces, DataError):
                 yield file, faces

@@ -9,27 +9,20 @@
 Free of torch until a model is loaded.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...datasets.errors import DataError
 from ...datasets.face_crops import crop_face
-from ..files.inputs import Picture, PictureLike, all_or_raise, as_pictures, prepare_ahead
-from .finding import FaceFinder, FacesFound
+from .finding import FaceFinder
+from .reading import FaceReader
 
 if TYPE_CHECKING:
     from torch import nn
 
     from .attribute_engine import AttributeEngine
-
-DEFAULT_BATCH_SIZE = 8
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +61,10 @@ class FaceDescription:
         return [name for name, there in self.present.items() if there]
 
     def __repr__(self) -> str:
-        return f"FaceDescription({', '.join(self.names) or 'nothing'})"
+        return f"{type(self).__name__}({', '.join(self.names) or 'nothing'})"
 
 
-class FaceAttributes:
+class FaceAttributes(FaceReader[FaceDescription]):
     """Finds faces, crops them by their landmarks and says their attributes.
 
     Args:
@@ -81,8 +74,8 @@ class FaceAttributes:
     """
 
     def __init__(self, engine: "AttributeEngine", finder: FaceFinder | None = None) -> None:
+        super().__init__(finder)
         self.engine = engine
-        self._finder = finder
 
     @classmethod
     def load(
@@ -139,107 +132,16 @@ class FaceAttributes:
         """Their names, in the network's order."""
         return list(self.engine.thresholds)
 
-    @property
-    def finder(self) -> FaceFinder:
-        """What finds faces.
+    def crop(self, picture: np.ndarray, landmarks: np.ndarray | None) -> np.ndarray:
+        """See ``FaceReader``."""
+        return crop_face(picture, landmarks, self.engine.size_hw)[0]
 
-        Raises:
-            DataError: It is MTCNN, and facenet-pytorch is not installed.
-        """
-        if self._finder is None:
-            from .finding import MTCNNFinder
+    def say(self, crops: np.ndarray) -> np.ndarray:
+        """Return the probabilities (B, A) of crops."""
+        return self.engine(crops)
 
-            self._finder = MTCNNFinder()
-        return self._finder
-
-    def __call__(
-        self,
-        images: PictureLike | Iterable[PictureLike],
-        aligned: bool = False,
-        batch_size: int = DEFAULT_BATCH_SIZE,
-    ) -> list[FaceDescription] | list[list[FaceDescription]]:
-        """Find and describe the faces of pictures.
-
-        Args:
-            images: A path, a Pillow image, an array (H, W, 3) uint8 RGB, a tensor (3, H, W), or any
-                iterable of them, of mixed kinds and sizes. Grey pictures, alpha and EXIF rotation
-                are taken care of; see ``MemoryPicture``.
-            aligned: Each picture is one face, framed as CelebA's aligned pictures are; none is
-                looked for.
-            batch_size: Pictures that are looked at together.
-
-        Returns:
-            The faces of a single picture, the largest first; for anything else a list of such
-            lists. A picture without faces has an empty list.
-
-        Raises:
-            DataError: A picture cannot be read; use ``stream`` to go on with the others. Or an
-                option is out of its range.
-        """
-        pictures, single = as_pictures(images)
-        results = all_or_raise(self.stream(pictures, aligned, batch_size))
-        return results[0] if single else results
-
-    def stream(
-        self,
-        pictures: Iterable[Picture],
-        aligned: bool = False,
-        batch_size: int = DEFAULT_BATCH_SIZE,
-    ) -> Iterator[list[FaceDescription] | DataError]:
-        """Find and describe the faces of any number of pictures, holding only a few of them.
-
-        Pictures are decoded in background threads, ahead of the networks by one batch.
-
-        Args:
-            pictures: For instance ``datasets.images.ImageFile`` objects; read as they are used.
-            aligned: As for calling it.
-            batch_size: As for calling it.
-
-        Yields:
-            For each picture in order its faces, or the error that says why it cannot be read.
-
-        Raises:
-            DataError: An option is out of its range.
-        """
-        if batch_size < 1:
-            raise DataError(f"batch_size={batch_size}: must be at least 1")
-        find: Callable[[Sequence[np.ndarray]], list[FacesFound]]
-        find = _whole_pictures if aligned else self.finder
-        prepared = prepare_ahead(pictures, lambda picture: picture.read(), ahead=batch_size)
-        while batch := list(islice(prepared, batch_size)):
-            good = [pixels for _, pixels in batch if not isinstance(pixels, DataError)]
-            rows = iter(self._describe(good, find(good), batch_size) if good else [])
-            for _, pixels in batch:
-                yield pixels if isinstance(pixels, DataError) else next(rows)
-
-    def _describe(
-        self, pixels: Sequence[np.ndarray], found: Sequence[FacesFound], batch_size: int
-    ) -> list[list[FaceDescription]]:
-        crops = [
-            crop_face(picture, landmarks, self.engine.size_hw)[0]
-            for picture, faces in zip(pixels, found, strict=True)
-            for landmarks in faces.landmarks
-        ]
-        said = iter(
-            row
-            for start in range(0, len(crops), batch_size)
-            for row in self.engine(np.stack(crops[start : start + batch_size]))
-        )
-        thresholds = self.engine.thresholds
-        return [
-            [FaceDescription(box, landmarks, float(score), next(said), thresholds)
-             for box, landmarks, score in zip(*faces, strict=True)]
-            for faces in found
-        ]  # fmt: skip
-
-
-def _whole_pictures(pixels: Sequence[np.ndarray]) -> list[FacesFound]:
-    """Each picture is a face whose landmarks nobody has looked for."""
-    return [
-        FacesFound(
-            np.array([[0, 0, picture.shape[1], picture.shape[0]]], np.float32),
-            np.full((1, 5, 2), np.nan, np.float32),
-            np.ones(1, np.float32),
-        )
-        for picture in pixels
-    ]
+    def face(
+        self, box: np.ndarray, landmarks: np.ndarray, score: float, said: np.ndarray
+    ) -> FaceDescription:
+        """See ``FaceReader``."""
+        return FaceDescription(box, landmarks, score, said, self.engine.thresholds)

@@ -8,31 +8,27 @@ for face in embedder("group.jpg"):
 embedder.verify("a.jpg", "b.jpg").same
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...datasets.alignment import align_face
 from ...datasets.errors import DataError
 from ...datasets.images import stretch
-from ..files.inputs import Picture, PictureLike, all_or_raise, as_pictures, prepare_ahead
-from .finding import FaceFinder, FacesFound
-from .results import Face, Threshold, Verification, similarity
+from ..files.inputs import Picture, PictureLike, all_or_raise, as_pictures
+from .comparing import FaceComparer
+from .finding import FaceFinder
+from .results import Face, Threshold
 
 if TYPE_CHECKING:
     from torch import nn
 
     from .embedding_engines import EmbeddingEngine
 
-DEFAULT_BATCH_SIZE = 8
 
-T = TypeVar("T")
-
-
-class FaceEmbedder:
+class FaceEmbedder(FaceComparer[Face]):
     """Finds faces, aligns them by their landmarks and embeds them.
 
     Args:
@@ -42,8 +38,8 @@ class FaceEmbedder:
     """
 
     def __init__(self, engine: "EmbeddingEngine", finder: FaceFinder | None = None) -> None:
+        super().__init__(finder)
         self.engine = engine
-        self._finder = finder
 
     @classmethod
     def load(
@@ -102,74 +98,22 @@ class FaceEmbedder:
     @property
     def dimension(self) -> int:
         """Length of an embedding."""
-        return self._embed_crops([], 1).shape[1]
+        return self.embed_aligned([]).shape[1]
 
-    @property
-    def finder(self) -> FaceFinder:
-        """What finds faces.
+    def crop(self, picture: np.ndarray, landmarks: np.ndarray | None) -> np.ndarray:
+        """See ``FaceReader``."""
+        size = self.engine.size
+        if landmarks is None:
+            return stretch(picture, (size, size))
+        return align_face(picture, landmarks, size)
 
-        Raises:
-            DataError: It is MTCNN, and facenet-pytorch is not installed.
-        """
-        if self._finder is None:
-            from .finding import MTCNNFinder
+    def say(self, crops: np.ndarray) -> np.ndarray:
+        """Return the embeddings (B, D) of crops."""
+        return self.engine(crops)
 
-            self._finder = MTCNNFinder()
-        return self._finder
-
-    def __call__(
-        self,
-        images: PictureLike | Iterable[PictureLike],
-        batch_size: int = DEFAULT_BATCH_SIZE,
-    ) -> list[Face] | list[list[Face]]:
-        """Find and embed the faces of pictures.
-
-        Args:
-            images: A path, a Pillow image, an array (H, W, 3) uint8 RGB, a tensor (3, H, W), or any
-                iterable of them, of mixed kinds and sizes. Grey pictures, alpha and EXIF rotation
-                are taken care of; see ``MemoryPicture``.
-            batch_size: Pictures that are looked at together.
-
-        Returns:
-            The faces of a single picture, the largest first; for anything else a list of such
-            lists. A picture without faces has an empty list.
-
-        Raises:
-            DataError: A picture cannot be read; use ``stream`` to go on with the others. Or an
-                option is out of its range.
-        """
-        pictures, single = as_pictures(images)
-        results = all_or_raise(self.stream(pictures, batch_size))
-        return results[0] if single else results
-
-    def stream(
-        self, pictures: Iterable[Picture], batch_size: int = DEFAULT_BATCH_SIZE
-    ) -> Iterator[list[Face] | DataError]:
-        """Find and embed the faces of any number of pictures, holding only a few of them.
-
-        Pictures are decoded in background threads, ahead of the networks by one batch.
-
-        Args:
-            pictures: For instance ``datasets.images.ImageFile`` objects; read as they are used.
-            batch_size: As for calling the embedder.
-
-        Yields:
-            For each picture in order its faces, or the error that says why it cannot be read.
-
-        Raises:
-            DataError: An option is out of its range.
-        """
-
-        def embed(pixels: Sequence[np.ndarray]) -> list[list[Face]]:
-            found = self.finder(pixels)
-            crops = [
-                align_face(picture, landmarks, self.engine.size)
-                for picture, faces in zip(pixels, found, strict=True)
-                for landmarks in faces.landmarks
-            ]
-            return _grouped(found, self._embed_crops(crops, batch_size))
-
-        return _in_batches(pictures, lambda picture: picture.read(), embed, batch_size)
+    def face(self, box: np.ndarray, landmarks: np.ndarray, score: float, said: np.ndarray) -> Face:
+        """See ``FaceReader``."""
+        return Face(box, landmarks, score, said)
 
     def embed_aligned(
         self,
@@ -191,7 +135,10 @@ class FaceEmbedder:
         """
         pictures, _ = as_pictures(crops)
         rows = all_or_raise(self.stream_aligned(pictures, batch_size))
-        return np.stack(rows) if rows else self._embed_crops([], batch_size)
+        if rows:
+            return np.stack(rows)
+        size = self.engine.size  # a face of nobody tells the dimension
+        return self.engine(np.zeros((1, size, size, 3), np.uint8))[:0]
 
     def stream_aligned(
         self, crops: Iterable[Picture], batch_size: int = 32
@@ -208,92 +155,5 @@ class FaceEmbedder:
         Raises:
             DataError: An option is out of its range.
         """
-        size_hw = (self.engine.size, self.engine.size)
-
-        def embed(pixels: Sequence[np.ndarray]) -> list[np.ndarray]:
-            return list(self.engine(np.stack(pixels)))
-
-        return _in_batches(
-            crops, lambda picture: stretch(picture.read(), size_hw), embed, batch_size
-        )
-
-    def verify(
-        self,
-        a: PictureLike | Face | np.ndarray,
-        b: PictureLike | Face | np.ndarray,
-        threshold: float | None = None,
-    ) -> Verification:
-        """Say whether two faces are of one person.
-
-        Args:
-            a: A picture, of which the largest face is taken; a ``Face``; or an embedding (D,).
-            b: Another one.
-            threshold: Least similarity of one person; by default the one that was measured with
-                this model.
-
-        Returns:
-            The answer, and the measured share of pairs of different people for which it would be
-            "same" by mistake. Where few people were measured, or the pictures are of another kind,
-            that share is another one.
-
-        Raises:
-            DataError: A picture cannot be read or has no face, or nobody measured the threshold.
-        """
-        measured = self.threshold if threshold is None else None
-        if threshold is None and measured is None:
-            raise DataError(
-                "this model has no measured threshold. Give one, such as threshold=0.4; "
-                "`mobilevision verify` with --store measures it and puts it into the checkpoint; "
-                "each validation of a training does so, too."
-            )
-        limit = measured.similarity if measured else cast(float, threshold)
-        alike = float(similarity(self._embedding(a, "first"), self._embedding(b, "second")))
-        return Verification(alike >= limit, alike, limit, measured.far if measured else None)
-
-    def _embedding(self, value: Any, place: str) -> np.ndarray:
-        if isinstance(value, Face):
-            return value.embedding
-        if isinstance(value, np.ndarray) and value.ndim == 1:
-            return value
-        faces = cast("list[Face]", self(value))
-        if not faces:
-            name = value if isinstance(value, str | Path) else f"the {place} picture"
-            raise DataError(f"{name}: no face found, so there is nothing to compare")
-        return faces[0].embedding
-
-    def _embed_crops(self, crops: Sequence[np.ndarray], batch_size: int) -> np.ndarray:
-        """Embed (size, size, 3) crops to (N, D); at least one goes through to know D."""
-        size = self.engine.size
-        if not crops:
-            return self.engine(np.zeros((1, size, size, 3), np.uint8))[:0]
-        parts = [
-            self.engine(np.stack(crops[start : start + batch_size]))
-            for start in range(0, len(crops), batch_size)
-        ]
-        return np.concatenate(parts)
-
-
-def _grouped(found: Sequence[FacesFound], embeddings: np.ndarray) -> list[list[Face]]:
-    rows = iter(embeddings)
-    return [
-        [Face(box, landmarks, float(score), next(rows))
-         for box, landmarks, score in zip(*faces, strict=True)]
-        for faces in found
-    ]  # fmt: skip
-
-
-def _in_batches(
-    pictures: Iterable[Picture],
-    read: Callable[[Picture], np.ndarray],
-    embed: Callable[[Sequence[np.ndarray]], list[T]],
-    batch_size: int,
-) -> Iterator[T | DataError]:
-    """Read pictures ahead and embed those of a batch that could be read."""
-    if batch_size < 1:
-        raise DataError(f"batch_size={batch_size}: must be at least 1")
-    prepared = prepare_ahead(pictures, read, ahead=batch_size)
-    while batch := list(islice(prepared, batch_size)):
-        good = [pixels for _, pixels in batch if not isinstance(pixels, DataError)]
-        rows = iter(embed(good) if good else [])
-        for _, pixels in batch:
-            yield pixels if isinstance(pixels, DataError) else next(rows)
+        for faces in self.stream(crops, batch_size, aligned=True):
+            yield faces if isinstance(faces, DataError) else faces[0].embedding

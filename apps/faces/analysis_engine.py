@@ -1,0 +1,112 @@
+"""What embeds and describes face crops in one pass: a trained network in eager torch."""
+
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...heads.checkpoints import rebuild_task
+from ...heads.faces import FacesTask
+from ..engines.eager import choose_device, for_inference
+from .attribute_engine import crop_size, thresholds_of
+from .embedding_engines import threshold_of
+from .results import Threshold
+
+
+class Analysis(NamedTuple):
+    """What is said of B faces."""
+
+    embeddings: np.ndarray
+    """(B, D) float32 of unit length."""
+    probabilities: np.ndarray
+    """(B, A) float32."""
+
+
+class AnalysisEngine(Protocol):
+    """A network of both face jobs that is ready to run."""
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of the crops, in px."""
+        ...
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Attribute -> the probability from which on it is said to be there, in their order."""
+        ...
+
+    @property
+    def threshold(self) -> Threshold | None:
+        """Least similarity of one person, as measured; None where nobody measured it."""
+        ...
+
+    def __call__(self, crops: np.ndarray) -> Analysis:
+        """Embed and describe (B, height, width, 3) uint8 RGB."""
+        ...
+
+
+class TorchAnalysisEngine:
+    """A network in eager torch: normalisation folded, channels_last, inference mode.
+
+    The network is copied, so that the caller's stays as it is.
+
+    Args:
+        network: Takes (B, 3, H, W) uint8 RGB and gives ``FacesOutput``.
+        thresholds: Attribute -> threshold, all A in their order.
+        size_hw: Height and width of the crops, as in training.
+        threshold: Of embeddings, as measured.
+        device: "auto" or a device of torch.
+
+    Raises:
+        DataError: There is no such device.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        thresholds: dict[str, float],
+        size_hw: tuple[int, int],
+        threshold: Threshold | None = None,
+        device: str | torch.device = "auto",
+    ) -> None:
+        self.thresholds = dict(thresholds)
+        self.size_hw = size_hw
+        self.threshold = threshold
+        self.device = choose_device(device)
+        self.network = for_inference(network, self.device)
+
+    def __call__(self, crops: np.ndarray) -> Analysis:
+        """See ``AnalysisEngine``."""
+        with torch.inference_mode():
+            # Rows of pixels as decoded are what channels_last is in memory.
+            said = self.network(torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2))
+            probabilities = said.attributes.logits.float().sigmoid()
+            return Analysis(said.embeddings.cpu().numpy(), probabilities.cpu().numpy())
+
+
+def load_analysis_engine(
+    path: str | Path, device: str = "auto", size_hw: tuple[int, int] | None = None
+) -> TorchAnalysisEngine:
+    """Load a checkpoint of ``FacesTask``.
+
+    Args:
+        path: The file.
+        device: "auto" takes an accelerator where there is one, else the CPU.
+        size_hw: Height and width of the crops; None takes those of training.
+
+    Raises:
+        WeightsError: No such file, or no network of both face jobs in it.
+        DataError: It does not say its size, or there is no such device.
+    """
+    task = rebuild_task(
+        path, FacesTask, "a network of faces in one pass", "configs/face.yaml", teacher=None
+    )
+    return TorchAnalysisEngine(
+        task.network,
+        thresholds_of(task.categories, task.facts),
+        size_hw or crop_size(path, task.facts),
+        threshold_of(task.facts),
+        device,
+    )
