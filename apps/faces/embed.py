@@ -19,7 +19,7 @@ from .embedding_rows import RowMaker
 from .embedding_store import Counts, EmbeddingStore, Listed
 
 _FILES_AT_ONCE = 64
-"""Files between two writes to the disk: what a killed run does again at most."""
+"""Files between two writes to the disk: of those that are done, what a kill loses at most."""
 _NAMED_FAULTS = 100
 
 
@@ -103,18 +103,26 @@ def file_key(file: InputFile) -> str:
 
 def _fill(store: EmbeddingStore, make_rows: RowMaker) -> None:
     counts = store.counts()
+    rows: list[tuple[Listed, np.ndarray]] = []
+    faults: list[tuple[Listed, str]] = []
+
+    def write() -> None:
+        store.add(rows, faults)
+        rows.clear()
+        faults.clear()
+
     outcomes = make_rows(store.pending())
-    with tqdm(total=counts.files, initial=counts.done, unit="file", smoothing=0.05) as bar:
-        while batch := list(islice(outcomes, _FILES_AT_ONCE)):
-            rows: list[tuple[Listed, np.ndarray]] = []
-            faults: list[tuple[Listed, str]] = []
-            for file, outcome in batch:
-                if isinstance(outcome, DataError):
-                    faults.append((file, str(outcome)))
-                else:
-                    rows.append((file, outcome))
-            store.add(rows, faults)
-            bar.update(len(batch))
+    bar = tqdm(outcomes, total=counts.files, initial=counts.done, unit="file", smoothing=0.05)
+    try:
+        for file, outcome in bar:
+            if isinstance(outcome, DataError):
+                faults.append((file, str(outcome)))
+            else:
+                rows.append((file, outcome))
+            if len(rows) + len(faults) == _FILES_AT_ONCE:
+                write()
+    finally:
+        write()  # what is done when Ctrl-C comes stays done
 
 
 def _say_where_from(store: EmbeddingStore) -> None:

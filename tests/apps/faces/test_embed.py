@@ -163,7 +163,7 @@ def test_make_table__an_exception_keeps_what_was_done(texts: Path, tmp_path: Pat
     assert not work.out.exists()
     make = Counting()
     make_table(work, named_files([str(texts)]), make)
-    assert len(make.seen) == 100 - 64  # what is written together
+    assert len(make.seen) == 100 - 70  # those that were made before it, and none twice
     assert len(lengths(work.out)) == 100
 
 
@@ -374,33 +374,75 @@ def test_embed__killed_twice_loses_and_repeats_no_row(model: Path, tmp_path: Pat
     np.testing.assert_allclose(table.vectors, expected, atol=1e-5)
 
 
-PEAK = """
+COMMAND = """
 import sys
 from mobilevision.apps.main import main
-status = main(sys.argv[1:])
+assert main(sys.argv[1:]) == 0
 print(open("/proc/self/status").read())
-raise SystemExit(status)
+"""
+
+WIDE_ROWS = """
+import sys
+from pathlib import Path
+import numpy as np
+from mobilevision.apps.faces.embed import Work, make_table, named_files
+from mobilevision.apps.files.parquet_rows import Column
+class Wide:
+    columns, about = (Column("embedding", 1024),), {}
+    def __call__(self, files):
+        for number, file in enumerate(files):
+            yield file, np.full((1, 1024), number, np.float32)
+folder, out = sys.argv[1:]
+make_table(Work(Path(out), {}, {}), named_files([folder]), Wide())
+print(open("/proc/self/status").read())
 """
 
 
-def peak_mb(folder: Path, model: Path, out: Path) -> float:
-    words = ["embed", str(folder), "--aligned", "--model", str(model), "--out", str(out),
-             "--device", "cpu"]  # fmt: skip
+def peak_mb(program: str, *words: object) -> float:
     done = subprocess.run(
-        [sys.executable, "-c", PEAK, *words], check=True, capture_output=True, text=True
+        [sys.executable, "-c", program, *map(str, words)],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     # Not getrusage: its peak is that of the parent, where the process was forked from a larger one.
     (peak,) = [line for line in done.stdout.splitlines() if line.startswith("VmHWM:")]
     return int(peak.split()[1]) / 1024
 
 
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
-def test_embed__memory_does_not_grow_with_the_number_of_files(model: Path, tmp_path: Path) -> None:
-    write_pictures(tmp_path / "few", 400)
-    write_pictures(tmp_path / "many", 4000)
-    few = peak_mb(tmp_path / "few", model, tmp_path / "few.parquet")
-    many = peak_mb(tmp_path / "many", model, tmp_path / "many.parquet")
-    print(f"peak {few:.1f} MB for 400 pictures, {many:.1f} MB for 4,000")
-    assert len(read_vectors(tmp_path / "many.parquet").files) == 4000
-    assert many < few + 24  # all rows and names would be small, all pictures 12 MB more
+@on_linux
+def test_embed__memory_does_not_grow_with_the_number_of_pictures(
+    model: Path, tmp_path: Path
+) -> None:
+    Image.new("RGB", (128, 128), (90, 120, 60)).save(tmp_path / "face.png")
+    peaks = []
+    for count in (400, 4000):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for number in range(count):
+            (folder / f"{number}.png").hardlink_to(tmp_path / "face.png")
+        out = tmp_path / f"{count}.parquet"
+        words = ("embed", folder, "--aligned", "--size", 128, "--model", model, "--out", out)
+        peaks.append(peak_mb(COMMAND, *words, "--device", "cpu"))
+        assert parquet.read_metadata(out).num_rows == count
+    print(f"peak {peaks[0]:.1f} MB for 400 pictures, {peaks[1]:.1f} MB for 4,000")
+    assert peaks[1] < peaks[0] + 40  # the pictures would be 177 MB more
+
+
+@on_linux
+def test_make_table__memory_does_not_grow_with_the_number_of_rows(tmp_path: Path) -> None:
+    peaks = []
+    for count in (5000, 25_000):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for number in range(count):
+            (folder / f"{number}.png").touch()
+        out = tmp_path / f"{count}.parquet"
+        peaks.append(peak_mb(WIDE_ROWS, folder, out))
+        assert parquet.read_metadata(out).num_rows == count
+    print(f"peak {peaks[0]:.1f} MB for 5,000 rows, {peaks[1]:.1f} MB for 25,000")
+    assert peaks[1] < peaks[0] + 24  # the rows would be 82 MB more
