@@ -86,11 +86,11 @@ def check_positions(latlng_deg: np.ndarray, what: str) -> None:
     if count >= _SWAPPED_SHARE * len(good) and ((latitude <= 180) & (longitude <= 90)).all():
         raise DataError(
             f"{shown}: latitude and longitude seem to be swapped ({count:,} of {len(good):,} rows "
-            "are only possible the other way round, and all are). Rename the columns."
+            "are possible only the other way round, and that way all rows are). Rename the columns."
         )
     raise DataError(
-        f"{shown} ({count:,} of {len(good):,} rows are like that): latitudes lie in [-90, 90] and "
-        "longitudes in [-180, 180], in degrees. Correct or remove these rows."
+        f"{shown} ({count:,} of {len(good):,} rows are off the Earth): latitude is in [-90, 90], "
+        "longitude in [-180, 180], in degrees. Correct or remove these rows."
     )
 
 
@@ -211,7 +211,7 @@ def _read_columns(
     path: Path, names: Mapping[str, Sequence[str]], extras: Mapping[str, Sequence[str]]
 ) -> dict[str, Sequence[Any]]:
     """Columns by our names; those of ``extras`` may be missing."""
-    _check_format(path)
+    check_format(path)
     if not path.is_file():
         raise DataError(f"{path}: no such table")
     there, read = (_open_csv if path.suffix == ".csv" else _open_parquet)(path)
@@ -255,7 +255,7 @@ def _open_parquet(path: Path) -> tuple[list[str], Any]:
 
 
 def _write_columns(path: Path, columns: dict[str, list[Any]]) -> None:
-    _check_format(path)
+    check_format(path)
     with replaced_atomically(path) as temporary:
         if path.suffix == ".csv":
             text = io.StringIO()
@@ -270,7 +270,12 @@ def _write_columns(path: Path, columns: dict[str, list[Any]]) -> None:
             parquet.write_table(pyarrow.table(columns), temporary)
 
 
-def _check_format(path: Path) -> None:
+def check_format(path: Path) -> None:
+    """Refuse names of tables that end neither in .csv nor in .parquet.
+
+    Raises:
+        DataError: another ending.
+    """
     if path.suffix not in _FORMATS:
         raise DataError(f"{path}: such a table ends in {' or '.join(_FORMATS)}")
 

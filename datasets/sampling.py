@@ -67,12 +67,17 @@ class EpochSampler(DistributedSampler[SampleKey]):
     def __iter__(self) -> Iterator[SampleKey]:
         """The keys of this process that are left of the current epoch."""
         epoch, taken = Progress(self.epoch) if self._progress is None else self._progress()
+        rank, world_size = self._place()
+        mine = np.resize(self.order(epoch), len(self) * world_size)[rank::world_size]
+        # One by one: of millions of photos, keys would take more memory than all the rest.
+        return (SampleKey(int(position), epoch) for position in mine[taken:])
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Positions (N,) int64 of the whole data set in the order of an epoch."""
         order = np.arange(self.length)
         if self.shuffle:
             np.random.default_rng((self.seed, epoch)).shuffle(order)
-        rank, world_size = self._place()
-        order = np.resize(order, len(self) * world_size)[rank::world_size]
-        return iter([SampleKey(position, epoch) for position in order[taken:].tolist()])
+        return order
 
     def __len__(self) -> int:
         """Keys for each process in a whole epoch."""

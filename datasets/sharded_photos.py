@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from .errors import DataError
 from .geo import PhotoDataModule
 from .images import rgb_pixels
-from .sampling import EpochSampler, Progress, SampleKey
+from .sampling import EpochSampler, Progress
 from .shards import ShardIndex, read_index
 
 _ORIENTATION = 0x0112
@@ -144,13 +144,6 @@ class ShardSampler(EpochSampler):
             rows = [np.arange(int(self._starts[each]), int(self._ends[each])) for each in near]
             parts.append(rng.permutation(np.concatenate(rows)))
         return np.concatenate(parts)
-
-    def __iter__(self) -> Iterator[SampleKey]:
-        """The keys of this process that are left of the current epoch."""
-        epoch, taken = Progress(self.epoch) if self._progress is None else self._progress()
-        rank, world_size = self._place()
-        order = np.resize(self.order(epoch), len(self) * world_size)[rank::world_size]
-        return iter([SampleKey(position, epoch) for position in order[taken:].tolist()])
 
 
 class ShardedPhotoModule(PhotoDataModule):

@@ -142,13 +142,13 @@ def _entries(path: Path) -> Iterator[tuple[dict[str, Any], tuple[int, int]]]:
                 if member.name.endswith(_META):
                     content = tar.extractfile(member)
                     assert content is not None
-                    meta = json.loads(content.read())
+                    meta = dict(json.loads(content.read()))
                 else:
                     place = (member.offset_data, member.size)
                 if meta is not None and place is not None:
                     yield {"file": key, **meta}, place
                     meta, place = None, None
-    except (OSError, tarfile.TarError, ValueError) as error:
+    except (OSError, tarfile.TarError, TypeError, ValueError) as error:
         raise DataError(f"{path}: not a readable tar shard ({error})") from error
 
 

@@ -72,8 +72,17 @@ def write_figure(figure: Figure, path: Path) -> None:
     Raises:
         DataError: the name does not end in .png.
     """
-    if path.suffix.lower() != ".png":
-        raise DataError(f"{path}: pictures are written as .png")
+    check_png(path)
     png = io.BytesIO()
     figure.savefig(png, format="png")
     write_atomically(path, png.getvalue())
+
+
+def check_png(path: Path) -> None:
+    """Refuse names of pictures that do not end in .png.
+
+    Raises:
+        DataError: another ending.
+    """
+    if path.suffix.lower() != ".png":
+        raise DataError(f"{path}: pictures are written as .png")

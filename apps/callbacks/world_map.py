@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from ...datasets.errors import DataError
 from ...heads.geolocation.cells import Partition
@@ -20,8 +21,11 @@ from ...heads.geolocation.task import GeolocationTask
 from .evaluation_picture import EvaluationPicture
 
 _LAND = "#9aa5ad"
+_LAND_ON_CELLS = "#4a5a66"
 _STEPS = 24
 _MOST_LINES = 1500
+_SMALL_DEG = 1.5
+"""Cells that are lower than this would be invisible on the map; they get a dot."""
 
 
 def read_coastline(path: str | Path | None) -> list[np.ndarray]:
@@ -85,10 +89,12 @@ def draw_partition(partition: Partition, coastline: Sequence[np.ndarray], title:
         coastline: from ``read_coastline``.
         title: a line on top.
     """
-    figure, axes = _world(coastline, title)
-    outlines, values = [], []
+    figure, axes = _world(coastline, title, coast_on_top=True)
+    outlines, values, small = [], [], []
     for index in range(len(partition)):
         ring = np.array(partition.polygon(index))
+        if np.ptp(ring[:, 1]) < _SMALL_DEG:
+            small.append(index)
         for shift in (-360, 0, 360):
             moved = ring + np.array((shift, 0))
             if moved[:, 0].max() > -180 and moved[:, 0].min() < 180:
@@ -96,9 +102,19 @@ def draw_partition(partition: Partition, coastline: Sequence[np.ndarray], title:
                 values.append(max(1, int(partition.table.photos[index])))
     cells = PolyCollection(outlines, edgecolors="#30404c", linewidths=0.3, alpha=0.75, zorder=2)
     cells.set_array(np.array(values, np.float64))
-    cells.set_norm(LogNorm(vmin=min(values), vmax=max(2, *values)))
+    norm = LogNorm(vmin=min(values), vmax=max(2, *values))
+    cells.set_norm(norm)
     axes.add_collection(cells)
-    figure.colorbar(cells, ax=axes, shrink=0.6, label="photos in the cell")
+    dots = partition.latlng_deg[small]
+    photos = np.maximum(partition.table.photos[small], 1)
+    axes.scatter(
+        dots[:, 1], dots[:, 0], s=14, c=photos, norm=norm, edgecolors="#30404c", linewidths=0.3,
+        zorder=4,
+    )  # fmt: skip
+    numbers = StrMethodFormatter("{x:,.0f}")
+    bar = figure.colorbar(cells, ax=axes, shrink=0.7, pad=0.01, label="photos in the cell")
+    bar.ax.yaxis.set_major_formatter(numbers)
+    bar.ax.yaxis.set_minor_formatter(numbers)
     return figure
 
 
@@ -131,20 +147,35 @@ def draw_answers(
         axes.scatter(
             truth[near, 1], truth[near, 0], s=9, c=colour, zorder=3, label=f"{name}: {near.sum():,}"
         )
-    axes.legend(loc="lower left", fontsize=8, title="truth, by error", title_fontsize=8)
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.05), ncols=5, frameon=False,
+        title="where photos were taken, by error; lines lead to the answers",
+    )  # fmt: skip
     return figure
 
 
-def _world(coastline: Sequence[np.ndarray], title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(13, 6.6), dpi=110, layout="constrained")
+def _world(
+    coastline: Sequence[np.ndarray], title: str, coast_on_top: bool = False
+) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(13, 6.9), dpi=110, layout="compressed")
     axes = figure.subplots()
-    axes.add_collection(LineCollection(list(coastline), colors=_LAND, linewidths=0.7, zorder=1))
+    land = LineCollection(list(coastline), colors=_LAND, linewidths=0.7, zorder=1)
+    if coast_on_top:
+        land.set(zorder=3, color=_LAND_ON_CELLS)
+    axes.add_collection(land)
     axes.set(xlim=(-180, 180), ylim=(-90, 90), aspect="equal")
     axes.set_xticks(range(-180, 181, 30))
     axes.set_yticks(range(-90, 91, 30))
+    axes.xaxis.set_major_formatter(lambda value, _: _degrees(value, "E", "W"))
+    axes.yaxis.set_major_formatter(lambda value, _: _degrees(value, "N", "S"))
     axes.grid(color="#e4e4e0", linewidth=0.6, zorder=0)
     axes.set_title(title, fontweight="bold")
     return figure, axes
+
+
+def _degrees(value: float, positive: str, negative: str) -> str:
+    side = "" if value in (0, 180, -180) else f" {positive if value > 0 else negative}"
+    return f"{abs(value):g}°{side}"
 
 
 def _great_circle(start_deg: np.ndarray, end_deg: np.ndarray) -> list[np.ndarray]:

@@ -1,6 +1,8 @@
 """``mobilevision cells build``."""
 
+import sys
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -44,10 +46,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Build and write the cells."""
-    from ...datasets.positions import read_positions
+    from ...datasets.positions import check_format, read_positions
     from ...heads.geolocation.cells import build_partition
 
+    check_format(arguments.out)  # before minutes of work
+    coastline = _prepare_picture(arguments)
+    print(f"reading {arguments.photos}", file=sys.stderr)
     table = read_positions(arguments.photos)
+    print(f"parting {len(table.files):,} photos", file=sys.stderr)
     partition, report = build_partition(
         table.latlng_deg,
         arguments.max,
@@ -68,10 +74,20 @@ def run(arguments: Namespace) -> int:
         print(f"  {report.full_cells:,} cells of the last level have more than {arguments.max:,}")
     if arguments.picture is not None:
         from ..callbacks.evaluation_picture import write_figure
-        from ..callbacks.world_map import draw_partition, read_coastline
+        from ..callbacks.world_map import draw_partition
 
         title = f"{len(partition):,} cells · {report.kept:,} photos"
-        coastline = read_coastline(arguments.coastline)
         write_figure(draw_partition(partition, coastline, title), arguments.picture)
         print(f"Picture: {arguments.picture}")
     return 0
+
+
+def _prepare_picture(arguments: Namespace) -> list[Any]:
+    """The coastline, read before anything is built so that mistakes show at once."""
+    if arguments.picture is None:
+        return []
+    from ..callbacks.evaluation_picture import check_png
+    from ..callbacks.world_map import read_coastline
+
+    check_png(arguments.picture)
+    return read_coastline(arguments.coastline)

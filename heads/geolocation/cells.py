@@ -183,11 +183,15 @@ def build_partition(
     Raises:
         DataError: an option is out of its range, a position is not on Earth, or no cell is left.
     """
-    if not 1 <= min_photos <= max_photos or not 0 <= min_level <= max_level <= MAX_LEVEL:
+    if not 1 <= min_photos <= max_photos:
         raise DataError(
-            f"min_photos={min_photos}, max_photos={max_photos}, min_level={min_level}, "
-            f"max_level={max_level}: each first one must not be above the second, photos at least "
-            f"1, levels from 0 to {MAX_LEVEL}."
+            f"cells of {min_photos:,} (--min) to {max_photos:,} (--max) photos: the least number "
+            "must be at least 1, and the most not below it."
+        )
+    if not 0 <= min_level <= max_level <= MAX_LEVEL:
+        raise DataError(
+            f"cells of levels {min_level} (--min-level) to {max_level} (--max-level): both must "
+            f"be from 0 to {MAX_LEVEL}, and the second not below the first."
         )
     latlng_deg = np.asarray(latlng_deg, np.float64).reshape(-1, 2)
     check_positions(latlng_deg, name)

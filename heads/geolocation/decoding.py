@@ -86,10 +86,10 @@ class Decoder:
         """Return the answers for probabilities (B, C) that sum to 1 for each photo."""
         cells = probabilities.argmax(axis=1)
         answers = self._answers(probabilities)
-        radii = [
-            np.interp(self.levels, *reversed(self._reach(row, answer)))
-            for row, answer in zip(probabilities, answers, strict=True)
-        ]
+        radii = []
+        for row, answer in zip(probabilities, answers, strict=True):
+            reached, mass = self._reach(row, answer)
+            radii.append(np.interp(self.levels, mass, reached))
         return Places(
             to_latlng_deg(answers),
             cells,

@@ -57,7 +57,7 @@ def test_write__and_read__same(tmp_path: Path, suffix: str) -> None:
     ("rows", "message"),
     [
         ("a,1,2\nb,91,100", "row 2 has latitude 91, longitude 100 .1 of 2 rows"),
-        ("a,0,181", "longitudes in"),
+        ("a,0,181", "longitude in"),
         ("a,,3", "row 1 has latitude nan"),
         ("a,nan,3", "row 1 has latitude nan"),
         ("a,inf,3", "row 1 has latitude inf"),

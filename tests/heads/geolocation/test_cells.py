@@ -126,12 +126,13 @@ def test_build__no_cell_left__says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"max_photos": 1, "min_photos": 2}, {"min_photos": 0}, {"min_level": 5, "max_level": 4},
-     {"max_level": 31}],
+    ("options", "message"),
+    [({"max_photos": 1, "min_photos": 2}, r"cells of 2 \(--min\) to 1 \(--max\) photos"),
+     ({"min_photos": 0}, "at least 1"),
+     ({"min_level": 5, "max_level": 4}, "levels 5 .* to 4"), ({"max_level": 31}, "from 0 to 30")],
 )  # fmt: skip
-def test_build__option_out_of_range__says_which(options: dict) -> None:
-    with pytest.raises(DataError, match="levels from 0 to 30"):
+def test_build__option_out_of_range__says_which(options: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         build_partition(np.zeros((3, 2)), **options)
 
 
