@@ -70,7 +70,10 @@ class FacesTask(EvaluatedTask[FacesEvaluator, FacesResult]):
             checkpoint is loaded. None for losses of identities alone.
         embedding_loss: What embeddings learn, its ``weight`` that against the labels' loss; None is
             ``SquaredDifference``.
-        label_loss: As ``loss`` of ``AttributeTask``, and so are the next three.
+        label_loss: As ``loss`` of ``AttributeTask``.
+        label_weight: Factor of the labels' loss. With this and ``landmark_weight`` at 0 embeddings
+            learn alone, with ``embedding_loss.weight`` at 0 attributes do: the same recipe for one
+            job, to see what sharing costs.
         landmark_weight: Factor of the landmarks' loss, where the network says any.
         threshold_criterion: What the attributes' thresholds make as large as possible.
         groups: Sensitive attributes: measures are given for those that have and lack them, too.
@@ -88,6 +91,7 @@ class FacesTask(EvaluatedTask[FacesEvaluator, FacesResult]):
         teacher: TableTeacher | None = None,
         embedding_loss: EmbeddingLoss | None = None,
         label_loss: LabelLoss | None = None,
+        label_weight: float = 1.0,
         landmark_weight: float = 1.0,
         threshold_criterion: Criterion = "f1",
         groups: tuple[str, ...] = ("Male", "Young"),
@@ -101,6 +105,7 @@ class FacesTask(EvaluatedTask[FacesEvaluator, FacesResult]):
         self.categories = dict(categories)
         self.teacher = teacher
         self.embedding_loss = embedding_loss or SquaredDifference()
+        self.label_weight = label_weight
         self.job = AttributeJob(
             self.categories, label_loss, landmark_weight, threshold_criterion, groups
         )
@@ -121,6 +126,7 @@ class FacesTask(EvaluatedTask[FacesEvaluator, FacesResult]):
     def losses(self, output: FacesOutput, batch: AttributeBatch) -> dict[str, Tensor]:
         """Return the losses of labels and landmarks, and while training those of embeddings."""
         losses = self.job.losses(output.attributes, batch, self.facts)
+        losses["labels"] = self.label_weight * losses["labels"]
         if not self.training:
             return losses
         plain = torch.zeros_like(batch.ids)

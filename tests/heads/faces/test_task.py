@@ -71,6 +71,23 @@ def test_losses__of_both_jobs__by_hand(drawn_people: Path) -> None:
     torch.testing.assert_close(alone["labels"], parts["labels"])
 
 
+@pytest.mark.parametrize(
+    ("options", "idle"),
+    [
+        ({"label_weight": 0.0, "landmark_weight": 0.0}, "attributes"),
+        ({"embedding_loss": SquaredDifference(0.0)}, "embedding"),
+    ],
+)
+def test_losses__one_job_alone__the_other_head_learns_nothing(
+    drawn_people: Path, options: dict, idle: str
+) -> None:
+    model, batch = prepared(drawn_people, **options)
+    torch.stack(list(model.losses(model(batch.images), batch).values())).sum().backward()
+    moved = {name.split(".")[1] for name, p in model.named_parameters()
+             if p.grad is not None and p.grad.any()}  # fmt: skip
+    assert moved == {"backbone", "attributes", "embedding"} - {idle}
+
+
 def test_losses__reach_every_parameter(drawn_people: Path) -> None:
     model, batch = prepared(drawn_people, teacher=None, embedding_loss=ArcFace(6, 8))
     torch.stack(list(model.losses(model(batch.images), batch).values())).sum().backward()
