@@ -29,8 +29,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         " ncnn:FILE.param.",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="The table, .parquet."
-    )
+        "--out", type=Path, required=True, metavar="FILE",
+        help="The table, .parquet; FILE.progress keeps what is done, delete it when you are.",
+    )  # fmt: skip
     parser.add_argument(
         "--aligned", action="store_true", help="The pictures are aligned faces: find none."
     )

@@ -22,7 +22,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--gallery", type=Path, required=True, metavar="DIR", help="Made where it is absent."
     )
-    parser.add_argument("--model", required=True, help="Checkpoint of a face network.")
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="Checkpoint of a face network, or another's: facenet:vggface2, onnx:FILE,"
+        " ncnn:FILE.param.",
+    )
     parser.add_argument("--largest", action="store_true", help="Of several faces take the largest.")
     parser.add_argument(
         "--aligned", action="store_true", help="The pictures are aligned faces: find none."

@@ -16,15 +16,7 @@ _LAYOUTS = ("folder", "celeba")
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument(
-        "--pairs",
-        type=Path,
-        metavar="FILE",
-        help="List in LFW's format, in folds; drawn from the people if not given.",
-    )
-    parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="Folder of the faces, one for each person."
-    )
+    _add_faces(parser)
     parser.add_argument(
         "--model",
         help="Checkpoint of a face network, or another's: facenet:vggface2, onnx:FILE,"
@@ -35,6 +27,34 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="Table of cached embeddings, in place of pictures and a model.",
+    )
+    parser.add_argument("--json", action="store_true", help="Print JSON in place of a table.")
+    parser.add_argument("--roc", type=Path, metavar="FILE", help="Draw the ROC curve, .png.")
+    parser.add_argument(
+        "--store",
+        action="store_true",
+        help="Put the threshold and its false accept rate into the checkpoint.",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", default=32, help="Faces at once in the network."
+    )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="Where it runs: auto (an accelerator where there is one), cpu, cuda:1.",
+    )
+    parser.add_argument("--size", type=int, metavar="PX", help="Side of the faces; as in training.")
+
+
+def _add_faces(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--pairs",
+        type=Path,
+        metavar="FILE",
+        help="List in LFW's format, in folds; drawn from the people if not given.",
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="Folder of the faces, one for each person."
     )
     parser.add_argument(
         "--layout",
@@ -55,22 +75,6 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="FILE",
         help="From data find-faces, for faces that are not aligned.",
     )
-    parser.add_argument("--json", action="store_true", help="Print JSON in place of a table.")
-    parser.add_argument("--roc", type=Path, metavar="FILE", help="Draw the ROC curve, .png.")
-    parser.add_argument(
-        "--store",
-        action="store_true",
-        help="Put the threshold and its false accept rate into the checkpoint.",
-    )
-    parser.add_argument(
-        "--batch-size", type=int, metavar="N", default=32, help="Faces at once in the network."
-    )
-    parser.add_argument(
-        "--device",
-        default="auto",
-        help="Where it runs: auto (an accelerator where there is one), cpu, cuda:1.",
-    )
-    parser.add_argument("--size", type=int, metavar="PX", help="Side of the faces; as in training.")
 
 
 def run(arguments: Namespace) -> int:

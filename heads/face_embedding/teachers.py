@@ -10,6 +10,7 @@ from ...backbone.errors import WeightsError
 from ...datasets.face_views import FaceViews
 from ...datasets.images import stretch
 from ...datasets.types import FaceBatch
+from .rates import normalised
 
 
 class EmbeddingTeacher(ABC):
@@ -74,9 +75,7 @@ class FaceTeacher(EmbeddingTeacher):
         if not self._opened:
             self.open()
             self._opened = True
-        said = np.asarray(self.infer(self._prepared(images)), dtype=np.float32)
-        length = np.linalg.norm(said, axis=1, keepdims=True)
-        return said / np.maximum(length, 1e-12)
+        return normalised(self.infer(self._prepared(images)))
 
     def _prepared(self, images: np.ndarray | Tensor) -> np.ndarray:
         pixels = images.numpy(force=True) if isinstance(images, Tensor) else np.asarray(images)
