@@ -84,7 +84,7 @@ class LocationResult:
             "radius_90_km": self.radius_90_km,
             **named,
         }
-        point = {"type": "Point", "coordinates": [self.longitude, self.latitude]}
+        point = {"type": "Point", "coordinates": _rounded(self.longitude, self.latitude)}
         features = [_feature(point, answer)]
         for place in self.places:
             outline = geometry(self.partition.polygon(place.index))
@@ -108,10 +108,15 @@ def geometry(ring: Ring) -> dict[str, Any]:
         moved = [(longitude + shift, latitude) for longitude, latitude in ring]
         part = _clipped(_clipped(moved, 180.0, 1.0), -180.0, -1.0)
         if len(part) > 3 and len({longitude for longitude, _ in part}) > 1:
-            parts.append([[longitude, latitude] for longitude, latitude in part])
+            parts.append([_rounded(longitude, latitude) for longitude, latitude in part])
     if len(parts) == 1:
         return {"type": "Polygon", "coordinates": parts}
     return {"type": "MultiPolygon", "coordinates": [[part] for part in parts]}
+
+
+def _rounded(longitude: float, latitude: float) -> list[float]:
+    """To a centimetre, as Section 11.2 of RFC 7946 advises against false precision."""
+    return [round(longitude, 7), round(latitude, 7)]
 
 
 def _clipped(ring: Ring, edge: float, sign: float) -> Ring:

@@ -134,3 +134,37 @@ def test_losses__labels__are_the_cells_of_the_positions(world) -> None:
         assert np.any(known.numpy())
         expected = torch.nn.functional.cross_entropy(logits[known], cells[known])
         assert losses[f"cells_{index}"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_fit__enough_photos__calibration_is_kept_and_used(tmp_path: Path) -> None:
+    data = GeneratedWorldModule(
+        tmp_path / "data", train_photos=30, val_photos=60, test_photos=20, max_photos=(10,),
+        min_photos=1, size_hw=(64, 64), batch_size=10, num_workers=0,
+        train_transform=WholePicture((64, 64)), val_transform=WholePicture((64, 64)),
+    )  # fmt: skip
+    task = make_task(data)
+    assert task.calibration.temperature == 1.0
+    trainer = make_trainer(tmp_path / "fit", max_epochs=1)
+    trainer.fit(task, datamodule=data)
+    written = json.loads((tmp_path / "fit" / "geo_metrics.json").read_text())
+    assert written["coverage_is_cross_fitted"]
+    assert written["calibration"] == task.calibration.to_plain()
+    assert task.calibration.photos == 60
+    assert task.decoder.levels == task.calibration.levels
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    network = CellClassifier(MobileNetV1(0.25, out_strides=(16,)), data.num_classes)
+    back = GeolocationTask.load_from_checkpoint(
+        tmp_path / "a.ckpt", network=network, categories=data.categories, weights_only=True
+    ).eval()
+    assert back.calibration == task.calibration
+    assert back.decoder.levels == task.calibration.levels
+    images = next(iter(data.val_dataloader())).images
+    with torch.no_grad():
+        (logits,) = back(images)
+        expected = (logits / task.calibration.temperature).softmax(dim=1)
+        assert torch.allclose(back.probabilities(images), expected, atol=1e-6)
+    make_trainer(tmp_path / "test").test(back, datamodule=data, verbose=False)
+    tested = json.loads((tmp_path / "test" / "geo_metrics.json").read_text())
+    assert (tested["dataset"], tested["photos"]) == ("data test", 20)
+    assert tested["calibration"] == written["calibration"]
+    assert not tested["coverage_is_cross_fitted"]
