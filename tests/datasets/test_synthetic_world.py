@@ -58,3 +58,14 @@ def test_write__twice__the_second_time_it_is_there(tmp_path: Path) -> None:
         assert (picture.format, picture.size) == ("JPEG", (64, 64))
     with pytest.raises(DataError, match="other parameters"):
         write_world(tmp_path / "w", train=4, val=2, progress=False)
+
+
+def test_write__with_a_test_split__the_others_stay_as_they_are(tmp_path: Path) -> None:
+    write_world(tmp_path / "without", train=2, val=2, progress=False)
+    write_world(tmp_path / "with", train=2, val=2, test=3, progress=False)
+    assert len(read_positions(tmp_path / "with" / "test.csv").files) == 3
+    assert not (tmp_path / "without" / "test.csv").exists()
+    for name in ("train.csv", "val.csv", "train/000002.jpg", "val/000001.jpg"):
+        assert (tmp_path / "with" / name).read_bytes() == (tmp_path / "without" / name).read_bytes()
+    with pytest.raises(DataError, match="test=-1"):
+        write_world(tmp_path / "bad", test=-1, progress=False)
