@@ -5,29 +5,17 @@ from typing import Any
 
 import onnx
 import torch
-from onnxscript import opset20 as op
-from onnxscript import script
+from onnxscript import opset18
 
 from ...datasets.files import replaced_atomically
 from .deployed import Deployable
 from .formats import ExportOptions
+from .suppression import SUPPRESSION
 
-OPSET = 20
+OPSET = 18
+op: Any = opset18  # its annotations know no values of a graph that is being built
+_INT32, _INT64 = onnx.TensorProto.INT32, onnx.TensorProto.INT64
 _LEFTOVERS = {"BatchNormalization", "Dropout"}
-
-
-@script(default_opset=op)
-def best_of_group(scores, score_threshold: float, candidates: int):
-    """Scores (B, G, A), 0 for all but the best candidates of a group where too many are above."""
-    above = op.Cast(op.Greater(scores, op.CastLike(score_threshold, scores)), to=6)  # int32
-    in_group = op.ReduceSum(above, op.Constant(value_ints=[2]))
-    if op.ReduceMax(in_group, keepdims=0) > op.Cast(candidates, to=6):
-        best, _ = op.TopK(scores, op.Reshape(candidates, op.Constant(value_ints=[1])), axis=2)
-        last = op.ReduceMin(best, op.Constant(value_ints=[2]))
-        limited = op.Where(op.GreaterOrEqual(scores, last), scores, op.CastLike(0.0, scores))
-    else:
-        limited = op.Identity(scores)
-    return limited
 
 
 def translate_suppression(
@@ -40,7 +28,7 @@ def translate_suppression(
 ) -> Any:
     """``surviving_scores`` as ONNX says it."""
     if boxes.shape[1] > candidates:
-        scores = best_of_group(scores, score_threshold=score_threshold, candidates=candidates)
+        scores = best_of_group(scores, score_threshold, candidates)
     chosen = op.NonMaxSuppression(
         boxes,
         scores,
@@ -50,6 +38,20 @@ def translate_suppression(
     )  # (N, 3): image, group, box
     nothing = op.Expand(op.Constant(value_float=0.0), op.Shape(scores))
     return op.ScatterND(nothing, chosen, op.GatherND(scores, chosen))
+
+
+def best_of_group(scores: Any, score_threshold: float, candidates: int) -> Any:
+    """Scores (B, G, A) with 0 for all but the best ``candidates`` of each group.
+
+    As many are sorted as the fullest group has above the threshold, which is mostly a few.
+    """
+    above = op.Cast(op.Greater(scores, op.Constant(value_float=score_threshold)), to=_INT32)
+    most = op.ReduceMax(op.ReduceSum(above, op.Constant(value_ints=[2])), keepdims=0)
+    most = op.Min(op.Cast(most, to=_INT64), op.Constant(value_int=candidates))
+    wanted = op.Reshape(op.Max(most, op.Constant(value_int=1)), op.Constant(value_ints=[1]))
+    best, _ = op.TopK(scores, wanted, axis=2)
+    last = op.ReduceMin(best, op.Constant(value_ints=[2]))
+    return op.Where(op.GreaterOrEqual(scores, last), scores, op.Constant(value_float=0.0))
 
 
 class OnnxFormat:
@@ -65,9 +67,7 @@ class OnnxFormat:
             opset_version=OPSET,
             input_names=["images"],
             output_names=list(deployable.facts.outputs),
-            custom_translation_table={
-                torch.ops.mobilevision.surviving_scores.default: translate_suppression
-            },
+            custom_translation_table={SUPPRESSION: translate_suppression},
             verbose=False,
         )
         assert program is not None

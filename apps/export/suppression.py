@@ -86,7 +86,9 @@ def surviving_scores_dense(
     return torch.zeros_like(flat).scatter(1, index, best * kept).view_as(scores)
 
 
-DECOMPOSITIONS = {torch.ops.mobilevision.surviving_scores.default: surviving_scores_dense}
+SUPPRESSION = torch.ops.mobilevision.surviving_scores.default
+"""The operator as it stands in exported programs."""
+DECOMPOSITIONS = {SUPPRESSION: surviving_scores_dense}
 """For ``ExportedProgram.run_decompositions``."""
 
 
