@@ -5,12 +5,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...heads.geolocation.task import CROP, GeolocationTask
+from ..geolocation.engines import cells_to_plain
 from .facts import ModelFacts
 from .folding import for_export
 from .jobs import Job, load_task
 
 _OUTPUTS = {"probabilities": "(batch, cells) float32: of the cells of the finest partition"}
-_OF_CHECKPOINTS = {"format", "size_hw", "provenance"}
 
 
 class CellAnswers(nn.Module):
@@ -34,14 +34,17 @@ load = load_task(GeolocationTask)
 
 
 def deploy(task: GeolocationTask, size_hw: tuple[int, int]) -> Job:
-    """See ``JobModule``; the cells and what else the task has measured are the details.
+    """See ``JobModule``; its cells and their calibration are the details.
 
     Raises:
         DataError: The checkpoint does not say what the cells are.
     """
-    _ = task.partitions
-    details = {name: value for name, value in task.facts.items() if name not in _OF_CHECKPOINTS}
     crop = task.facts.get(CROP)
+    details = {
+        "cells": cells_to_plain(task.partitions[-1].table),
+        "calibration": task.calibration.to_plain(),
+        "crop_fraction": crop,
+    }
     preparation = (
         "none: uint8 RGB pictures (batch, height, width, 3) of any size"
         if crop is None

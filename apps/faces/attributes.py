@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...datasets.face_crops import crop_face
+from .exported_engines import is_exported, load_exported_attributes
 from .finding import FaceFinder
 from .reading import FaceReader
 
@@ -85,7 +86,7 @@ class FaceAttributes(FaceReader[FaceDescription]):
         size_hw: tuple[int, int] | None = None,
         finder: FaceFinder | None = None,
     ) -> "FaceAttributes":
-        """Load a checkpoint of ``AttributeTask``.
+        """Load a checkpoint of ``AttributeTask``, or what ``mobilevision export`` made of one.
 
         Args:
             path: The file.
@@ -95,8 +96,10 @@ class FaceAttributes(FaceReader[FaceDescription]):
 
         Raises:
             WeightsError: No such file, or no attribute network in it; the message says what to do.
-            DataError: There is no such device.
+            DataError: There is no such device, or an exported file does not fit.
         """
+        if is_exported(path):
+            return cls(load_exported_attributes(Path(path), device, size_hw), finder)
         from .attribute_engine import load_attribute_engine
 
         return cls(load_attribute_engine(path, device, size_hw), finder)

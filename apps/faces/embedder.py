@@ -19,6 +19,7 @@ from ...datasets.errors import DataError
 from ...datasets.images import stretch
 from ..files.inputs import Picture, PictureLike, all_or_raise, as_pictures
 from .comparing import FaceComparer
+from .exported_engines import is_exported, load_exported_embedding
 from .finding import FaceFinder
 from .results import Face, Threshold
 
@@ -49,10 +50,11 @@ class FaceEmbedder(FaceComparer[Face]):
         size: int | None = None,
         finder: FaceFinder | None = None,
     ) -> "FaceEmbedder":
-        """Load a checkpoint of ``FaceEmbeddingTask``, or another people's face network.
+        """Load a checkpoint of ``FaceEmbeddingTask``, an exported one, or others' face networks.
 
         Args:
-            model: The file; or ``facenet:vggface2``, ``onnx:FILE``, ``ncnn:FILE.param``.
+            model: The file, a checkpoint or what ``mobilevision export`` made of one; or
+                ``facenet:vggface2``, ``onnx:FILE``, ``ncnn:FILE.param``.
             device: "auto" takes an accelerator where there is one, else the CPU.
             size: Side in px of the aligned faces; None takes that of training.
             finder: As for the class.
@@ -61,6 +63,8 @@ class FaceEmbedder(FaceComparer[Face]):
             DataError: No such file, or no face network in it; the message says what to do.
             WeightsError: Another people's network cannot be read, or its library is absent.
         """
+        if is_exported(model):
+            return cls(load_exported_embedding(Path(model), device, size), finder)
         from .embedding_engines import load_embedding_engine
 
         return cls(load_embedding_engine(model, device, size), finder)

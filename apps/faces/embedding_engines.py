@@ -14,6 +14,7 @@ from ...heads.face_embedding.teachers import FaceTeacher, open_teacher
 from ...heads.task import CHECKPOINT_ENTRY
 from ..engines.eager import choose_device, for_inference
 from ..training.runs import AtomicCheckpointIO
+from .exported_engines import is_exported, load_exported_embedding
 from .results import Threshold
 
 
@@ -103,8 +104,8 @@ def load_embedding_engine(
     """Load a face network.
 
     Args:
-        model: A checkpoint of ``FaceEmbeddingTask``; or a teacher's word, such as
-            ``facenet:vggface2``, ``onnx:FILE`` or ``ncnn:FILE.param``.
+        model: A checkpoint of ``FaceEmbeddingTask`` or what ``mobilevision export`` made of one;
+            or a teacher's word, such as ``facenet:vggface2``, ``onnx:FILE`` or ``ncnn:FILE.param``.
         device: "auto" takes an accelerator where there is one, else the CPU. Teachers run where
             their library has them.
         size: Side in px of the faces; None takes that of training.
@@ -117,6 +118,8 @@ def load_embedding_engine(
     if teacher is not None:
         return TeacherEngine(teacher)
     path = Path(model)
+    if is_exported(path):
+        return load_exported_embedding(path, device, size)
     if not path.is_file():
         raise DataError(
             f"{path}: no such model. Give a checkpoint of `lightning fit -c "
@@ -140,6 +143,8 @@ def model_facts(model: str | Path) -> dict[str, Any]:
         DataError: It is a checkpoint that cannot be read.
     """
     digest = hashlib.sha256()
+    if Path(model).is_file() and is_exported(model):
+        return {"kind": "exported", "sha256": hashlib.sha256(Path(model).read_bytes()).hexdigest()}
     if Path(model).is_file():
         checkpoint = AtomicCheckpointIO().load_checkpoint(model, map_location="cpu")
         for name, value in sorted(checkpoint.get("state_dict", {}).items()):

@@ -9,25 +9,24 @@
 Positions that pictures carry in their EXIF data are not looked at.
 """
 
-import copy
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import torch
 
 from ...datasets.classification_transforms import CentreCrop
 from ...datasets.errors import DataError
 from ...datasets.images import ImageFile, stretch
 from ...heads.geolocation.cells import Partition
 from ...heads.geolocation.decoding import Answer, Decoder, Places
-from ...heads.geolocation.task import CROP, GeolocationTask
-from ..engines.eager import choose_device
 from ..files.inputs import Picture, PictureLike, all_or_raise, as_pictures, prepare_ahead
-from ..training.runs import AtomicCheckpointIO
+from .engines import GeolocationEngine, load_geolocation_engine
 from .results import LocationResult, Place
+
+if TYPE_CHECKING:
+    from ...heads.geolocation.task import GeolocationTask
 
 _FIVE_CROP_SCALE = 8 / 7  # crops of 224 from 256
 
@@ -36,43 +35,14 @@ class Geolocator:
     """Tells where pictures were taken.
 
     Args:
-        task: A trained task with its cells; it is copied.
-        size_hw: Height and width of the network's input; None takes those of training.
+        engine: What runs the network; ``Geolocator.load`` and ``Geolocator.from_task`` make one.
         answer: The mean position of the best cell's photos, or where the probability is densest.
-        five_crop: Average over the four corners and the centre of each picture.
-        device: "auto" takes an accelerator where there is one, else the CPU.
-
-    Raises:
-        DataError: There is no such device, or nothing says how large the pictures are or what
-            the cells are.
     """
 
-    def __init__(
-        self,
-        task: GeolocationTask,
-        size_hw: tuple[int, int] | None = None,
-        answer: Answer = "cell",
-        five_crop: bool = False,
-        device: str = "auto",
-    ) -> None:
-        trained = task.facts.get("size_hw")
-        if size_hw is None and trained is None:
-            raise DataError(
-                "the checkpoint does not say how large its pictures were in training; give the "
-                "size, for instance size_hw=(224, 224) or --size 224 224"
-            )
-        height, width = size_hw or trained or (0, 0)
-        if min(height, width) < 1:
-            raise DataError(f"size_hw={height, width}: height and width must be at least 1")
-        self.size_hw = (int(height), int(width))
-        self.device = choose_device(device)
-        own = copy.deepcopy(task).eval().requires_grad_(False)
-        own.five_crop_hw = self.size_hw if five_crop else None
-        self._task = own.to(self.device)
-        self.answer = answer
-        self.five_crop = five_crop
-        self._decoder = Decoder(task.partitions[-1], answer, levels=task.calibration.levels)
-        self._crop: float | None = task.facts.get(CROP)
+    def __init__(self, engine: GeolocationEngine, answer: Answer = "cell") -> None:
+        self.engine = engine
+        self.answer: Answer = answer
+        self._decoder = Decoder(engine.partition, answer, levels=engine.calibration.levels)
 
     @classmethod
     def load(
@@ -83,33 +53,56 @@ class Geolocator:
         answer: Answer = "cell",
         five_crop: bool = False,
     ) -> "Geolocator":
-        """Load a checkpoint of ``GeolocationTask``.
+        """Load a checkpoint of ``GeolocationTask``, or what ``mobilevision export`` made of one.
 
         Args:
             path: The file.
-            device: See the class, like the following three.
-            size_hw: See there.
-            answer: See there.
-            five_crop: See there.
+            device: "auto" takes an accelerator where there is one, else the CPU.
+            size_hw: Height and width of the network's input; None takes those of training.
+            answer: See the class.
+            five_crop: Average over the four corners and the centre of each picture; checkpoints
+                alone can.
 
         Raises:
-            DataError: No such file, or no geolocator in it; the message says what to do.
+            DataError: No such file or device, or no geolocator in it; the message says what to do.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise DataError(
-                f"{path}: no such model. `lightning fit -c configs/geolocation_quickstart.yaml` "
-                "makes one on a generated world; none is published."
-            )
-        checkpoint = AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")
-        facts = checkpoint.get("mobilevision", {}) if isinstance(checkpoint, dict) else {}
-        if "cells" not in facts:
-            raise DataError(f"{path}: has no cells, so it is no model of geolocation")
-        try:
-            task = GeolocationTask.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # wrong arguments, missing classes, weights that do not fit
-            raise DataError(f"{path}: its geolocator cannot be rebuilt: {error}") from error
-        return cls(task, size_hw, answer, five_crop, device)
+        return cls(load_geolocation_engine(path, device, size_hw, five_crop), answer)
+
+    @classmethod
+    def from_task(
+        cls,
+        task: "GeolocationTask",
+        size_hw: tuple[int, int] | None = None,
+        answer: Answer = "cell",
+        five_crop: bool = False,
+        device: str = "auto",
+    ) -> "Geolocator":
+        """Make it of a task with its cells; the task is copied.
+
+        Args:
+            task: As trained.
+            size_hw: As for ``load``, like the following three.
+            answer: See there.
+            five_crop: See there.
+            device: See there.
+
+        Raises:
+            DataError: There is no such device, or nothing says how large the pictures are or what
+                the cells are.
+        """
+        from .torch_engine import TorchGeolocation
+
+        return cls(TorchGeolocation(task, size_hw, five_crop, device), answer)
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of the network's input, in pixels."""
+        return self.engine.size_hw
+
+    @property
+    def five_crop(self) -> bool:
+        """Whether answers are averages over five parts of each picture."""
+        return self.engine.five_crop
 
     @property
     def partition(self) -> Partition:
@@ -171,8 +164,10 @@ class Geolocator:
 
     def _prepare(self, picture: Picture) -> np.ndarray:
         """As evaluation does in training: (h, w, 3) uint8."""
-        crop = CentreCrop(self.size_hw, self._crop) if self._crop is not None else None
-        if self._task.five_crop_hw is not None:
+        crop = None
+        if self.engine.crop_fraction is not None:
+            crop = CentreCrop(self.size_hw, self.engine.crop_fraction)
+        if self.engine.five_crop:
             height, width = (round(side * _FIVE_CROP_SCALE) for side in self.size_hw)
             crop = CentreCrop((height, width), 1.0)
         if crop is None:
@@ -183,9 +178,7 @@ class Geolocator:
         self, images: np.ndarray, top: int
     ) -> Iterator[tuple[tuple[float, float], tuple[float, float], tuple[Place, ...]]]:
         """Answers, radii and places for pictures (B, h, w, 3) uint8."""
-        with torch.inference_mode():
-            batch = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
-            probabilities = self._task.probabilities(batch).float().cpu().numpy()
+        probabilities = self.engine(images)
         found: Places = self._decoder(probabilities)
         table = self.partition.table
         for row in range(len(images)):

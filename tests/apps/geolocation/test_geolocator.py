@@ -88,7 +88,7 @@ def test_call__one_picture__best_cell_is_the_answer(geolocator: Geolocator, worl
     pixels = np.array(Image.open(picture(world)))
     batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     with torch.no_grad():
-        expected = geolocator._task.probabilities(batch)[0]
+        expected = geolocator.engine.task.probabilities(batch)[0]  # type: ignore[attr-defined]
     assert result.places[0].index == int(expected.argmax())
     assert result.places[0].probability == pytest.approx(float(expected.max()), rel=1e-4)
 

@@ -1,0 +1,85 @@
+"""Geolocation in eager torch."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ...datasets.errors import DataError
+from ...heads.geolocation.calibration import Calibration
+from ...heads.geolocation.cells import Partition
+from ...heads.geolocation.task import CROP, GeolocationTask
+from ..engines.eager import choose_device
+from ..training.runs import AtomicCheckpointIO
+
+
+class TorchGeolocation:
+    """A trained task behind ``GeolocationEngine``.
+
+    Args:
+        task: With its cells; it is copied.
+        size_hw: Height and width of the network's input; None takes those of training.
+        five_crop: Average over the four corners and the centre of each picture.
+        device: "auto" takes an accelerator where there is one, else the CPU.
+
+    Raises:
+        DataError: There is no such device, or nothing says how large the pictures are or what
+            the cells are.
+    """
+
+    def __init__(
+        self,
+        task: GeolocationTask,
+        size_hw: tuple[int, int] | None = None,
+        five_crop: bool = False,
+        device: str = "auto",
+    ) -> None:
+        trained = task.facts.get("size_hw")
+        if size_hw is None and trained is None:
+            raise DataError(
+                "the checkpoint does not say how large its pictures were in training; give the "
+                "size, for instance size_hw=(224, 224) or --size 224 224"
+            )
+        height, width = size_hw or trained or (0, 0)
+        if min(height, width) < 1:
+            raise DataError(f"size_hw={height, width}: height and width must be at least 1")
+        self.size_hw = (int(height), int(width))
+        self.device = choose_device(device)
+        own = copy.deepcopy(task).eval().requires_grad_(False)
+        own.five_crop_hw = self.size_hw if five_crop else None
+        self.task = own.to(self.device)
+        self.five_crop = five_crop
+        self.crop_fraction: float | None = task.facts.get(CROP)
+
+    @property
+    def partition(self) -> Partition:
+        """See ``GeolocationEngine``."""
+        return self.task.partitions[-1]
+
+    @property
+    def calibration(self) -> Calibration:
+        """See ``GeolocationEngine``."""
+        return self.task.calibration
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """See ``GeolocationEngine``."""
+        with torch.inference_mode():
+            batch = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
+            return self.task.probabilities(batch).float().cpu().numpy()
+
+
+def load_task(path: Path) -> GeolocationTask:
+    """Rebuild the task of a checkpoint, on the CPU.
+
+    Raises:
+        DataError: It is none of geolocation, or cannot be rebuilt.
+    """
+    checkpoint = AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")
+    facts = checkpoint.get("mobilevision", {}) if isinstance(checkpoint, dict) else {}
+    if "cells" not in facts:
+        raise DataError(f"{path}: has no cells, so it is no model of geolocation")
+    try:
+        return GeolocationTask.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # wrong arguments, missing classes, weights that do not fit
+        raise DataError(f"{path}: its geolocator cannot be rebuilt: {error}") from error

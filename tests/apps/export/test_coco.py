@@ -1,0 +1,124 @@
+"""The public COCO detector exported: the same boxes and the same measures on real pictures."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mobilevision.apps import DetectionResult, Detector
+from mobilevision.apps.engines.runtime import Runtime, open_runtime
+from mobilevision.apps.export.exporting import Exported, export_checkpoint
+from mobilevision.apps.importing.importing import import_weights
+from mobilevision.datasets.images import ImageFile
+from mobilevision.heads.detection.coco_engine import evaluate_boxes
+
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.real_data
+Results = list[dict]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("coco") / "ssd.ckpt"
+    import_weights(str(real_data / "weights/detect.tflite"), out, licence="Apache-2.0")
+    return out
+
+
+@pytest.fixture(scope="module")
+def written(checkpoint: Path) -> Exported:
+    return export_checkpoint(checkpoint, checkpoint.with_suffix(".onnx"), "onnx")
+
+
+@pytest.fixture(scope="module")
+def pictures(real_data: Path) -> list[Path]:
+    return sorted((real_data / "coco/val2017").glob("*.jpg"))
+
+
+def test_export__real_detector__says_what_it_is(written: Exported) -> None:
+    assert written.differences is not None
+    assert written.differences["scores"] < 1e-4
+    assert written.differences["boxes"] < 0.05
+    assert written.differences["labels"] == 0
+    facts = open_runtime(written.path).facts
+    assert (facts.size_hw, facts.licence, len(facts.categories)) == ((300, 300), "Apache-2.0", 80)
+    assert len(facts.provenance["weights"]["sha256"]) == 64
+
+
+def test_detector__real_pictures__same_boxes(
+    written: Exported, checkpoint: Path, pictures: list[Path]
+) -> None:
+    chosen = pictures[:8]
+    ours = Detector.load(written.path, "cpu")(chosen, 0.05, batch_size=3)
+    theirs = Detector.load(checkpoint, "cpu")(chosen, 0.05)
+    assert isinstance(ours, list)
+    assert isinstance(theirs, list)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.names == other.names
+        np.testing.assert_allclose(mine.scores, other.scores, atol=1e-4)
+        np.testing.assert_allclose(mine.boxes, other.boxes, atol=0.05)
+    assert sum(len(other) for other in theirs) > 20
+
+
+def test_runtime__pictures_of_any_size__same_objects(
+    written: Exported, checkpoint: Path, pictures: list[Path]
+) -> None:
+    run, detector = open_runtime(written.path, "cpu"), Detector.load(checkpoint, "cpu")
+    for path in pictures[:4]:
+        found = run(ImageFile(path).read()[None])
+        expected = detector(path, 0.3)
+        assert isinstance(expected, DetectionResult)
+        kept = found["scores"][0] >= 0.3
+        assert abs(int(kept.sum()) - len(expected)) <= 1, "a score may lie at the threshold"
+        for box, score in zip(expected.boxes, expected.scores, strict=True):
+            nearest = np.abs(found["boxes"][0] - box).max(axis=1).argmin()
+            np.testing.assert_allclose(found["boxes"][0, nearest], box, atol=2)
+            np.testing.assert_allclose(found["scores"][0, nearest], score, atol=0.02)
+
+
+@pytest.mark.slow
+def test_measures__coco_numbers_of_the_checkpoint(
+    written: Exported, checkpoint: Path, pictures: list[Path], real_data: Path
+) -> None:
+    annotations = real_data / "coco/annotations/instances_val2017.json"
+    truth = json.loads(annotations.read_text())
+    run = open_runtime(written.path, "cpu")
+
+    def measure(results: Results) -> dict[str, float]:
+        return dict(evaluate_boxes(truth, results, "val2017").numbers)
+
+    expected = measure(detected(Detector.load(checkpoint, "cpu"), pictures))
+    assert expected["AP"] > 0.19
+    exported = measure(detected(Detector.load(written.path, "cpu"), pictures))
+    resized_inside = measure(said(run, pictures))
+    for name, value in expected.items():
+        assert exported[name] == pytest.approx(value, abs=1e-3), name
+        assert resized_inside[name] == pytest.approx(value, abs=2e-3), name
+
+
+def detected(detector: Detector, pictures: list[Path]) -> Results:
+    return _rows(pictures, lambda path: detector(path, 0.0).to_coco(int(path.stem)))  # type: ignore[union-attr]
+
+
+def said(run: Runtime, pictures: list[Path]) -> Results:
+    """What the file itself says of whole pictures, without ``Detector``."""
+    ids = list(run.facts.categories)
+
+    def rows(path: Path) -> Results:
+        found = run(ImageFile(path).read()[None])
+        boxes = found["boxes"][0].astype(float)
+        boxes[:, 2:] -= boxes[:, :2]
+        return [
+            {"image_id": int(path.stem), "category_id": ids[label], "bbox": box.tolist(),
+             "score": float(score)}
+            for box, score, label in zip(boxes, found["scores"][0], found["labels"][0], strict=True)
+            if label >= 0
+        ]  # fmt: skip
+
+    return _rows(pictures, rows)
+
+
+def _rows(pictures: Iterable[Path], of_picture: Callable[[Path], Results]) -> Results:
+    return [row for path in pictures for row in of_picture(path)]

@@ -1,0 +1,84 @@
+"""Suppression with fixed shapes against ``PostProcess`` and ``ProposalSelection`` themselves."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from mobilevision.apps.export.suppression import (
+    ExportablePostProcess,
+    ExportableProposals,
+    surviving_scores,
+    surviving_scores_dense,
+)
+from mobilevision.heads.detection import PostProcess
+from mobilevision.heads.detection.boxes import BoxCoder
+from mobilevision.heads.detection.rpn import GridAnchors, ProposalSelection, RPNOutput
+
+
+def crowd(classes: int, own_boxes: bool = False, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Boxes in heaps, some of them empty or over the edge, and scores of which most are low."""
+    draw = torch.Generator().manual_seed(seed)
+    shape = (2, 60, classes) if own_boxes else (2, 60)
+    heaps = torch.randint(0, 5, shape, generator=draw)[..., None] * 20.0
+    corner = heaps + torch.rand(*shape, 2, generator=draw) * 8 - 4
+    sides = 25 + torch.rand(*shape, 2, generator=draw) * 8
+    sides[:, 0] = 0
+    return torch.cat([corner, corner + sides], -1), torch.rand(2, 60, classes, generator=draw) ** 3
+
+
+def test_surviving_scores__by_hand() -> None:
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 6.5], [20, 20, 30, 30]]])
+    scores = torch.tensor([[[0.9, 0.8, 0.7, 0.6], [0.1, 0.8, 0.7, 0.05]]])
+    for suppress in (surviving_scores, surviving_scores_dense):
+        # IoU 0.8, 0.65 and 0.8125: the second hides the third only where it is there itself.
+        found = suppress(boxes, scores, 0.7, 0.06, 10, 10)
+        expected = [[[0.9, 0, 0.7, 0.6], [0, 0.8, 0, 0]]]
+        torch.testing.assert_close(found, torch.tensor(expected))
+        of_two = suppress(boxes, scores, 0.7, 0.06, 2, 10)
+        torch.testing.assert_close(of_two, torch.tensor([[[0.9, 0, 0, 0], [0, 0.8, 0, 0]]]))
+        nothing = suppress(boxes, scores, 0.7, 0.95, 10, 10)
+        assert not nothing.any()
+    torch.testing.assert_close(
+        surviving_scores(boxes, scores, 0.7, 0.06, 10, 1)[0, 0], torch.tensor([0.9, 0, 0, 0])
+    )
+
+
+@pytest.mark.parametrize("own_boxes", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"max_detections": 7},
+        {"score_threshold": 0.3},
+        {"candidates_per_class": 5},
+        {"score_threshold": 0.999},
+        {"max_detections": 1000, "score_threshold": 0.0},
+    ],
+)
+def test_post_process__same_detections(options: dict, own_boxes: bool) -> None:
+    original = PostProcess(**options)
+    for seed in range(3):
+        boxes, scores = crowd(3, own_boxes, seed)
+        expected = original(boxes, scores, (90, 100))
+        found = ExportablePostProcess(original)(boxes, scores, (90, 100))
+        for mine, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, theirs)
+
+
+def test_proposals__same_boxes_and_same_order() -> None:
+    anchors = GridAnchors((32.0, 64.0))((5, 6), 16, torch.device("cpu"))
+    draw = torch.Generator().manual_seed(1)
+    rpn = RPNOutput(
+        torch.randn(2, len(anchors), generator=draw) * 20,
+        torch.randn(2, len(anchors), 4, generator=draw),
+        anchors,
+    )
+    coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
+    for count, candidates, least in ((10, 1000, 1e-3), (100, 60, 20.0), (1000, 1000, 1e-3)):
+        original = ProposalSelection(count, candidates, min_size=least)
+        expected = original(rpn, coder, (80, 96))
+        found = ExportableProposals(original)(rpn, coder, (80, 96))
+        torch.testing.assert_close(found.boxes, expected.boxes)
+        assert torch.equal(found.valid, expected.valid)
+        assert expected.valid.any()
+        assert count < 1000 or not expected.valid.all()
