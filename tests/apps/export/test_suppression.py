@@ -43,6 +43,17 @@ def test_surviving_scores__by_hand() -> None:
     )
 
 
+@pytest.mark.parametrize("candidates", [5, 1000])
+def test_surviving_scores_dense__same_as_the_operator(candidates: int) -> None:
+    for seed in range(3):
+        boxes, scores = crowd(4, seed=seed)
+        by_class = scores.transpose(1, 2).contiguous()
+        limits = (0.6, 0.1, candidates, 1000)
+        expected = surviving_scores(boxes, by_class, *limits)
+        assert 0 < int((expected > 0).sum()) < int((by_class > 0.1).sum())
+        assert torch.equal(surviving_scores_dense(boxes, by_class, *limits), expected)
+
+
 @pytest.mark.parametrize("own_boxes", [False, True])
 @pytest.mark.parametrize(
     "options",
