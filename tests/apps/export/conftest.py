@@ -22,6 +22,7 @@ from mobilevision.heads.face_embedding import FaceEmbeddingTask, FaceNetwork
 from mobilevision.heads.geolocation import CellClassifier, GeolocationTask, build_partition
 
 SIZE_HW = (64, 80)
+SIZES_HW = {"face_embedding": (64, 64), "face_attributes": (64, 48)}
 THIN = Plan(MobileNetV1, {"width_mult": 0.25})
 LAST = Plan(MobileNetV1, {"width_mult": 0.25, "out_strides": [32]})
 CATEGORIES = {3: "cat", 7: "owl"}
@@ -83,7 +84,7 @@ def write_small(path: Path, kind: str) -> Path:
     torch.manual_seed(0)
     task, plan, categories = PLANS[kind]
     network = make_lively(plan.build())
-    size_hw = (64, 64) if kind == "face_embedding" else SIZE_HW
+    size_hw = SIZES_HW.get(kind, SIZE_HW)
     write_checkpoint(
         path, task, plan, network, categories, size_hw, {"source": "made up", "licence": "MIT"}
     )

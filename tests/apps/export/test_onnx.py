@@ -110,7 +110,7 @@ def test_faces__same_answers_as_the_checkpoint(
     for (mine,), (other,) in zip(*said, strict=True):  # type: ignore[misc]
         np.testing.assert_allclose(mine.values, other.values, atol=1e-4)
         assert mine.thresholds == other.thresholds
-    with pytest.raises(DataError, match="works at 64x80 px"):
+    with pytest.raises(DataError, match="works at 64x48 px"):
         FaceAttributes.load(exported("face_attributes").path, size_hw=(32, 32))
     with pytest.raises(DataError, match="face_attributes, not for face_embedding"):
         FaceEmbedder.load(exported("face_attributes").path)
