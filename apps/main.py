@@ -44,6 +44,7 @@ COMMANDS: dict[str, str] = {
     "weights download": "weights_download",
     "import": "import_",
     "export": "export",
+    "benchmark": "benchmark",
 }
 """Words of the command -> its module in ``commands``, in the order of the help."""
 

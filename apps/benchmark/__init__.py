@@ -1,0 +1,1 @@
+"""How fast and how large a model is in every runtime installed, beside networks of others."""

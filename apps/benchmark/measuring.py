@@ -1,0 +1,228 @@
+"""Runs the sides against each other and gathers what they took."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from ...datasets.errors import DataError
+from . import gemm
+from .opening import Opening
+from .processes import Worker
+from .protocol import Rounds, Turn, take_turns
+from .sides import Side
+
+LATENCY, THROUGHPUT, NETWORK = "latency", "throughput", "network"
+WARM_UP = 2
+_MEMORY_CALLS = 10
+Name = tuple[int, str]
+"""Number of a side and what is timed."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How it is measured.
+
+    Attributes:
+        threads: Of each side.
+        rounds: In which each side has a turn.
+        calls: Timed calls of a turn; their median counts.
+        batch: Pictures at once where throughput is measured.
+        starts: Processes of each side for its memory and its cold start.
+    """
+
+    threads: int
+    rounds: int = 30
+    calls: int = 5
+    batch: int = 16
+    starts: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "rounds", "calls", "batch", "starts"):
+            if getattr(self, name) < 1:
+                raise DataError(f"--{name} {getattr(self, name)}: must be at least 1")
+
+    def steps(self, sides: Sequence[Side]) -> int:
+        """Steps of the progress bar."""
+        turns = sum(2 if side.network is None else 3 for side in sides)
+        return (self.starts + 1) * len(sides) + (self.rounds + WARM_UP) * turns
+
+
+class Start(NamedTuple):
+    """What processes that only run a side need."""
+
+    cold_start_s: float
+    """Median from their start to their first answer."""
+    peak_bytes: int
+    """The most that one of them had in memory."""
+
+
+class Figures(NamedTuple):
+    """What was measured of one side."""
+
+    side: Side
+    start: Start
+    latency_s: float
+    """Median of one picture."""
+    latency_quartiles_s: tuple[float, float]
+    """First and third."""
+    pictures_per_s: float | None
+    """In batches; None where it takes no batches of this size."""
+    network_s: float | None
+    """Median of the network alone on one picture; None where it cannot be told apart."""
+    share: float | None
+    """Of the machine's matrix ceiling that the network reaches; None likewise."""
+    faster: dict[str, float]
+    """Title of a side that it is compared with -> how many times longer that takes."""
+
+
+class Measured(NamedTuple):
+    """All that was measured."""
+
+    figures: list[Figures]
+    """In the order of the sides."""
+    ceiling: float
+    """Multiplications and additions of the reference kernel in a second."""
+    rounds: Rounds[Name]
+    """What the turns took."""
+
+
+def measure(
+    sides: Sequence[Side],
+    peers: Sequence[Side],
+    picture: np.ndarray,
+    settings: Settings,
+    folder: Path,
+    advance: Callable[[], object],
+) -> Measured:
+    """Measure all sides in processes of their own that take turns.
+
+    Args:
+        sides: The model in its engines.
+        peers: What they are compared with; where there are none, it is the first side.
+        picture: (H, W, 3) uint8, as decoded.
+        settings: How.
+        folder: For temporary files.
+        advance: Called after each step; see ``Settings.steps``.
+
+    Raises:
+        DataError: A side cannot be run.
+    """
+    everyone = [*sides, *peers]
+    starts = _starts(everyone, write_picture(picture, folder), settings, folder, advance)
+    with ExitStack() as stack:
+
+        def start(opening: Opening, size_hw: tuple[int, int] | None = None) -> Worker:
+            path = write_picture(picture, folder, size_hw)
+            worker = stack.enter_context(Worker(opening, path, settings.threads, folder))
+            worker.wait_for_answer()
+            return worker
+
+        reference = start(Opening("gemm", "the reference kernel"))
+        turns: dict[Name, Turn] = {}
+        for number, side in enumerate(everyone):
+            turns |= _turns(number, side, start, settings)
+        rounds = take_turns(turns, lambda: reference.time(1, 1), settings.rounds, WARM_UP, advance)
+    ceiling = gemm.FLOPS / rounds.reference()
+    compared = list(range(len(sides), len(everyone))) if peers else [0]
+    figures = [
+        figures_of(number, everyone, started, rounds, ceiling, settings.batch, compared)
+        for number, started in enumerate(starts)
+    ]
+    return Measured(figures, ceiling, rounds)
+
+
+def write_picture(
+    picture: np.ndarray, folder: Path, size_hw: tuple[int, int] | None = None
+) -> Path:
+    """Write a picture (H, W, 3) uint8, stretched to a size if one is given, as ``.npy``."""
+    if size_hw is not None:
+        picture = cv2.resize(picture, size_hw[::-1], interpolation=cv2.INTER_AREA)
+    path = folder / f"picture_{picture.shape[0]}x{picture.shape[1]}.npy"
+    np.save(path, picture)
+    return path
+
+
+def _starts(
+    sides: Sequence[Side],
+    picture: Path,
+    settings: Settings,
+    folder: Path,
+    advance: Callable[[], object],
+) -> list[Start]:
+    """Start processes of each side in turn; the first of each, which fills caches, is not noted."""
+    seconds: list[list[float]] = [[] for _ in sides]
+    peaks: list[list[int]] = [[] for _ in sides]
+    for number in range(settings.starts + 1):
+        for index, side in enumerate(sides):
+            with Worker(side.answer, picture, settings.threads, folder) as worker:
+                took = worker.wait_for_answer()
+                for _ in range(_MEMORY_CALLS):
+                    worker.answer(1)
+                if number > 0:
+                    seconds[index].append(took)
+                    peaks[index].append(worker.peak_memory())
+            advance()
+    return [Start(statistics.median(seconds[n]), max(peaks[n])) for n in range(len(sides))]
+
+
+def _turns(
+    number: int,
+    side: Side,
+    start: Callable[[Opening, tuple[int, int] | None], Worker],
+    settings: Settings,
+) -> dict[Name, Turn]:
+    whole = start(side.answer, None)
+    turns: dict[Name, Turn] = {(number, LATENCY): lambda: whole.time(1, settings.calls)}
+    try:
+        whole.answer(settings.batch)
+        turns[number, THROUGHPUT] = lambda: whole.time(settings.batch, 1)
+    except DataError:
+        pass  # its file takes another number of pictures
+    if side.network is not None:
+        network = start(side.network, side.network_hw)
+        turns[number, NETWORK] = lambda: network.time(1, settings.calls)
+    return turns
+
+
+def figures_of(
+    number: int,
+    sides: Sequence[Side],
+    start: Start,
+    rounds: Rounds[Name],
+    ceiling: float,
+    batch: int,
+    compared: Sequence[int],
+) -> Figures:
+    """Gather what was measured of one side.
+
+    Args:
+        number: Its number.
+        sides: All of them.
+        start: What its own processes needed.
+        rounds: What the turns took.
+        ceiling: Multiplications and additions in a second.
+        batch: Pictures at once where throughput was measured.
+        compared: Numbers of the sides that it is compared with.
+    """
+    side = sides[number]
+    many, alone = (number, THROUGHPUT), (number, NETWORK)
+    network_s = rounds.median(alone) if alone in rounds.seconds else None
+    share = None
+    if network_s is not None and side.mult_adds is not None:
+        share = 2 * side.mult_adds / network_s / ceiling
+    return Figures(
+        side,
+        start,
+        rounds.median((number, LATENCY)),
+        rounds.quartiles((number, LATENCY)),
+        batch / rounds.median(many) if many in rounds.seconds else None,
+        network_s,
+        share,
+        {sides[n].title: rounds.ratio((n, LATENCY), (number, LATENCY)) for n in compared},
+    )

@@ -1,0 +1,188 @@
+"""What is compared: a model in every engine installed, other models, networks of others."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ...datasets.errors import DataError
+from ..engines.runtime import RUNTIMES, open_runtime
+from ..export.deployed import Deployable, open_deployable
+from ..export.exporting import export_checkpoint
+from ..export.formats import FORMATS, ExportOptions, open_format
+from .alone import alone, bare_network, mult_adds_of
+from .opening import Opening
+from .peers import write_peer
+
+EAGER = "eager"
+ALL = "all"
+_CHECKPOINT = ".ckpt"
+
+
+class Side(NamedTuple):
+    """One thing that is measured."""
+
+    name: str
+    """A file's name, or what the package of a peer calls it."""
+    engine: str
+    """What runs it: ``eager``, or the name of a format."""
+    answer: Opening
+    """All of it."""
+    network: Opening | None = None
+    """The network alone, where it can be told apart."""
+    network_hw: tuple[int, int] | None = None
+    """Size of the pictures that it takes."""
+    mult_adds: int | None = None
+    """Of the network for one picture; None where they cannot be counted."""
+    note: str = ""
+    """What else is to be said."""
+
+    @property
+    def title(self) -> str:
+        """Name and engine."""
+        return f"{self.name}, {self.engine}"
+
+
+class Made(NamedTuple):
+    """What can be measured and what cannot."""
+
+    sides: list[Side]
+    """In order."""
+    skipped: dict[str, str]
+    """Title of what was left out -> why."""
+
+
+def check_engine(engine: str) -> None:
+    """Make sure that an engine is known.
+
+    Raises:
+        DataError: It is not.
+    """
+    known = [ALL, EAGER, *FORMATS]
+    if engine not in known:
+        raise DataError(f"--engine {engine}: there are {', '.join(known)}.")
+
+
+def sides_of(model: Path, engine: str, folder: Path) -> Made:
+    """A model in one engine or in all that are installed.
+
+    Args:
+        model: A checkpoint, which is exported for each engine, or an exported file, which has one.
+        engine: ``all``, ``eager`` or the name of a format.
+        folder: Where exported files go.
+
+    Raises:
+        DataError: The model cannot be read, or not be run by the engine that was asked for.
+    """
+    if not model.is_file():
+        raise DataError(f"{model}: no such model. Give a checkpoint or an exported file.")
+    if model.suffix in RUNTIMES:
+        return Made([_exported_file(model, engine)], {})
+    if model.suffix != _CHECKPOINT:
+        raise DataError(
+            f"{model}: models are read from {', '.join([_CHECKPOINT, *RUNTIMES])} files."
+        )
+    deployable = open_deployable(model)
+    mult_adds = _mult_adds(deployable)
+    made = Made([], {})
+    if engine in (ALL, EAGER):
+        made.sides.append(_eager(model, deployable, mult_adds))
+    for name in runnable_formats() if engine == ALL else {engine} - {EAGER}:
+        try:
+            made.sides.append(_in_format(model, name, folder, deployable, mult_adds))
+        except DataError as error:
+            if engine != ALL:
+                raise
+            made.skipped[f"{model.name}, {name}"] = str(error)
+    return made
+
+
+def runnable_formats() -> list[str]:
+    """Formats for whose files there is a runtime here; the others are for other machines."""
+    found = []
+    for name in FORMATS:
+        try:
+            if open_format(name).suffix in RUNTIMES:
+                found.append(name)
+        except DataError as error:
+            print(error, file=sys.stderr)
+    return found
+
+
+def others(words: Sequence[str], folder: Path, candidates: int, picture: np.ndarray) -> list[Side]:
+    """What the model is compared with: files as ``sides_of``, networks of others by word.
+
+    Args:
+        words: Files, or words as ``write_peer`` takes them.
+        folder: Where files go.
+        candidates: As for ``write_peer``.
+        picture: Likewise.
+
+    Raises:
+        DataError: There is no such file or network.
+    """
+    sides: list[Side] = []
+    for word in words:
+        if Path(word).suffix in (_CHECKPOINT, *RUNTIMES):
+            own = ALL if Path(word).suffix in RUNTIMES else EAGER
+            sides += sides_of(Path(word), own, folder).sides
+        else:
+            sides.append(_peer(word, folder, candidates, picture))
+    return sides
+
+
+def _mult_adds(deployable: Deployable) -> int:
+    pixels = torch.zeros(1, 3, *deployable.facts.size_hw, dtype=torch.uint8)
+    return mult_adds_of(bare_network(deployable.module.answers), pixels)
+
+
+def _exported_file(path: Path, engine: str) -> Side:
+    formats = [name for name in runnable_formats() if open_format(name).suffix == path.suffix]
+    own = formats[0] if formats else RUNTIMES[path.suffix]
+    if engine not in (ALL, own):
+        raise DataError(f"{path}: is run by {own}. Leave --engine {engine} out.")
+    open_runtime(path, "cpu")  # says at once what is wrong with it
+    return Side(path.name, own, Opening("file", str(path)), note="as it is")
+
+
+def _eager(model: Path, deployable: Deployable, mult_adds: int) -> Side:
+    whole = Opening("checkpoint", str(model))
+    network = whole._replace(part="network")
+    return Side(model.name, EAGER, whole, network, deployable.facts.size_hw, mult_adds)
+
+
+def _in_format(
+    model: Path, name: str, folder: Path, deployable: Deployable, mult_adds: int
+) -> Side:
+    chosen = open_format(name)
+    if chosen.suffix not in RUNTIMES:
+        raise DataError(f"--engine {name}: nothing here runs {chosen.suffix} files.")
+    whole = folder / name / f"{model.stem}{chosen.suffix}"
+    exported = export_checkpoint(model, whole, name)
+    part = folder / name / f"{model.stem}_network{chosen.suffix}"
+    chosen.write(alone(deployable), part, ExportOptions(any_picture=False))
+    told = exported.differences or {}
+    note = ", ".join(f"{output} {value:.2g}" for output, value in told.items())
+    return Side(
+        model.name,
+        name,
+        Opening("file", str(whole)),
+        Opening("file", str(part)),
+        deployable.facts.size_hw,
+        mult_adds,
+        f"largest difference to torch: {note}" if note else "",
+    )
+
+
+def _peer(word: str, folder: Path, candidates: int, picture: np.ndarray) -> Side:
+    peer, source = write_peer(word, folder, candidates, picture)
+    whole = Opening("peer", str(source))
+    if peer.size_hw is None:
+        note = f"random weights, at most {candidates} candidates pass its threshold"
+        return Side(peer.name, EAGER, whole, note=note)
+    mult_adds = mult_adds_of(peer.network, torch.zeros(1, 3, *peer.size_hw))
+    network = whole._replace(part="network")
+    return Side(peer.name, EAGER, whole, network, peer.size_hw, mult_adds, "random weights")

@@ -1,0 +1,95 @@
+"""A process that opens one thing and runs it when told to. Free of torch.
+
+Its argument is one JSON object (see ``processes.Worker``). Answers are lines of JSON; the
+first comes after the first picture was answered.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .opening import Opening, Run, open_side
+from .protocol import timed
+
+
+class Commands:
+    """What a process can be told to do.
+
+    Args:
+        run: What it runs.
+        picture: (H, W, 3) uint8.
+    """
+
+    def __init__(self, run: Run, picture: np.ndarray) -> None:
+        self._run = run
+        self._picture = picture
+        self._batches: dict[int, np.ndarray] = {}
+
+    def answer(self, batch: int) -> None:
+        """Run once on so many pictures."""
+        self._run(self._pictures(batch))
+
+    def time(self, batch: int, calls: int, settle_s: float) -> float:
+        """Seconds of a call; see ``timed``."""
+        pictures = self._pictures(batch)
+        return timed(lambda: self._run(pictures), calls, settle_s)
+
+    def memory(self) -> int:
+        """The most bytes that this process has had in memory so far."""
+        return peak_memory()
+
+    def _pictures(self, batch: int) -> np.ndarray:
+        if batch not in self._batches:
+            self._batches[batch] = np.stack([self._picture] * batch)
+        return self._batches[batch]
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has had in memory so far."""
+    status = Path("/proc/self/status")
+    if status.exists():  # what getrusage says on Linux includes the process that started this one
+        (line,) = (each for each in status.read_text().splitlines() if each.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def serve(commands: Any, requests: Any, reply: Callable[[dict[str, Any]], None]) -> None:
+    """Answer lines ``{"do": name, ...}`` until there are no more; failures are answers, too."""
+    for line in requests:
+        request = json.loads(line)
+        try:
+            reply({"value": getattr(commands, request.pop("do"))(**request)})
+        except Exception as error:  # each runtime has its own kinds; the caller says what it means
+            reply({"error": f"{type(error).__name__}: {error}"})
+
+
+def main() -> None:
+    """Open what the first argument says, answer one picture, then do as told."""
+    # Libraries may print; their lines must not get between the answers.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def reply(content: dict[str, Any]) -> None:
+        answers.write(json.dumps(content) + "\n")
+
+    spec = json.loads(sys.argv[1])
+    try:
+        run = open_side(Opening(*spec["opening"]), spec["threads"])
+        commands = Commands(run, np.load(spec["picture"]))
+        commands.answer(1)
+    except Exception as error:
+        reply({"error": f"{type(error).__name__}: {error}"})
+        return
+    reply({"value": None})
+    serve(commands, sys.stdin, reply)
+
+
+if __name__ == "__main__":
+    main()

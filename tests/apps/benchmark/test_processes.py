@@ -1,0 +1,110 @@
+"""Processes that run one thing: what they say, what they hold, how they fail."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mobilevision.apps.benchmark import opening as openings
+from mobilevision.apps.benchmark.opening import Opened, Opening, open_side
+from mobilevision.apps.benchmark.processes import Worker
+from mobilevision.apps.benchmark.worker import Commands, peak_memory, serve
+from mobilevision.apps.export.facts import ModelFacts
+from mobilevision.datasets.errors import DataError
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.npy"
+    np.save(path, np.zeros((4, 6, 3), np.uint8))
+    return path
+
+
+def write_model(path: Path) -> Path:
+    """An ONNX file that says how many pictures of 4x6 px it got, one or two at once."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    images = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, [1, 4, 6, 3])
+    shape = onnx.helper.make_tensor_value_info("shape", onnx.TensorProto.INT64, [4])
+    node = onnx.helper.make_node("Shape", ["images"], ["shape"])
+    graph = onnx.helper.make_graph([node], "shape", [images], [shape])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
+    model.ir_version = 10
+    facts = ModelFacts("network", (4, 6), {}, {"shape": "of the pictures"})
+    onnx.helper.set_model_props(model, facts.to_strings())
+    onnx.save(model, path)
+    return path
+
+
+def test_worker__exported_file__answers_without_torch_and_survives_a_wrong_batch(
+    tmp_path: Path, picture: Path
+) -> None:
+    model = write_model(tmp_path / "a.onnx")
+    with Worker(Opening("file", str(model)), picture, 1, tmp_path) as worker:
+        assert worker.wait_for_answer() > 0
+        libraries = Path(f"/proc/{worker._process.pid}/maps")
+        if libraries.exists():
+            loaded = libraries.read_text()
+            assert "onnxruntime" in loaded
+            assert "libtorch" not in loaded
+        with pytest.raises(DataError, match=r"a\.onnx: .*dimensions"):
+            worker.answer(2)
+        assert worker.time(1, 3) > 0
+        assert worker.peak_memory() > 1_000_000
+
+
+def test_worker__file_that_cannot_be_opened__says_why(tmp_path: Path, picture: Path) -> None:
+    opening = Opening("file", str(tmp_path / "absent.onnx"))
+    with (
+        Worker(opening, picture, 1, tmp_path) as worker,
+        pytest.raises(DataError, match=r"absent\.onnx: DataError: .*no such file"),
+    ):
+        worker.wait_for_answer()
+
+
+def test_worker__process_that_ends__last_words_are_shown(tmp_path: Path, picture: Path) -> None:
+    with Worker(Opening("file", "a.onnx"), picture, 1, tmp_path) as worker:
+        worker._process.kill()
+        with pytest.raises(DataError, match=r"a\.onnx: its process ended \(-9\)"):
+            worker.wait_for_answer()
+
+
+def test_commands__batches_are_the_picture_again_and_again() -> None:
+    seen: list[np.ndarray] = []
+    picture = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    commands = Commands(seen.append, picture)
+    commands.answer(3)
+    assert commands.time(1, 2, 0.0) >= 0
+    assert [images.shape for images in seen] == [(3, 2, 4, 3), *[(1, 2, 4, 3)] * 3]
+    assert all(np.array_equal(image, picture) for images in seen for image in images)
+
+
+def test_serve__failures_are_answers_too() -> None:
+    def fail(images: np.ndarray) -> None:
+        raise RuntimeError(f"no room for {len(images)}")
+
+    replies: list[dict] = []
+    lines = [json.dumps({"do": "answer", "batch": 7}), json.dumps({"do": "memory"})]
+    serve(Commands(fail, np.zeros((1, 1, 3), np.uint8)), lines, replies.append)
+    assert replies[0] == {"error": "RuntimeError: no room for 7"}
+    assert replies[1]["value"] > 0
+
+
+def test_peak_memory__stays_after_memory_is_given_back() -> None:
+    before = peak_memory()
+    block = np.ones(200_000_000, np.uint8)
+    del block
+    assert peak_memory() >= max(before, 200_000_000)
+
+
+def test_open_side__no_such_part__says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Module:
+        @staticmethod
+        def open_side(source: str, threads: int) -> Opened:
+            return Opened(lambda images: (source, threads, len(images)))
+
+    monkeypatch.setattr(openings, "import_module", lambda *_: Module)
+    assert open_side(Opening("file", "x"), 3)(np.zeros((2, 1, 1, 3), np.uint8)) == ("x", 3, 2)
+    with pytest.raises(ValueError, match="x: has no network of its own"):
+        open_side(Opening("file", "x", "network"), 3)

@@ -1,0 +1,204 @@
+"""What is compared with what, and what every side says: tiny networks, in this process."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mobilevision.apps.benchmark import measuring, peers, sides
+from mobilevision.apps.benchmark.alone import mult_adds_of, tensors_in
+from mobilevision.apps.benchmark.benchmarking import benchmark, read_picture
+from mobilevision.apps.benchmark.gemm import FLOPS
+from mobilevision.apps.benchmark.measuring import Settings
+from mobilevision.apps.benchmark.opening import Opening, open_side
+from mobilevision.apps.benchmark.peers import Peer, limit_candidates, make_peer, one_of
+from mobilevision.apps.benchmark.sides import check_engine, others, sides_of
+from mobilevision.datasets.errors import DataError
+
+PICTURE = np.arange(40 * 50 * 3, dtype=np.uint8).reshape(40, 50, 3)
+
+
+class HereWorker:
+    """A process that is none: everything takes as long as ``SECONDS`` says."""
+
+    SECONDS: ClassVar[dict[tuple[str, str], float]] = {}
+
+    def __init__(self, opening: Opening, picture: Path, threads: int, folder: Path) -> None:  # noqa: ARG002
+        self.opening = opening
+        self.picture = np.load(picture)
+
+    def __enter__(self) -> "HereWorker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def wait_for_answer(self) -> float:
+        if self.opening.opener != "gemm":
+            open_side(self.opening, torch.get_num_threads())(self.picture[None])
+        return 0.5
+
+    def answer(self, batch: int) -> None:
+        if batch > 4:
+            raise DataError("too many")
+
+    def time(self, batch: int, calls: int) -> float:  # noqa: ARG002
+        return self.SECONDS[self.opening.opener, self.opening.part] * batch
+
+    def peak_memory(self) -> int:
+        return 123_000_000
+
+
+@pytest.fixture
+def face(tmp_path: Path, write_face_checkpoint: Callable[..., Path]) -> Path:
+    return write_face_checkpoint(tmp_path / "face.ckpt")
+
+
+class TinyFace(nn.Module):
+    """Stands for facenet-pytorch's network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.conv(images).mean((2, 3))
+
+
+def test_benchmark__checkpoint_against_a_peer__figures_by_hand(
+    tmp_path: Path, face: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(name: str) -> Peer:  # noqa: ARG001
+        return Peer("Tiny", TinyFace(), (16, 16), lambda pixels: pixels / 255)
+
+    monkeypatch.setitem(peers._MAKERS, "facenet", make)
+    monkeypatch.setattr(measuring, "Worker", HereWorker)
+    seconds = {"gemm": 0.01, "checkpoint": 0.004, "peer": 0.012}
+    parts = {(name, "answer"): value for name, value in seconds.items()}
+    parts |= {("checkpoint", "network"): 0.002, ("peer", "network"): 0.008}
+    monkeypatch.setattr(HereWorker, "SECONDS", parts)
+    settings = Settings(threads=1, rounds=3, batch=4, starts=1)
+    text = benchmark(face, ["facenet"], "eager", PICTURE, 10, settings, tmp_path / "out")
+    assert "face.ckpt, eager" in text
+    assert "3.00x" in text
+    content = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    ours, theirs = content["sides"]
+    assert content["ceiling_flops"] == pytest.approx(FLOPS / 0.01)
+    assert ours["times_faster_than"] == {"Tiny, eager": pytest.approx(3)}
+    assert ours["pictures_per_s"] == pytest.approx(250)
+    assert ours["peak_bytes"] == 123_000_000
+    assert theirs["mult_adds"] == 14 * 14 * 4 * 27
+    share = 2 * 14 * 14 * 4 * 27 / 0.008 / (FLOPS / 0.01)
+    assert theirs["share_of_ceiling"] == pytest.approx(share)
+    assert content["protocol"]["dropped"] == 0
+    assert (tmp_path / "out" / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_sides_of__checkpoint_in_every_engine__same_embeddings(tmp_path: Path, face: Path) -> None:
+    pytest.importorskip("onnxscript")
+    made = sides_of(face, "onnx", tmp_path)
+    (side,) = made.sides
+    eager, exported = (
+        open_side(opening, 1)(PICTURE[None])
+        for opening in (Opening("checkpoint", str(face)), side.answer)
+    )
+    assert isinstance(eager, torch.Tensor)
+    own = nn.functional.normalize(eager, dim=1).numpy()
+    np.testing.assert_allclose(exported["embeddings"], own, atol=1e-3)  # type: ignore[index]
+    assert side.network is not None
+    alone: Any = open_side(side.network, 1)(np.zeros((1, 32, 32, 3), np.uint8))
+    assert [value.shape for value in alone.values()] == [(1, 24)]
+    assert side.network_hw == (32, 32)
+
+
+def test_sides_of__what_cannot_be__says_what_to_do(tmp_path: Path, face: Path) -> None:
+    with pytest.raises(DataError, match=r"no such model"):
+        sides_of(tmp_path / "absent.ckpt", "all", tmp_path)
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(DataError, match=r"read from \.ckpt, "):
+        sides_of(tmp_path / "a.txt", "all", tmp_path)
+    with pytest.raises(DataError, match=r"--engine warp: there are all, eager, onnx"):
+        check_engine("warp")
+    with pytest.raises(DataError, match=r"torchvision:NAME, timm:NAME or facenet"):
+        others(["ssdlite320"], tmp_path, 10, PICTURE)
+    (side,) = others([str(face)], tmp_path, 10, PICTURE)
+    assert side.title == "face.ckpt, eager"
+
+
+def test_sides_of__format_that_fails__left_out_and_told(
+    tmp_path: Path, face: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise DataError("not here")
+
+    monkeypatch.setattr(sides, "export_checkpoint", refuse)
+    monkeypatch.setattr(sides, "runnable_formats", lambda: ["onnx"])
+    made = sides_of(face, "all", tmp_path)
+    assert [side.engine for side in made.sides] == ["eager"]
+    assert made.skipped == {"face.ckpt, onnx": "not here"}
+    with pytest.raises(DataError, match="not here"):
+        sides_of(face, "onnx", tmp_path)
+
+
+def test_one_of__beginning_that_is_the_only_one__completed() -> None:
+    names = ["ssd300", "ssdlite320_large", "resnet18", "resnet18d"]
+    assert one_of("ssdlite", names, "p") == "ssdlite320_large"
+    assert one_of("resnet18", names, "p") == "resnet18"
+    with pytest.raises(DataError, match="'ssd' is the beginning of ssd300, ssdlite320_large"):
+        one_of("ssd", names, "p")
+    for name in ("", "vgg"):
+        with pytest.raises(DataError, match="is no model of it"):
+            one_of(name, names, "p")
+
+
+def test_make_peer__torchvision__classifier_with_its_own_size_and_range() -> None:
+    peer = make_peer("torchvision:squeezenet1_1")
+    assert peer.size_hw == (224, 224)
+    assert not peer.network.training
+    grey = peer.ready(np.full((2, 10, 12, 3), 255, np.uint8))
+    expected = (1 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
+    assert grey.shape == (2, 3, 224, 224)
+    np.testing.assert_allclose(grey[1, :, 5, 5].numpy(), expected, rtol=1e-5)
+
+
+class Suppressing(nn.Module):
+    """A detector of scores 0.9, 0.5, 0.4 and 0.1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score_thresh, self.nms_thresh, self.detections_per_img = 0.01, 0.55, 300
+
+    def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        scores = torch.tensor([0.1, 0.9, 0.4, 0.5])
+        return [{"scores": scores[scores > self.score_thresh]} for _ in images]
+
+
+def test_limit_candidates__scores_by_hand__threshold_between_them() -> None:
+    network = Suppressing()
+    peer = Peer("hand", network, None, lambda pixels: list(pixels / 255))
+    assert limit_candidates(peer, 2, PICTURE) == pytest.approx(0.45)
+    assert (network.score_thresh, network.nms_thresh) == (pytest.approx(0.45), 0.55)
+    assert network.detections_per_img == 300
+    assert limit_candidates(peer, 9, PICTURE) == 0
+
+
+def test_tensors_in__nested__in_order() -> None:
+    one, two, three = (torch.tensor(value) for value in (1, 2, 3))
+    nested = {"a": (one, [two, None]), "b": ((), three, 4)}
+    assert [int(tensor) for tensor in tensors_in(nested)] == [1, 2, 3]
+    assert mult_adds_of(nn.Linear(3, 5), torch.zeros(1, 3)) == 15
+
+
+def test_settings_and_picture__below_one__refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--rounds 0"):
+        Settings(threads=1, rounds=0)
+    with pytest.raises(DataError, match="--picture-size 0 5"):
+        read_picture(None, (0, 5))
+    assert read_picture(None, (6, 8)).shape == (6, 8, 3)
+    with pytest.raises(DataError, match=r"absent\.jpg"):
+        read_picture(tmp_path / "absent.jpg", (6, 8))
