@@ -8,6 +8,7 @@ SUMMARY = "Write a checkpoint as a file that runs without torch, and compare the
 EXAMPLES = (
     "mobilevision export --ckpt ssd.ckpt --format onnx --out ssd.onnx",
     "mobilevision export --ckpt face.ckpt --format onnx --out face.onnx --size 112 112",
+    "mobilevision export --ckpt ssd.ckpt --format openvino --out ssd.xml --int8 --calibrate photos",
 )
 
 
@@ -17,7 +18,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--ckpt", type=Path, required=True, metavar="FILE", help="Checkpoint of any job."
     )
     parser.add_argument(
-        "--format", type=str, default="onnx", metavar="NAME", help="Kind of file: onnx."
+        "--format", type=str, default="onnx", metavar="NAME", help="Kind of file: onnx or openvino."
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="File to write, such as ssd.onnx."
@@ -37,6 +38,40 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="Take pictures of the network's size alone, in place of resizing them inside.",
     )
+    _add_int8(parser)
+
+
+def _add_int8(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="Put the network's layers into 8 bits; what each costs is written beside the file.",
+    )
+    parser.add_argument(
+        "--calibrate",
+        type=str,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="Pictures like those to come: files, folders, patterns. For --int8.",
+    )
+    parser.add_argument(
+        "--calibrate-count", type=int, default=100, metavar="N", help="Use at most this many."
+    )
+    parser.add_argument(
+        "--calibrate-method",
+        type=str,
+        default="minmax",
+        metavar="NAME",
+        help="How ranges are taken: minmax, entropy or percentile.",
+    )
+    parser.add_argument(
+        "--int8-limit",
+        type=float,
+        default=20.0,
+        metavar="DB",
+        help="Signal to noise to keep; the costliest layers stay in float32 until it is.",
+    )
 
 
 def run(arguments: Namespace) -> int:
@@ -44,15 +79,26 @@ def run(arguments: Namespace) -> int:
     from ...datasets.errors import DataError
     from ..export.exporting import export_checkpoint, format_exported
     from ..export.formats import ExportOptions
+    from ..export.quantising_options import Calibration, find_pictures
 
     if arguments.batch is not None and arguments.batch < 1:
         raise DataError(f"--batch {arguments.batch}: must be at least 1")
+    if arguments.calibrate and not arguments.int8:
+        raise DataError("--calibrate: is for --int8, which is not given")
+    calibration = None
+    if arguments.int8:
+        pictures = find_pictures(arguments.calibrate, arguments.calibrate_count)
+        calibration = Calibration(pictures, arguments.calibrate_method, arguments.int8_limit)
     exported = export_checkpoint(
         arguments.ckpt,
         arguments.out,
         arguments.format,
         tuple(arguments.size) if arguments.size else None,
-        ExportOptions(arguments.batch, not arguments.fixed_picture),
+        ExportOptions(arguments.batch, not arguments.fixed_picture, calibration),
     )
     print(format_exported(exported))
+    if calibration:
+        from ..export.quantising import format_report, read_report
+
+        print(format_report(read_report(arguments.out)))
     return 0

@@ -52,7 +52,7 @@ def export_checkpoint(
         OSError: The file cannot be written.
     """
     options = options or ExportOptions()
-    chosen = open_format(format_name)
+    chosen = open_format(format_name, options.int8 is not None)
     if out.suffix != chosen.suffix:
         raise DataError(
             f"{out}: files of {format_name} are called {chosen.suffix}; name it "

@@ -7,9 +7,12 @@ from typing import Any, Protocol, cast
 
 from ...datasets.errors import DataError
 from .deployed import Deployable
+from .quantising_options import Calibration
 
-FORMATS = {"onnx": "onnx"}
+FORMATS = {"onnx": "onnx", "exported-program": "exported_program", "openvino": "openvino"}
 """Name of a format -> the module of this folder whose ``FORMAT`` writes it."""
+INT8_FORMATS = {"onnx": "quantised_onnx", "openvino": "quantised_openvino"}
+"""The same for files in 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +23,12 @@ class ExportOptions:
         batch: Pictures of each call; None takes any number, where the format allows it.
         any_picture: Whether pictures of any size are resized inside, where the format allows it;
             otherwise they have to have the network's size.
+        int8: How the network gets into 8 bits; None leaves it in float32.
     """
 
     batch: int | None = None
     any_picture: bool = True
+    int8: Calibration | None = None
 
 
 class Format(Protocol):
@@ -47,16 +52,23 @@ class Format(Protocol):
         ...
 
 
-def open_format(name: str) -> Format:
+def open_format(name: str, int8: bool = False) -> Format:
     """Return what writes a format.
 
+    Args:
+        name: One of ``FORMATS``.
+        int8: Whether its files are to be in 8 bits.
+
     Raises:
-        DataError: There is none of this name, or a package that it needs is not installed.
+        DataError: There is none of this name, it is not written in 8 bits, or a package that it
+            needs is not installed.
     """
     if name not in FORMATS:
         raise DataError(f"--format {name}: there are {', '.join(FORMATS)}.")
+    if int8 and name not in INT8_FORMATS:
+        raise DataError(f"--int8: is for {' and '.join(INT8_FORMATS)}, not for {name}.")
     try:
-        module = import_module(f".{FORMATS[name]}", __package__)
+        module = import_module(f".{INT8_FORMATS[name] if int8 else FORMATS[name]}", __package__)
     except ImportError as error:
         raise DataError(
             f"--format {name} needs the package {error.name}: pip install 'mobilevision[export]'"
