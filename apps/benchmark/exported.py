@@ -3,7 +3,15 @@
 from ..engines.runtime import open_runtime
 from .opening import Opened
 
+MARK = "#"
+"""Between a file and the precision in which it is run."""
+
 
 def open_side(source: str, threads: int) -> Opened:
-    """See ``Opener``; the source is the file."""
-    return Opened(open_runtime(source, "cpu", threads))
+    """See ``Opener``; the source is the file, after a "#" the precision asked for.
+
+    Without it a file runs as its runtime has it by itself.
+    """
+    path, _, precision = source.partition(MARK)
+    device = f"cpu:{precision}" if precision else "cpu"
+    return Opened(open_runtime(path, device, threads))

@@ -88,9 +88,28 @@ def as_text(
         lines.append("")
     lines += [f"{title}: {note}" for title, note in notes.items()]
     lines += [f"{title}: left out: {why}" for title, why in skipped.items()]
-    if len(rounds.kept) < _FEWEST_SHARE * total:
-        lines += ["", "Many rounds were dropped: the machine was not quiet. Measure again."]
+    doubt = doubts(rounds.dropped, total, [row.share for row in measured.figures])
+    lines += ["", *doubt] if doubt else []
     return "\n".join(lines)
+
+
+def doubts(dropped: int, total: int, shares: Sequence[float | None]) -> list[str]:
+    """What shows that the machine was not quiet; load that never changes drops no round.
+
+    Args:
+        dropped: Rounds that do not count.
+        total: All rounds.
+        shares: Of the matrix ceiling, as far as they are known.
+    """
+    found = []
+    if total - dropped < _FEWEST_SHARE * total:
+        found.append("Many rounds were dropped: the machine was not quiet. Measure again.")
+    if any(share is not None and share > 1 for share in shares):
+        found.append(
+            "A network is above the ceiling: other programs slowed the reference kernel all the "
+            "time. Measure again on a quiet machine."
+        )
+    return found
 
 
 def _table(figures: Sequence[Figures]) -> list[str]:

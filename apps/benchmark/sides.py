@@ -13,13 +13,16 @@ from ..engines.runtime import RUNTIMES, open_runtime
 from ..export.deployed import Deployable, open_deployable
 from ..export.exporting import export_checkpoint
 from ..export.formats import FORMATS, ExportOptions, open_format
+from . import exported
 from .alone import alone, bare_network, mult_adds_of
-from .opening import Opening
+from .opening import Opening, open_side
 from .peers import write_peer
 
 EAGER = "eager"
 ALL = "all"
 _CHECKPOINT = ".ckpt"
+_PRECISIONS = {".xml": ("bf16",)}
+"""Suffix of an exported file -> precisions besides its own that its runtime can be asked for."""
 
 
 class Side(NamedTuple):
@@ -80,7 +83,9 @@ def sides_of(model: Path, engine: str, folder: Path) -> Made:
     if not model.is_file():
         raise DataError(f"{model}: no such model. Give a checkpoint or an exported file.")
     if model.suffix in RUNTIMES:
-        return Made([_exported_file(model, engine)], {})
+        made = Made([], {})
+        _add_with_precisions(made, _exported_file(model, engine))
+        return made
     if model.suffix != _CHECKPOINT:
         raise DataError(
             f"{model}: models are read from {', '.join([_CHECKPOINT, *RUNTIMES])} files."
@@ -92,7 +97,7 @@ def sides_of(model: Path, engine: str, folder: Path) -> Made:
         made.sides.append(_eager(model, deployable, mult_adds))
     for name in runnable_formats() if engine == ALL else {engine} - {EAGER}:
         try:
-            made.sides.append(_in_format(model, name, folder, deployable, mult_adds))
+            _add_with_precisions(made, _in_format(model, name, folder, deployable, mult_adds))
         except DataError as error:
             if engine != ALL:
                 raise
@@ -134,6 +139,31 @@ def others(words: Sequence[str], folder: Path, candidates: int, picture: np.ndar
     return sides
 
 
+def _add_with_precisions(made: Made, side: Side) -> None:
+    """Add a side, and the same file in the other precisions that its runtime has here."""
+    made.sides.append(side)
+    for precision in _PRECISIONS.get(Path(side.answer.source).suffix, ()):
+        own = _in_precision(side, precision)
+        try:
+            open_side(own.answer, 1)
+        except DataError as error:
+            made.skipped[own.title] = str(error)
+        else:
+            made.sides.append(own)
+
+
+def _in_precision(side: Side, precision: str) -> Side:
+    answer, network = (
+        part and part._replace(source=f"{part.source}{exported.MARK}{precision}")
+        for part in (side.answer, side.network)
+    )
+    assert answer is not None
+    note = "answers differ more than in float32"
+    return side._replace(
+        engine=f"{side.engine} {precision}", answer=answer, network=network, note=note
+    )
+
+
 def _mult_adds(deployable: Deployable) -> int:
     pixels = torch.zeros(1, 3, *deployable.facts.size_hw, dtype=torch.uint8)
     return mult_adds_of(bare_network(deployable.module.answers), pixels)
@@ -161,10 +191,10 @@ def _in_format(
     if chosen.suffix not in RUNTIMES:
         raise DataError(f"--engine {name}: nothing here runs {chosen.suffix} files.")
     whole = folder / name / f"{model.stem}{chosen.suffix}"
-    exported = export_checkpoint(model, whole, name)
+    written = export_checkpoint(model, whole, name)
     part = folder / name / f"{model.stem}_network{chosen.suffix}"
     chosen.write(alone(deployable), part, ExportOptions(any_picture=False))
-    told = exported.differences or {}
+    told = written.differences or {}
     note = ", ".join(f"{output} {value:.2g}" for output, value in told.items())
     return Side(
         model.name,

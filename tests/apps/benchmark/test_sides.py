@@ -10,14 +10,21 @@ import pytest
 import torch
 from torch import nn
 
-from mobilevision.apps.benchmark import measuring, peers, sides
+from mobilevision.apps.benchmark import exported, measuring, peers, sides
 from mobilevision.apps.benchmark.alone import mult_adds_of, tensors_in
 from mobilevision.apps.benchmark.benchmarking import benchmark, read_picture
 from mobilevision.apps.benchmark.gemm import FLOPS
 from mobilevision.apps.benchmark.measuring import Settings
 from mobilevision.apps.benchmark.opening import Opening, open_side
 from mobilevision.apps.benchmark.peers import Peer, limit_candidates, make_peer, one_of
-from mobilevision.apps.benchmark.sides import check_engine, others, sides_of
+from mobilevision.apps.benchmark.sides import (
+    Made,
+    Side,
+    _add_with_precisions,
+    check_engine,
+    others,
+    sides_of,
+)
 from mobilevision.datasets.errors import DataError
 
 PICTURE = np.arange(40 * 50 * 3, dtype=np.uint8).reshape(40, 50, 3)
@@ -143,6 +150,36 @@ def test_sides_of__format_that_fails__left_out_and_told(
     assert made.skipped == {"face.ckpt, onnx": "not here"}
     with pytest.raises(DataError, match="not here"):
         sides_of(face, "onnx", tmp_path)
+
+
+def test_add_with_precisions__runtime_that_has_one__another_side(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def open_runtime(path: str, device: str, threads: int) -> Callable[[Any], Any]:  # noqa: ARG001
+        asked.append((path, device))
+        if "poor" in path:
+            raise DataError("does not calculate in bf16")
+        return len
+
+    monkeypatch.setattr(exported, "open_runtime", open_runtime)
+    made = Made([], {})
+    for name in ("a.xml", "poor.xml", "a.onnx"):
+        part = Opening("file", f"net_{name}") if name == "a.xml" else None
+        _add_with_precisions(made, Side(name, "x", Opening("file", name), part))
+    assert [side.title for side in made.sides] == [
+        "a.xml, x",
+        "a.xml, x bf16",
+        "poor.xml, x",
+        "a.onnx, x",
+    ]
+    assert made.sides[1].answer == Opening("file", "a.xml#bf16")
+    assert made.sides[1].network == Opening("file", "net_a.xml#bf16")
+    assert made.skipped == {"poor.xml, x bf16": "does not calculate in bf16"}
+    assert asked == [("a.xml", "cpu:bf16"), ("poor.xml", "cpu:bf16")]
+    open_side(Opening("file", "a.xml"), 1)
+    assert asked[-1] == ("a.xml", "cpu")
 
 
 def test_one_of__beginning_that_is_the_only_one__completed() -> None:
