@@ -1,0 +1,159 @@
+"""Archives of ``torch.export`` made safe to load: only graphs, numbers and text pass.
+
+``torch.export.load`` unpickles whatever an archive holds as a pickle, evaluates the expressions of
+sizes as Python, takes any function that torch can reach for an operator, and loads compiled
+libraries. So the archive is read here first, everything but a known set is refused, and what torch
+gets to see is a copy of what was checked. Free of torch, but for the example of the input.
+"""
+
+import io
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ...datasets.errors import DataError
+
+_EXTRA = "extra/"
+_MODEL = "models/model.json"
+_EXAMPLE = "data/sample_inputs/model.pt"
+_CONFIG = re.compile(r"data/(weights/model_weights|constants/model_constants)_config\.json")
+_KNOWN = re.compile(
+    r"models/model\.json|data/sample_inputs/model\.pt|byteorder|archive_format|archive_version"
+    r"|\.data/(version|serialization_id)|extra/mobilevision\.\w+"
+    r"|data/(weights/weight_|constants/tensor_)\d+|" + _CONFIG.pattern
+)
+_OPERATOR = re.compile(
+    r"torch\.ops\.aten\.(?!from_file\b)\w+\.\w+"
+    r"|_operator\.(add|sub|mul|truediv|floordiv|mod|neg|getitem|eq|ne|lt|le|gt|ge)"
+    r"|torch\.sym_(int|float|max|min)|math\.(ceil|floor|trunc)"
+)
+_SIZE = re.compile(
+    r"(Symbol\('\w+'|(positive|integer|nonnegative)=(True|False)"
+    r"|Integer|Rational|Float|Add|Mul|Pow|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|IntTrueDiv"
+    r"|FloatTrueDiv|ToFloat|TruncToInt|FloorToInt|CeilToInt|[su]\d+|\d+(\.\d+)?|[-+*/(), ])*"
+)
+_TREES = {None, "builtins.tuple", "builtins.list", "builtins.dict"}
+_TREE_KEYS = {"in_spec", "out_spec"}
+_OPERATOR_KEYS = {"target", "as_operator"}
+_REFUSED_KEYS = {"as_custom_obj", "as_graph", "as_opaque_obj"}
+
+
+def read_checked(path: Path) -> tuple[io.BytesIO, dict[str, str]]:
+    """Read an archive that ``mobilevision export --format exported-program`` wrote.
+
+    Args:
+        path: The file; nothing in it is trusted.
+
+    Returns:
+        A copy for ``torch.export.load``, and the entries of metadata.
+
+    Raises:
+        DataError: It is no such archive, or it holds something that could run code.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            contents = {name.partition("/")[2]: archive.read(name) for name in names}
+        root = names[0].partition("/")[0]
+        if len(contents) != len(names) or any(not name.startswith(f"{root}/") for name in names):
+            raise _refusal(path, "names of entries that are there twice")
+        for name in contents:
+            if not _KNOWN.fullmatch(name):
+                raise _refusal(path, f"the entry {name}")
+        for name, content in contents.items():
+            if _CONFIG.fullmatch(name):
+                _check_tensors(path, json.loads(content))
+        contents[_MODEL] = json.dumps(_checked_model(path, contents[_MODEL])).encode()
+        contents[_EXAMPLE] = _plain_example(contents[_EXAMPLE])
+    except DataError:
+        raise
+    except (
+        zipfile.BadZipFile, pickle.UnpicklingError, KeyError, ValueError, TypeError,
+        AttributeError, IndexError, RuntimeError, RecursionError,
+    ) as error:  # fmt: skip
+        raise DataError(
+            f"{path}: is no archive of torch.export, or is damaged ({error}). Export the "
+            "checkpoint again."
+        ) from error
+    entries = {
+        name.removeprefix(_EXTRA): content.decode()
+        for name, content in contents.items()
+        if name.startswith(_EXTRA)
+    }
+    return _pack(root, contents), entries
+
+
+def _check_tensors(path: Path, config: dict[str, Any]) -> None:
+    """Weights and constants have to be numbers, not pickles."""
+    for name, entry in config["config"].items():
+        known = re.fullmatch(r"(weight|tensor)_\d+", entry["path_name"])
+        if entry["use_pickle"] is not False or not known:
+            raise _refusal(path, f"the pickle {name}")
+
+
+def _checked_model(path: Path, content: bytes) -> dict[str, Any]:
+    """The graph without notes of where it comes from, which running it does not need."""
+    model = json.loads(content)
+    model["guards_code"] = []
+    model["graph_module"]["metadata"] = {}
+    for node in model["graph_module"]["graph"]["nodes"]:
+        node["metadata"] = {}
+    if not all(re.fullmatch(r"[su]\d+", name) for name in model["range_constraints"]):
+        raise _refusal(path, "ranges of what is no size")
+    for key, value in _entries(model):
+        if value is None:
+            continue
+        if key in _OPERATOR_KEYS and not _OPERATOR.fullmatch(_name(value)):
+            raise _refusal(path, f"the operator {value}")
+        if key == "expr_str" and not _SIZE.fullmatch(value):
+            raise _refusal(path, f"the expression {value}")
+        if key in _TREE_KEYS:
+            kinds = {each for name, each in _entries(json.loads(value)) if name == "type"}
+            if not kinds <= _TREES:
+                raise _refusal(path, f"values of {kinds - _TREES}")
+        if key in _REFUSED_KEYS:
+            raise _refusal(path, f"an argument {key}")
+    return model
+
+
+def _name(value: Any) -> str:
+    """An operator's name; outputs of graphs have targets that are no names."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _entries(value: Any) -> Iterator[tuple[str, Any]]:
+    """All keys with their values, at any depth."""
+    if isinstance(value, dict):
+        yield from value.items()
+    for below in value.values() if isinstance(value, dict) else value:
+        if isinstance(below, dict | list):
+            yield from _entries(below)
+
+
+def _plain_example(content: bytes) -> bytes:
+    """The example of the input, written again: torch unpickles anything if plain reading fails."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(torch.load(io.BytesIO(content), weights_only=True), buffer)
+    return buffer.getvalue()
+
+
+def _pack(root: str, contents: dict[str, bytes]) -> io.BytesIO:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in contents.items():
+            archive.writestr(f"{root}/{name}", content)
+    buffer.seek(0)
+    return buffer
+
+
+def _refusal(path: Path, what: str) -> DataError:
+    return DataError(
+        f"{path}: holds {what}, which `mobilevision export` does not write and which could run "
+        "code. It is not loaded."
+    )

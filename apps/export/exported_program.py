@@ -1,0 +1,52 @@
+"""Files of ``torch.export``: for torch itself, in Python or compiled ahead of time for C++."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from ...datasets.files import replaced_atomically
+from .deployed import Deployable
+from .facts import ModelFacts
+from .formats import ExportOptions
+from .suppression import DECOMPOSITIONS
+
+
+def plain_program(deployable: Deployable, options: ExportOptions) -> ExportedProgram:
+    """Trace a network into torch's own operators alone, none of ours."""
+    # Weights in channels_last order are taken for parts of others, and XNNPACK refuses them.
+    module = copy.deepcopy(deployable.module).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    program = replace(deployable, module=module).program(options.batch, options.any_picture)
+    return program.run_decompositions(dict(DECOMPOSITIONS))
+
+
+def written_facts(deployable: Deployable, options: ExportOptions) -> ModelFacts:
+    """What a file says, with the size that pictures must have where they are not resized inside."""
+    facts = deployable.facts
+    if options.any_picture:
+        return facts
+    height, width = facts.size_hw
+    said = f"{facts.preparation}; resized to {height}x{width} px before"
+    if facts.preparation.startswith("none"):
+        said = f"uint8 RGB pictures (batch, {height}, {width}, 3), resized to that before"
+    return replace(facts, preparation=said)
+
+
+class ExportedProgramFormat:
+    """Archives of ``torch.export.save``; the facts are its extra files."""
+
+    suffix = ".pt2"
+
+    def write(self, deployable: Deployable, out: Path, options: ExportOptions) -> dict[str, Any]:
+        """See ``Format``."""
+        program = plain_program(deployable, options)
+        entries = written_facts(deployable, options).to_strings()
+        with replaced_atomically(out) as temporary, temporary.open("wb") as file:
+            torch.export.save(program, file, extra_files=entries)  # type: ignore[arg-type]
+        return {"torch": torch.__version__}
+
+
+FORMAT = ExportedProgramFormat()

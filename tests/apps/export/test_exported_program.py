@@ -1,0 +1,147 @@
+"""Files of torch.export: the answers of eager torch, and nothing in them that runs code."""
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mobilevision.apps import Detector
+from mobilevision.apps.engines.runtime import open_runtime
+from mobilevision.apps.export.deployed import Deployable
+from mobilevision.apps.export.exported_program import FORMAT, written_facts
+from mobilevision.apps.export.exporting import largest_differences, made_up_picture
+from mobilevision.apps.export.formats import ExportOptions
+from mobilevision.datasets.errors import DataError
+
+Deployables = Callable[[str], Deployable]
+Change = Callable[[dict[str, bytes]], None]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("programs")
+
+
+def write_once(deployable: Deployable, path: Path) -> Path:
+    if not path.exists():
+        FORMAT.write(deployable, path, ExportOptions())
+    return path
+
+
+@pytest.mark.parametrize("kind", ["ssd", "face_attributes"])
+def test_file__same_answers_for_any_batch_and_picture(
+    kind: str, deployable: Deployables, folder: Path
+) -> None:
+    eager = deployable(kind)
+    run = open_runtime(write_once(eager, folder / f"{kind}.pt2"), "cpu")
+    assert run.facts == eager.facts
+    for batch, size_hw in ((1, eager.facts.size_hw), (3, (97, 61))):
+        images = np.stack([np.roll(made_up_picture(size_hw), 7 * i, axis=1) for i in range(batch)])
+        with torch.no_grad():
+            answers = eager.module(torch.from_numpy(images))
+        expected = {name: x.numpy() for name, x in zip(eager.facts.outputs, answers, strict=True)}
+        for name, difference in largest_differences(expected, run(images)).items():
+            assert difference <= {"boxes": 2e-2, "labels": 0}.get(name, 1e-4), name
+        assert all(np.ptp(x) > 0 for name, x in expected.items() if name != "labels")
+
+
+def test_file__torch_alone_opens_it(deployable: Deployables, folder: Path) -> None:
+    path = write_once(deployable("ssd"), folder / "ssd.pt2")
+    program = torch.export.load(path)
+    operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert not any("mobilevision" in name or "batch_norm" in name for name in operators)
+    found = program.module()(torch.zeros(2, 40, 50, 3, dtype=torch.uint8))
+    assert found[0].shape[::2] == (2, 4)
+    assert len(Detector.load(path, "cpu")(made_up_picture((64, 80)), 0.0)) > 0  # type: ignore[arg-type]
+
+
+def test_written_facts__fixed_picture__says_the_size(deployable: Deployables) -> None:
+    eager = deployable("ssd")
+    assert written_facts(eager, ExportOptions()) == eager.facts
+    said = written_facts(eager, ExportOptions(any_picture=False)).preparation
+    assert "(batch, 64, 80, 3)" in said
+    face = written_facts(deployable("face_embedding"), ExportOptions(any_picture=False))
+    assert "five landmarks" in face.preparation
+    assert "64x64 px" in face.preparation
+
+
+class Ran(Exception):  # noqa: N818
+    """What the planted pickle raises where it is unpickled."""
+
+
+def shout() -> None:
+    raise Ran
+
+
+class Planted:
+    def __reduce__(self) -> tuple[Any, tuple]:
+        return shout, ()
+
+
+def edit_json(name: str, change: Callable[[Any], None]) -> Change:
+    def edit(contents: dict[str, bytes]) -> None:
+        value = json.loads(contents[name])
+        change(value)
+        contents[name] = json.dumps(value).encode()
+
+    return edit
+
+
+def as_pickle(config: Any) -> None:
+    next(iter(config["config"].values()))["use_pickle"] = True
+
+
+def first_operator(model: Any) -> None:
+    model["graph_module"]["graph"]["nodes"][0]["target"] = "torch.os.system"
+
+
+def first_size(model: Any) -> None:
+    sizes = next(iter(model["graph_module"]["graph"]["tensor_values"].values()))["sizes"]
+    sizes[0] = {"as_expr": {"expr_str": "__import__('os').getcwd()", "hint": None}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (edit_json("data/weights/model_weights_config.json", as_pickle), "holds the pickle"),
+        (edit_json("models/model.json", first_operator), r"the operator torch\.os\.system"),
+        (edit_json("models/model.json", first_size), "the expression __import__"),
+        (
+            lambda contents: contents.update(
+                {"data/sample_inputs/model.pt": pickle.dumps(Planted())}
+            ),
+            "damaged",
+        ),
+        (lambda contents: contents.update({"data/aotinductor/m/m.so": b"x"}), "the entry data/aot"),
+        (lambda contents: contents.update({"data/constants/opaque_obj_0": b"x"}), "the entry"),
+        (lambda contents: contents.pop("models/model.json"), "damaged"),
+        (
+            lambda contents: contents.pop("extra/mobilevision.format"),
+            "does not say what it is",
+        ),
+    ],
+)
+def test_open_runtime__archive_that_could_run_code__refused(
+    change: Change, message: str, deployable: Deployables, folder: Path, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(write_once(deployable("ssd"), folder / "ssd.pt2")) as archive:
+        contents = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    change(contents)
+    changed = tmp_path / "changed.pt2"
+    with zipfile.ZipFile(changed, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(f"changed/{name}", content)
+    with pytest.raises(DataError, match=message):
+        open_runtime(changed, "cpu")
+
+
+def test_open_runtime__no_archive__says_so(tmp_path: Path) -> None:
+    (tmp_path / "broken.pt2").write_bytes(b"no archive")
+    with pytest.raises(DataError, match=r"is no archive of torch\.export"):
+        open_runtime(tmp_path / "broken.pt2")
