@@ -18,7 +18,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--ckpt", type=Path, required=True, metavar="FILE", help="Checkpoint of any job."
     )
     parser.add_argument(
-        "--format", type=str, default="onnx", metavar="NAME", help="Kind of file: onnx or openvino."
+        "--format",
+        type=str,
+        default="onnx",
+        metavar="NAME",
+        help="Kind of file: onnx, openvino or exported-program.",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="File to write, such as ssd.onnx."

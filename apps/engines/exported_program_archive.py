@@ -33,8 +33,8 @@ _OPERATOR = re.compile(
 )
 _SIZE = re.compile(
     r"(Symbol\('\w+'|(positive|integer|nonnegative)=(True|False)"
-    r"|Integer|Rational|Float|Add|Mul|Pow|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|IntTrueDiv"
-    r"|FloatTrueDiv|ToFloat|TruncToInt|FloorToInt|CeilToInt|[su]\d+|\d+(\.\d+)?|[-+*/(), ])*"
+    r"|Integer|Rational|FloatTrueDiv|Float|Add|Mul|Pow|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|IntTrueDiv"
+    r"|ToFloat|TruncToInt|FloorToInt|CeilToInt|[su]\d+|\d+(\.\d+)?|[-+*/(), ])*+"  # possessive: long ones cost no more than their length
 )
 _TREES = {None, "builtins.tuple", "builtins.list", "builtins.dict"}
 _TREE_KEYS = {"in_spec", "out_spec"}

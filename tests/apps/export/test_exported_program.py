@@ -114,7 +114,7 @@ def first_size(model: Any) -> None:
         (edit_json("models/model.json", first_size), "the expression __import__"),
         (
             lambda contents: contents.update(
-                {"data/sample_inputs/model.pt": pickle.dumps(Planted())}
+                {"data/sample_inputs/model.pt": pickle.dumps(Planted(), 2)}
             ),
             "damaged",
         ),
