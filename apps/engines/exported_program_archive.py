@@ -34,7 +34,7 @@ _OPERATOR = re.compile(
 _SIZE = re.compile(
     r"(Symbol\('\w+'|(positive|integer|nonnegative)=(True|False)"
     r"|Integer|Rational|FloatTrueDiv|Float|Add|Mul|Pow|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|IntTrueDiv"
-    r"|ToFloat|TruncToInt|FloorToInt|CeilToInt|[su]\d+|\d+(\.\d+)?|[-+*/(), ])*+"  # possessive: long ones cost no more than their length
+    r"|ToFloat|TruncToInt|FloorToInt|CeilToInt|[su](?=\d)|\d|\.(?=\d)|[-+*/(), ])*"
 )
 _TREES = {None, "builtins.tuple", "builtins.list", "builtins.dict"}
 _TREE_KEYS = {"in_spec", "out_spec"}

@@ -20,7 +20,7 @@ def plain_program(deployable: Deployable, options: ExportOptions) -> ExportedPro
     # Weights in channels_last order are taken for parts of others, and XNNPACK refuses them.
     module = copy.deepcopy(deployable.module).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     program = replace(deployable, module=module).program(options.batch, options.any_picture)
-    return program.run_decompositions(dict(DECOMPOSITIONS))
+    return program.run_decompositions({**DECOMPOSITIONS})
 
 
 def written_facts(deployable: Deployable, options: ExportOptions) -> ModelFacts:
