@@ -8,7 +8,6 @@ gets to see is a copy of what was checked. Free of torch, but for the example of
 
 import io
 import json
-import pickle
 import re
 import zipfile
 from collections.abc import Iterator
@@ -72,7 +71,7 @@ def read_checked(path: Path) -> tuple[io.BytesIO, dict[str, str]]:
     except DataError:
         raise
     except (
-        zipfile.BadZipFile, pickle.UnpicklingError, KeyError, ValueError, TypeError,
+        zipfile.BadZipFile, KeyError, ValueError, TypeError,
         AttributeError, IndexError, RuntimeError, RecursionError,
     ) as error:  # fmt: skip
         raise DataError(
@@ -139,7 +138,11 @@ def _plain_example(content: bytes) -> bytes:
     import torch
 
     buffer = io.BytesIO()
-    torch.save(torch.load(io.BytesIO(content), weights_only=True), buffer)
+    try:
+        example = torch.load(io.BytesIO(content), weights_only=True)
+    except Exception as error:  # whatever the unpickler meets
+        raise ValueError(f"the example of the input: {error}") from error
+    torch.save(example, buffer)
     return buffer.getvalue()
 
 
