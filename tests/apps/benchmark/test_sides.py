@@ -110,13 +110,15 @@ def test_sides_of__checkpoint_in_every_engine__same_embeddings(tmp_path: Path, f
     pytest.importorskip("onnxscript")
     made = sides_of(face, "onnx", tmp_path)
     (side,) = made.sides
-    eager, exported = (
-        open_side(opening, 1)(PICTURE[None])
+    # Of the network's size: a resize of uint8 and one of floats differ by up to a level.
+    face_picture = np.ascontiguousarray(PICTURE[None, :32, :32])
+    eager, found = (
+        open_side(opening, 1)(face_picture)
         for opening in (Opening("checkpoint", str(face)), side.answer)
     )
     assert isinstance(eager, torch.Tensor)
     own = nn.functional.normalize(eager, dim=1).numpy()
-    np.testing.assert_allclose(exported["embeddings"], own, atol=1e-3)  # type: ignore[index]
+    np.testing.assert_allclose(found["embeddings"], own, atol=1e-4)  # type: ignore[index]
     assert side.network is not None
     alone: Any = open_side(side.network, 1)(np.zeros((1, 32, 32, 3), np.uint8))
     assert [value.shape for value in alone.values()] == [(1, 24)]
