@@ -14,6 +14,18 @@ EXAMPLES = (
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
+    _add_sides(parser)
+    _add_protocol(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/benchmark"),
+        metavar="DIR",
+        help="Folder of the table, the chart and benchmark.json.",
+    )
+
+
+def _add_sides(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         type=Path,
@@ -36,8 +48,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=str,
         default="all",
         metavar="NAME",
-        help="all, eager, or the name of an export format that runs here.",
+        help="Which runtimes: all, eager, or the name of an export format that runs here.",
     )
+
+
+def _add_protocol(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, metavar="N", help="Threads of each side; all cores if not given."
     )
@@ -67,13 +82,6 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=100,
         metavar="N",
         help="Boxes that a detector with random weights has to suppress.",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs/benchmark"),
-        metavar="DIR",
-        help="Folder of the table, the chart and benchmark.json.",
     )
 
 
