@@ -25,7 +25,7 @@ from ...datasets.files import write_atomically
 RECORD = "run.json"
 LOG = "log.txt"
 
-_PROGRAM = ("-m", f"{__package__.rpartition('.')[0]}.cli")  # apps/cli.py
+_PROGRAM = ("-m", f"{__name__.rsplit('.', 2)[0]}.cli")  # apps/cli.py
 _POLL_SECONDS = 2.0
 _PATIENCE_SECONDS = 20.0
 """What an interrupted process gets to end by itself."""
