@@ -10,7 +10,7 @@ from torch.export import ExportedProgram
 
 from ...datasets.files import replaced_atomically
 from .deployed import Deployable
-from .facts import ModelFacts
+from .facts import AS_THEY_ARE, ModelFacts
 from .formats import ExportOptions
 from .suppression import DECOMPOSITIONS
 
@@ -30,7 +30,7 @@ def written_facts(deployable: Deployable, options: ExportOptions) -> ModelFacts:
         return facts
     height, width = facts.size_hw
     said = f"{facts.preparation}; resized to {height}x{width} px before"
-    if facts.preparation.startswith("none"):
+    if facts.preparation == AS_THEY_ARE:
         said = f"uint8 RGB pictures (batch, {height}, {width}, 3), resized to that before"
     return replace(facts, preparation=said)
 

@@ -13,6 +13,10 @@ FACTS_FORMAT = 1
 _FORMAT_KEY = f"{PREFIX}format"
 
 
+AS_THEY_ARE = "uint8 RGB pictures (batch, height, width, 3) of any size, as they are"
+"""Preparation of pictures where there is nothing to do."""
+
+
 @dataclass(frozen=True)
 class ModelFacts:
     """What a model is, plain data throughout.
@@ -35,7 +39,7 @@ class ModelFacts:
     categories: dict[int, str]
     outputs: dict[str, str]
     thresholds: dict[str, float] = field(default_factory=dict)
-    preparation: str = "none: uint8 RGB pictures (batch, height, width, 3) of any size"
+    preparation: str = AS_THEY_ARE
     details: dict[str, Any] = field(default_factory=dict)
     licence: str = "unknown"
     provenance: dict[str, Any] = field(default_factory=dict)

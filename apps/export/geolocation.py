@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ...heads.geolocation.task import CROP, GeolocationTask
 from ..geolocation.engines import cells_to_plain
-from .facts import ModelFacts
+from .facts import AS_THEY_ARE, ModelFacts
 from .folding import for_export
 from .jobs import Job, load_task
 
@@ -46,7 +46,7 @@ def deploy(task: GeolocationTask, size_hw: tuple[int, int]) -> Job:
         "crop_fraction": crop,
     }
     preparation = (
-        "none: uint8 RGB pictures (batch, height, width, 3) of any size"
+        AS_THEY_ARE
         if crop is None
         else f"the central {crop:g} of each picture in the shape of size_hw, uint8 RGB "
         "(batch, height, width, 3)"
