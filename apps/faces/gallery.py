@@ -170,6 +170,9 @@ class Gallery:
     def remove(self, name: str) -> int:
         """Remove a person. When this returns, no file of the gallery has the faces or the name.
 
+        Of a removal that was interrupted there may be traces: remove the person once more, also
+        where the gallery says that there is nobody of that name by then.
+
         Copies elsewhere, such as backups and snapshots of the disk, are out of its reach.
 
         Args:
@@ -184,6 +187,7 @@ class Gallery:
         with self._table(changes=True) as table:
             names = self._names(table)
             if name not in names:
+                self._tidy(table)  # whoever was being removed or enrolled when a process ended
                 raise DataError(
                     f"{self.folder}: has nobody called {name!r}; see `mobilevision gallery list`"
                 )

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -234,10 +235,31 @@ def test_killed_process__gallery_stays_whole(gallery: Gallery) -> None:
         people = gallery.people()
         assert people.pop("passing", 40) % 40 == 0  # whole enrolments or none
         assert people == {"Ada": 30}
-    if "passing" in gallery.people():
-        gallery.remove("passing")
+    there = "passing" in gallery.people()
+    with nullcontext() if there else pytest.raises(DataError, match="nobody"):
+        gallery.remove("passing")  # also clears what the last process left behind
     passing = np.random.default_rng(5).normal(size=(40, 16))
     lengths = np.linalg.norm(passing, axis=1, keepdims=True)
     assert files_with(gallery.folder, (passing / lengths).astype(np.float32)[0].tobytes()) == []
     (matches,) = gallery.identify(rows[:1])
     assert matches[0].name == "Ada"
+
+
+def test_remove__interrupted_before_traces_were_cleared__once_more_clears_them(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faces = np.random.default_rng(5).normal(size=(4, 16))
+    trace = (faces / np.linalg.norm(faces, axis=1, keepdims=True)).astype(np.float32)[0].tobytes()
+    gallery.enroll("Ada", unit(3))
+    gallery.enroll("passing", faces)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Gallery, "_tidy", lambda *_: None)  # as if the process had ended there
+        gallery.remove("passing")
+    assert gallery.people() == {"Ada": 3}
+    assert files_with(gallery.folder, trace)
+
+    with pytest.raises(DataError, match="nobody"):
+        gallery.remove("passing")
+    assert files_with(gallery.folder, trace) == []
+    assert gallery.people() == {"Ada": 3}
