@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torchvision.ops import box_iou
 
 from mobilevision.apps import DetectionResult, Detector
 from mobilevision.apps.engines.runtime import Runtime, open_runtime
@@ -72,12 +74,12 @@ def test_runtime__pictures_of_any_size__same_objects(
         assert isinstance(expected, DetectionResult)
         kept = found["scores"][0] >= 0.3
         assert abs(int(kept.sum()) - len(expected)) <= 1, "a score may lie at the threshold"
-        for row, box in enumerate(expected.boxes):
-            score, label = expected.scores[row], expected.labels[row]
-            apart = np.abs(found["boxes"][0] - box).max(axis=1)
-            nearest = np.where(found["labels"][0] == label, apart, np.inf).argmin()
-            np.testing.assert_allclose(found["boxes"][0, nearest], box, atol=2)
-            np.testing.assert_allclose(found["scores"][0, nearest], score, atol=0.02)
+        # Pixels that are rounded differently may let another of two equal boxes win.
+        overlap = box_iou(torch.from_numpy(expected.boxes), torch.from_numpy(found["boxes"][0]))
+        for row, (score, label) in enumerate(zip(expected.scores, expected.labels, strict=True)):
+            same = np.where(found["labels"][0] == label, overlap[row].numpy(), 0.0)
+            assert same.max() > 0.8
+            np.testing.assert_allclose(found["scores"][0, same.argmax()], score, atol=0.02)
 
 
 @pytest.mark.slow
