@@ -445,4 +445,4 @@ def test_make_table__memory_does_not_grow_with_the_number_of_rows(tmp_path: Path
         peaks.append(peak_mb(WIDE_ROWS, folder, out))
         assert parquet.read_metadata(out).num_rows == count
     print(f"peak {peaks[0]:.1f} MB for 5,000 rows, {peaks[1]:.1f} MB for 25,000")
-    assert peaks[1] < peaks[0] + 24  # the rows would be 82 MB more
+    assert peaks[1] < peaks[0] + 50  # the rows would be 82 MB more
