@@ -40,6 +40,23 @@ class ImageBatch(Protocol):
         ...
 
 
+class _Shared:
+    """A function that copies of a task, such as averaged ones, have in common.
+
+    What the command line gives leads to its whole trainer, which cannot be copied where there are
+    several processes.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.function(*arguments)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Shared":
+        return self
+
+
 class ImageTask(LightningModule):
     """Base of the tasks: a network that takes uint8 pictures, and how it is trained.
 
@@ -76,8 +93,8 @@ class ImageTask(LightningModule):
         self._save_plain_hyperparameters()
         self.network = network
         self.weights = weights
-        self.make_optimizer = optimizer
-        self.make_schedule = lr_scheduler
+        self.make_optimizer = None if optimizer is None else _Shared(optimizer)
+        self.make_schedule = None if lr_scheduler is None else _Shared(lr_scheduler)
         self.channels_last = channels_last
         self.decay_depthwise = decay_depthwise
         self.run_dir = Path()

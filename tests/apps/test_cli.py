@@ -179,16 +179,20 @@ def test_fit__resumes_exactly_after_kill_9(recipe: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_validate__with_two_processes_counts_every_image_once(recipe: Path, tmp_path: Path) -> None:
-    lightning(["fit", "-c", str(recipe), "--trainer.max_epochs=1"])
+def test_two_processes__train_averaged_weights_and_count_every_image_once(
+    recipe: Path, tmp_path: Path
+) -> None:
+    def run_twice(subcommand: str, *words: str) -> None:
+        two = ("--trainer.devices=2", "--trainer.strategy=ddp_find_unused_parameters_false")
+        subprocess.run(
+            [*command(recipe, subcommand), *words, *two],
+            check=True, capture_output=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    run_twice("fit", "--trainer.max_epochs=1")  # its averaged weights are a copy of the task
     checkpoint = tmp_path / "runs/version_0/checkpoints/last.ckpt"
-    validate = command(recipe, "validate", f"--ckpt_path={checkpoint}")
     lightning(["validate", "-c", str(recipe), f"--ckpt_path={checkpoint}"])
-    subprocess.run(
-        [*validate, "--trainer.devices=2", "--trainer.strategy=ddp_find_unused_parameters_false",
-         "--data.batch_size=1"],
-        check=True, capture_output=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    run_twice("validate", f"--ckpt_path={checkpoint}", "--data.batch_size=1")
     one, two = (
         json.loads((tmp_path / f"runs/version_{number}/coco_metrics.json").read_text())
         for number in (1, 2)
