@@ -150,8 +150,10 @@ def test_run_grid__interrupted__ends_its_process_and_keeps_the_time(tmp_path: Pa
                         f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\n"
                         "time.sleep(60)")  # fmt: skip
     script = f"""
+        import signal
         from pathlib import Path
         from mobilevision.apps.training import grid
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" has it ignored
         grid._PROGRAM = ({str(training)!r},)
         grid.run_grid([grid.Run("a", ("fit",), Path({str(tmp_path / "a")!r}))])
     """
