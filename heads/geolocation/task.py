@@ -118,8 +118,8 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
         fine = partitions[-1]
         if list(self.categories.values()) != list(fine.table.tokens):
             raise DataError(
-                f"the model knows {len(self.categories):,} cells, the data has {len(fine):,} "
-                "others. Use the cells that the model was trained with."
+                f"the network is made for {len(self.categories):,} cells and given {len(fine):,} "
+                "others: data and checkpoint differ. Use the cells that the model was trained with."
             )
         parents = [torch.from_numpy(fine.parents_in(coarse)) for coarse in partitions[:-1]]
         self._partitions, self._parents = partitions, parents
