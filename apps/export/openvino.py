@@ -6,15 +6,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import openvino
-from openvino import opset11
 
 from ..engines.openvino_runtime import FACTS_ENTRY
 from .deployed import Deployable
 from .facts import ModelFacts
 from .formats import ExportOptions
 from .onnx import FORMAT as ONNX
+from .openvino_resize import resize_as_torch
 
 
 class OpenVinoFormat:
@@ -47,7 +46,7 @@ def convert(source: Path, out: Path, facts: ModelFacts) -> dict[str, Any]:
         OSError: The files cannot be written.
     """
     model = openvino.Core().read_model(source)
-    resize_as_pillow(model)
+    resize_as_torch(model)
     model.set_rt_info(json.dumps(facts.to_strings()), list(FACTS_ENTRY))
     weights = out.with_suffix(".bin")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -61,25 +60,6 @@ def convert(source: Path, out: Path, facts: ModelFacts) -> dict[str, Any]:
         "openvino": openvino.__version__,
         f"weights in {weights.name}": f"{weights.stat().st_size / 1e6:.1f} MB",
     }
-
-
-def resize_as_pillow(model: openvino.Model) -> None:
-    """Let pictures be resized as Pillow does; OpenVINO passes ONNX's antialiasing over."""
-    for node in model.get_ops():
-        if node.get_type_name() != "Interpolate" or not node.get_attributes().get("antialias"):
-            continue
-        pixels, sizes = node.input_value(0), node.input_value(1)
-        places = opset11.constant(np.array([2, 3], np.int64))
-        down_and_across = opset11.gather(sizes, places, opset11.constant(np.int64(0)))
-        resized = opset11.interpolate(
-            pixels,
-            down_and_across,
-            mode="bilinear_pillow",
-            shape_calculation_mode="sizes",
-            axes=places,
-        )
-        resized.set_friendly_name(node.get_friendly_name())
-        node.output(0).replace(resized.output(0))
 
 
 FORMAT = OpenVinoFormat()

@@ -21,16 +21,16 @@ DENSE_ROUNDS = 32
 """Longest chain of boxes, each hiding the next, that the tensor operations follow to its end."""
 
 
-@torch.library.custom_op("mobilevision::surviving_scores", mutates_args=())
-def surviving_scores(
+@torch.library.custom_op("mobilevision::best_survivors", mutates_args=())
+def best_survivors(
     boxes: Tensor,
     scores: Tensor,
     iou_threshold: float,
     score_threshold: float,
     candidates: int,
-    max_kept: int,
-) -> Tensor:
-    """Greedy non-maximum suppression within each group of each image.
+    wanted: int,
+) -> tuple[Tensor, Tensor]:
+    """The best of what greedy non-maximum suppression leaves in each group of each image.
 
     Args:
         boxes: (B, A, 4) float, xyxy.
@@ -38,10 +38,11 @@ def surviving_scores(
         iou_threshold: A box goes if it overlaps a better one of its group by more than this.
         score_threshold: Boxes must score more than this; at least 0.
         candidates: Only that many of the best boxes of each group are looked at.
-        max_kept: Boxes that are kept in each group, at most.
+        wanted: Boxes of each image, all groups together; at most G * A.
 
     Returns:
-        (B, G, A) float: the scores of what is kept, 0 for everything else.
+        Scores (B, wanted) float, falling, 0 where there is nothing more, and (B, wanted) int64
+        where they stand among an image's G * A scores; any place where there is nothing.
     """
     scores = _best_of_group(scores, candidates)
     kept = torch.zeros_like(scores)
@@ -49,46 +50,49 @@ def surviving_scores(
     for image, group in above.any(dim=2).nonzero().tolist():
         rows = above[image, group].nonzero().flatten()
         of_rows = scores[image, group, rows]
-        rows = rows[nms(boxes[image, rows], of_rows, iou_threshold)][:max_kept]
+        rows = rows[nms(boxes[image, rows], of_rows, iou_threshold)]
         kept[image, group, rows] = scores[image, group, rows]
-    return kept
+    best, index = kept.flatten(1).topk(wanted, dim=1)
+    return best, index
 
 
-@surviving_scores.register_fake
-def _(boxes, scores, iou_threshold, score_threshold, candidates, max_kept):  # noqa: ARG001
-    return torch.empty_like(scores)
+@best_survivors.register_fake
+def _(boxes, scores, iou_threshold, score_threshold, candidates, wanted):  # noqa: ARG001
+    best = scores.new_empty(scores.shape[0], wanted)
+    return best, torch.empty_like(best, dtype=torch.int64)
 
 
-def surviving_scores_dense(
+def best_survivors_dense(
     boxes: Tensor,
     scores: Tensor,
     iou_threshold: float,
     score_threshold: float,
     candidates: int,
-    max_kept: int,  # noqa: ARG001 (what follows takes no more than that)
-) -> Tensor:
+    wanted: int,
+) -> tuple[Tensor, Tensor]:
     """The same as public tensor operations of fixed shapes, for formats without suppression.
 
     The same up to ``DENSE_CANDIDATES`` boxes above the threshold and ``DENSE_ROUNDS``.
     """
     count, flat = scores.shape[2], scores.flatten(1)
-    best, index = flat.topk(min(DENSE_CANDIDATES, flat.shape[1]), dim=1)  # (B, M), falling
+    looked_at = min(max(DENSE_CANDIDATES, wanted), flat.shape[1])
+    best, index = flat.topk(looked_at, dim=1)  # (B, M), falling
     rows, groups = index % count, index // count
     chosen = boxes.gather(1, rows[..., None].expand(-1, -1, 4))
-    size = best.shape[1]
-    later = torch.ones(size, size, device=boxes.device).tril(-1)  # [worse, better]
+    later = torch.ones(looked_at, looked_at, device=boxes.device).tril(-1)  # [worse, better]
     rivals = (groups[:, :, None] == groups[:, None, :]).to(best.dtype) * later
     hidden_by = rivals * (pairwise_iou(chosen, chosen) > iou_threshold).to(best.dtype)
     alive = ((best > score_threshold) & (rivals.sum(dim=2) < candidates)).to(best.dtype)
     kept = alive
     for _ in range(DENSE_ROUNDS):
         kept = alive * ((hidden_by @ kept[..., None])[..., 0] < 0.5).to(best.dtype)
-    return torch.zeros_like(flat).scatter(1, index, best * kept).view_as(scores)
+    front, places = (best * kept).topk(wanted, dim=1)
+    return front, index.gather(1, places)
 
 
-SUPPRESSION = torch.ops.mobilevision.surviving_scores.default
+SUPPRESSION = torch.ops.mobilevision.best_survivors.default
 """The operator as it stands in exported programs."""
-DECOMPOSITIONS = {SUPPRESSION: surviving_scores_dense}
+DECOMPOSITIONS = {SUPPRESSION: best_survivors_dense}
 """For ``ExportedProgram.run_decompositions``."""
 
 
@@ -108,29 +112,40 @@ class ExportablePostProcess(nn.Module):
     def forward(self, boxes: Tensor, scores: Tensor, size_hw: tuple[int, int]) -> Detections:
         """As ``PostProcess``: boxes (B, A, 4) or (B, A, C, 4), scores (B, A, C)."""
         boxes = clip_boxes(boxes.float(), size_hw)
-        num_images, count, classes = scores.shape
-        by_class = scores.float().transpose(1, 2)  # (B, C, A)
-        own_boxes = boxes.ndim == 4
-        if own_boxes:  # a class is then a picture of its own
-            boxes = boxes.transpose(1, 2)
-            kept = surviving_scores(
-                boxes.reshape(-1, count, 4), by_class.reshape(-1, 1, count),
-                *self.limits, self.candidates, self.max_detections,
-            )  # fmt: skip
-            boxes = boxes.reshape(num_images, -1, 4)
+        count, classes = scores.shape[1:]
+        by_class = scores.float().transpose(1, 2).contiguous()  # (B, C, A)
+        if boxes.ndim == 3:
+            wanted = min(self.max_detections, count * classes)
+            best, index = best_survivors(boxes, by_class, *self.limits, self.candidates, wanted)
+            row = index % count
         else:
-            kept = surviving_scores(
-                boxes, by_class.contiguous(), *self.limits, self.candidates, self.max_detections
-            )
-        wanted = min(self.max_detections, count * classes)
-        best, index = kept.reshape(num_images, classes * count).topk(wanted, dim=1)
-        row = index if own_boxes else index % count
+            boxes, best, index = self._with_own_boxes(boxes.transpose(1, 2), by_class)
+            row = index
         valid = best > 0
         return Detections(
             boxes.gather(1, row[..., None].expand(-1, -1, 4)) * valid[..., None],
             best,
             torch.where(valid, index // count, PADDING_LABEL),
         )
+
+    def _with_own_boxes(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (B, C * A, 4), and the best of all classes with their places among them.
+
+        Args:
+            boxes: (B, C, A, 4); a class is then a picture of its own.
+            scores: (B, C, A).
+        """
+        classes, count = scores.shape[1:]
+        each = min(self.max_detections, count)
+        of_class, place = best_survivors(
+            boxes.reshape(-1, count, 4), scores.reshape(-1, 1, count),
+            *self.limits, self.candidates, each,
+        )  # fmt: skip
+        wanted = min(self.max_detections, count * classes)
+        best, which = of_class.reshape(-1, classes * each).topk(wanted, dim=1)
+        first = torch.arange(classes, device=boxes.device)[:, None] * count
+        places = (place.reshape(-1, classes, each) + first).reshape(-1, classes * each)
+        return boxes.reshape(-1, classes * count, 4), best, places.gather(1, which)
 
 
 class ExportableProposals(nn.Module):
@@ -155,13 +170,15 @@ class ExportableProposals(nn.Module):
         large = ((boxes[..., 2:] - boxes[..., :2]) >= self.min_size).all(dim=-1)
         # They are sorted: their places serve as scores, which no two share.
         places = torch.arange(total, 0, -1, dtype=torch.float32, device=boxes.device)
-        kept = surviving_scores(
-            boxes, (places * large)[:, None], self.iou_threshold, 0.0, total, self.count
-        )[:, 0]
-        kept = kept > 0
+        wanted = min(self.count, total)
+        best, index = best_survivors(
+            boxes, (places * large)[:, None], self.iou_threshold, 0.0, total, wanted
+        )
+        kept = torch.zeros_like(boxes[..., 0]).scatter_add(1, index, (best > 0).to(boxes.dtype))
         # What was kept comes first, in its order, then the others in theirs.
-        _, front = (places + kept * float(total)).topk(min(self.count, total), dim=1)
-        return Proposals(boxes.gather(1, front[..., None].expand(-1, -1, 4)), kept.gather(1, front))
+        _, front = (places + kept * float(total)).topk(wanted, dim=1)
+        chosen = boxes.gather(1, front[..., None].expand(-1, -1, 4))
+        return Proposals(chosen, kept.gather(1, front) > 0)
 
 
 def make_exportable(network: nn.Module) -> nn.Module:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from PIL import Image
 
 from mobilevision.apps import Detector
@@ -22,6 +23,7 @@ openvino = pytest.importorskip("openvino")
 pytest.importorskip("onnxscript")
 
 from mobilevision.apps.export.openvino import convert  # noqa: E402 (after what may be absent)
+from mobilevision.apps.export.openvino_resize import resize_as_torch  # noqa: E402
 
 KINDS = ("ssd", "faster_rcnn", "classification", "face_attributes", "face_embedding", "geolocation")
 TOLERANCES = {"boxes": 2e-2, "labels": 0}
@@ -157,3 +159,24 @@ def test_command__int8__both_files_and_report(
     assert run.facts.provenance["int8"] == {"method": "minmax", "pictures": 1}
     assert "FakeQuantize" in out.read_text() or "i8" in out.read_text()
     assert run(made_up_picture((50, 60))[None])["logits"].shape == (1, 2)
+
+
+@pytest.mark.parametrize("given_hw", [(97, 61), (20, 200), (48, 64), (300, 33)])
+def test_resize__pixels_of_torch(given_hw: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*given_hw, 3), dtype=np.uint8)
+    images = openvino.opset13.parameter([-1, 3, -1, -1], np.uint8)
+    sizes = openvino.opset13.constant(np.array([1, 3, 48, 64], np.int64))
+    resize = openvino.opset13.interpolate(
+        images, sizes, mode="linear_onnx", shape_calculation_mode="sizes", antialias=True
+    )
+    model = openvino.Model([openvino.opset13.convert(resize, "f32")], [images])
+    resize_as_torch(model)
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    run = openvino.Core().compile_model(model, "CPU", settings)
+    (found,) = run(noise.transpose(2, 0, 1)[None]).values()
+    pixels = torch.from_numpy(noise).permute(2, 0, 1)[None]
+    expected = F.interpolate(pixels, (48, 64), mode="bilinear", antialias=True)
+    apart = np.abs(found - expected.numpy())
+    assert apart.max() <= 1
+    assert (apart > 0).mean() < 0.05
+    assert given_hw != (48, 64) or not apart.any()

@@ -7,8 +7,8 @@ from torch import Tensor
 from mobilevision.apps.export.suppression import (
     ExportablePostProcess,
     ExportableProposals,
-    surviving_scores,
-    surviving_scores_dense,
+    best_survivors,
+    best_survivors_dense,
 )
 from mobilevision.heads.detection import PostProcess
 from mobilevision.heads.detection.boxes import BoxCoder
@@ -26,32 +26,41 @@ def crowd(classes: int, own_boxes: bool = False, seed: int = 0) -> tuple[Tensor,
     return torch.cat([corner, corner + sides], -1), torch.rand(2, 60, classes, generator=draw) ** 3
 
 
-def test_surviving_scores__by_hand() -> None:
+def among_all(found: tuple[Tensor, Tensor], scores: Tensor) -> Tensor:
+    """(B, G, A) scores of what was found, 0 for everything else."""
+    best, index = found
+    assert torch.equal(best, best.sort(dim=1, descending=True).values)
+    return torch.zeros_like(scores.flatten(1)).scatter_add(1, index, best).view_as(scores)
+
+
+def test_best_survivors__by_hand() -> None:
     boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 6.5], [20, 20, 30, 30]]])
     scores = torch.tensor([[[0.9, 0.8, 0.7, 0.6], [0.1, 0.8, 0.7, 0.05]]])
-    for suppress in (surviving_scores, surviving_scores_dense):
+    for suppress in (best_survivors, best_survivors_dense):
         # IoU 0.8, 0.65 and 0.8125: the second hides the third only where it is there itself.
-        found = suppress(boxes, scores, 0.7, 0.06, 10, 10)
+        found = suppress(boxes, scores, 0.7, 0.06, 10, 8)
         expected = [[[0.9, 0, 0.7, 0.6], [0, 0.8, 0, 0]]]
-        torch.testing.assert_close(found, torch.tensor(expected))
-        of_two = suppress(boxes, scores, 0.7, 0.06, 2, 10)
+        torch.testing.assert_close(among_all(found, scores), torch.tensor(expected))
+        of_two = among_all(suppress(boxes, scores, 0.7, 0.06, 2, 8), scores)
         torch.testing.assert_close(of_two, torch.tensor([[[0.9, 0, 0, 0], [0, 0.8, 0, 0]]]))
-        nothing = suppress(boxes, scores, 0.7, 0.95, 10, 10)
+        nothing, _ = suppress(boxes, scores, 0.7, 0.95, 10, 8)
+        assert nothing.shape == (1, 8)
         assert not nothing.any()
-    torch.testing.assert_close(
-        surviving_scores(boxes, scores, 0.7, 0.06, 10, 1)[0, 0], torch.tensor([0.9, 0, 0, 0])
-    )
+        best, index = suppress(boxes, scores, 0.7, 0.06, 10, 2)
+        torch.testing.assert_close(best, torch.tensor([[0.9, 0.8]]))
+        assert index.tolist() == [[0, 5]]
 
 
 @pytest.mark.parametrize("candidates", [5, 1000])
-def test_surviving_scores_dense__same_as_the_operator(candidates: int) -> None:
+def test_best_survivors_dense__same_as_the_operator(candidates: int) -> None:
     for seed in range(3):
         boxes, scores = crowd(4, seed=seed)
         by_class = scores.transpose(1, 2).contiguous()
-        limits = (0.6, 0.1, candidates, 1000)
-        expected = surviving_scores(boxes, by_class, *limits)
+        limits = (0.6, 0.1, candidates, 240)
+        expected = among_all(best_survivors(boxes, by_class, *limits), by_class)
         assert 0 < int((expected > 0).sum()) < int((by_class > 0.1).sum())
-        assert torch.equal(surviving_scores_dense(boxes, by_class, *limits), expected)
+        found = among_all(best_survivors_dense(boxes, by_class, *limits), by_class)
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("own_boxes", [False, True])
