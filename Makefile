@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+JOBS ?= 2
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -12,7 +13,7 @@ BENCHMARKS := $(sort $(wildcard benchmarks/[a-z]*.py))
 .PHONY: help setup quickstart test lint types bench clean
 
 help: ## Show this list
-	@echo "usage: make TARGET [VENV=.venv] [PYTHON=python3] [PYTEST_ARGS='-k name']"
+	@echo "usage: make TARGET [VENV=.venv] [PYTHON=python3] [PYTEST_ARGS='-k name'] [JOBS=2]"
 	@echo
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s%s\n", $$1, $$2 }' Makefile
 
@@ -22,7 +23,7 @@ quickstart: $(INSTALLED) ## Train on generated scenes: minutes on two cores, a C
 	$(BIN)/lightning fit -c configs/quickstart.yaml
 
 test: $(INSTALLED) ## Run the tests; shows the files that they cover least
-	$(BIN)/python -m pytest --cov --cov-report= $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --cov --cov-report= $(PYTEST_ARGS)
 	@$(BIN)/coverage report --skip-covered --skip-empty --sort=cover | sed -n -e '1,10p' -e '/^TOTAL/p'
 
 lint: $(INSTALLED) ## Check style and formatting
