@@ -114,7 +114,7 @@ def measure(
         DataError: A side cannot be run.
     """
     everyone = [*sides, *peers]
-    starts = _starts(everyone, write_picture(picture, folder), settings, folder, advance)
+    starts = _starts(everyone, picture, settings, folder, advance)
     with ExitStack() as stack:
 
         def start(opening: Opening, size_hw: tuple[int, int] | None = None) -> Worker:
@@ -150,7 +150,7 @@ def write_picture(
 
 def _starts(
     sides: Sequence[Side],
-    picture: Path,
+    picture: np.ndarray,
     settings: Settings,
     folder: Path,
     advance: Callable[[], object],
@@ -160,7 +160,8 @@ def _starts(
     peaks: list[list[int]] = [[] for _ in sides]
     for number in range(settings.starts + 1):
         for index, side in enumerate(sides):
-            with Worker(side.answer, picture, settings.threads, folder) as worker:
+            path = write_picture(picture, folder, side.answer_hw)
+            with Worker(side.answer, path, settings.threads, folder) as worker:
                 took = worker.wait_for_answer()
                 for _ in range(_MEMORY_CALLS):
                     worker.answer(1)
@@ -177,7 +178,7 @@ def _turns(
     start: Callable[[Opening, tuple[int, int] | None], Worker],
     settings: Settings,
 ) -> dict[Name, Turn]:
-    whole = start(side.answer, None)
+    whole = start(side.answer, side.answer_hw)
     turns: dict[Name, Turn] = {(number, LATENCY): lambda: whole.time(1, settings.calls)}
     try:
         whole.answer(settings.batch)

@@ -12,7 +12,7 @@ from ...datasets.errors import DataError
 from ..engines.runtime import RUNTIMES, open_runtime
 from ..export.deployed import Deployable, open_deployable
 from ..export.exporting import export_checkpoint
-from ..export.formats import FORMATS, ExportOptions, open_format
+from ..export.formats import FIXED_SHAPES, FORMATS, ExportOptions, open_format
 from . import exported
 from .alone import alone, bare_network, mult_adds_of
 from .opening import Opening, open_side
@@ -42,6 +42,8 @@ class Side(NamedTuple):
     """Of the network for one picture; None where they cannot be counted."""
     note: str = ""
     """What else is to be said."""
+    answer_hw: tuple[int, int] | None = None
+    """Size of the pictures that all of it takes; None takes any."""
 
     @property
     def title(self) -> str:
@@ -174,8 +176,9 @@ def _exported_file(path: Path, engine: str) -> Side:
     own = formats[0] if formats else RUNTIMES[path.suffix]
     if engine not in (ALL, own):
         raise DataError(f"{path}: is run by {own}. Leave --engine {engine} out.")
-    open_runtime(path, "cpu")  # says at once what is wrong with it
-    return Side(path.name, own, Opening("file", str(path)), note="as it is")
+    facts = open_runtime(path, "cpu").facts  # says at once what is wrong with it
+    taken = facts.size_hw if own in FIXED_SHAPES else None
+    return Side(path.name, own, Opening("file", str(path)), note="as it is", answer_hw=taken)
 
 
 def _eager(model: Path, deployable: Deployable, mult_adds: int) -> Side:
@@ -204,6 +207,7 @@ def _in_format(
         deployable.facts.size_hw,
         mult_adds,
         f"largest difference to torch: {note}" if note else "",
+        deployable.facts.size_hw if name in FIXED_SHAPES else None,
     )
 
 

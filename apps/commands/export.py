@@ -22,7 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=str,
         default="onnx",
         metavar="NAME",
-        help="Kind of file: onnx, openvino or exported-program.",
+        help="Kind of file: onnx, openvino, exported-program or executorch.",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="File to write, such as ssd.onnx."
@@ -35,12 +35,16 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="Pixels that the network works at; those of training if not given.",
     )
     parser.add_argument(
-        "--batch", type=int, metavar="N", help="Pictures of each call; any number if not given."
+        "--batch",
+        type=int,
+        metavar="N",
+        help="Pictures of each call; any number if not given, with executorch one.",
     )
     parser.add_argument(
         "--fixed-picture",
         action="store_true",
-        help="Take pictures of the network's size alone, in place of resizing them inside.",
+        help="Take pictures of the network's size alone, in place of resizing them inside; "
+        "executorch always does.",
     )
     _add_int8(parser)
 

@@ -31,7 +31,12 @@ class OpenRuntime(Protocol):
         ...
 
 
-RUNTIMES = {".onnx": "onnx_runtime", ".pt2": "exported_program_runtime", ".xml": "openvino_runtime"}
+RUNTIMES = {
+    ".onnx": "onnx_runtime",
+    ".pt2": "exported_program_runtime",
+    ".xml": "openvino_runtime",
+    ".pte": "executorch_runtime",
+}
 """Suffix of an exported file -> the module of this folder whose ``open_file`` runs it."""
 
 

@@ -10,8 +10,9 @@ import torch
 from ...datasets.errors import DataError
 from ..engines.runtime import RUNTIMES, open_runtime
 from .deployed import Deployable, open_deployable
+from .exported_program import written_facts
 from .facts import ModelFacts
-from .formats import ExportOptions, open_format
+from .formats import FIXED_SHAPES, ExportOptions, open_format, with_fixed_shapes
 
 _PICTURE_HW = (480, 640)
 _COARSE_HW = (12, 16)
@@ -52,6 +53,8 @@ def export_checkpoint(
         OSError: The file cannot be written.
     """
     options = options or ExportOptions()
+    if format_name in FIXED_SHAPES:
+        options = with_fixed_shapes(options)
     chosen = open_format(format_name, options.int8 is not None)
     if out.suffix != chosen.suffix:
         raise DataError(
@@ -64,7 +67,7 @@ def export_checkpoint(
     found = None
     if out.suffix in RUNTIMES:
         found = differences(deployable, out, options)
-    return Exported(out, deployable.facts, size, notes, found)
+    return Exported(out, written_facts(deployable, options), size, notes, found)
 
 
 def differences(

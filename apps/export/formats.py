@@ -1,6 +1,6 @@
 """Which formats there are, and how a network gets into a file of each."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -9,8 +9,17 @@ from ...datasets.errors import DataError
 from .deployed import Deployable
 from .quantising_options import Calibration
 
-FORMATS = {"onnx": "onnx", "exported-program": "exported_program", "openvino": "openvino"}
+FORMATS = {
+    "onnx": "onnx",
+    "exported-program": "exported_program",
+    "openvino": "openvino",
+    "executorch": "executorch",
+}
 """Name of a format -> the module of this folder whose ``FORMAT`` writes it."""
+EXTRAS = {"openvino": "export,openvino", "executorch": "executorch"}
+"""Name of a format -> extras of this package that it needs, where that is not ``export``."""
+FIXED_SHAPES = ("executorch",)
+"""Formats whose files take pictures of the network's size alone, and a fixed number of them."""
 INT8_FORMATS = {"onnx": "quantised_onnx", "openvino": "quantised_openvino"}
 """The same for files in 8 bits."""
 
@@ -29,6 +38,11 @@ class ExportOptions:
     batch: int | None = None
     any_picture: bool = True
     int8: Calibration | None = None
+
+
+def with_fixed_shapes(options: ExportOptions) -> ExportOptions:
+    """Return the options for one of ``FIXED_SHAPES``: one picture if no number is given."""
+    return replace(options, batch=options.batch or 1, any_picture=False)
 
 
 class Format(Protocol):
@@ -70,7 +84,8 @@ def open_format(name: str, int8: bool = False) -> Format:
     try:
         module = import_module(f".{INT8_FORMATS[name] if int8 else FORMATS[name]}", __package__)
     except ImportError as error:
+        extras = EXTRAS.get(name, "export")
         raise DataError(
-            f"--format {name} needs the package {error.name}: pip install 'mobilevision[export]'"
+            f"--format {name} needs the package {error.name}: pip install 'mobilevision[{extras}]'"
         ) from error
     return cast(Format, module.FORMAT)

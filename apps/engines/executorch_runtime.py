@@ -1,0 +1,124 @@
+"""ExecuTorch files in ExecuTorch's own runtime, as they run on phones."""
+
+import struct
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...datasets.errors import DataError
+from ..export.facts import PREFIX, ModelFacts
+
+_HEADER = struct.Struct("<4x4s4s4xQQQ")
+"""Two marks, the bytes of the program, where the weights begin and how many bytes they have."""
+_ENTRY = "forward"
+
+
+class ExecutorchRuntime:
+    """A file that ``mobilevision export --format executorch`` wrote, ready to run.
+
+    The file takes a fixed number of pictures: more are given to it in turn, and black ones fill up.
+
+    Args:
+        path: The file.
+        device: "auto" or "cpu".
+        threads: Threads within an operation, those of the whole process; None leaves it to
+            ExecuTorch.
+
+    Raises:
+        DataError: executorch is not installed, there is no such device, or the file cannot be read
+            or does not say what it is.
+    """
+
+    def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:
+        if device not in {"auto", "cpu"}:
+            raise DataError(f"device {device}: ExecuTorch has cpu here. Choose auto or cpu.")
+        check_whole(path)
+        library = _import_library(path)
+        if threads is not None:
+            library._unsafe_reset_threadpool(threads)
+        try:
+            self._program = library._load_program(
+                str(path), program_verification=library.Verification.InternalConsistency
+            )
+            names = {self._program.get_method_name(i) for i in range(self._program.num_methods())}
+            entries = {
+                name: self._program.load_method(name)([])[0]
+                for name in names
+                if name.startswith(PREFIX)
+            }
+            self.facts = ModelFacts.from_strings(entries, str(path))
+            self._method = self._program.load_method(_ENTRY)
+            self._shape = tuple(self._method.method_meta().input_tensor_meta(0).sizes())
+        except RuntimeError as error:
+            raise DataError(
+                f"{path}: ExecuTorch cannot open it: {error}. Export the checkpoint again."
+            ) from error
+        self._path = path
+        self._names = list(self.facts.outputs)
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """See ``Runtime``.
+
+        Raises:
+            DataError: The pictures do not have the size that the file takes.
+        """
+        batch, height, width, _ = self._shape
+        if images.shape[1:] != self._shape[1:]:
+            given = "x".join(str(side) for side in images.shape[1:])
+            raise DataError(
+                f"{self._path}: takes pictures of {height}x{width}x3, not {given}. Resize them "
+                "before; --size of `mobilevision export` decides."
+            )
+        parts = [self._run(images[at : at + batch]) for at in range(0, len(images), batch)]
+        return {
+            name: np.concatenate(found)[: len(images)]
+            for name, found in zip(self._names, zip(*parts, strict=True), strict=True)
+        }
+
+    def _run(self, images: np.ndarray) -> list[np.ndarray]:
+        import torch
+
+        batch = np.zeros(self._shape, np.uint8)
+        batch[: len(images)] = images
+        return [output.numpy() for output in self._method([torch.from_numpy(batch)])]
+
+
+def check_whole(path: Path) -> None:
+    """Make sure that a file is a program and none of it is missing.
+
+    ExecuTorch ends the process, or reads past the end, where that is not so.
+
+    Raises:
+        DataError: It is none, or its end is missing.
+    """
+    with path.open("rb") as file:
+        header = file.read(_HEADER.size)
+    marks, size = (b"", b""), 0
+    if len(header) == _HEADER.size:
+        *marks, program, begin, weights = _HEADER.unpack(header)
+        size = max(program, begin + weights)
+    if marks[0][:2] != b"ET" or marks[1] != b"eh00":
+        raise DataError(f"{path}: is no program of ExecuTorch. Export the checkpoint again.")
+    if path.stat().st_size < size:
+        raise DataError(
+            f"{path}: has {path.stat().st_size} of {size} bytes: its end is missing. Copy it "
+            "again, or export the checkpoint again."
+        )
+
+
+def _import_library(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that its interface may change
+            from executorch.extension.pybindings import portable_lib
+    except ImportError as error:
+        raise DataError(
+            f"{path}: executorch, which runs it, is not installed: "
+            "pip install 'mobilevision[executorch]'"
+        ) from error
+    return portable_lib
+
+
+open_file = ExecutorchRuntime

@@ -1,0 +1,79 @@
+"""ExecuTorch files: the network for XNNPACK, decoding and suppression for ExecuTorch's kernels."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
+from executorch.backends.xnnpack.partition.config.xnnpack_config import XNNPartitionerConfig
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.exir import to_edge_transform_and_lower
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from ...datasets.files import replaced_atomically
+from .deployed import Deployable
+from .exported_program import plain_program, written_facts
+from .formats import ExportOptions, with_fixed_shapes
+from .suppression import ExportablePostProcess, ExportableProposals
+
+_SUPPRESSING = {kind.__name__ for kind in (ExportablePostProcess, ExportableProposals)}
+_MATMUL = torch.ops.aten.matmul.default
+
+
+class ExecutorchFormat:
+    """Programs of ExecuTorch; each entry of the facts is a method that returns a string.
+
+    Shapes are fixed: pictures have the network's size, and there are as many as ``batch`` says, one
+    if it says nothing.
+    """
+
+    suffix = ".pte"
+
+    def write(self, deployable: Deployable, out: Path, options: ExportOptions) -> dict[str, Any]:
+        """See ``Format``."""
+        options = with_fixed_shapes(options)
+        program = plain_program(deployable, options).run_decompositions({_MATMUL: matmul})
+        lowered = to_edge_transform_and_lower(
+            program,
+            partitioner=[XnnpackPartitioner(configs=network_configs())],
+            constant_methods=written_facts(deployable, options).to_strings(),
+        ).to_executorch()
+        with replaced_atomically(out) as temporary, temporary.open("wb") as file:
+            lowered.write_to_file(file)
+        return {"executorch": version("executorch"), "batch": options.batch}
+
+
+def matmul(left: Tensor, right: Tensor) -> Tensor:
+    """Product of two stacks of matrices, which ExecuTorch would copy first, to no purpose."""
+    if left.ndim == right.ndim == 3 and left.shape[0] == right.shape[0]:
+        return torch.bmm(left, right)
+    return NotImplemented
+
+
+def network_configs() -> list[type[XNNPartitionerConfig]]:
+    """What XNNPACK can run, but for suppression.
+
+    That has a product and a comparison in turn, many times. XNNPACK has no comparison: each product
+    would be a network of its own, whose making takes most of the time of an export.
+    """
+    return [_outside_suppression(config) for config in ALL_PARTITIONER_CONFIGS]
+
+
+def _outside_suppression(config: type[XNNPartitionerConfig]) -> type[XNNPartitionerConfig]:
+    class Outside(config):
+        def check_constraints(self, node: Node, ep: ExportedProgram) -> bool:
+            return not is_suppression(node) and super().check_constraints(node, ep)
+
+    return Outside
+
+
+def is_suppression(node: Node) -> bool:
+    """Whether an operation comes from a module that suppresses boxes."""
+    modules = node.meta.get("nn_module_stack") or {}
+    return any(str(kind).rpartition(".")[2] in _SUPPRESSING for _, kind in modules.values())
+
+
+FORMAT = ExecutorchFormat()
