@@ -22,7 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=str,
         default="onnx",
         metavar="NAME",
-        help="Kind of file: onnx, openvino, exported-program or executorch.",
+        help="Kind of file: onnx, openvino, exported-program, executorch or coreml.",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="File to write, such as ssd.onnx."

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ...datasets.errors import DataError
+from ...datasets.files import size_of
 from ..engines.runtime import RUNTIMES, open_runtime
 from .deployed import Deployable, open_deployable
 from .exported_program import written_facts
@@ -24,7 +25,7 @@ class Exported(NamedTuple):
     path: Path
     facts: ModelFacts
     size_bytes: int
-    """Of the file."""
+    """Of the file, or of the folder that it is."""
     notes: dict[str, Any]
     """What the format says besides, such as its version."""
     differences: dict[str, float] | None
@@ -63,7 +64,7 @@ def export_checkpoint(
         )
     deployable = open_deployable(checkpoint, size_hw)
     notes = chosen.write(deployable, out, options)
-    size = out.stat().st_size
+    size = size_of(out)
     found = None
     if out.suffix in RUNTIMES:
         found = differences(deployable, out, options)

@@ -14,6 +14,7 @@ FORMATS = {
     "exported-program": "exported_program",
     "openvino": "openvino",
     "executorch": "executorch",
+    "coreml": "coreml",
 }
 """Name of a format -> the module of this folder whose ``FORMAT`` writes it."""
 EXTRAS = {"openvino": "export,openvino", "executorch": "executorch"}
@@ -50,7 +51,7 @@ class Format(Protocol):
 
     @property
     def suffix(self) -> str:
-        """What the files end in, such as ``.onnx``."""
+        """What the files, or folders, end in, such as ``.onnx``."""
         ...
 
     def write(self, deployable: Deployable, out: Path, options: ExportOptions) -> dict[str, Any]:

@@ -1,0 +1,171 @@
+"""Core ML files: a folder ``.mlpackage``, whose network takes one image of its own size."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from ...datasets.errors import DataError
+from ...datasets.files import replaced_folder
+from .coreml_operators import coreml_operators
+from .deployed import UNKNOWN, Deployable, DeployedNetwork
+from .facts import AS_THEY_ARE, ModelFacts
+from .formats import ExportOptions
+
+INPUT = "image"
+_TYPES = {"labels": np.int32}
+"""Outputs that are not float32; Core ML has no int64."""
+_LAYERS = {"conv", "linear"}
+
+
+class ImageNetwork(nn.Module):
+    """A deployed network behind the input that Core ML makes of an image.
+
+    Args:
+        deployed: It is not copied.
+    """
+
+    def __init__(self, deployed: DeployedNetwork) -> None:
+        super().__init__()
+        self.deployed = deployed
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs for (1, 3, H, W) float32 from 0 to 255, H and W the network's."""
+        return self.deployed.answers(image, self.deployed.size_hw)
+
+
+class CoreMlFormat:
+    """Folders for Core ML."""
+
+    suffix = ".mlpackage"
+
+    def write(self, deployable: Deployable, out: Path, options: ExportOptions) -> dict[str, Any]:
+        """See ``Format``."""
+        if options.batch not in (None, 1):
+            raise DataError(
+                f"--batch {options.batch}: a Core ML file takes one image a call. Leave it out; "
+                "several at once are given to MLModel.predictions(fromBatch:)."
+            )
+        with quiet_coremltools() as ct:
+            model = convert(ct, deployable)
+            describe(model, coreml_facts(deployable.facts))
+            with replaced_folder(out) as temporary:
+                model.save(str(temporary))
+            return {
+                "coremltools": ct.__version__,
+                "for": "iOS 16 and macOS 13",
+                "layers in": "float16",
+                "what follows them in": "float32",
+            }
+
+
+@contextmanager
+def quiet_coremltools() -> Iterator[Any]:
+    """Import coremltools, without its progress and its doubts about every newer torch.
+
+    Raises:
+        DataError: It is not installed.
+    """
+    logging.getLogger("coremltools").setLevel(logging.ERROR)
+    with open(os.devnull, "w") as nothing, redirect_stderr(nothing):
+        try:
+            import coremltools
+        except ImportError as error:
+            raise DataError(
+                f"--format coreml needs the package {error.name}: "
+                "pip install 'mobilevision[coreml]'"
+            ) from error
+        yield coremltools
+
+
+def image_program(deployable: Deployable) -> ExportedProgram:
+    """Trace a network as it takes an image, in operators that coremltools knows."""
+    network = ImageNetwork(deployable.module).eval()
+    example = torch.zeros(1, 3, *deployable.facts.size_hw)
+    with torch.no_grad():
+        network(example)  # lets anchors be made as values
+        program = torch.export.export(network, (example,))
+        return program.run_decompositions(coreml_operators())
+
+
+def convert(ct: Any, deployable: Deployable) -> Any:
+    """Return a network as an ``MLModel`` that is not loaded."""
+    height, width = deployable.facts.size_hw
+    return ct.convert(
+        image_program(deployable),
+        convert_to="mlprogram",
+        inputs=[
+            ct.ImageType(INPUT, shape=(1, 3, height, width), color_layout=ct.colorlayout.RGB)
+        ],
+        outputs=[
+            ct.TensorType(name, dtype=_TYPES.get(name, np.float32))
+            for name in deployable.facts.outputs
+        ],
+        minimum_deployment_target=ct.target.iOS16,
+        compute_precision=ct.transform.FP16ComputePrecision(op_selector=selects_layers()),
+        skip_model_load=True,
+    )
+
+
+def selects_layers() -> Callable[[Any], bool]:
+    """Return what says whether an operation is to be in float16: layers and what leads to them.
+
+    Boxes and their areas have to stay in float32: at 300 px, float16 has steps of a quarter of a
+    pixel and no number for an area.
+    """
+    chosen: set[str] = set()
+    seen: list[Any] = []
+
+    def select(operation: Any) -> bool:
+        if not seen:  # at the first of them, before any is changed
+            seen.append(operation)
+            for each in reversed(operation.enclosing_block.operations):
+                if each.op_type in _LAYERS or any(
+                    reader.name in chosen and not is_place(value, reader)
+                    for value in each.outputs
+                    for reader in value.child_ops
+                ):
+                    chosen.add(each.name)
+        return operation.name in chosen
+
+    return select
+
+
+def is_place(value: Any, reader: Any) -> bool:
+    """Whether a value says where features are looked at, which is not the network's but a box's."""
+    return reader.op_type == "resample" and value is reader.inputs["coordinates"]
+
+
+def coreml_facts(facts: ModelFacts) -> ModelFacts:
+    """What a file says: what an image is to be, and types that Core ML has."""
+    height, width = facts.size_hw
+    image = f"an RGB image of {height}x{width} px"
+    said = f"{facts.preparation}; one of them as {image}"
+    if facts.preparation == AS_THEY_ARE:
+        said = f"{image}, resized to that before"
+    outputs = {name: text.replace("int64", "int32") for name, text in facts.outputs.items()}
+    return replace(facts, preparation=said, outputs=outputs)
+
+
+def describe(model: Any, facts: ModelFacts) -> None:
+    """Put what a network is where Xcode and Core ML's own tools show it, and all of it as JSON."""
+    height, width = facts.size_hw
+    model.license = facts.licence
+    model.author = str((facts.provenance.get("weights") or {}).get("source") or UNKNOWN)
+    model.short_description = f"{facts.job} at {height}x{width} px, by mobilevision"
+    model.version = str(facts.provenance.get("mobilevision", UNKNOWN))
+    model.input_description[INPUT] = facts.preparation
+    for name, meaning in facts.outputs.items():
+        model.output_description[name] = meaning
+    model.user_defined_metadata.update(facts.to_strings())
+
+
+FORMAT = CoreMlFormat()
