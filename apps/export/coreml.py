@@ -23,7 +23,6 @@ from .formats import ExportOptions
 INPUT = "image"
 _TYPES = {"labels": np.int32}
 """Outputs that are not float32; Core ML has no int64."""
-_LAYERS = {"conv", "linear"}
 
 
 class ImageNetwork(nn.Module):
@@ -47,6 +46,10 @@ class CoreMlFormat:
 
     suffix = ".mlpackage"
 
+    def facts(self, deployable: Deployable) -> ModelFacts:
+        """See ``OwnFacts``."""
+        return coreml_facts(deployable.facts)
+
     def write(self, deployable: Deployable, out: Path, options: ExportOptions) -> dict[str, Any]:
         """See ``Format``."""
         if options.batch not in (None, 1):
@@ -56,7 +59,7 @@ class CoreMlFormat:
             )
         with quiet_coremltools() as ct:
             model = convert(ct, deployable)
-            describe(model, coreml_facts(deployable.facts))
+            describe(model, self.facts(deployable))
             with replaced_folder(out) as temporary:
                 model.save(str(temporary))
             return {
@@ -102,9 +105,7 @@ def convert(ct: Any, deployable: Deployable) -> Any:
     return ct.convert(
         image_program(deployable),
         convert_to="mlprogram",
-        inputs=[
-            ct.ImageType(INPUT, shape=(1, 3, height, width), color_layout=ct.colorlayout.RGB)
-        ],
+        inputs=[ct.ImageType(INPUT, shape=(1, 3, height, width), color_layout=ct.colorlayout.RGB)],
         outputs=[
             ct.TensorType(name, dtype=_TYPES.get(name, np.float32))
             for name in deployable.facts.outputs
@@ -119,29 +120,29 @@ def selects_layers() -> Callable[[Any], bool]:
     """Return what says whether an operation is to be in float16: layers and what leads to them.
 
     Boxes and their areas have to stay in float32: at 300 px, float16 has steps of a quarter of a
-    pixel and no number for an area.
+    pixel and no number for an area. So does looking at features in places that boxes say.
     """
     chosen: set[str] = set()
-    seen: list[Any] = []
+    blocks: list[Any] = []
 
     def select(operation: Any) -> bool:
-        if not seen:  # at the first of them, before any is changed
-            seen.append(operation)
-            for each in reversed(operation.enclosing_block.operations):
-                if each.op_type in _LAYERS or any(
-                    reader.name in chosen and not is_place(value, reader)
-                    for value in each.outputs
-                    for reader in value.child_ops
-                ):
+        if not blocks:  # at the first operation, before any is changed
+            blocks.append(operation.enclosing_block)
+            for each in reversed(blocks[0].operations):
+                readers = [reader for value in each.outputs for reader in value.child_ops]
+                leads_on = any(reader.name in chosen for reader in readers)
+                if is_layer(each) or (leads_on and each.op_type != "resample"):
                     chosen.add(each.name)
         return operation.name in chosen
 
     return select
 
 
-def is_place(value: Any, reader: Any) -> bool:
-    """Whether a value says where features are looked at, which is not the network's but a box's."""
-    return reader.op_type == "resample" and value is reader.inputs["coordinates"]
+def is_layer(operation: Any) -> bool:
+    """Whether an operation has weights; a linear layer without offsets is a product to Core ML."""
+    if operation.op_type == "matmul":
+        return operation.inputs["y"].val is not None
+    return operation.op_type in {"conv", "linear"}
 
 
 def coreml_facts(facts: ModelFacts) -> ModelFacts:

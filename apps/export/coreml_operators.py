@@ -1,4 +1,7 @@
-"""Torch's operators as coremltools 9 takes them: torch's core set, but for what it has not or gets wrong."""
+"""Torch's operators as coremltools 9 takes them.
+
+That is torch's core set, but for those that it does not have or gets wrong.
+"""
 
 from typing import Any
 
@@ -11,7 +14,7 @@ from .suppression import DECOMPOSITIONS
 
 _ATEN = torch.ops.aten
 _KEPT = (_ATEN.zeros_like.default, _ATEN.grid_sampler.default)
-"""Known to it as they are: zeros keep their type that way, and the core sampler has another name."""
+"""Taken as they are: zeros keep their type that way, and the core sampler has another name."""
 
 
 def coreml_operators() -> dict[Any, Any]:
@@ -54,7 +57,7 @@ def roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """torchvision's operator of one picture, by ``grid_sample``.
+    """Torchvision's operator of one picture, by ``grid_sample``.
 
     The same for boxes within the picture.
 
@@ -70,7 +73,8 @@ def roi_align(
     Returns:
         (P, C, pooled_height, pooled_width).
     """
-    assert aligned and sampling_ratio > 0 and len(features) == 1
+    assert aligned
+    assert sampling_ratio > 0
     channels, height, width = features.shape[1:]
     x1, y1, x2, y2 = (rows[:, 1:] * spatial_scale).split(1, dim=1)  # (P, 1) each
     down, across = pooled_height * sampling_ratio, pooled_width * sampling_ratio

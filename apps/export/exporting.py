@@ -13,7 +13,7 @@ from ..engines.runtime import RUNTIMES, open_runtime
 from .deployed import Deployable, open_deployable
 from .exported_program import written_facts
 from .facts import ModelFacts
-from .formats import FIXED_SHAPES, ExportOptions, open_format, with_fixed_shapes
+from .formats import FIXED_SHAPES, ExportOptions, OwnFacts, open_format, with_fixed_shapes
 
 _PICTURE_HW = (480, 640)
 _COARSE_HW = (12, 16)
@@ -68,7 +68,10 @@ def export_checkpoint(
     found = None
     if out.suffix in RUNTIMES:
         found = differences(deployable, out, options)
-    return Exported(out, written_facts(deployable, options), size, notes, found)
+    facts = written_facts(deployable, options)
+    if isinstance(chosen, OwnFacts):
+        facts = chosen.facts(deployable)
+    return Exported(out, facts, size, notes, found)
 
 
 def differences(

@@ -3,10 +3,11 @@
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from ...datasets.errors import DataError
 from .deployed import Deployable
+from .facts import ModelFacts
 from .quantising_options import Calibration
 
 FORMATS = {
@@ -64,6 +65,15 @@ class Format(Protocol):
             DataError: The format cannot hold this network, or what writes it is not installed.
             OSError: The file cannot be written.
         """
+        ...
+
+
+@runtime_checkable
+class OwnFacts(Protocol):
+    """A format whose files take other pictures, or give other types, than the network."""
+
+    def facts(self, deployable: Deployable) -> ModelFacts:
+        """Return what a file says of itself."""
         ...
 
 
