@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...datasets.face_crops import crop_face
+from ...datasets.face_frame import crop_face
 from .exported_engines import is_exported, load_exported_attributes
 from .finding import FaceFinder
 from .reading import FaceReader

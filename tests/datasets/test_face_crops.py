@@ -6,14 +6,8 @@ import pytest
 
 from mobilevision.datasets.alignment import align_face
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.face_crops import (
-    ATTRIBUTE_TEMPLATE,
-    FaceCrop,
-    Jitter,
-    RandomFaceCrop,
-    crop_face,
-    mirrored,
-)
+from mobilevision.datasets.face_crops import FaceCrop, RandomFaceCrop, mirrored
+from mobilevision.datasets.face_frame import ATTRIBUTE_TEMPLATE, Jitter, crop_face
 from mobilevision.datasets.images import ImageFile
 
 CELEBA = np.array([[69, 111], [108, 111], [88, 135], [73, 152], [105, 152]], dtype=np.float32)
