@@ -1,10 +1,11 @@
 """Attribute networks: a probability for each attribute of a face."""
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
-from ...heads.face_attributes.measures import DEFAULT_THRESHOLD
+from ...heads.face_attributes.measures import stored_thresholds
+from ...heads.face_attributes.model import AttributeHead, AttributeOutput
 from ...heads.face_attributes.task import AttributeTask
 from ...heads.face_attributes.teacher import load_attribute_task
 from .facts import ModelFacts
@@ -16,7 +17,7 @@ _OUTPUTS = {
     "probabilities": "(batch, attributes) float32: their sigmoid, one for each attribute",
 }
 _LANDMARKS = "(batch, 5, 2) float32: x and y as shares of the crop's width and height"
-_PREPARATION = (
+PREPARATION = (
     "faces with hair, hat and neck as CelebA's aligned pictures show them, uint8 RGB "
     "(batch, height, width, 3)"
 )
@@ -35,10 +36,7 @@ class AttributeAnswers(nn.Module):
 
     def forward(self, pixels: Tensor, picture_hw: tuple[Any, Any]) -> tuple[Tensor, ...]:  # noqa: ARG002
         """See ``Answers``: logits, probabilities, and landmarks where the network says them."""
-        said = self.network(pixels)
-        logits = said.logits.float()
-        answers = (logits, logits.sigmoid())
-        return answers if said.landmarks is None else (*answers, said.landmarks.float())
+        return answers_of(self.network(pixels))
 
 
 load = load_attribute_task
@@ -46,14 +44,22 @@ load = load_attribute_task
 
 def deploy(task: AttributeTask, size_hw: tuple[int, int]) -> Job:
     """See ``JobModule``."""
-    outputs = dict(_OUTPUTS)
-    if task.network.head.points is not None:  # type: ignore[union-attr]
-        outputs["landmarks"] = _LANDMARKS
-    stored = task.facts.get("thresholds") or {}
-    thresholds = {
-        name: float(stored.get(name, DEFAULT_THRESHOLD)) for name in task.categories.values()
-    }
+    outputs = outputs_of(cast(AttributeHead, task.network.head))
+    thresholds = stored_thresholds(task.categories.values(), task.facts)
     facts = ModelFacts(
-        "face_attributes", size_hw, dict(task.categories), outputs, thresholds, _PREPARATION
+        "face_attributes", size_hw, dict(task.categories), outputs, thresholds, PREPARATION
     )
     return Job(AttributeAnswers(task.network), facts)
+
+
+def answers_of(said: AttributeOutput) -> tuple[Tensor, ...]:
+    """Logits, probabilities, and landmarks where the network says them."""
+    logits = said.logits.float()
+    answers = (logits, logits.sigmoid())
+    return answers if said.landmarks is None else (*answers, said.landmarks.float())
+
+
+def outputs_of(head: AttributeHead) -> dict[str, str]:
+    """What ``answers_of`` returns: name -> what it holds."""
+    points = {} if head.points is None else {"landmarks": _LANDMARKS}
+    return {**_OUTPUTS, **points}

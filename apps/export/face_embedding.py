@@ -1,16 +1,18 @@
 """Face networks: an embedding for each aligned face."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from ...heads.face_embedding.task import VERIFICATION_FACTS, FaceEmbeddingTask
+from ...heads.face_embedding.task import FaceEmbeddingTask
+from ...heads.face_embedding.verification import VERIFICATION_FACTS
 from .facts import ModelFacts
 from .folding import for_export
 from .jobs import Job, load_task
 
-_OUTPUTS = {"embeddings": "(batch, dimension) float32 of unit length"}
+OUTPUTS = {"embeddings": "(batch, dimension) float32 of unit length"}
 _PREPARATION = (
     "faces aligned by five landmarks to ArcFace's template, uint8 RGB (batch, height, width, 3)"
 )
@@ -37,9 +39,14 @@ load = load_task(FaceEmbeddingTask)
 
 def deploy(task: FaceEmbeddingTask, size_hw: tuple[int, int]) -> Job:
     """See ``JobModule``; the measured threshold is among the details."""
-    measured = task.facts.get(VERIFICATION_FACTS)
     facts = ModelFacts(
-        "face_embedding", size_hw, {}, dict(_OUTPUTS), preparation=_PREPARATION,
-        details={} if measured is None else {VERIFICATION_FACTS: measured},
+        "face_embedding", size_hw, {}, dict(OUTPUTS), preparation=_PREPARATION,
+        details=measured_details(task.facts),
     )  # fmt: skip
     return Job(EmbeddingAnswers(task.network), facts)
+
+
+def measured_details(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a checkpoint's plain facts that says how two faces are told apart."""
+    measured = stored.get(VERIFICATION_FACTS)
+    return {} if measured is None else {VERIFICATION_FACTS: measured}

@@ -16,6 +16,15 @@ _FORMAT_KEY = f"{PREFIX}format"
 AS_THEY_ARE = "uint8 RGB pictures (batch, height, width, 3) of any size, as they are"
 """Preparation of pictures where there is nothing to do."""
 
+_READERS = {
+    "detection": "Detector",
+    "face_attributes": "FaceAttributes",
+    "face_embedding": "FaceEmbedder",
+    "faces": "FaceAnalyzer",
+    "geolocation": "Geolocator",
+}
+"""Job -> what of the Python API opens its files."""
+
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -23,7 +32,7 @@ class ModelFacts:
 
     Attributes:
         job: What it does: ``detection``, ``classification``, ``face_attributes``,
-            ``face_embedding`` or ``geolocation``.
+            ``face_embedding``, ``faces`` (both face jobs in one pass) or ``geolocation``.
         size_hw: Height and width in pixels that the network works at.
         categories: Id -> name; the position is the class index. Empty where there are no classes.
         outputs: Name of each output in order -> what it holds.
@@ -87,4 +96,6 @@ class ModelFacts:
             DataError: It is for another.
         """
         if self.job != job:
-            raise DataError(f"{source}: is a model for {self.job}, not for {job}.")
+            reader = _READERS.get(self.job)
+            remedy = f" Open it with {reader}.load." if reader else ""
+            raise DataError(f"{source}: is a model for {self.job}, not for {job}.{remedy}")

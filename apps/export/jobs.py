@@ -16,6 +16,7 @@ _JOBS = {
     "ClassificationTask": "classification",
     "AttributeTask": "face_attributes",
     "FaceEmbeddingTask": "face_embedding",
+    "FacesTask": "faces",
     "GeolocationTask": "geolocation",
 }
 """Class of a task -> the module of this folder that deploys it."""

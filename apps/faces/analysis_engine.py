@@ -1,27 +1,17 @@
 """What embeds and describes face crops in one pass: a trained network in eager torch."""
 
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
-from ...heads.checkpoints import rebuild_task
-from ...heads.faces import FacesTask
+from ...heads.face_attributes.measures import stored_thresholds
+from ...heads.faces import load_faces_task
 from ..engines.eager import choose_device, for_inference
-from .attribute_engine import crop_size, thresholds_of
-from .embedding_engines import threshold_of
-from .results import Threshold
-
-
-class Analysis(NamedTuple):
-    """What is said of B faces."""
-
-    embeddings: np.ndarray
-    """(B, D) float32 of unit length."""
-    probabilities: np.ndarray
-    """(B, A) float32."""
+from .attribute_engine import crop_size
+from .results import Analysis, Threshold, measured_threshold
 
 
 class AnalysisEngine(Protocol):
@@ -100,13 +90,11 @@ def load_analysis_engine(
         WeightsError: No such file, or no network of both face jobs in it.
         DataError: It does not say its size, or there is no such device.
     """
-    task = rebuild_task(
-        path, FacesTask, "a network of faces in one pass", "configs/face.yaml", teacher=None
-    )
+    task = load_faces_task(path)
     return TorchAnalysisEngine(
         task.network,
-        thresholds_of(task.categories, task.facts),
+        stored_thresholds(task.categories.values(), task.facts),
         size_hw or crop_size(path, task.facts),
-        threshold_of(task.facts),
+        measured_threshold(task.facts),
         device,
     )

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...datasets.face_crops import crop_face
+from ...datasets.face_frame import crop_face
 from .attributes import FaceDescription
 from .comparing import FaceComparer
+from .exported_engines import is_exported, load_exported_analysis
 from .finding import FaceFinder
 from .results import Threshold
 
@@ -61,7 +62,7 @@ class FaceAnalyzer(FaceComparer[AnalyzedFace]):
         size_hw: tuple[int, int] | None = None,
         finder: FaceFinder | None = None,
     ) -> "FaceAnalyzer":
-        """Load a checkpoint of ``FacesTask``.
+        """Load a checkpoint of ``FacesTask``, or what ``mobilevision export`` made of one.
 
         Args:
             path: The file.
@@ -71,8 +72,10 @@ class FaceAnalyzer(FaceComparer[AnalyzedFace]):
 
         Raises:
             WeightsError: No such file, or no network of both face jobs in it.
-            DataError: There is no such device.
+            DataError: There is no such device, or an exported file does not fit.
         """
+        if is_exported(path):
+            return cls(load_exported_analysis(Path(path), device, size_hw), finder)
         from .analysis_engine import load_analysis_engine
 
         return cls(load_analysis_engine(path, device, size_hw), finder)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ...datasets.errors import DataError
-from ...heads.face_attributes.measures import DEFAULT_THRESHOLD
+from ...heads.face_attributes.measures import stored_thresholds
 from ...heads.face_attributes.teacher import load_attribute_task
 from ..engines.eager import choose_device, for_inference
 
@@ -82,15 +82,9 @@ def load_attribute_engine(
         DataError: It does not say its size, or there is no such device.
     """
     task = load_attribute_task(path)
-    thresholds = thresholds_of(task.categories, task.facts)
+    thresholds = stored_thresholds(task.categories.values(), task.facts)
     size_hw = size_hw or crop_size(path, task.facts)
     return TorchAttributeEngine(task.network, thresholds, size_hw, device)
-
-
-def thresholds_of(categories: Mapping[int, str], facts: Mapping[str, Any]) -> dict[str, float]:
-    """Attribute -> threshold of all attributes in their order, from a checkpoint's plain facts."""
-    stored = facts.get("thresholds", {})
-    return {name: float(stored.get(name, DEFAULT_THRESHOLD)) for name in categories.values()}
 
 
 def crop_size(path: str | Path, facts: Mapping[str, Any]) -> tuple[int, int]:

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from ...datasets.errors import DataError
-from ...heads.face_embedding.task import VERIFICATION_FACTS, FaceEmbeddingTask
+from ...heads.face_embedding.task import FaceEmbeddingTask
 from ...heads.face_embedding.teachers import FaceTeacher, open_teacher
 from ...heads.task import CHECKPOINT_ENTRY
 from ..engines.eager import choose_device, for_inference
 from ..training.runs import AtomicCheckpointIO
 from .exported_engines import is_exported, load_exported_embedding
-from .results import Threshold
+from .results import Threshold, measured_threshold
 
 
 class EmbeddingEngine(Protocol):
@@ -128,7 +128,7 @@ def load_embedding_engine(
     checkpoint = AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")
     network, facts = _network(path, checkpoint)
     size = size or _trained_size(path, facts)
-    return TorchEmbeddingEngine(network, size, threshold_of(facts), device)
+    return TorchEmbeddingEngine(network, size, measured_threshold(facts), device)
 
 
 def model_facts(model: str | Path) -> dict[str, Any]:
@@ -159,14 +159,6 @@ def model_facts(model: str | Path) -> dict[str, Any]:
     for file in files:
         digest.update(file.read_bytes() if file.is_file() else b"")
     return {"kind": kind, "sha256": digest.hexdigest()}
-
-
-def threshold_of(facts: dict[str, Any]) -> Threshold | None:
-    """The threshold that a checkpoint's plain facts hold; None where it was not measured."""
-    measured = facts.get(VERIFICATION_FACTS) or {}
-    if measured.get("threshold") is None or measured.get("far") is None:
-        return None
-    return Threshold(float(measured["threshold"]), float(measured["far"]))
 
 
 def _network(path: Path, checkpoint: Any) -> tuple[nn.Module, dict[str, Any]]:

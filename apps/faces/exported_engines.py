@@ -1,17 +1,16 @@
-"""Exported face networks behind the engines of ``FaceEmbedder`` and ``FaceAttributes``.
+"""Exported face networks behind the engines of ``FaceEmbedder`` and its like.
 
 Free of torch, as far as the runtime is.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ...datasets.errors import DataError
 from ..engines.exported import open_for
 from ..engines.runtime import RUNTIMES, Runtime
-from .results import Threshold
+from .results import Analysis, measured_threshold
 
 
 class ExportedEmbedding:
@@ -24,9 +23,7 @@ class ExportedEmbedding:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self.size = runtime.facts.size_hw[0]
-        measured: dict[str, Any] = runtime.facts.details.get("verification") or {}
-        known = measured.get("threshold") is not None and measured.get("far") is not None
-        self.threshold = Threshold(measured["threshold"], measured["far"]) if known else None
+        self.threshold = measured_threshold(runtime.facts.details)
 
     def __call__(self, faces: np.ndarray) -> np.ndarray:
         """See ``EmbeddingEngine``."""
@@ -48,6 +45,25 @@ class ExportedAttributes:
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         """See ``AttributeEngine``."""
         return self._runtime(crops)["probabilities"]
+
+
+class ExportedAnalysis:
+    """An exported network of both face jobs behind ``AnalysisEngine``.
+
+    Args:
+        runtime: What runs the file.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.size_hw = runtime.facts.size_hw
+        self.thresholds = dict(runtime.facts.thresholds)
+        self.threshold = measured_threshold(runtime.facts.details)
+
+    def __call__(self, crops: np.ndarray) -> Analysis:
+        """See ``AnalysisEngine``."""
+        said = self._runtime(crops)
+        return Analysis(said["embeddings"], said["probabilities"])
 
 
 def is_exported(model: str | Path) -> bool:
@@ -96,3 +112,10 @@ def load_exported_attributes(
         DataError: It cannot be opened, is for another job, or works at another size.
     """
     return ExportedAttributes(open_for("face_attributes", path, device, size_hw))
+
+
+def load_exported_analysis(
+    path: Path, device: str = "auto", size_hw: tuple[int, int] | None = None
+) -> ExportedAnalysis:
+    """Open an exported network of both face jobs; as ``load_exported_attributes``."""
+    return ExportedAnalysis(open_for("faces", path, device, size_hw))

@@ -1,10 +1,12 @@
 """What an embedder says about faces, and how alike two embeddings are. Free of torch."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...datasets.errors import DataError
+from ...heads.face_embedding.verification import VERIFICATION_FACTS
 
 
 class Face(NamedTuple):
@@ -42,6 +44,23 @@ class Threshold(NamedTuple):
     """Least cosine of one person."""
     far: float
     """Share of pairs of different people that reached it."""
+
+
+class Analysis(NamedTuple):
+    """What a network of both face jobs says of B faces."""
+
+    embeddings: np.ndarray
+    """(B, D) float32 of unit length."""
+    probabilities: np.ndarray
+    """(B, A) float32."""
+
+
+def measured_threshold(facts: Mapping[str, Any]) -> Threshold | None:
+    """The threshold in a checkpoint's plain facts or a file's details; None where not measured."""
+    measured = facts.get(VERIFICATION_FACTS) or {}
+    if measured.get("threshold") is None or measured.get("far") is None:
+        return None
+    return Threshold(float(measured["threshold"]), float(measured["far"]))
 
 
 def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:

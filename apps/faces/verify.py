@@ -13,7 +13,12 @@ from ...datasets.face_views import FaceViews
 from ...datasets.faces import CelebAFaces, CelebAPart, Faces, FolderFaces, named_faces
 from ...datasets.vectors import read_vectors
 from ...heads.face_embedding.groups import measure_groups
-from ...heads.face_embedding.verification import VerificationResult, verify_pairs
+from ...heads.face_embedding.verification import (
+    VERIFICATION_FACTS,
+    VerificationResult,
+    threshold_facts,
+    verify_pairs,
+)
 
 if TYPE_CHECKING:
     from .embedding_engines import EmbeddingEngine
@@ -192,7 +197,6 @@ def store_threshold(checkpoint: Path, result: VerificationResult) -> None:
     Raises:
         DataError: It is no checkpoint of this package.
     """
-    from ...heads.face_embedding.task import VERIFICATION_FACTS, threshold_facts
     from ...heads.task import CHECKPOINT_ENTRY
     from ..training.runs import AtomicCheckpointIO
 

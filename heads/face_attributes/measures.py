@@ -1,6 +1,7 @@
 """Measures of one attribute: average precision, accuracies, thresholds. numpy alone."""
 
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -135,6 +136,12 @@ def choose_threshold(points: Curve, criterion: Criterion = "f1") -> float | None
     between = (edges[:-1] + edges[1:]) / 2
     best = between[value >= value.max() - 1e-12]
     return float(best[np.abs(best - DEFAULT_THRESHOLD).argmin()])
+
+
+def stored_thresholds(names: Iterable[str], facts: Mapping[str, Any]) -> dict[str, float]:
+    """Attribute -> threshold of all attributes in their order, from a checkpoint's plain facts."""
+    stored = facts.get("thresholds") or {}
+    return {name: float(stored.get(name, DEFAULT_THRESHOLD)) for name in names}
 
 
 def share(part: float, whole: float) -> float | None:

@@ -17,12 +17,16 @@ from ..task import MakeOptimizer, MakeSchedule
 from .evaluator import EmbeddingEvaluator
 from .losses import EmbeddingLoss, SquaredDifference
 from .teachers import EmbeddingTeacher
-from .verification import VerificationResult, format_table, write_verification
+from .verification import (
+    VERIFICATION_FACTS,
+    VerificationResult,
+    format_table,
+    threshold_facts,
+    write_verification,
+)
 
 VERIFICATION_FILE = "verification.json"
 EMBEDDINGS_FILE = "embeddings.npz"
-VERIFICATION_FACTS = "verification"
-"""Entry of a checkpoint's plain facts with the measured threshold."""
 
 
 class FaceEmbeddingTask(EvaluatedTask[EmbeddingEvaluator, VerificationResult]):
@@ -199,16 +203,3 @@ def write_embeddings(path: Path, table: VectorTable) -> None:
     """Write a table and say where it is."""
     write_vectors(path, table)
     print(f"Embeddings: {path}", flush=True)
-
-
-def threshold_facts(result: VerificationResult) -> dict[str, Any]:
-    """What a checkpoint keeps of a measurement: the threshold, its rate and where they are from."""
-    facts: dict[str, Any] = {
-        "threshold": result.threshold,
-        "far": result.far,
-        "dataset": result.dataset,
-        "pairs": result.pairs,
-        "impostor_pairs": result.impostor_pairs,
-        "accuracy": result.accuracy,
-    }
-    return facts if result.all_pairs is None else facts | {"all": result.all_pairs.to_dict()}

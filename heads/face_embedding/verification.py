@@ -28,6 +28,8 @@ from .rates import (
     threshold_at_far,
 )
 
+VERIFICATION_FACTS = "verification"
+"""Entry of a checkpoint's plain facts, and of an exported file's, with the measured threshold."""
 VAL_FAR = 1e-3
 
 
@@ -233,3 +235,16 @@ def format_table(result: VerificationResult) -> str:
 def write_verification(path: Path, result: VerificationResult) -> None:
     """Write the result as JSON (``verification.json``), atomically."""
     write_atomically(path, result.to_json().encode())
+
+
+def threshold_facts(result: VerificationResult) -> dict[str, Any]:
+    """What a checkpoint keeps of a measurement: the threshold, its rate and where they are from."""
+    facts: dict[str, Any] = {
+        "threshold": result.threshold,
+        "far": result.far,
+        "dataset": result.dataset,
+        "pairs": result.pairs,
+        "impostor_pairs": result.impostor_pairs,
+        "accuracy": result.accuracy,
+    }
+    return facts if result.all_pairs is None else facts | {"all": result.all_pairs.to_dict()}

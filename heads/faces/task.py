@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ...datasets.errors import DataError
 from ...datasets.face_views import FaceViews
 from ...datasets.types import AttributeBatch, FaceBatch
+from ..checkpoints import rebuild_task
 from ..evaluation import EvaluatedTask, dataset_name
 from ..face_attributes.evaluator import AttributeEvaluator
 from ..face_attributes.job import AttributeJob, attribute_numbers
@@ -22,16 +23,19 @@ from ..face_embedding.losses import EmbeddingLoss, SquaredDifference
 from ..face_embedding.table_teacher import TableTeacher
 from ..face_embedding.task import (
     EMBEDDINGS_FILE,
-    VERIFICATION_FACTS,
     VERIFICATION_FILE,
     embedding_losses,
     embedding_table,
     prepare_teacher,
-    threshold_facts,
     verification_numbers,
     write_embeddings,
 )
-from ..face_embedding.verification import VerificationResult, write_verification
+from ..face_embedding.verification import (
+    VERIFICATION_FACTS,
+    VerificationResult,
+    threshold_facts,
+    write_verification,
+)
 from ..face_embedding.verification import format_table as verification_table
 from ..task import MakeOptimizer, MakeSchedule
 from .model import FacesOutput
@@ -226,3 +230,14 @@ class FacesTask(EvaluatedTask[FacesEvaluator, FacesResult]):
         if self.trainer.is_global_zero:
             self.write_predictions()
             write_embeddings(self.run_dir / EMBEDDINGS_FILE, table)
+
+
+def load_faces_task(path: str | Path) -> FacesTask:
+    """Rebuild the ``FacesTask`` of a checkpoint, on the CPU; no teacher is read.
+
+    Raises:
+        WeightsError: No such file, or no checkpoint of such a task that was trained from a YAML.
+    """
+    return rebuild_task(
+        path, FacesTask, "a network of faces in one pass", "configs/face.yaml", teacher=None
+    )

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mobilevision.apps.benchmark import exported, measuring, peers, sides
-from mobilevision.apps.benchmark.alone import mult_adds_of, tensors_in
+from mobilevision.apps.benchmark.alone import alone, mult_adds_of, tensors_in
 from mobilevision.apps.benchmark.benchmarking import benchmark, read_picture
 from mobilevision.apps.benchmark.gemm import FLOPS
 from mobilevision.apps.benchmark.measuring import Settings
@@ -25,7 +25,11 @@ from mobilevision.apps.benchmark.sides import (
     others,
     sides_of,
 )
+from mobilevision.apps.export.deployed import open_deployable
+from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.errors import DataError
+from mobilevision.heads.checkpoints import Plan, write_checkpoint
+from mobilevision.heads.faces import FacesNetwork, FacesTask
 
 PICTURE = np.arange(40 * 50 * 3, dtype=np.uint8).reshape(40, 50, 3)
 
@@ -123,6 +127,27 @@ def test_sides_of__checkpoint_in_every_engine__same_embeddings(tmp_path: Path, f
     alone: Any = open_side(side.network, 1)(np.zeros((1, 32, 32, 3), np.uint8))
     assert [value.shape for value in alone.values()] == [(1, 24)]
     assert side.network_hw == (32, 32)
+
+
+def test_sides_of__faces_in_one_pass__network_alone_says_all(tmp_path: Path) -> None:
+    plan = Plan(
+        FacesNetwork,
+        {
+            "backbone": Plan(MobileNetV1, {"width_mult": 0.25}),
+            "num_classes": 3,
+            "dimension": 8,
+            "landmarks": True,
+        },
+    )
+    path, names = tmp_path / "faces.ckpt", {0: "a", 1: "b", 2: "c"}
+    write_checkpoint(path, FacesTask, plan, plan.build(), names, (40, 32), {})
+    (side,) = sides_of(path, "eager", tmp_path).sides
+    assert (side.network_hw, side.network) == ((40, 32), side.answer._replace(part="network"))
+    assert side.mult_adds
+    for opening, picture in ((side.answer, PICTURE), (side.network, PICTURE[:, :32])):
+        said = open_side(opening, 1)(picture[None])
+        assert [value.shape for value in tensors_in(said)] == [(1, 8), (1, 3), (1, 5, 2)]
+    assert list(alone(open_deployable(path)).facts.outputs) == ["output_0", "output_1", "output_2"]
 
 
 def test_sides_of__what_cannot_be__says_what_to_do(tmp_path: Path, face: Path) -> None:

@@ -1,6 +1,7 @@
 """Small checkpoints of every job, and the files made of them: each is written once."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from mobilevision.apps.export import exported_program
 from mobilevision.apps.export.deployed import Deployable, open_deployable
 from mobilevision.apps.export.exporting import Exported, export_checkpoint
+from mobilevision.apps.export.formats import ExportOptions
 from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.synthetic_world import world_photos
 from mobilevision.heads.checkpoints import Plan, write_checkpoint
@@ -19,13 +22,15 @@ from mobilevision.heads.detection import SSD, DetectionTask, FasterRCNN, PostPro
 from mobilevision.heads.detection.rpn import ProposalSelection
 from mobilevision.heads.face_attributes import AttributeNetwork, AttributeTask
 from mobilevision.heads.face_embedding import FaceEmbeddingTask, FaceNetwork
+from mobilevision.heads.faces import FacesNetwork, FacesTask
 from mobilevision.heads.geolocation import CellClassifier, GeolocationTask, build_partition
 
 SIZE_HW = (64, 80)
-SIZES_HW = {"face_embedding": (64, 64), "face_attributes": (64, 48)}
+SIZES_HW = {"face_embedding": (64, 64), "face_attributes": (64, 48), "faces": (64, 48)}
 THIN = Plan(MobileNetV1, {"width_mult": 0.25})
 LAST = Plan(MobileNetV1, {"width_mult": 0.25, "out_strides": [32]})
 CATEGORIES = {3: "cat", 7: "owl"}
+ATTRIBUTES = {0: "Smiling", 1: "Wearing_Hat"}
 
 PLANS: dict[str, tuple[type, Plan, dict[int, str]]] = {
     "ssd": (
@@ -64,7 +69,7 @@ PLANS: dict[str, tuple[type, Plan, dict[int, str]]] = {
     "face_attributes": (
         AttributeTask,
         Plan(AttributeNetwork, {"backbone": LAST, "num_classes": 2, "landmarks": True}),
-        {0: "Smiling", 1: "Wearing_Hat"},
+        ATTRIBUTES,
     ),
     "face_embedding": (
         FaceEmbeddingTask,
@@ -73,6 +78,22 @@ PLANS: dict[str, tuple[type, Plan, dict[int, str]]] = {
             {"backbone": LAST, "dimension": 8, "pooling": "depthwise", "size": 64, "norm": True},
         ),
         {},
+    ),
+    "faces": (
+        FacesTask,
+        Plan(
+            FacesNetwork,
+            {
+                "backbone": LAST,
+                "num_classes": 2,
+                "dimension": 8,
+                "pooling": "depthwise",
+                "size_hw": [64, 48],
+                "norm": True,
+                "landmarks": True,
+            },
+        ),
+        ATTRIBUTES,
     ),
 }
 
@@ -103,9 +124,12 @@ def make_lively(network: nn.Module) -> nn.Module:
 
 
 def add_facts(path: Path, kind: str) -> None:
+    chosen = {"thresholds": {"Smiling": 0.3}}
+    measured = {"verification": {"threshold": 0.31, "far": 0.001, "pairs": 6000}}
     facts: dict[str, Any] = {
-        "face_attributes": {"thresholds": {"Smiling": 0.3}},
-        "face_embedding": {"verification": {"threshold": 0.31, "far": 0.001, "pairs": 6000}},
+        "face_attributes": chosen,
+        "face_embedding": measured,
+        "faces": chosen | measured,
     }.get(kind, {})
     content = torch.load(path, weights_only=True)
     content["mobilevision"].update(facts)
@@ -155,7 +179,42 @@ def exported(small: Callable[[str], Path]) -> Callable[[str], Exported]:
     return export
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def converted(
+    exported: Callable[[str], Exported], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """Kind of network -> the OpenVINO file of its ONNX file."""
+    folder = tmp_path_factory.mktemp("openvino")
+
+    def write(kind: str) -> Path:
+        from mobilevision.apps.export.openvino import convert  # may be absent
+
+        out = folder / f"{kind}.xml"
+        if not out.exists():
+            written = exported(kind)
+            convert(written.path, out, written.facts)
+        return out
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def program(
+    deployable: Callable[[str], Deployable], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """Kind of network -> the file of torch.export of its checkpoint."""
+    folder = tmp_path_factory.mktemp("programs")
+
+    def write(kind: str) -> Path:
+        out = folder / f"{kind}.pt2"
+        if not out.exists():
+            exported_program.FORMAT.write(deployable(kind), out, ExportOptions())
+        return out
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def deployable(small: Callable[[str], Path]) -> Callable[[str], Deployable]:
     """Kind of network -> what is exported of its checkpoint."""
-    return lambda kind: open_deployable(small(kind))
+    return cache(lambda kind: open_deployable(small(kind)))

@@ -14,32 +14,22 @@ import torch
 from mobilevision.apps import Detector
 from mobilevision.apps.engines.runtime import open_runtime
 from mobilevision.apps.export.deployed import Deployable
-from mobilevision.apps.export.exported_program import FORMAT, written_facts
+from mobilevision.apps.export.exported_program import written_facts
 from mobilevision.apps.export.exporting import largest_differences, made_up_picture
 from mobilevision.apps.export.formats import ExportOptions
 from mobilevision.datasets.errors import DataError
 
 Deployables = Callable[[str], Deployable]
+Programs = Callable[[str], Path]
 Change = Callable[[dict[str, bytes]], None]
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("programs")
-
-
-def write_once(deployable: Deployable, path: Path) -> Path:
-    if not path.exists():
-        FORMAT.write(deployable, path, ExportOptions())
-    return path
-
-
-@pytest.mark.parametrize("kind", ["ssd", "face_attributes"])
+@pytest.mark.parametrize("kind", ["ssd", "face_attributes", "faces"])
 def test_file__same_answers_for_any_batch_and_picture(
-    kind: str, deployable: Deployables, folder: Path
+    kind: str, deployable: Deployables, program: Programs
 ) -> None:
     eager = deployable(kind)
-    run = open_runtime(write_once(eager, folder / f"{kind}.pt2"), "cpu")
+    run = open_runtime(program(kind), "cpu")
     assert run.facts == eager.facts
     for batch, size_hw in ((1, eager.facts.size_hw), (3, (97, 61))):
         images = np.stack([np.roll(made_up_picture(size_hw), 7 * i, axis=1) for i in range(batch)])
@@ -51,12 +41,12 @@ def test_file__same_answers_for_any_batch_and_picture(
         assert all(np.ptp(x) > 0 for name, x in expected.items() if name != "labels")
 
 
-def test_file__torch_alone_opens_it(deployable: Deployables, folder: Path) -> None:
-    path = write_once(deployable("ssd"), folder / "ssd.pt2")
-    program = torch.export.load(path)
-    operators = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+def test_file__torch_alone_opens_it(program: Programs) -> None:
+    path = program("ssd")
+    loaded = torch.export.load(path)
+    operators = {str(node.target) for node in loaded.graph.nodes if node.op == "call_function"}
     assert not any("mobilevision" in name or "batch_norm" in name for name in operators)
-    found = program.module()(torch.zeros(2, 40, 50, 3, dtype=torch.uint8))
+    found = loaded.module()(torch.zeros(2, 40, 50, 3, dtype=torch.uint8))
     assert found[0].shape[::2] == (2, 4)
     assert len(Detector.load(path, "cpu")(made_up_picture((64, 80)), 0.0)) > 0  # type: ignore[arg-type]
 
@@ -128,9 +118,9 @@ def first_size(model: Any) -> None:
     ],
 )
 def test_open_runtime__archive_that_could_run_code__refused(
-    change: Change, message: str, deployable: Deployables, folder: Path, tmp_path: Path
+    change: Change, message: str, program: Programs, tmp_path: Path
 ) -> None:
-    with zipfile.ZipFile(write_once(deployable("ssd"), folder / "ssd.pt2")) as archive:
+    with zipfile.ZipFile(program("ssd")) as archive:
         contents = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
     change(contents)
     changed = tmp_path / "changed.pt2"

@@ -9,19 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from mobilevision.apps import (
-    Detector,
-    FaceAttributes,
-    FaceEmbedder,
-    Geolocator,
-    LocationResult,
-    Threshold,
-)
+from mobilevision.apps import Detector, Geolocator, LocationResult
 from mobilevision.apps.engines.runtime import open_runtime
 from mobilevision.apps.export.deployed import Deployable, open_deployable
 from mobilevision.apps.export.exporting import Exported, largest_differences, made_up_picture
-from mobilevision.apps.faces.embedding_engines import load_embedding_engine, model_facts
-from mobilevision.apps.faces.exported_engines import is_exported
 from mobilevision.apps.main import main
 from mobilevision.datasets.errors import DataError
 
@@ -29,7 +20,15 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-KINDS = ("ssd", "faster_rcnn", "classification", "face_attributes", "face_embedding", "geolocation")
+KINDS = (
+    "ssd",
+    "faster_rcnn",
+    "classification",
+    "face_attributes",
+    "face_embedding",
+    "faces",
+    "geolocation",
+)
 BOXES_PX = 2e-2
 RESIZED = 10
 """Times the difference that is allowed where torch and ONNX Runtime each resize the pictures: they
@@ -90,30 +89,6 @@ def test_geolocator__same_places_as_the_checkpoint(
         assert mine.places[0].probability == pytest.approx(other.places[0].probability, rel=1e-3)
     with pytest.raises(DataError, match="five crops need the checkpoint"):
         Geolocator.load(exported("geolocation").path, five_crop=True)
-
-
-def test_faces__same_answers_as_the_checkpoint(
-    exported: Exports, small: Callable[[str], Path]
-) -> None:
-    path = exported("face_embedding").path
-    ours, theirs = FaceEmbedder.load(path, "cpu"), FaceEmbedder.load(small("face_embedding"), "cpu")
-    faces = [made_up_picture((64, 64)), made_up_picture((90, 80))]
-    np.testing.assert_allclose(ours.embed_aligned(faces), theirs.embed_aligned(faces), atol=1e-4)
-    assert ours.threshold == theirs.threshold == Threshold(0.31, 0.001)
-    assert load_embedding_engine(path).size == 64
-    assert not is_exported(f"onnx:{path}"), "that word is for other people's networks"
-    assert model_facts(path)["kind"] == "exported"
-    said = [
-        FaceAttributes.load(model, "cpu")(faces, aligned=True)
-        for model in (exported("face_attributes").path, small("face_attributes"))
-    ]
-    for (mine,), (other,) in zip(*said, strict=True):  # type: ignore[misc]
-        np.testing.assert_allclose(mine.values, other.values, atol=1e-4)
-        assert mine.thresholds == other.thresholds
-    with pytest.raises(DataError, match="works at 64x48 px"):
-        FaceAttributes.load(exported("face_attributes").path, size_hw=(32, 32))
-    with pytest.raises(DataError, match="face_attributes, not for face_embedding"):
-        FaceEmbedder.load(exported("face_attributes").path)
 
 
 def test_graph__checked_without_leftovers_and_with_facts(exported: Exports) -> None:

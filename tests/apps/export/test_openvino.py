@@ -25,28 +25,19 @@ pytest.importorskip("onnxscript")
 from mobilevision.apps.export.openvino import convert  # noqa: E402 (after what may be absent)
 from mobilevision.apps.export.openvino_resize import resize_as_torch  # noqa: E402
 
-KINDS = ("ssd", "faster_rcnn", "classification", "face_attributes", "face_embedding", "geolocation")
+KINDS = (
+    "ssd",
+    "faster_rcnn",
+    "classification",
+    "face_attributes",
+    "face_embedding",
+    "faces",
+    "geolocation",
+)
 TOLERANCES = {"boxes": 2e-2, "labels": 0}
 """Largest difference allowed, where it is not that below: boxes are in pixels."""
 AS_GIVEN, RESIZED = 1e-4, 2e-3
 """For the others: resized inside, a pixel may be one of 255 steps apart from torch's."""
-
-
-@pytest.fixture(scope="module")
-def converted(
-    exported: Callable[[str], Exported], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
-    """Kind of network -> the OpenVINO file of its ONNX file."""
-    folder = tmp_path_factory.mktemp("openvino")
-
-    def write(kind: str) -> Path:
-        out = folder / f"{kind}.xml"
-        if not out.exists():
-            written = exported(kind)
-            convert(written.path, out, written.facts)
-        return out
-
-    return write
 
 
 @pytest.mark.parametrize("kind", KINDS)

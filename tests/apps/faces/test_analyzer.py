@@ -1,6 +1,6 @@
 """Both face jobs in one pass from Python."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,39 +11,16 @@ from PIL import Image
 
 from mobilevision.apps import AnalyzedFace, FaceAnalyzer, similarity
 from mobilevision.apps.cli import lightning
-from mobilevision.apps.faces.finding import FacesFound
+from mobilevision.apps.faces.finding import FaceFinder, FacesFound
 from mobilevision.apps.faces.results import Threshold
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
-from mobilevision.datasets.celeba import read_celeba
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.people_module import CelebAPeopleModule
 from mobilevision.heads.faces import FacesNetwork
 
 THRESHOLDS = {"Red_Face": 0.3, "Wearing_Hat": 0.5, "Never": 0.9}
 SIZE_HW = (40, 32)
-
-
-class ListedFaces:
-    """A finder that knows the landmarks of the drawn faces; no other picture has a face."""
-
-    def __init__(self, root: Path) -> None:
-        table = read_celeba(root).table
-        assert table.landmarks is not None
-        self.known = {
-            np.asarray(Image.open(path)).tobytes(): points
-            for path, points in zip(table.paths, table.landmarks, strict=True)
-        }
-
-    def __call__(self, pictures: Sequence[np.ndarray]) -> list[FacesFound]:
-        return [self._faces(picture) for picture in pictures]
-
-    def _faces(self, picture: np.ndarray) -> FacesFound:
-        points = self.known.get(picture.tobytes())
-        count = int(points is not None)
-        box = np.array([[40, 60, 130, 190]], np.float32)[:count]
-        landmarks = np.zeros((0, 5, 2), np.float32) if points is None else points[None]
-        return FacesFound(box, landmarks, np.full(count, 0.97, np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +36,10 @@ def network() -> FacesNetwork:
 
 
 @pytest.fixture
-def analyze(network: FacesNetwork, drawn_people: Path) -> FaceAnalyzer:
-    finder = ListedFaces(drawn_people)
+def analyze(
+    network: FacesNetwork, drawn_people: Path, listed_faces: Callable[..., FaceFinder]
+) -> FaceAnalyzer:
+    finder = listed_faces(drawn_people)
     return FaceAnalyzer.from_network(
         network, THRESHOLDS, SIZE_HW, Threshold(0.4, 0.01), "cpu", finder
     )
@@ -157,7 +136,7 @@ def test_verify__pictures_faces_and_embeddings(analyze: FaceAnalyzer, drawn_peop
 
 
 def test_load__checkpoint_of_a_training__thresholds_of_both_jobs(
-    drawn_people: Path, tmp_path: Path
+    drawn_people: Path, listed_faces: Callable[..., FaceFinder], tmp_path: Path
 ) -> None:
     config = {
         "seed_everything": 1,
@@ -199,7 +178,7 @@ def test_load__checkpoint_of_a_training__thresholds_of_both_jobs(
     content = torch.load(path, weights_only=True)
     content["mobilevision"]["thresholds"] = {"Red_Face": 0.25}
     torch.save(content, path)
-    loaded = FaceAnalyzer.load(path, "cpu", finder=ListedFaces(drawn_people))
+    loaded = FaceAnalyzer.load(path, "cpu", finder=listed_faces(drawn_people))
     assert loaded.engine.size_hw == SIZE_HW
     assert loaded.engine.thresholds == {"Red_Face": 0.25, "Wearing_Hat": 0.5, "Never": 0.5}
     measured = content["mobilevision"]["verification"]

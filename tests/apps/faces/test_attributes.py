@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,7 @@ from PIL import Image
 
 from mobilevision.apps import FaceAttributes, FaceDescription
 from mobilevision.apps.drawing.attributes import draw_attributes
-from mobilevision.apps.faces.finding import FacesFound
+from mobilevision.apps.faces.finding import FaceFinder, FacesFound
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.datasets.attribute_modules import CelebAModule
@@ -19,28 +19,6 @@ from mobilevision.heads.face_attributes import AttributeNetwork
 THRESHOLDS = {"Red_Face": 0.3, "Wearing_Hat": 0.5, "Never": 0.9}
 
 
-class ListedFaces:
-    """A finder that knows the landmarks of the drawn faces; a picture of another size has none."""
-
-    def __init__(self, root: Path) -> None:
-        table = read_celeba(root).table
-        assert table.landmarks is not None
-        self.known = {
-            np.asarray(Image.open(path)).tobytes(): points
-            for path, points in zip(table.paths, table.landmarks, strict=True)
-        }
-
-    def __call__(self, pictures: Sequence[np.ndarray]) -> list[FacesFound]:
-        return [self._faces(picture) for picture in pictures]
-
-    def _faces(self, picture: np.ndarray) -> FacesFound:
-        points = self.known.get(picture.tobytes())
-        count = int(points is not None)
-        box = np.array([[40, 60, 130, 190]], np.float32)[:count]
-        landmarks = np.zeros((0, 5, 2), np.float32) if points is None else points[None]
-        return FacesFound(box, landmarks, np.ones(count, np.float32))
-
-
 @pytest.fixture(scope="module")
 def network() -> AttributeNetwork:
     torch.manual_seed(0)
@@ -48,9 +26,11 @@ def network() -> AttributeNetwork:
 
 
 @pytest.fixture
-def describe(network: AttributeNetwork, drawn_celeba: Path) -> FaceAttributes:
+def describe(
+    network: AttributeNetwork, drawn_celeba: Path, listed_faces: Callable[..., FaceFinder]
+) -> FaceAttributes:
     return FaceAttributes.from_network(
-        network, THRESHOLDS, (40, 32), "cpu", ListedFaces(drawn_celeba)
+        network, THRESHOLDS, (40, 32), "cpu", listed_faces(drawn_celeba)
     )
 
 
@@ -160,7 +140,7 @@ def test_call__real_face_in_a_photograph__framed_as_in_training(
 ) -> None:
     pytest.importorskip("facenet_pytorch")
     from mobilevision.apps.faces.finding import MTCNNFinder
-    from mobilevision.datasets.face_crops import crop_face
+    from mobilevision.datasets.face_frame import crop_face
 
     table = read_celeba(real_data / "celeba").table
     assert table.landmarks is not None

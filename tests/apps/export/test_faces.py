@@ -1,0 +1,148 @@
+"""Exported face networks from Python: the answers of their checkpoints, in every format."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mobilevision.apps import FaceAnalyzer, FaceAttributes, FaceEmbedder, Threshold
+from mobilevision.apps.engines.runtime import open_runtime
+from mobilevision.apps.export.exporting import Exported, made_up_picture
+from mobilevision.apps.faces.embedding_engines import load_embedding_engine, model_facts
+from mobilevision.apps.faces.exported_engines import is_exported
+from mobilevision.apps.faces.finding import FaceFinder
+from mobilevision.datasets.errors import DataError
+
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+Files = Callable[[str], Path]
+Exports = Callable[[str], Exported]
+APIS = {
+    "face_attributes": FaceAttributes,
+    "face_embedding": FaceEmbedder,
+    "faces": FaceAnalyzer,
+}
+PICTURES = [made_up_picture((64, 64)), made_up_picture((90, 80))]
+MEASURED = Threshold(0.31, 0.001)
+CHOSEN = {"Smiling": 0.3, "Wearing_Hat": 0.5}
+
+
+def said_of(face: Any) -> dict[str, np.ndarray]:
+    """What is said of a face: its embedding, its attributes or both."""
+    return {name: getattr(face, name) for name in ("embedding", "values") if hasattr(face, name)}
+
+
+def assert_same_faces(ours: list, theirs: list) -> None:
+    """Faces of several pictures, one in each, from two models."""
+    for (mine,), (other,) in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(mine.box, other.box)
+        for name, expected in said_of(other).items():
+            np.testing.assert_allclose(said_of(mine)[name], expected, atol=1e-4)
+
+
+def test_embedder__same_embeddings_as_the_checkpoint(exported: Exports, small: Files) -> None:
+    path = exported("face_embedding").path
+    ours, theirs = (FaceEmbedder.load(each, "cpu") for each in (path, small("face_embedding")))
+    np.testing.assert_allclose(
+        ours.embed_aligned(PICTURES), theirs.embed_aligned(PICTURES), atol=1e-4
+    )
+    assert ours.threshold == theirs.threshold == MEASURED
+    assert load_embedding_engine(path).size == 64
+    assert not is_exported(f"onnx:{path}"), "that word is for other people's networks"
+    assert model_facts(path)["kind"] == "exported"
+
+
+def test_attributes__same_probabilities_as_the_checkpoint(exported: Exports, small: Files) -> None:
+    path = exported("face_attributes").path
+    ours, theirs = (FaceAttributes.load(each, "cpu") for each in (path, small("face_attributes")))
+    assert_same_faces(ours(PICTURES, aligned=True), theirs(PICTURES, aligned=True))
+    assert ours.engine.thresholds == theirs.engine.thresholds == CHOSEN
+    with pytest.raises(DataError, match="works at 64x48 px"):
+        FaceAttributes.load(path, size_hw=(32, 32))
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+def test_analyzer__same_faces_as_the_checkpoint(
+    suffix: str, exported: Exports, converted: Files, program: Files, small: Files
+) -> None:
+    if suffix == ".xml":
+        pytest.importorskip("openvino")
+    written = {".onnx": lambda kind: exported(kind).path, ".xml": converted, ".pt2": program}
+    path = written[suffix]("faces")
+    ours, theirs = (FaceAnalyzer.load(each, "cpu") for each in (path, small("faces")))
+    assert path.suffix == suffix
+    assert_same_faces(ours(PICTURES, aligned=True), theirs(PICTURES, aligned=True))
+    assert ours.attributes == theirs.attributes == list(CHOSEN)
+    assert ours.engine.thresholds == theirs.engine.thresholds == CHOSEN
+    assert ours.engine.size_hw == theirs.engine.size_hw == (64, 48)
+    assert ours.threshold == theirs.threshold == MEASURED
+    with pytest.raises(DataError, match="works at 64x48 px"):
+        FaceAnalyzer.load(path, size_hw=(32, 32))
+
+
+def test_facts__faces__outputs_and_thresholds_of_both_jobs(exported: Exports) -> None:
+    run = open_runtime(exported("faces").path, "cpu")
+    assert list(run.facts.outputs) == ["embeddings", "logits", "probabilities", "landmarks"]
+    assert run.facts.categories == {0: "Smiling", 1: "Wearing_Hat"}
+    assert run.facts.thresholds == CHOSEN
+    assert run.facts.details["verification"]["pairs"] == 6000
+    described = open_runtime(exported("face_attributes").path, "cpu").facts
+    assert run.facts.preparation == described.preparation
+    said = run(np.stack([made_up_picture((64, 48))] * 3))
+    assert {name: value.shape for name, value in said.items()} == {
+        "embeddings": (3, 8), "logits": (3, 2), "probabilities": (3, 2), "landmarks": (3, 5, 2)
+    }  # fmt: skip
+    np.testing.assert_allclose(np.linalg.norm(said["embeddings"], axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(said["probabilities"], 1 / (1 + np.exp(-said["logits"])), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", APIS)
+def test_load__file_of_another_job__says_what_opens_it(kind: str, exported: Exports) -> None:
+    reader = APIS[kind].__name__
+    for job, api in APIS.items():
+        if job != kind:
+            with pytest.raises(DataError, match=rf"for {kind}, not for {job}\. .* {reader}\.load"):
+                api.load(exported(kind).path)
+
+
+def test_load__onnx__runs_without_torch(exported: Exports, tmp_path: Path) -> None:
+    program = (
+        "import sys, numpy as np\n"
+        "from mobilevision.apps import FaceAnalyzer, FaceAttributes, FaceEmbedder\n"
+        "for api, path in zip((FaceAttributes, FaceEmbedder, FaceAnalyzer), sys.argv[1:]):\n"
+        "    (face,) = api.load(path)(np.zeros((40, 50, 3), np.uint8), aligned=True)\n"
+        "    print(hasattr(face, 'values'), hasattr(face, 'embedding'))\n"
+        "print('torch' in sys.modules)\n"
+    )
+    command = [sys.executable, "-c", program, *(str(exported(kind).path) for kind in APIS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines() == ["True False", "False True", "True True", "False"]
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("kind", APIS)
+def test_load__real_faces__same_answers_as_the_checkpoint(
+    kind: str,
+    exported: Exports,
+    small: Files,
+    listed_faces: Callable[..., FaceFinder],
+    real_data: Path,
+) -> None:
+    celeba = real_data / "celeba"
+    names = (celeba / "list_attr_celeba.txt").read_text().splitlines()[2:10]
+    paths = [celeba / "img_align_celeba" / name.split()[0] for name in names]
+    finder = listed_faces(celeba, len(paths))
+    found = [
+        APIS[kind].load(model, "cpu", finder=finder)(paths, batch_size=3)
+        for model in (exported(kind).path, small(kind))
+    ]
+    assert_same_faces(*found)
+    said = [said_of(face) for (face,) in found[1]]
+    for name in said[0]:
+        spread = np.ptp([each[name] for each in said], axis=0)
+        assert spread.min() > 1e-3, "different faces, different answers"
