@@ -13,7 +13,8 @@ from ...datasets.errors import DataError
 from ...heads.detection.task import DetectionTask
 from ...heads.task import CHECKPOINT_ENTRY
 from ..detection.detector import Detector
-from ..engines.eager import TorchEngine, for_inference
+from ..engines.eager import TorchEngine
+from ..engines.torch_network import as_batch, for_inference
 from ..export.jobs import job_of
 from ..training.runs import AtomicCheckpointIO
 from .opening import Opened, Run
@@ -36,11 +37,11 @@ def open_side(source: str, threads: int) -> Opened:
     if isinstance(task, DetectionTask):
         detector = Detector.from_network(task.network, task.categories, (height, width), "cpu")
         network = cast(TorchEngine, detector.engine).network
-        return Opened(_detecting(detector), running(network, as_pixels))
+        return Opened(_detecting(detector), running(network, as_batch))
     network = for_inference(cast(nn.Module, task.network), torch.device("cpu"))
     return Opened(
-        running(network, lambda images: resized(as_pixels(images), (height, width))),
-        running(network, as_pixels),
+        running(network, lambda images: resized(as_batch(images), (height, width))),
+        running(network, as_batch),
     )
 
 
@@ -52,11 +53,6 @@ def running(network: nn.Module, prepare: Callable[[np.ndarray], object]) -> Run:
             return network(prepare(images))
 
     return run
-
-
-def as_pixels(images: np.ndarray) -> Tensor:
-    """(B, H, W, 3) uint8 as (B, 3, H, W), in the same memory."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2)
 
 
 def resized(pixels: Tensor, size_hw: tuple[int, int]) -> Tensor:

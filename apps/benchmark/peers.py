@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ...datasets.errors import DataError
-from .eager import as_pixels, resized, running
+from ..engines.torch_network import as_batch
+from .eager import resized, running
 from .opening import Opened
 
 _WITHOUT_LIMIT = 10**6
@@ -46,7 +47,7 @@ class Peer:
 
     def ready(self, images: np.ndarray) -> Any:
         """What the network takes for pictures (B, H, W, 3) uint8."""
-        pixels = as_pixels(images)
+        pixels = as_batch(images)
         return self.prepare(pixels if self.size_hw is None else resized(pixels, self.size_hw))
 
 

@@ -1,6 +1,5 @@
-"""Detectors in eager torch: batch normalisation folded, channels_last, inference mode."""
+"""Detectors in eager torch."""
 
-import copy
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,20 +7,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...backbone.fuse import fuse
-from ...backbone.layers import ConvNormAct
 from ...datasets.errors import DataError
 from ...heads.detection.task import DetectionNetwork, DetectionTask
 from ...heads.task import CHECKPOINT_ENTRY
 from ..training.runs import AtomicCheckpointIO
 from .protocol import Found
+from .torch_network import TorchNetwork
 
 
-class TorchEngine:
-    """Runs a network that follows ``DetectionNetwork``.
-
-    The network is copied, so that the caller's stays as it is. The number of threads is left to
-    the user: ``torch.set_num_threads``.
+class TorchEngine(TorchNetwork):
+    """Runs a network that follows ``DetectionNetwork``; see ``TorchNetwork``.
 
     Args:
         network: A detector such as ``SSD``.
@@ -40,42 +35,16 @@ class TorchEngine:
         size_hw: tuple[int, int],
         device: str | torch.device = "auto",
     ) -> None:
+        super().__init__(network, device)
         self.categories = dict(categories)
         self.size_hw = size_hw
-        self.device = choose_device(device)
-        self.network = for_inference(network, self.device)
 
+    @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> Found:
         """See ``DetectionEngine``."""
         detector = cast(DetectionNetwork, self.network)
-        with torch.inference_mode():
-            # Rows of pixels as decoded are what channels_last is in memory.
-            batch = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
-            found = detector.detect(detector(batch), self.size_hw)
-            return Found(*(field.cpu().numpy() for field in found))
-
-
-def for_inference(network: nn.Module, device: torch.device) -> nn.Module:
-    """Return a copy of a network that is fast to run: folded, fixed, channels_last, on a device."""
-    foldable = any(isinstance(module, ConvNormAct) for module in network.modules())
-    own = fuse(network) if foldable else copy.deepcopy(network).eval()
-    own.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return own.to(device)
-
-
-def choose_device(device: str | torch.device) -> torch.device:
-    """The device that a name means; "auto" is an accelerator where there is one.
-
-    Raises:
-        DataError: There is no such device.
-    """
-    if device == "auto":
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        return accelerator or torch.device("cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except Exception as error:  # each backend has its own kinds
-        raise DataError(f"device {device}: {error}. Choose auto or cpu.") from error
+        found = detector.detect(self.answer(images), self.size_hw)
+        return Found(*(field.cpu().numpy() for field in found))
 
 
 def load_engine(path: Path, device: str, size_hw: tuple[int, int] | None) -> TorchEngine:

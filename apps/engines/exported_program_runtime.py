@@ -8,8 +8,8 @@ from torch.export.passes import move_to_device_pass
 
 from ...datasets.errors import DataError
 from ..export.facts import ModelFacts
-from .eager import choose_device
 from .exported_program_archive import read_checked
+from .torch_network import choose_device
 
 
 class ExportedProgramRuntime:

@@ -9,7 +9,7 @@ from torch import nn
 
 from ...heads.face_attributes.measures import stored_thresholds
 from ...heads.faces import load_faces_task
-from ..engines.eager import choose_device, for_inference
+from ..engines.torch_network import TorchNetwork
 from .attribute_engine import crop_size
 from .results import Analysis, Threshold, measured_threshold
 
@@ -37,10 +37,8 @@ class AnalysisEngine(Protocol):
         ...
 
 
-class TorchAnalysisEngine:
-    """A network in eager torch: normalisation folded, channels_last, inference mode.
-
-    The network is copied, so that the caller's stays as it is.
+class TorchAnalysisEngine(TorchNetwork):
+    """A network of both face jobs in eager torch; see ``TorchNetwork``.
 
     Args:
         network: Takes (B, 3, H, W) uint8 RGB and gives ``FacesOutput``.
@@ -61,19 +59,17 @@ class TorchAnalysisEngine:
         threshold: Threshold | None = None,
         device: str | torch.device = "auto",
     ) -> None:
+        super().__init__(network, device)
         self.thresholds = dict(thresholds)
         self.size_hw = size_hw
         self.threshold = threshold
-        self.device = choose_device(device)
-        self.network = for_inference(network, self.device)
 
+    @torch.inference_mode()
     def __call__(self, crops: np.ndarray) -> Analysis:
         """See ``AnalysisEngine``."""
-        with torch.inference_mode():
-            # Rows of pixels as decoded are what channels_last is in memory.
-            said = self.network(torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2))
-            probabilities = said.attributes.logits.float().sigmoid()
-            return Analysis(said.embeddings.cpu().numpy(), probabilities.cpu().numpy())
+        said = self.answer(crops)
+        probabilities = said.attributes.logits.float().sigmoid()
+        return Analysis(said.embeddings.cpu().numpy(), probabilities.cpu().numpy())
 
 
 def load_analysis_engine(

@@ -11,7 +11,7 @@ from torch import nn
 from ...datasets.errors import DataError
 from ...heads.face_attributes.measures import stored_thresholds
 from ...heads.face_attributes.teacher import load_attribute_task
-from ..engines.eager import choose_device, for_inference
+from ..engines.torch_network import TorchNetwork
 
 
 class AttributeEngine(Protocol):
@@ -32,10 +32,8 @@ class AttributeEngine(Protocol):
         ...
 
 
-class TorchAttributeEngine:
-    """A network in eager torch: normalisation folded, channels_last, inference mode.
-
-    The network is copied, so that the caller's stays as it is.
+class TorchAttributeEngine(TorchNetwork):
+    """An attribute network in eager torch; see ``TorchNetwork``.
 
     Args:
         network: Takes (B, 3, H, W) uint8 RGB and gives ``AttributeOutput``.
@@ -54,17 +52,14 @@ class TorchAttributeEngine:
         size_hw: tuple[int, int],
         device: str | torch.device = "auto",
     ) -> None:
+        super().__init__(network, device)
         self.thresholds = dict(thresholds)
         self.size_hw = size_hw
-        self.device = choose_device(device)
-        self.network = for_inference(network, self.device)
 
+    @torch.inference_mode()
     def __call__(self, crops: np.ndarray) -> np.ndarray:
         """See ``AttributeEngine``."""
-        with torch.inference_mode():
-            # Rows of pixels as decoded are what channels_last is in memory.
-            batch = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2)
-            return self.network(batch).logits.float().sigmoid().cpu().numpy()
+        return self.answer(crops).logits.float().sigmoid().cpu().numpy()
 
 
 def load_attribute_engine(

@@ -12,7 +12,7 @@ from ...datasets.errors import DataError
 from ...heads.face_embedding.task import FaceEmbeddingTask
 from ...heads.face_embedding.teachers import FaceTeacher, open_teacher
 from ...heads.task import CHECKPOINT_ENTRY
-from ..engines.eager import choose_device, for_inference
+from ..engines.torch_network import TorchNetwork
 from ..training.runs import AtomicCheckpointIO
 from .exported_engines import is_exported, load_exported_embedding
 from .results import Threshold, measured_threshold
@@ -36,10 +36,8 @@ class EmbeddingEngine(Protocol):
         ...
 
 
-class TorchEmbeddingEngine:
-    """A network in eager torch: normalisation folded, channels_last, inference mode.
-
-    The network is copied, so that the caller's stays as it is.
+class TorchEmbeddingEngine(TorchNetwork):
+    """A face network in eager torch; see ``TorchNetwork``.
 
     Args:
         network: Takes (B, 3, size, size) uint8 RGB and gives (B, D).
@@ -58,18 +56,15 @@ class TorchEmbeddingEngine:
         threshold: Threshold | None = None,
         device: str | torch.device = "auto",
     ) -> None:
+        super().__init__(network, device)
         self.size = size
         self.threshold = threshold
-        self.device = choose_device(device)
-        self.network = for_inference(network, self.device)
 
+    @torch.inference_mode()
     def __call__(self, faces: np.ndarray) -> np.ndarray:
         """See ``EmbeddingEngine``."""
-        with torch.inference_mode():
-            # Rows of pixels as decoded are what channels_last is in memory.
-            batch = torch.from_numpy(faces).to(self.device).permute(0, 3, 1, 2)
-            said = nn.functional.normalize(self.network(batch).float(), dim=1)
-            return said.cpu().numpy()
+        said = nn.functional.normalize(self.answer(faces).float(), dim=1)
+        return said.cpu().numpy()
 
 
 class TeacherEngine:

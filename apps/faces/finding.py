@@ -63,7 +63,7 @@ class MTCNNFinder:
         longest_px: int = 1024,
         device: str = "auto",
     ) -> None:
-        from ..engines.eager import choose_device
+        from ..engines.torch_network import choose_device
         from .cascade import FaceCascade
 
         if not 0 <= min_score <= 1 or min_face_px < 1 or longest_px < 1:

@@ -10,7 +10,7 @@ from ...datasets.errors import DataError
 from ...heads.geolocation.calibration import Calibration
 from ...heads.geolocation.cells import Partition
 from ...heads.geolocation.task import CROP, GeolocationTask
-from ..engines.eager import choose_device
+from ..engines.torch_network import as_batch, choose_device
 from ..training.runs import AtomicCheckpointIO
 
 
@@ -62,11 +62,11 @@ class TorchGeolocation:
         """See ``GeolocationEngine``."""
         return self.task.calibration
 
+    @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """See ``GeolocationEngine``."""
-        with torch.inference_mode():
-            batch = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
-            return self.task.probabilities(batch).float().cpu().numpy()
+        probabilities = self.task.probabilities(as_batch(images, self.device))
+        return probabilities.float().cpu().numpy()
 
 
 def load_task(path: Path) -> GeolocationTask:

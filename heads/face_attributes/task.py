@@ -9,8 +9,8 @@ from ...backbone.errors import WeightsError
 from ...datasets.errors import DataError
 from ...datasets.types import AttributeBatch
 from ..distillation import Distillation, SoftTargets
-from ..evaluation import EvaluatedTask
 from ..task import MakeOptimizer, MakeSchedule
+from .describing import DescribingTask
 from .evaluator import AttributeEvaluator
 from .job import AttributeJob, attribute_numbers
 from .losses import LabelLoss
@@ -22,7 +22,7 @@ from .tables import format_table
 PREDICTIONS_FILE = "predictions.csv"
 
 
-class AttributeTask(EvaluatedTask[AttributeEvaluator, AttributeResult]):
+class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
     """Train, validate, test and predict with an attribute network, such as ``AttributeNetwork``.
 
     Logs ``train/loss`` at each step, ``val/loss``, ``val/mean_ap``, ``val/mean_accuracy`` and
@@ -90,10 +90,7 @@ class AttributeTask(EvaluatedTask[AttributeEvaluator, AttributeResult]):
 
     def on_fit_start(self) -> None:
         """Count the training labels and read the teacher, if there is one."""
-        data = getattr(self.trainer, "datamodule", None)
-        dataset = getattr(data, "datasets", {}).get("train")
-        if dataset is not None:
-            self.facts["label_counts"] = dataset.label_counts.tolist()
+        dataset = self.count_labels()
         if self.distillation is None:
             return
         if isinstance(self.distillation.objective, SoftTargets):
@@ -111,24 +108,7 @@ class AttributeTask(EvaluatedTask[AttributeEvaluator, AttributeResult]):
                 "(data.attributes)."
             )
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the plain facts, the attributes' names among them."""
-        self.facts["attributes"] = self.job.names
-        super().on_save_checkpoint(checkpoint)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the plain facts back.
-
-        Raises:
-            WeightsError: The checkpoint is of other attributes than the data.
-        """
-        super().on_load_checkpoint(checkpoint)
-        self.job.check(self.facts)
-
     # --- evaluation
-
-    metrics_file = "attribute_metrics.json"
-    headline = "mean_ap"
 
     def make_evaluator(self, dataset: Any) -> AttributeEvaluator:
         """Return what gathers logits by sample."""

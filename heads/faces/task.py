@@ -10,7 +10,8 @@ from ...datasets.errors import DataError
 from ...datasets.face_views import FaceViews
 from ...datasets.types import AttributeBatch, FaceBatch
 from ..checkpoints import rebuild_task
-from ..evaluation import EvaluatedTask, dataset_name
+from ..evaluation import dataset_name
+from ..face_attributes.describing import DescribingTask
 from ..face_attributes.evaluator import AttributeEvaluator
 from ..face_attributes.job import AttributeJob, attribute_numbers
 from ..face_attributes.losses import LabelLoss
@@ -56,7 +57,7 @@ class FacesResult(NamedTuple):
     """None where only some of the faces were embedded."""
 
 
-class FacesTask(EvaluatedTask[FacesEvaluator, FacesResult]):
+class FacesTask(DescribingTask[FacesEvaluator, FacesResult]):
     """Train, validate, test and predict with a network of both jobs, such as ``FacesNetwork``.
 
     Logs and writes what ``AttributeTask`` and ``FaceEmbeddingTask`` do, under the same names, and
@@ -118,11 +119,7 @@ class FacesTask(EvaluatedTask[FacesEvaluator, FacesResult]):
 
     def on_fit_start(self) -> None:
         """Count the training labels and read the teacher, if there is one."""
-        data = getattr(self.trainer, "datamodule", None)
-        train = getattr(data, "datasets", {}).get("train")
-        if train is not None:
-            self.facts["label_counts"] = train.label_counts.tolist()
-        faces = getattr(train, "faces", None)
+        faces = getattr(self.count_labels(), "faces", None)
         views = None if faces is None else FaceViews(faces)
         dimension = int(self.network.dimension)  # type: ignore[arg-type]
         prepare_teacher(self.embedding_loss, self.teacher, dimension, self.device, views)
@@ -139,24 +136,7 @@ class FacesTask(EvaluatedTask[FacesEvaluator, FacesResult]):
             self.embedding_loss, self.teacher, output.embeddings, faces
         )
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the plain facts, the attributes' names among them."""
-        self.facts["attributes"] = self.job.names
-        super().on_save_checkpoint(checkpoint)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the plain facts back.
-
-        Raises:
-            WeightsError: The checkpoint is of other attributes than the data.
-        """
-        super().on_load_checkpoint(checkpoint)
-        self.job.check(self.facts)
-
     # --- evaluation
-
-    metrics_file = "attribute_metrics.json"
-    headline = "mean_ap"
 
     @property
     def attribute_result(self) -> AttributeResult | None:
