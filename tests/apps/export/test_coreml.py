@@ -192,7 +192,8 @@ OTHERS: dict[str, Callable[..., Any]] = {
     "resample": resample,
     "reshape": lambda x, shape: x.reshape(shape),
     "scatter_along_axis": lambda data, indices, updates, axis, mode, **_: {
-        "update": data.scatter(axis, indices.long(), updates)
+        "add": data.scatter_add(axis, indices.long(), updates),
+        "update": data.scatter(axis, indices.long(), updates),
     }[mode],
     "select": lambda a, b, cond: torch.where(cond, a, b),
     "slice_by_index": slice_by_index,
@@ -258,7 +259,10 @@ def test_file__layers_in_float16__what_follows_in_float32(
         or (each.op_type == "matmul" and each.inputs["y"].val is not None)
     ]
     layers = [x for x in deployable(kind).module.modules() if isinstance(x, nn.Conv2d | nn.Linear)]
-    assert sorted(x.size for x in weights) == sorted(x.weight.numel() for x in layers)
+    # Taps that would only see padding are left out of the smallest maps' kernels.
+    found, whole = sorted(x.size for x in weights), sorted(x.weight.numel() for x in layers)
+    assert len(found) == len(whole)
+    assert all(size <= of for size, of in zip(found, whole, strict=True))
     assert {x.dtype for x in weights} == {np.dtype(np.float16)}
     last = [each for each in operations if each.op_type in {"exp", "softmax", "sigmoid", "topk"}]
     assert all(each.inputs["x"].dtype.__type_info__().name == "fp32" for each in last)
@@ -285,7 +289,8 @@ def test_export__command__replaces_the_folder_and_is_quiet(
     checkpoint = str(small("classification"))
     assert main(["export", "--ckpt", checkpoint, "--format", "coreml", "--out", str(out)]) == 0
     printed = capsys.readouterr()
-    assert sorted(path.name for path in out.iterdir()) == ["Data", "Manifest.json"]
+    # Where executorch is installed, coremltools adds a file for it.
+    assert {"Data", "Manifest.json"} <= {path.name for path in out.iterdir()}
     assert list(tmp_path.iterdir()) == [out]
     assert "an RGB image of 64x80 px, resized to that before" in printed.out
     assert "not run" in printed.out
