@@ -10,16 +10,17 @@ from executorch.backends.xnnpack.partition.config.xnnpack_config import XNNParti
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import to_edge_transform_and_lower
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.fx import Node
 
+from ...datasets.errors import DataError
 from ...datasets.files import replaced_atomically
 from .deployed import Deployable
 from .exported_program import plain_program, written_facts
 from .formats import ExportOptions, with_fixed_shapes
-from .suppression import ExportablePostProcess, ExportableProposals
+from .suppression import ExportablePostProcess
 
-_SUPPRESSING = {kind.__name__ for kind in (ExportablePostProcess, ExportableProposals)}
 _MATMUL = torch.ops.aten.matmul.default
 
 
@@ -35,7 +36,9 @@ class ExecutorchFormat:
     def write(self, deployable: Deployable, out: Path, options: ExportOptions) -> dict[str, Any]:
         """See ``Format``."""
         options = with_fixed_shapes(options)
-        program = plain_program(deployable, options).run_decompositions({_MATMUL: matmul})
+        program = plain_program(deployable, options)
+        refuse_foreign(program, out)
+        program = program.run_decompositions({_MATMUL: matmul})
         lowered = to_edge_transform_and_lower(
             program,
             partitioner=[XnnpackPartitioner(configs=network_configs())],
@@ -44,6 +47,21 @@ class ExecutorchFormat:
         with replaced_atomically(out) as temporary, temporary.open("wb") as file:
             lowered.write_to_file(file)
         return {"executorch": version("executorch"), "batch": options.batch}
+
+
+def refuse_foreign(program: ExportedProgram, out: Path) -> None:
+    """Make sure that a network has no operations but torch's own.
+
+    Raises:
+        DataError: It has others, for which ExecuTorch has no kernels.
+    """
+    operators = {n.target for n in program.graph.nodes if isinstance(n.target, OpOverload)}
+    foreign = sorted(str(each) for each in operators if each.namespace != "aten")
+    if foreign:
+        raise DataError(
+            f"{out}: ExecuTorch cannot run {', '.join(foreign)}, of which this network is made "
+            "(Faster R-CNN is). Choose onnx, openvino or exported-program, or train an SSD."
+        )
 
 
 def matmul(left: Tensor, right: Tensor) -> Tensor:
@@ -71,9 +89,11 @@ def _outside_suppression(config: type[XNNPartitionerConfig]) -> type[XNNPartitio
 
 
 def is_suppression(node: Node) -> bool:
-    """Whether an operation comes from a module that suppresses boxes."""
+    """Whether an operation comes from the module that suppresses boxes."""
     modules = node.meta.get("nn_module_stack") or {}
-    return any(str(kind).rpartition(".")[2] in _SUPPRESSING for _, kind in modules.values())
+    return any(
+        str(kind).endswith(f".{ExportablePostProcess.__name__}") for _, kind in modules.values()
+    )
 
 
 FORMAT = ExecutorchFormat()
