@@ -58,7 +58,13 @@ class CoreMlFormat:
                 "several at once are given to MLModel.predictions(fromBatch:)."
             )
         with quiet_coremltools() as ct:
-            model = convert(ct, deployable)
+            try:
+                model = convert(ct, deployable)
+            except NotImplementedError as error:
+                raise DataError(
+                    f"--format coreml: coremltools {ct.__version__} cannot convert this network: "
+                    f"{error}. --format onnx may."
+                ) from error
             describe(model, self.facts(deployable))
             with replaced_folder(out) as temporary:
                 model.save(str(temporary))
@@ -73,6 +79,8 @@ class CoreMlFormat:
 @contextmanager
 def quiet_coremltools() -> Iterator[Any]:
     """Import coremltools, without its progress and its doubts about every newer torch.
+
+    Its logger stays at errors.
 
     Raises:
         DataError: It is not installed.

@@ -297,6 +297,16 @@ def test_export__command__replaces_the_folder_and_is_quiet(
     assert printed.err == ""
 
 
+def test_write__operator_without_counterpart__named(
+    deployable: Callable[[str], Deployable], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("coremltools", reason="coremltools is not installed")
+    monkeypatch.setattr("mobilevision.apps.export.coreml.coreml_operators", dict)
+    with pytest.raises(DataError, match=r"cannot convert this network: .*best_survivors"):
+        FORMAT.write(deployable("ssd"), tmp_path / "a.mlpackage", ExportOptions())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_write__several_pictures__refused(
     deployable: Callable[[str], Deployable], tmp_path: Path
 ) -> None:
