@@ -23,6 +23,8 @@ from .formats import ExportOptions
 INPUT = "image"
 _TYPES = {"labels": np.int32}
 """Outputs that are not float32; Core ML has no int64."""
+_OF_OTHERS = "executorch_debug_handle_mapping.json"
+"""What coremltools puts beside a network for the profiler of ExecuTorch alone."""
 
 
 class ImageNetwork(nn.Module):
@@ -68,6 +70,7 @@ class CoreMlFormat:
             describe(model, self.facts(deployable))
             with replaced_folder(out) as temporary:
                 model.save(str(temporary))
+                (temporary / _OF_OTHERS).unlink(missing_ok=True)
             return {
                 "coremltools": ct.__version__,
                 "for": "iOS 16 and macOS 13",

@@ -10,7 +10,7 @@ import torch
 
 from mobilevision.apps import Detector
 from mobilevision.apps.benchmark.alone import alone
-from mobilevision.apps.benchmark.sides import runnable_formats
+from mobilevision.apps.benchmark.sides import runnable_formats, sides_of
 from mobilevision.apps.engines.runtime import open_runtime
 from mobilevision.apps.export import formats
 from mobilevision.apps.export.deployed import Deployable
@@ -99,6 +99,12 @@ def test_file__executorch_alone__runs_the_network_in_xnnpack_and_reads_facts(
     assert boxes.shape == (1, *scores.shape[1:], 4)
     assert labels.dtype == torch.int64
     assert b"XnnpackBackend" in path.read_bytes()
+
+
+@pytest.mark.slow
+def test_sides_of__file__gets_pictures_of_its_size(program: Programs, tmp_path: Path) -> None:
+    (side,) = sides_of(program("classification").path, "all", tmp_path).sides
+    assert (side.engine, side.answer_hw) == ("executorch", (64, 80))
 
 
 @pytest.mark.slow
