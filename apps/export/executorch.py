@@ -19,6 +19,7 @@ from ...datasets.files import replaced_atomically
 from .deployed import Deployable
 from .exported_program import plain_program, written_facts
 from .formats import ExportOptions, with_fixed_shapes
+from .roi_sampling import roi_align
 from .suppression import ExportablePostProcess
 
 _MATMUL = torch.ops.aten.matmul.default
@@ -36,9 +37,10 @@ class ExecutorchFormat:
     def write(self, deployable: Deployable, out: Path, options: ExportOptions) -> dict[str, Any]:
         """See ``Format``."""
         options = with_fixed_shapes(options)
-        program = plain_program(deployable, options)
+        program = plain_program(deployable, options).run_decompositions(
+            {_MATMUL: matmul, torch.ops.torchvision.roi_align.default: roi_align}
+        )
         refuse_foreign(program, out)
-        program = program.run_decompositions({_MATMUL: matmul})
         lowered = to_edge_transform_and_lower(
             program,
             partitioner=[XnnpackPartitioner(configs=network_configs())],
@@ -59,8 +61,8 @@ def refuse_foreign(program: ExportedProgram, out: Path) -> None:
     foreign = sorted(str(each) for each in operators if each.namespace != "aten")
     if foreign:
         raise DataError(
-            f"{out}: ExecuTorch cannot run {', '.join(foreign)}, of which this network is made "
-            "(Faster R-CNN is). Choose onnx, openvino or exported-program, or train an SSD."
+            f"{out}: ExecuTorch has no kernel for {', '.join(foreign)}, of which this network is "
+            "made. Choose onnx, openvino or exported-program."
         )
 
 

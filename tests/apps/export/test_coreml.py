@@ -14,10 +14,8 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
-from torchvision.ops import roi_align as torchvision_roi_align
 
 from mobilevision.apps.export.coreml import FORMAT, INPUT, quiet_coremltools
-from mobilevision.apps.export.coreml_operators import roi_align
 from mobilevision.apps.export.deployed import Deployable
 from mobilevision.apps.export.exporting import largest_differences, made_up_picture
 from mobilevision.apps.export.facts import ModelFacts
@@ -268,17 +266,6 @@ def test_file__layers_in_float16__what_follows_in_float32(
     assert {x.dtype for x in weights} == {np.dtype(np.float16)}
     last = [each for each in operations if each.op_type in {"exp", "softmax", "sigmoid", "topk"}]
     assert all(each.inputs["x"].dtype.__type_info__().name == "fp32" for each in last)
-
-
-def test_roi_align__boxes_within_the_picture__as_torchvision() -> None:
-    torch.manual_seed(0)
-    features = torch.rand(1, 3, 7, 9)
-    corners = torch.rand(20, 2, 2).sort(dim=1).values * torch.tensor([144.0, 112.0])
-    rows = torch.cat([torch.zeros(20, 1), corners.flatten(1)], dim=1)
-    arguments = {"spatial_scale": 1 / 16, "sampling_ratio": 2, "aligned": True}
-    expected = torchvision_roi_align(features, rows, (4, 3), **arguments)
-    found = roi_align(features, rows, pooled_height=4, pooled_width=3, **arguments)
-    torch.testing.assert_close(found, expected)
 
 
 def test_export__command__replaces_the_folder_and_is_quiet(

@@ -2,18 +2,21 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+from torchvision.ops import nms
 
 from mobilevision.apps import Detector
 from mobilevision.apps.benchmark.alone import alone
 from mobilevision.apps.benchmark.sides import runnable_formats, sides_of
 from mobilevision.apps.engines.runtime import open_runtime
 from mobilevision.apps.export import formats
-from mobilevision.apps.export.deployed import Deployable
+from mobilevision.apps.export.deployed import Deployable, DeployedNetwork
 from mobilevision.apps.export.exported_program import written_facts
 from mobilevision.apps.export.exporting import (
     Exported,
@@ -31,8 +34,10 @@ from executorch.extension.pybindings import portable_lib
 
 from mobilevision.apps.export.executorch import FORMAT
 
-KINDS = ("ssd", "classification", "face_attributes", "face_embedding", "geolocation")
-BATCHES = {"classification": 2}
+KINDS = (
+    "ssd", "faster_rcnn", "classification", "face_attributes", "face_embedding", "geolocation"
+)  # fmt: skip
+BATCHES = {"classification": 2, "faster_rcnn": 2}
 """Pictures of each call, where that is not one."""
 
 Programs = Callable[[str], Exported]
@@ -170,10 +175,17 @@ def test_format__network_alone__answers_as_torch(deployable: Deployables, tmp_pa
 def test_format__operation_without_a_kernel__refused(
     deployable: Deployables, tmp_path: Path
 ) -> None:
-    out = tmp_path / "two_stages.pte"
-    with pytest.raises(DataError, match=r"two_stages\.pte: .*roi_align.*Choose onnx"):
-        FORMAT.write(deployable("faster_rcnn"), out, ExportOptions())
-    assert not out.exists()
+    class Foreign(nn.Module):
+        def forward(self, pixels: Tensor, _: tuple[int, int]) -> tuple[Tensor]:
+            boxes = pixels.float().mean(dim=(1, 2)).view(-1, 4)
+            return (nms(boxes, boxes[:, 0], 0.5),)
+
+    height_width = (8, 8)
+    foreign = replace(deployable("ssd"), module=DeployedNetwork(Foreign(), height_width))
+    foreign = replace(foreign, facts=replace(foreign.facts, size_hw=height_width))
+    with pytest.raises(DataError, match=r"foreign\.pte: .*torchvision\.nms.*Choose onnx"):
+        FORMAT.write(foreign, tmp_path / "foreign.pte", ExportOptions())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_open_format__executorch_absent__names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
