@@ -8,7 +8,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-import albumentations as A  # noqa: N812
 import numpy as np
 import torch
 from PIL import Image
@@ -17,6 +16,7 @@ from torch import nn
 from .errors import DataError
 from .images import REDUCTIONS, ImageFile, stretch
 from .placing import seed_operation
+from .quiet_albumentations import A
 
 IMAGENET_CROP = 0.875
 """224 of 256: the central crop that most published ImageNet figures were measured with."""

@@ -1,17 +1,12 @@
 """SSD's colour distortion as one matrix, in the shape of an albumentations operation."""
 
-import os
 from typing import Any
 
 import cv2
 import numpy as np
 
-# At import albumentations 2 asks a server for its newest version, in every worker.
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-
-import albumentations as A  # noqa: N812
-
 from .errors import DataError
+from .quiet_albumentations import A
 
 _TO_YIQ = np.array(
     [[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]], np.float64

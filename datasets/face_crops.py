@@ -2,13 +2,13 @@
 
 from typing import Protocol
 
-import albumentations as A  # noqa: N812
 import numpy as np
 
 from .errors import DataError
 from .face_frame import Jitter, crop_face
 from .images import ImageFile
 from .placing import seed_operation
+from .quiet_albumentations import A
 
 MIRRORED = (1, 0, 2, 4, 3)
 """Which landmark a mirrored picture has at each place."""

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .colour import A, ColourDistortion
+from .colour import ColourDistortion
 from .geometry import Objects, Rect, place
 from .images import REDUCTIONS, ImageFile
 from .placing import draw_placement, move_objects, seed_operation
+from .quiet_albumentations import A
 from .transforms import check_option
 
 TILES = 4

@@ -8,10 +8,10 @@ import random
 import cv2
 import numpy as np
 
-from .colour import A
 from .errors import DataError
 from .geometry import MIN_BOX_PX, Objects, Placement, Rect, centre_inside
 from .images import ImageFile
+from .quiet_albumentations import A
 
 _AREA_ABOVE = 3.0
 """Shrinking beyond this averages areas: bilinear sampling would skip whole pixels."""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .colour import A, ColourDistortion
+from .colour import ColourDistortion
 from .errors import DataError
 from .geometry import (
     CropRule,
@@ -22,6 +22,7 @@ from .geometry import (
 )
 from .images import REDUCTIONS, ImageFile, stretch
 from .placing import draw_placement, large_enough, move_objects, seed_operation
+from .quiet_albumentations import A
 
 __all__ = ["AlbumentationsPipeline", "Objects", "Resize", "SSDAugment", "Transform"]
 

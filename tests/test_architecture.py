@@ -15,6 +15,7 @@ ARROWS = {
     "apps": {"backbone", "datasets", "configs", "heads"},
 }
 """Folder -> the folders that it may import besides itself."""
+QUIET = Path("datasets/quiet_albumentations.py")
 MAX_FILE_LINES = 330
 MAX_BODY_LINES = 50
 
@@ -39,6 +40,8 @@ def problems_of(path: Path, inside: Path) -> Iterator[tuple[int, str]]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield from ((node.lineno, problem) for problem in import_problems(node, inside))
+            if asks_a_server(node) and inside != QUIET:
+                yield node.lineno, f"albumentations asks a server at import: take A from {QUIET}"
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = body_length(node)
             if length > MAX_BODY_LINES:
@@ -63,6 +66,12 @@ def import_problems(node: ast.Import | ast.ImportFrom, inside: Path) -> Iterator
                 yield f"a relative import that leaves {PACKAGE}"
             elif rooms[0] != folder and rooms[0] not in ARROWS[folder]:
                 yield f"{folder} must not import {rooms[0]}"
+
+
+def asks_a_server(node: ast.Import | ast.ImportFrom) -> bool:
+    modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+    modules += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+    return any(module.split(".", maxsplit=1)[0] == "albumentations" for module in modules)
 
 
 def is_ours(module: str) -> bool:
@@ -133,6 +142,16 @@ def test_tree__this_repository__every_folder_is_looked_at(repository: Path, fold
             "1: absolute import of datasets.types: imports inside the package are relative",
         ),
         (
+            "datasets/a.py",
+            "import albumentations as A\n",
+            f"1: albumentations asks a server at import: take A from {QUIET}",
+        ),
+        (
+            "apps/a.py",
+            "from albumentations.core import b\n",
+            f"1: albumentations asks a server at import: take A from {QUIET}",
+        ),
+        (
             "apps/a.py",
             "A = 1\n" * (MAX_FILE_LINES + 1),
             f"{MAX_FILE_LINES}: the file has more than {MAX_FILE_LINES} lines",
@@ -157,6 +176,7 @@ def test_find_violations__made_up_tree__caught(
         ("apps/a.py", "from ..heads.b import c\nfrom ..datasets import d\nfrom .e import f\n"),
         ("heads/job/a.py", "from ...backbone import b\nfrom ..shared import c\nfrom . import d\n"),
         ("backbone/a.py", "import torch\nfrom torch.utils import data\nfrom .b import c\n"),
+        (str(QUIET), "import albumentations as A\n"),
         ("apps/a.py", "A = 1\n" * MAX_FILE_LINES),
         ("apps/a.py", "def long():\n    '''One\n\n    two.'''\n" + "    b = 1\n" * MAX_BODY_LINES),
         ("apps/a.py", "def empty():\n    '''One.'''\n"),
