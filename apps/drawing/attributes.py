@@ -1,5 +1,6 @@
 """Faces with their attributes drawn onto a picture: an array in, an array out."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from .boxes import class_colour, font, shortened, solid_box
 _INK = (20, 20, 24)
 _PANEL = (255, 255, 255, 205)
 _SMALLEST_LETTERS = 10
+_LEGIBLE_PX = 480
 
 
 def draw_attributes(image: np.ndarray, faces: Sequence[FaceDescription]) -> np.ndarray:
@@ -18,20 +20,23 @@ def draw_attributes(image: np.ndarray, faces: Sequence[FaceDescription]) -> np.n
 
     The list stands right of the box, or left of it where there is more room; the surest attribute
     (the most above its threshold) comes first, and what the picture's height has no room for is
-    counted in the last line.
+    counted in the last line. A picture with a side below 480 px is enlarged by a whole number, so
+    that there is room for names.
 
     Args:
         image: (H, W, 3) uint8, RGB; not changed.
         faces: Of this picture.
 
     Returns:
-        (H, W, 3) uint8, RGB.
+        (k H, k W, 3) uint8, RGB; k is 1 unless the picture is small.
     """
     canvas = Image.fromarray(image)
+    scale = math.ceil(_LEGIBLE_PX / min(canvas.size))
+    canvas = canvas.resize((canvas.width * scale, canvas.height * scale), Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(canvas, "RGBA")
     size = max(_SMALLEST_LETTERS, round(max(canvas.size) * 0.02))
     for number, face in enumerate(faces):
-        x1, y1, x2, y2 = (float(value) for value in face.box)
+        x1, y1, x2, y2 = (float(value) * scale for value in face.box)
         line = max(2, round(max(canvas.size) / 300))
         solid_box(pen, (x1, y1, x2, y2), class_colour(number), line)
         _list_beside(pen, (x1, y1, x2), _lines(face), size, class_colour(number))

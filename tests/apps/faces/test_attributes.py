@@ -124,13 +124,26 @@ def test_draw_attributes__box_anywhere__drawn_inside(box: tuple[int, int, int, i
     values = np.array([0.9, 0.8, 0.95], np.float32)
     face = FaceDescription(np.array(box, np.float32), np.zeros((5, 2)), 1.0, values, THRESHOLDS)
     drawn = draw_attributes(picture, [face])
-    assert drawn.shape == picture.shape
+    assert drawn.shape == (500, 500, 3)  # the smallest whole number of times that shows names
     assert (picture == 128).all()
-    assert (drawn != 128).any(axis=2).mean() > 0.1
+    assert (drawn != 128).any(axis=2).mean() > 0.005
+
+
+def test_draw_attributes__small_picture__the_box_grows_with_it() -> None:
+    picture = np.full((100, 160, 3), 128, np.uint8)
+    values = np.array([0.9, 0.8, 0.95], np.float32)
+    face = FaceDescription(
+        np.array([100, 20, 140, 60], np.float32), np.zeros((5, 2)), 1.0, values, THRESHOLDS
+    )
+    drawn = draw_attributes(picture, [face])
+    assert drawn.shape == (500, 800, 3)
+    assert (drawn[200, 500:504] != 128).any()  # its left side
+    assert (drawn[200, 520:680] == 128).all()  # inside
+    assert (drawn[200, 697:701] != 128).any()  # its right side
 
 
 def test_draw_attributes__nobody__the_picture() -> None:
-    picture = np.full((20, 20, 3), 7, np.uint8)
+    picture = np.full((480, 500, 3), 7, np.uint8)
     assert np.array_equal(draw_attributes(picture, []), picture)
 
 
