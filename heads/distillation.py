@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from ..datasets.errors import DataError
 from .teachers import Teacher
 
 
@@ -107,7 +108,11 @@ class Distillation:
         self.label_weight = label_weight
 
     def prepare(
-        self, num_outputs: int, device: torch.device, files: Sequence[str] | None = None
+        self,
+        num_outputs: int,
+        device: torch.device,
+        files: Sequence[str] | None = None,
+        blended: bool = False,
     ) -> None:
         """Read the teacher, once, when training starts.
 
@@ -116,10 +121,17 @@ class Distillation:
             device: Where the student is.
             files: All training pictures, for teachers that have to know them; None where that is
                 not known.
+            blended: Whether training pictures are blends of several, which have no file.
 
         Raises:
+            DataError: The teacher answers by file, and there are blends.
             WeightsError: The teacher cannot be read or does not fit the student.
         """
+        if blended and not self.teacher.sees_pictures:
+            raise DataError(
+                "a table has no answers for blends of two pictures. Name a network as the teacher "
+                "(distillation.teacher), or leave mixup out."
+            )
         self.teacher.prepare(num_outputs, device, files)
 
     def __call__(self, student: Tensor, images: Tensor, paths: Sequence[str]) -> dict[str, Tensor]:

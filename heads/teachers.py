@@ -26,6 +26,9 @@ _NAMED = 10
 class Teacher(ABC):
     """Says D numbers of a picture, such as logits or an embedding."""
 
+    sees_pictures = True
+    """Whether it looks at what it is handed, so that it may be asked about any picture."""
+
     @abstractmethod
     def prepare(
         self, num_outputs: int, device: torch.device, files: Sequence[str] | None = None
@@ -175,6 +178,8 @@ class CachedTeacher(Teacher):
         on_missing: ``raise`` stops where the table lacks a picture; ``skip`` learns that picture
             from its label alone, counted in a warning.
     """
+
+    sees_pictures = False
 
     def __init__(
         self,

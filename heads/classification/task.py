@@ -80,7 +80,8 @@ class ClassificationTask(EvaluatedTask[ClassificationEvaluator, ClassificationRe
         if self.distillation is not None:
             data = getattr(self.trainer, "datamodule", None)
             files = getattr(getattr(data, "datasets", {}).get("train"), "paths", None)
-            self.distillation.prepare(len(self.categories), self.device, files)
+            blended = self.mix is not None
+            self.distillation.prepare(len(self.categories), self.device, files, blended)
 
     def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, blended first where ``mix`` says so."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .losses import BinaryCrossEntropy, ClassBalanced, FocalLoss
     from .metrics import AttributeResult
+    from .mixing import FaceMixup
     from .model import AttributeHead, AttributeNetwork
     from .task import AttributeTask
     from .teacher import AttributeTeacher
@@ -21,6 +22,7 @@ __all__ = [
     "AttributeTeacher",
     "BinaryCrossEntropy",
     "ClassBalanced",
+    "FaceMixup",
     "FocalLoss",
 ]
 
@@ -32,6 +34,7 @@ _MODULES = {
     "AttributeTeacher": "teacher",
     "BinaryCrossEntropy": "losses",
     "ClassBalanced": "losses",
+    "FaceMixup": "mixing",
     "FocalLoss": "losses",
 }
 

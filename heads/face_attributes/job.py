@@ -11,7 +11,7 @@ from ...backbone.errors import WeightsError
 from ...datasets.types import AttributeBatch
 from ..evaluation import dataset_name
 from .evaluator import AttributeEvaluator
-from .losses import BinaryCrossEntropy, LabelLoss, landmark_loss, masked_mean
+from .losses import BinaryCrossEntropy, LabelLoss, expected_loss, landmark_loss, masked_mean
 from .measures import Criterion, choose_threshold
 from .metrics import AttributeResult, measure
 from .model import AttributeOutput, landmarks_in_pixels
@@ -53,7 +53,7 @@ class AttributeJob:
         """Return the losses of the known labels and landmarks."""
         counts = facts.get("label_counts")
         table = None if counts is None else torch.tensor(counts, device=output.logits.device)
-        each = self.loss(output.logits, batch.labels, table)
+        each = expected_loss(self.loss, output.logits, batch.labels, table)
         losses = {"labels": masked_mean(each, batch.labels)}
         if output.landmarks is not None:
             points = landmark_loss(output.landmarks, batch.landmarks, _size_hw(batch))

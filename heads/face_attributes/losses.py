@@ -120,6 +120,27 @@ class ClassBalanced:
         return torch.where(labels == 1, yes, no) * self.loss(logits, labels, counts)
 
 
+def expected_loss(
+    loss: LabelLoss, logits: Tensor, labels: Tensor, counts: Tensor | None = None
+) -> Tensor:
+    """A loss of labels that may be blends: the mean over both answers, weighted by the label.
+
+    Args:
+        loss: Of labels that are present or not.
+        logits: (B, A) float.
+        labels: (B, A): int8 as ``LabelLoss`` has them, or float in [0, 1], -1 not known.
+        counts: As ``LabelLoss`` has them.
+
+    Returns:
+        (B, A) float32.
+    """
+    if not labels.is_floating_point():
+        return loss(logits, labels, counts)
+    yes = loss(logits, torch.ones_like(labels, dtype=torch.int8), counts)
+    no = loss(logits, torch.zeros_like(labels, dtype=torch.int8), counts)
+    return torch.lerp(no, yes, labels)
+
+
 def masked_mean(losses: Tensor, labels: Tensor) -> Tensor:
     """The mean of losses (B, A) where labels (B, A) are known; 0 where none is."""
     known = labels != UNKNOWN

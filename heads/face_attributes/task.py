@@ -16,6 +16,7 @@ from .job import AttributeJob, attribute_numbers
 from .losses import LabelLoss
 from .measures import Criterion
 from .metrics import AttributeResult, write_metrics
+from .mixing import FaceMixup
 from .model import AttributeOutput
 from .tables import format_table
 
@@ -38,6 +39,7 @@ class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
         loss: Of each label; None is the cross entropy. The same in training and evaluation.
         distillation: Lets the network learn from a teacher, too; its objective should be
             ``SoftLabels``. Its loss is part of ``train/loss`` and of no other.
+        mixup: Blends the faces of a training batch; None leaves them.
         landmark_weight: Factor of the landmarks' loss, where the network says any.
         threshold_criterion: What the thresholds make as large as possible on validation.
         groups: Sensitive attributes: measures are given for those that have and lack them, too.
@@ -54,6 +56,7 @@ class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
         categories: dict[int, str],
         loss: LabelLoss | None = None,
         distillation: Distillation | None = None,
+        mixup: FaceMixup | None = None,
         landmark_weight: float = 1.0,
         threshold_criterion: Criterion = "f1",
         groups: tuple[str, ...] = ("Male", "Young"),
@@ -67,6 +70,7 @@ class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
         self.categories = dict(categories)
         self.job = AttributeJob(self.categories, loss, landmark_weight, threshold_criterion, groups)
         self.distillation = distillation
+        self.mixup = mixup
 
     @property
     def attribute_result(self) -> AttributeResult | None:
@@ -99,7 +103,8 @@ class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
                 "has many attributes. Name mobilevision.heads.distillation.SoftLabels."
             )
         names = tuple(self.categories.values())
-        self.distillation.prepare(len(names), self.device, getattr(dataset, "paths", None))
+        files = getattr(dataset, "paths", None)
+        self.distillation.prepare(len(names), self.device, files, self.mixup is not None)
         spoken = getattr(self.distillation.teacher, "attributes", None) or names
         if tuple(spoken) != names:
             raise WeightsError(
@@ -107,6 +112,12 @@ class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
                 f"{', '.join(names[:3])}, ...: give both the same attributes in the same order "
                 "(data.attributes)."
             )
+
+    def training_step(self, batch: AttributeBatch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch, blended first where ``mixup`` says so."""
+        if self.mixup is not None:
+            batch = self.mixup(batch, (self.global_step, self.global_rank))
+        return super().training_step(batch, batch_idx)
 
     # --- evaluation
 

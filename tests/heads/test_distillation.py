@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from mobilevision.datasets.errors import DataError
 from mobilevision.heads.distillation import Distillation, SoftLabels, SoftTargets
-from mobilevision.heads.teachers import Teacher
+from mobilevision.heads.teachers import CachedTeacher, Teacher
 
 
 def test_soft_targets__hand_calculated() -> None:
@@ -65,6 +66,12 @@ def test_distillation__averages_over_known_pictures_alone() -> None:
     loss.backward()
     assert student.grad.isfinite().all()
     assert student.grad[1].tolist() == [0.0, 0.0]
+
+
+def test_distillation__blends_of_pictures__only_a_teacher_that_sees_them() -> None:
+    Distillation(Known()).prepare(2, torch.device("cpu"), blended=True)
+    with pytest.raises(DataError, match=r"no answers for blends.*leave mixup out"):
+        Distillation(CachedTeacher("gone.npz")).prepare(2, torch.device("cpu"), blended=True)
 
 
 def test_options__out_of_range() -> None:

@@ -16,6 +16,7 @@ from mobilevision.heads.face_attributes import (
     AttributeNetwork,
     AttributeTask,
     ClassBalanced,
+    FaceMixup,
 )
 from mobilevision.heads.face_attributes.job import landmark_errors
 from mobilevision.heads.teachers import ModelTeacher
@@ -93,6 +94,21 @@ def test_fit__objective_of_one_class_of_many__refused(drawn_celeba: Path, tmp_pa
     task = small_task(distillation=Distillation(ModelTeacher(torch.nn.Identity)))
     with pytest.raises(DataError, match=r"Name mobilevision\.heads\.distillation\.SoftLabels"):
         quiet_trainer(tmp_path, max_steps=1).fit(task, data(drawn_celeba))
+
+
+def test_fit__mixup__blends_training_faces_alone(drawn_celeba: Path, tmp_path: Path) -> None:
+    task = small_task(mixup=FaceMixup(alpha=1.0))
+    seen: list[tuple[bool, torch.dtype, bool]] = []
+
+    def look(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        whole = bool((inputs[0].float() % 1 == 0).all())
+        seen.append((module.training, inputs[0].dtype, whole))
+
+    task.network.register_forward_pre_hook(look)
+    trainer = quiet_trainer(tmp_path, max_epochs=1)
+    trainer.fit(task, data(drawn_celeba))
+    assert set(seen) == {(True, torch.float32, False), (False, torch.uint8, True)}
+    assert trainer.callback_metrics["train/loss"].isfinite()
 
 
 def test_losses__unlabelled_pictures__only_the_teacher_is_left() -> None:
