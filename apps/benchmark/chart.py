@@ -21,7 +21,9 @@ _PANELS: tuple[tuple[str, Callable[[Figures], float | None], str], ...] = (
 
 
 def draw(figures: Sequence[Figures], title: str) -> Figure:
-    """Draw a panel of horizontal bars for each figure; what was not measured has no bar.
+    """Draw a panel of horizontal bars for each figure that any side has.
+
+    A side without it has no bar there.
 
     Args:
         figures: What was measured of each side; the first is on top.
@@ -30,12 +32,16 @@ def draw(figures: Sequence[Figures], title: str) -> Figure:
     Returns:
         The figure, made without pyplot, so that nobody's plots are touched.
     """
+    columns = [
+        (name, [value_of(row) for row in figures], shape) for name, value_of, shape in _PANELS
+    ]
+    columns = [column for column in columns if any(value is not None for value in column[1])]
     height = 1.2 + 0.5 * len(figures)
-    figure = Figure(figsize=(3.2 * len(_PANELS), height), dpi=120, layout="constrained")
+    figure = Figure(figsize=(3.2 * len(columns), height), dpi=120, layout="constrained")
     figure.suptitle(title)
-    panels = figure.subplots(1, len(_PANELS), sharey=True)
-    for axes, (name, value_of, shape) in zip(panels, _PANELS, strict=True):
-        _draw_bars(axes, [value_of(row) for row in figures], shape)
+    panels = figure.subplots(1, len(columns), sharey=True)
+    for axes, (name, values, shape) in zip(panels, columns, strict=True):
+        _draw_bars(axes, values, shape)
         axes.set_title(name, fontsize="medium")
     labels = [textwrap.fill(row.side.title, _LABEL_WIDTH) for row in figures]
     panels[0].set_yticks(range(len(figures)), labels)
