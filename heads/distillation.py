@@ -130,7 +130,7 @@ class Distillation:
         if blended and not self.teacher.sees_pictures:
             raise DataError(
                 "a table has no answers for blends of two pictures. Name a network as the teacher "
-                "(distillation.teacher), or leave mixup out."
+                "(distillation.teacher), or leave the blending out (model.mix, model.mixup)."
             )
         self.teacher.prepare(num_outputs, device, files)
 

@@ -12,7 +12,7 @@ from .boxes import class_colour, font, shortened, solid_box
 _INK = (20, 20, 24)
 _PANEL = (255, 255, 255, 205)
 _SMALLEST_LETTERS = 10
-_LEGIBLE_PX = 480
+_LEGIBLE_PX = 640
 
 
 def draw_attributes(image: np.ndarray, faces: Sequence[FaceDescription]) -> np.ndarray:
@@ -20,8 +20,8 @@ def draw_attributes(image: np.ndarray, faces: Sequence[FaceDescription]) -> np.n
 
     The list stands right of the box, or left of it where there is more room; the surest attribute
     (the most above its threshold) comes first, and what the picture's height has no room for is
-    counted in the last line. A picture with a side below 480 px is enlarged by a whole number, so
-    that there is room for names.
+    counted in the last line. A picture without a side of 640 px is enlarged by a whole number,
+    so that there is room for names.
 
     Args:
         image: (H, W, 3) uint8, RGB; not changed.
@@ -31,7 +31,7 @@ def draw_attributes(image: np.ndarray, faces: Sequence[FaceDescription]) -> np.n
         (k H, k W, 3) uint8, RGB; k is 1 unless the picture is small.
     """
     canvas = Image.fromarray(image)
-    scale = math.ceil(_LEGIBLE_PX / min(canvas.size))
+    scale = math.ceil(_LEGIBLE_PX / max(canvas.size))
     canvas = canvas.resize((canvas.width * scale, canvas.height * scale), Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(canvas, "RGBA")
     size = max(_SMALLEST_LETTERS, round(max(canvas.size) * 0.02))

@@ -7,7 +7,7 @@ operations for formats without one.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 from torchvision.ops import nms
 
 from ...datasets.types import PADDING_LABEL, Detections
@@ -21,7 +21,7 @@ DENSE_ROUNDS = 32
 """Longest chain of boxes, each hiding the next, that the tensor operations follow to its end."""
 
 
-@torch.library.custom_op("mobilevision::best_survivors", mutates_args=())
+@library.custom_op("mobilevision::best_survivors", mutates_args=())
 def best_survivors(
     boxes: Tensor,
     scores: Tensor,

@@ -70,7 +70,7 @@ def test_distillation__averages_over_known_pictures_alone() -> None:
 
 def test_distillation__blends_of_pictures__only_a_teacher_that_sees_them() -> None:
     Distillation(Known()).prepare(2, torch.device("cpu"), blended=True)
-    with pytest.raises(DataError, match=r"no answers for blends.*leave mixup out"):
+    with pytest.raises(DataError, match=r"no answers for blends.*leave the blending out"):
         Distillation(CachedTeacher("gone.npz")).prepare(2, torch.device("cpu"), blended=True)
 
 

@@ -28,7 +28,7 @@ from mobilevision.heads.geolocation import CellClassifier, GeolocationTask, buil
 SIZE_HW = (64, 80)
 SIZES_HW = {"face_embedding": (64, 64), "face_attributes": (64, 48), "faces": (64, 48)}
 THIN = Plan(MobileNetV1, {"width_mult": 0.25, "shallow": True})
-LAST = Plan(MobileNetV1, {"width_mult": 0.25, "shallow": True, "out_strides": [32]})
+LAST = Plan(MobileNetV1, {"width_mult": 0.25, "out_strides": [32]})
 CATEGORIES = {3: "cat", 7: "owl"}
 ATTRIBUTES = {0: "Smiling", 1: "Wearing_Hat"}
 

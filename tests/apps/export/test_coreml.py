@@ -290,7 +290,7 @@ def test_write__operator_without_counterpart__named(
 ) -> None:
     pytest.importorskip("coremltools", reason="coremltools is not installed")
     monkeypatch.setattr("mobilevision.apps.export.coreml.coreml_operators", dict)
-    with pytest.raises(DataError, match=r"cannot convert this network: Unsupported"):
+    with pytest.raises(DataError, match=r"cannot convert this network: Unsupported fx node \w+"):
         FORMAT.write(deployable("ssd"), tmp_path / "a.mlpackage", ExportOptions())
     assert list(tmp_path.iterdir()) == []
 

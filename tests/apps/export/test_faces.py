@@ -145,4 +145,4 @@ def test_load__real_faces__same_answers_as_the_checkpoint(
     said = [said_of(face) for (face,) in found[1]]
     for name in said[0]:
         spread = np.ptp([each[name] for each in said], axis=0)
-        assert spread.min() > 3e-4, "different faces, different answers"
+        assert spread.min() > 1e-3, "different faces, different answers"

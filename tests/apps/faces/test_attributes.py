@@ -124,7 +124,7 @@ def test_draw_attributes__box_anywhere__drawn_inside(box: tuple[int, int, int, i
     values = np.array([0.9, 0.8, 0.95], np.float32)
     face = FaceDescription(np.array(box, np.float32), np.zeros((5, 2)), 1.0, values, THRESHOLDS)
     drawn = draw_attributes(picture, [face])
-    assert drawn.shape == (500, 500, 3)  # the smallest whole number of times that shows names
+    assert drawn.shape == (700, 700, 3)  # the smallest whole number of times that shows names
     assert (picture == 128).all()
     assert (drawn != 128).any(axis=2).mean() > 0.005
 
@@ -136,14 +136,14 @@ def test_draw_attributes__small_picture__the_box_grows_with_it() -> None:
         np.array([100, 20, 140, 60], np.float32), np.zeros((5, 2)), 1.0, values, THRESHOLDS
     )
     drawn = draw_attributes(picture, [face])
-    assert drawn.shape == (500, 800, 3)
-    assert (drawn[200, 500:504] != 128).any()  # its left side
-    assert (drawn[200, 520:680] == 128).all()  # inside
-    assert (drawn[200, 697:701] != 128).any()  # its right side
+    assert drawn.shape == (400, 640, 3)
+    assert (drawn[160, 400:404] != 128).any()  # its left side
+    assert (drawn[160, 420:540] == 128).all()  # inside
+    assert (drawn[160, 557:561] != 128).any()  # its right side
 
 
 def test_draw_attributes__nobody__the_picture() -> None:
-    picture = np.full((480, 500, 3), 7, np.uint8)
+    picture = np.full((100, 640, 3), 7, np.uint8)
     assert np.array_equal(draw_attributes(picture, []), picture)
 
 
