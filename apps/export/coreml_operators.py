@@ -27,6 +27,7 @@ def coreml_operators() -> dict[Any, Any]:
         **DECOMPOSITIONS,
         _ATEN.alias.default: lambda values: values,
         _ATEN.arange.start_step: whole_numbers,
+        _ATEN.floor_divide.default: whole_quotient,
         _ATEN.gather.default: gather,
         torch.ops.torchvision.roi_align.default: roi_align,
     }
@@ -46,3 +47,10 @@ def gather(values: Tensor, dim: int, index: Tensor, sparse_grad: bool = False) -
     if values.dtype != torch.bool:
         return NotImplemented  # as it is
     return values.to(torch.int32).gather(dim, index).to(torch.bool)
+
+
+def whole_quotient(left: Tensor, right: Tensor | int) -> Tensor:
+    """``//`` of whole numbers from 0 to 2 ** 24, of which coremltools makes floats."""
+    if left.dtype.is_floating_point:
+        return NotImplemented  # as it is
+    return (left.to(torch.float32) / right).to(left.dtype)

@@ -36,10 +36,10 @@ class DetectorAnswers(nn.Module):
         detector = cast(DetectionNetwork, self.network)
         found = detector.detect(detector(pixels), self.size_hw)
         down, across = (
-            given / works for given, works in zip(picture_hw, self.size_hw, strict=True)
+            torch.scalar_tensor(given / works)
+            for given, works in zip(picture_hw, self.size_hw, strict=True)
         )
-        x1, y1, x2, y2 = found.boxes.unbind(dim=2)
-        boxes = torch.stack([x1 * across, y1 * down, x2 * across, y2 * down], dim=2)
+        boxes = found.boxes * torch.stack([across, down, across, down])
         return boxes, found.scores, found.labels
 
 

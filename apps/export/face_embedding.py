@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ...heads.face_embedding.task import FaceEmbeddingTask
@@ -19,10 +18,10 @@ _PREPARATION = (
 
 
 class EmbeddingAnswers(nn.Module):
-    """A face network and the length of its embeddings.
+    """A face network.
 
     Args:
-        network: (B, 3, h, w) uint8 to (B, D); it is copied.
+        network: (B, 3, h, w) uint8 to (B, D) of unit length; it is copied.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -31,7 +30,7 @@ class EmbeddingAnswers(nn.Module):
 
     def forward(self, pixels: Tensor, picture_hw: tuple[Any, Any]) -> tuple[Tensor, ...]:  # noqa: ARG002
         """See ``Answers``: embeddings."""
-        return (F.normalize(self.network(pixels).float(), dim=1),)
+        return (self.network(pixels).float(),)
 
 
 load = load_task(FaceEmbeddingTask)

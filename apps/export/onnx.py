@@ -1,14 +1,17 @@
 """ONNX files: any number of pictures of any size, suppression by ONNX's own operator."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 import torch
 
 from ...datasets.files import replaced_atomically
 from .deployed import Deployable
 from .formats import ExportOptions
+from .onnx_resize import resize_as_torch
 from .onnx_suppression import translate_suppression
 from .suppression import SUPPRESSION
 
@@ -34,27 +37,45 @@ class OnnxFormat:
 
     def write(self, deployable: Deployable, out: Path, options: ExportOptions) -> dict[str, Any]:
         """See ``Format``."""
-        program = torch.onnx.export(
-            deployable.program(options.batch, options.any_picture),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["images"],
-            output_names=list(deployable.facts.outputs),
-            custom_translation_table={SUPPRESSION: translate_suppression},
-            verbose=False,
-        )
-        assert program is not None
-        model = program.model_proto
-        left = _LEFTOVERS & {node.op_type for node in model.graph.node}
-        if left:
-            raise ValueError(f"{', '.join(sorted(left))} of training are left in the graph")
-        name_axes(model)
-        model.producer_name = "mobilevision"
-        onnx.helper.set_model_props(model, deployable.facts.to_strings())
-        onnx.checker.check_model(model, full_check=True)
+        model = make_model(deployable, options, resize_as_torch)
         with replaced_atomically(out) as temporary:
             onnx.save(model, temporary)
         return {"opset": OPSET, "onnx": onnx.__version__}
+
+
+def make_model(
+    deployable: Deployable,
+    options: ExportOptions,
+    change: Callable[[ir.Model], None] | None = None,
+) -> onnx.ModelProto:
+    """Write a network as an ONNX graph.
+
+    Args:
+        deployable: The network.
+        options: What is left open.
+        change: Done to the graph before it is checked.
+    """
+    program = torch.onnx.export(
+        deployable.program(options.batch, options.any_picture),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=["images"],
+        output_names=list(deployable.facts.outputs),
+        custom_translation_table={SUPPRESSION: translate_suppression},
+        verbose=False,
+    )
+    assert program is not None
+    if change is not None:
+        change(program.model)
+    model = program.model_proto
+    left = _LEFTOVERS & {node.op_type for node in model.graph.node}
+    if left:
+        raise ValueError(f"{', '.join(sorted(left))} of training are left in the graph")
+    name_axes(model)
+    model.producer_name = "mobilevision"
+    onnx.helper.set_model_props(model, deployable.facts.to_strings())
+    onnx.checker.check_model(model, full_check=True)
+    return model
 
 
 FORMAT = OnnxFormat()

@@ -29,7 +29,7 @@ def translate_suppression(
     them only where those leave fewer than are wanted. A single group is small: all of it is.
     """
     suppression = Suppression(boxes, scores, iou_threshold, score_threshold, candidates, wanted)
-    groups, count = scores.shape[1:]
+    count, groups = scores.shape[1:]
     first = min(candidates, FIRST_LOOK * wanted)
     if groups == 1 or first < wanted:
         places = suppression.of_all(op)
@@ -46,7 +46,8 @@ def translate_suppression(
     there = op.GreaterOrEqual(places, op.Constant(value_int=0))
     index = op.Max(places, op.Constant(value_int=0))
     best = op.GatherElements(suppression.flat, index, axis=1)
-    return op.Where(there, best, nothing), index
+    of_group = op.Constant(value_int=groups)
+    return op.Where(there, best, nothing), op.Div(index, of_group), op.Mod(index, of_group)
 
 
 class Suppression:
@@ -81,21 +82,30 @@ class Suppression:
             (B, wanted) places among all scores, -1 where there is nothing more; and whether other
             candidates could still be among those of any image.
         """
-        groups, count = self.scores.shape[1:]
-        best, index = ops.TopK(self.flat, ops.Constant(value_ints=[first]), axis=1)
-        rows = ops.Mod(index, ops.Constant(value_int=count))
+        groups = self.scores.shape[2]
         last_axis, second_axis = ops.Constant(value_ints=[-1]), ops.Constant(value_ints=[1])
-        corners = ops.Expand(ops.Unsqueeze(rows, last_axis), ops.Constant(value_ints=[1, 1, 4]))
-        boxes = ops.GatherElements(self.boxes, corners, axis=1)
-        group = ops.Unsqueeze(ops.Div(index, ops.Constant(value_int=count)), second_axis)
-        numbers = ops.Unsqueeze(ops.Constant(value_ints=list(range(groups))), last_axis)
-        nothing = ops.Constant(value_float=0.0)
-        scores = ops.Unsqueeze(best, second_axis)
-        scores = ops.Where(ops.Equal(group, numbers), scores, nothing)  # (B, G, first)
-        chosen = self._suppress(ops, boxes, scores)
+        rows, scores = self._best_rows(ops, first)
+        flat = ops.Reshape(scores, ops.Constant(value_ints=[0, -1]))
+        best, which = ops.TopK(  # (B, first), in any order
+            flat, ops.Constant(value_ints=[first]), axis=1, sorted=0
+        )
+        of_best = ops.Div(which, ops.Constant(value_int=groups))
+        if rows is not None:
+            of_best = ops.GatherElements(rows, of_best, axis=1)
+        group = ops.Mod(which, ops.Constant(value_int=groups))
+        boxes = ops.GatherND(self.boxes, ops.Unsqueeze(of_best, last_axis), batch_dims=1)
+        shape = ops.Concat(ops.Shape(best, end=1), ops.Constant(value_ints=[groups, first]), axis=0)
+        by_group = ops.ScatterElements(  # (B, G, first): each has a score in its own group alone
+            ops.Expand(ops.Constant(value_float=0.0), shape),
+            ops.Unsqueeze(group, second_axis),
+            ops.Unsqueeze(best, second_axis),
+            axis=1,
+        )
+        chosen = self._suppress(ops, boxes, by_group)
         chosen = ops.Gather(chosen, ops.Constant(value_ints=[0, 2]), axis=1)  # each is of one group
-        kept, which = self._best(ops, best, chosen)
-        places = ops.GatherElements(index, which, axis=1)
+        kept, place = self._best(ops, best, chosen)
+        index = ops.Add(ops.Mul(of_best, ops.Constant(value_int=groups)), group)
+        places = ops.GatherElements(index, place, axis=1)
         fewest = ops.ReduceMin(kept, second_axis)  # (B, 1)
         more = ops.Greater(
             ops.ReduceMin(best, second_axis), ops.Constant(value_float=self.score_threshold)
@@ -104,23 +114,36 @@ class Suppression:
         undecided = ops.ReduceMax(ops.Cast(ops.And(few, more), to=_INT32), keepdims=0)
         return self._marked(ops, kept, places), ops.Cast(undecided, to=_BOOL)
 
+    def _best_rows(self, ops: Any, first: int) -> tuple[Any, Any]:
+        """Rows (B, first) whose best score of any group is among the best, and their scores.
+
+        The best ``first`` scores of an image are all in them, and sorting those takes a fraction of
+        what sorting all would. No rows where all of them are meant.
+        """
+        if self.scores.shape[1] <= first:
+            return None, self.scores
+        best = ops.ReduceMax(self.scores, ops.Constant(value_ints=[2]), keepdims=0)
+        _, rows = ops.TopK(best, ops.Constant(value_ints=[first]), axis=1, sorted=0)
+        places = ops.Unsqueeze(rows, ops.Constant(value_ints=[-1]))
+        return rows, ops.GatherND(self.scores, places, batch_dims=1)
+
     def of_all(self, ops: Any) -> Any:
         """Look at every candidate; places as of ``of_the_best``."""
         scores, flat = self.scores, self.flat
-        if scores.shape[2] > self.candidates:
+        if scores.shape[1] > self.candidates:
             scores = best_of_group(ops, scores, self.score_threshold, self.candidates)
             # Not Flatten: torch's optimiser loses constants of what it makes of it in a branch.
             flat = ops.Reshape(scores, ops.Shape(flat))
-        chosen = self._suppress(ops, self.boxes, scores)
-        count = ops.Constant(value_int=self.scores.shape[2])
+        chosen = self._suppress(ops, self.boxes, ops.Transpose(scores, perm=[0, 2, 1]))
+        groups = ops.Constant(value_int=self.scores.shape[2])
         image, group, row = (
             ops.Gather(chosen, ops.Constant(value_ints=[column]), axis=1) for column in range(3)
         )
-        chosen = ops.Concat(image, ops.Add(ops.Mul(group, count), row), axis=1)
+        chosen = ops.Concat(image, ops.Add(ops.Mul(row, groups), group), axis=1)
         return self._marked(ops, *self._best(ops, flat, chosen))
 
     def _suppress(self, ops: Any, boxes: Any, scores: Any) -> Any:
-        """(N, 3): image, group and box of what greedy suppression leaves."""
+        """(N, 3): image, group and box of what greedy suppression leaves of scores (B, G, A)."""
         return ops.NonMaxSuppression(
             boxes,
             scores,
@@ -141,16 +164,16 @@ class Suppression:
 
 
 def best_of_group(ops: Any, scores: Any, score_threshold: float, candidates: int) -> Any:
-    """Scores (B, G, A) with 0 for all but the best ``candidates`` of each group.
+    """Scores (B, A, G) with 0 for all but the best ``candidates`` of each group.
 
     As many are sorted as the fullest group has above the threshold, which is mostly a few.
     """
     above = ops.Cast(ops.Greater(scores, ops.Constant(value_float=score_threshold)), to=_INT32)
-    most = ops.ReduceMax(ops.ReduceSum(above, ops.Constant(value_ints=[2])), keepdims=0)
+    most = ops.ReduceMax(ops.ReduceSum(above, ops.Constant(value_ints=[1])), keepdims=0)
     most = ops.Min(ops.Cast(most, to=_INT64), ops.Constant(value_int=candidates))
     wanted = ops.Reshape(ops.Max(most, ops.Constant(value_int=1)), ops.Constant(value_ints=[1]))
-    best, _ = ops.TopK(scores, wanted, axis=2)
-    last = ops.ReduceMin(best, ops.Constant(value_ints=[2]))
+    best, _ = ops.TopK(scores, wanted, axis=1)
+    last = ops.ReduceMin(best, ops.Constant(value_ints=[1]))
     return ops.Where(ops.GreaterOrEqual(scores, last), scores, ops.Constant(value_float=0.0))
 
 

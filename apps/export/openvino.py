@@ -6,13 +6,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import onnx
 import openvino
 
 from ..engines.openvino_runtime import FACTS_ENTRY
 from .deployed import Deployable
 from .facts import ModelFacts
 from .formats import ExportOptions
-from .onnx import FORMAT as ONNX
+from .onnx import make_model
 from .openvino_resize import resize_as_torch
 
 
@@ -25,7 +26,7 @@ class OpenVinoFormat:
         """See ``Format``."""
         with TemporaryDirectory() as folder:
             path = Path(folder) / "network.onnx"
-            ONNX.write(deployable, path, options)
+            onnx.save(make_model(deployable, options), path)
             return convert(path, out, deployable.facts)
 
 

@@ -5,10 +5,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import onnx
+
 from ...datasets.files import replaced_atomically
 from .deployed import Deployable
 from .formats import ExportOptions
-from .onnx import FORMAT as ONNX
+from .onnx import make_model
 from .openvino import convert
 from .quantised_onnx import quantised_facts, told
 from .quantising import quantise, report_path
@@ -25,7 +27,7 @@ class QuantisedOpenVinoFormat:
         facts = quantised_facts(deployable, options)
         with TemporaryDirectory() as folder:
             path, small = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-            ONNX.write(replace(deployable, facts=facts), path, options)
+            onnx.save(make_model(replace(deployable, facts=facts), options), path)
             report = quantise(path, small, facts.size_hw, options.int8)
             notes = convert(small, out, facts)
             with replaced_atomically(report_path(out)) as temporary:

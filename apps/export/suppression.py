@@ -29,37 +29,38 @@ def best_survivors(
     score_threshold: float,
     candidates: int,
     wanted: int,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """The best of what greedy non-maximum suppression leaves in each group of each image.
 
     Args:
         boxes: (B, A, 4) float, xyxy.
-        scores: (B, G, A) float: the boxes' scores in each of G groups, such as classes.
+        scores: (B, A, G) float: the boxes' scores in each of G groups, such as classes.
         iou_threshold: A box goes if it overlaps a better one of its group by more than this.
         score_threshold: Boxes must score more than this; at least 0.
         candidates: Only that many of the best boxes of each group are looked at.
-        wanted: Boxes of each image, all groups together; at most G * A.
+        wanted: Boxes of each image, all groups together; at most A * G.
 
     Returns:
-        Scores (B, wanted) float, falling, 0 where there is nothing more, and (B, wanted) int64
-        where they stand among an image's G * A scores; any place where there is nothing.
+        Scores (B, wanted) float, falling, 0 where there is nothing more; the boxes and the groups
+        that they are of, (B, wanted) int64 each, any where there is nothing.
     """
     scores = _best_of_group(scores, candidates)
     kept = torch.zeros_like(scores)
     above = scores > score_threshold
-    for image, group in above.any(dim=2).nonzero().tolist():
-        rows = above[image, group].nonzero().flatten()
-        of_rows = scores[image, group, rows]
+    for image, group in above.any(dim=1).nonzero().tolist():
+        rows = above[image, :, group].nonzero().flatten()
+        of_rows = scores[image, rows, group]
         rows = rows[nms(boxes[image, rows], of_rows, iou_threshold)]
-        kept[image, group, rows] = scores[image, group, rows]
+        kept[image, rows, group] = scores[image, rows, group]
     best, index = kept.flatten(1).topk(wanted, dim=1)
-    return best, index
+    return best, index // scores.shape[2], index % scores.shape[2]
 
 
 @best_survivors.register_fake
 def _(boxes, scores, iou_threshold, score_threshold, candidates, wanted):  # noqa: ARG001
     best = scores.new_empty(scores.shape[0], wanted)
-    return best, torch.empty_like(best, dtype=torch.int64)
+    places = torch.empty_like(best, dtype=torch.int64)
+    return best, places, torch.empty_like(places)
 
 
 def best_survivors_dense(
@@ -69,7 +70,7 @@ def best_survivors_dense(
     score_threshold: float,
     candidates: int,
     wanted: int,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """The same as public tensor operations of fixed shapes, for formats without suppression.
 
     The same up to ``DENSE_CANDIDATES`` boxes above the threshold and ``DENSE_ROUNDS``.
@@ -77,7 +78,7 @@ def best_survivors_dense(
     count, flat = scores.shape[2], scores.flatten(1)
     looked_at = min(max(DENSE_CANDIDATES, wanted), flat.shape[1])
     best, index = flat.topk(looked_at, dim=1)  # (B, M), falling
-    rows, groups = index % count, index // count
+    rows, groups = index // count, index % count
     chosen = boxes.gather(1, rows[..., None].expand(-1, -1, 4))
     later = torch.ones(looked_at, looked_at, device=boxes.device).tril(-1)  # [worse, better]
     rivals = (groups[:, :, None] == groups[:, None, :]).to(best.dtype) * later
@@ -87,7 +88,7 @@ def best_survivors_dense(
     for _ in range(DENSE_ROUNDS):
         kept = alive * ((hidden_by @ kept[..., None])[..., 0] < 0.5).to(best.dtype)
     front, places = (best * kept).topk(wanted, dim=1)
-    return front, index.gather(1, places)
+    return front, rows.gather(1, places), groups.gather(1, places)
 
 
 SUPPRESSION = torch.ops.mobilevision.best_survivors.default
@@ -113,19 +114,21 @@ class ExportablePostProcess(nn.Module):
         """As ``PostProcess``: boxes (B, A, 4) or (B, A, C, 4), scores (B, A, C)."""
         boxes = clip_boxes(boxes.float(), size_hw)
         count, classes = scores.shape[1:]
-        by_class = scores.float().transpose(1, 2).contiguous()  # (B, C, A)
         if boxes.ndim == 3:
             wanted = min(self.max_detections, count * classes)
-            best, index = best_survivors(boxes, by_class, *self.limits, self.candidates, wanted)
-            row = index % count
+            best, row, label = best_survivors(
+                boxes, scores.float(), *self.limits, self.candidates, wanted
+            )
         else:
-            boxes, best, index = self._with_own_boxes(boxes.transpose(1, 2), by_class)
-            row = index
+            boxes, best, row = self._with_own_boxes(
+                boxes.transpose(1, 2), scores.float().transpose(1, 2)
+            )
+            label = row // count
         valid = best > 0
         return Detections(
             boxes.gather(1, row[..., None].expand(-1, -1, 4)) * valid[..., None],
             best,
-            torch.where(valid, index // count, PADDING_LABEL),
+            torch.where(valid, label, PADDING_LABEL),
         )
 
     def _with_own_boxes(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,8 +140,8 @@ class ExportablePostProcess(nn.Module):
         """
         classes, count = scores.shape[1:]
         each = min(self.max_detections, count)
-        of_class, place = best_survivors(
-            boxes.reshape(-1, count, 4), scores.reshape(-1, 1, count),
+        of_class, place, _ = best_survivors(
+            boxes.reshape(-1, count, 4), scores.reshape(-1, count, 1),
             *self.limits, self.candidates, each,
         )  # fmt: skip
         wanted = min(self.max_detections, count * classes)
@@ -171,8 +174,8 @@ class ExportableProposals(nn.Module):
         # They are sorted: their places serve as scores, which no two share.
         places = torch.arange(total, 0, -1, dtype=torch.float32, device=boxes.device)
         wanted = min(self.count, total)
-        best, index = best_survivors(
-            boxes, (places * large)[:, None], self.iou_threshold, 0.0, total, wanted
+        best, index, _ = best_survivors(
+            boxes, (places * large)[..., None], self.iou_threshold, 0.0, total, wanted
         )
         kept = torch.zeros_like(boxes[..., 0]).scatter_add(1, index, (best > 0).to(boxes.dtype))
         # What was kept comes first, in its order, then the others in theirs.
@@ -195,8 +198,8 @@ _TWINS = {PostProcess: ExportablePostProcess, ProposalSelection: ExportablePropo
 
 
 def _best_of_group(scores: Tensor, candidates: int) -> Tensor:
-    """Scores (B, G, A) with 0 for all but the best ``candidates`` of each group."""
-    if scores.shape[2] <= candidates:
+    """Scores (B, A, G) with 0 for all but the best ``candidates`` of each group."""
+    if scores.shape[1] <= candidates:
         return scores
-    last = scores.topk(candidates, dim=2).values[..., -1:]
+    last = scores.topk(candidates, dim=1).values[:, -1:]
     return torch.where(scores >= last, scores, 0)

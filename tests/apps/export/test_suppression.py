@@ -26,40 +26,40 @@ def crowd(classes: int, own_boxes: bool = False, seed: int = 0) -> tuple[Tensor,
     return torch.cat([corner, corner + sides], -1), torch.rand(2, 60, classes, generator=draw) ** 3
 
 
-def among_all(found: tuple[Tensor, Tensor], scores: Tensor) -> Tensor:
-    """(B, G, A) scores of what was found, 0 for everything else."""
-    best, index = found
+def among_all(found: tuple[Tensor, Tensor, Tensor], scores: Tensor) -> Tensor:
+    """(B, A, G) scores of what was found, 0 for everything else."""
+    best, rows, groups = found
     assert torch.equal(best, best.sort(dim=1, descending=True).values)
-    return torch.zeros_like(scores.flatten(1)).scatter_add(1, index, best).view_as(scores)
+    nothing = torch.zeros_like(scores.flatten(1))
+    return nothing.scatter_add(1, rows * scores.shape[2] + groups, best).view_as(scores)
 
 
 def test_best_survivors__by_hand() -> None:
     boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 6.5], [20, 20, 30, 30]]])
-    scores = torch.tensor([[[0.9, 0.8, 0.7, 0.6], [0.1, 0.8, 0.7, 0.05]]])
+    scores = torch.tensor([[[0.9, 0.1], [0.8, 0.8], [0.7, 0.7], [0.6, 0.05]]])
     for suppress in (best_survivors, best_survivors_dense):
         # IoU 0.8, 0.65 and 0.8125: the second hides the third only where it is there itself.
         found = suppress(boxes, scores, 0.7, 0.06, 10, 8)
-        expected = [[[0.9, 0, 0.7, 0.6], [0, 0.8, 0, 0]]]
+        expected = [[[0.9, 0], [0, 0.8], [0.7, 0], [0.6, 0]]]
         torch.testing.assert_close(among_all(found, scores), torch.tensor(expected))
         of_two = among_all(suppress(boxes, scores, 0.7, 0.06, 2, 8), scores)
-        torch.testing.assert_close(of_two, torch.tensor([[[0.9, 0, 0, 0], [0, 0.8, 0, 0]]]))
-        nothing, _ = suppress(boxes, scores, 0.7, 0.95, 10, 8)
+        torch.testing.assert_close(of_two, torch.tensor([[[0.9, 0], [0, 0.8], [0, 0], [0, 0]]]))
+        nothing, *_ = suppress(boxes, scores, 0.7, 0.95, 10, 8)
         assert nothing.shape == (1, 8)
         assert not nothing.any()
-        best, index = suppress(boxes, scores, 0.7, 0.06, 10, 2)
+        best, rows, groups = suppress(boxes, scores, 0.7, 0.06, 10, 2)
         torch.testing.assert_close(best, torch.tensor([[0.9, 0.8]]))
-        assert index.tolist() == [[0, 5]]
+        assert (rows.tolist(), groups.tolist()) == ([[0, 1]], [[0, 1]])
 
 
 @pytest.mark.parametrize("candidates", [5, 1000])
 def test_best_survivors_dense__same_as_the_operator(candidates: int) -> None:
     for seed in range(3):
         boxes, scores = crowd(4, seed=seed)
-        by_class = scores.transpose(1, 2).contiguous()
         limits = (0.6, 0.1, candidates, 240)
-        expected = among_all(best_survivors(boxes, by_class, *limits), by_class)
-        assert 0 < int((expected > 0).sum()) < int((by_class > 0.1).sum())
-        found = among_all(best_survivors_dense(boxes, by_class, *limits), by_class)
+        expected = among_all(best_survivors(boxes, scores, *limits), scores)
+        assert 0 < int((expected > 0).sum()) < int((scores > 0.1).sum())
+        found = among_all(best_survivors_dense(boxes, scores, *limits), scores)
         assert torch.equal(found, expected)
 
 
