@@ -23,6 +23,7 @@ from .quantising_graph import (
     KINDS,
     Layer,
     Ranges,
+    answers_of,
     find_layers,
     quantised,
     without_rest,
@@ -49,7 +50,7 @@ class Network:
     """The part of a graph that is made of layers, and pictures to measure it on.
 
     Attributes:
-        model: Its outputs are those of the last layers.
+        model: Its outputs are what the last layers answer.
         layers: In their order.
         images: Each (B, h, w, 3) uint8.
     """
@@ -132,9 +133,7 @@ def open_network(
     images = [
         np.repeat(read_stretched(path, size_hw), batch, axis=0) for path in calibration.pictures
     ]
-    return Network(
-        without_rest(model, [layer.output for layer in layers if layer.is_last]), layers, images
-    )
+    return Network(without_rest(model, answers_of(model, layers)), layers, images)
 
 
 def measure_ranges(model: onnx.ModelProto, images: list[np.ndarray], method: str) -> Ranges:

@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 KINDS = ("Conv", "Gemm", "MatMul")
 CLIPPING = ("Clip", "Relu")
 _SELECTING = {"NonMaxSuppression", "TopK"}
+_REARRANGING = {"Concat", "Identity", "Reshape", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 _WEIGHT_STEPS, _STEPS, _MOST_BIAS = 127, 255, 2.0**30
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -59,6 +60,21 @@ def find_layers(model: onnx.ModelProto) -> list[Layer]:
             )
         behind |= dict.fromkeys(node.output, above)
     return [layer._replace(is_last=layer.name not in has_next) for layer in layers]
+
+
+def answers_of(model: onnx.ModelProto, layers: Iterable[Layer]) -> list[str]:
+    """Tensors that the last layers answer with, before anything is calculated of them.
+
+    One layer may give several, such as the offsets and the logits of boxes.
+    """
+    said = {layer.output for layer in layers if layer.is_last}
+    passed_on: set[str] = set()
+    for node in model.graph.node:
+        given = set(node.input if node.op_type == "Concat" else node.input[:1])  # others are sizes
+        if node.op_type in _REARRANGING and given <= said:
+            said |= set(node.output)
+            passed_on |= given
+    return sorted(said - passed_on)
 
 
 def constants(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:

@@ -34,10 +34,12 @@ from mobilevision.apps.export.quantising import (  # noqa: E402 (after what may 
     signal_to_noise,
 )
 from mobilevision.apps.export.quantising_graph import (  # noqa: E402
+    answers_of,
     find_layers,
     quantised,
     scale_of,
     weight_scales,
+    without_rest,
 )
 
 FIRST = np.array([[1.27, 0.5, 0.0], [-0.02, 0.254, 0.1]], np.float32)
@@ -102,6 +104,20 @@ def test_find_layers__order_bounds_and_ends() -> None:
     ], "what comes after a choice stays in float"
     assert [each.bounds for each in layers] == [(0, 6), None]
     assert [each.is_last for each in layers] == [False, True]
+
+
+def test_answers_of__what_is_split_counts_apart(exported: Callable[[str], Exported]) -> None:
+    model = two_layers()
+    assert answers_of(model, find_layers(model)) == ["second"]
+    model = onnx.load(exported("ssd").path)
+    part = without_rest(model, answers_of(model, find_layers(model)))
+    session = onnxruntime.InferenceSession(
+        part.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    found = session.run(None, {"images": made_up_picture((64, 80))[None]})
+    # Two classes and background; the boxes' offsets.
+    assert sorted(x.shape[-1] for x in found) == [3, 4]
+    assert {x.ndim for x in found} == {3}
 
 
 def test_quantised__numbers_by_hand() -> None:
