@@ -36,7 +36,7 @@ class DetectorAnswers(nn.Module):
         detector = cast(DetectionNetwork, self.network)
         found = detector.detect(detector(pixels), self.size_hw)
         down, across = (
-            torch.scalar_tensor(given / works)
+            torch.scalar_tensor(given / works, device=found.boxes.device)
             for given, works in zip(picture_hw, self.size_hw, strict=True)
         )
         boxes = found.boxes * torch.stack([across, down, across, down])

@@ -28,7 +28,7 @@ def for_export(network: nn.Module) -> nn.Module:
                 setattr(module, name, nn.Identity())
             elif isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size == 1:
                 setattr(module, name, Mean())
-            elif type(child) is Predictors:
+            elif type(child) is Predictors:  # its other kinds have layers of their own before
                 setattr(module, name, MergedPredictors(child))
     return own.requires_grad_(False)
 

@@ -53,7 +53,10 @@ def make_model(
     Args:
         deployable: The network.
         options: What is left open.
-        change: Done to the graph before it is checked.
+        change: Done to the graph before it is checked; None leaves it as the exporter wrote it.
+
+    Raises:
+        ValueError: Something of training is left in it.
     """
     program = torch.onnx.export(
         deployable.program(options.batch, options.any_picture),

@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from mobilevision.apps.export.deployed import Deployable, DeployedNetwork
 from mobilevision.apps.export.exporting import made_up_picture
 from mobilevision.apps.export.facts import ModelFacts
-from mobilevision.apps.export.folding import MergedPredictors
 from mobilevision.apps.export.formats import ExportOptions
 from mobilevision.apps.export.suppression import ExportablePostProcess
 from mobilevision.heads.detection import PostProcess
-from mobilevision.heads.detection.predictors import Predictors
 
 pytest.importorskip("onnxscript")
 ort = pytest.importorskip("onnxruntime")
@@ -110,15 +108,3 @@ def test_resize__onnx__pixels_of_torch_up_to_the_edge(noise: bool, tmp_path: Pat
         apart = np.abs(found - expected)
         assert apart.max() <= 1
         assert (apart > 0).mean() < 0.1  # halves are rounded either way
-
-
-def test_merged_predictors__same_answers_as_two_convolutions() -> None:
-    original = Predictors((8, 12), (3, 6), 5)
-    for parameter in original.parameters():
-        nn.init.normal_(parameter)
-    maps = [torch.randn(2, 8, 4, 5), torch.randn(2, 12, 2, 3)]
-    with torch.no_grad():
-        apart = original(maps)
-        ((deltas, logits),) = MergedPredictors(original)(maps)
-    torch.testing.assert_close(deltas, torch.cat([each for each, _ in apart], dim=1))
-    torch.testing.assert_close(logits, torch.cat([each for _, each in apart], dim=1))
