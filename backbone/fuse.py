@@ -14,6 +14,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .layers import ConvNormAct, PaddedConv2d
 
+_ONEDNN_ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
+    nn.ReLU6: ("hardtanh", [0.0, 6.0]),
+    nn.ReLU: ("relu", []),
+}
+"""Activation -> what oneDNN's convolution calls it, and its numbers."""
+
 
 class FusedConvAct(PaddedConv2d):
     """A convolution with bias and activation: what ``fuse`` makes of a ``ConvNormAct``.
@@ -47,11 +53,12 @@ class FusedConvAct(PaddedConv2d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (nn.Conv2d's own name)
         """Convolve (B, C, H, W) to (B, out_channels, ceil(H / stride), ceil(W / stride))."""
         padded, weight, padding_hw = self.pad(input)
-        if not isinstance(self.act, nn.ReLU6) or not _onednn_takes(padded, weight):
+        activation = _ONEDNN_ACTIVATIONS.get(type(self.act))
+        if activation is None or not _onednn_takes(padded, weight):
             return self.act(self.convolve(padded, weight, padding_hw))
         return torch.ops.mkldnn._convolution_pointwise(
             padded, weight, self.bias, padding_hw, self.stride, self.dilation, self.groups,
-            "hardtanh", [0.0, 6.0], "",
+            *activation, "",
         )  # fmt: skip
 
 

@@ -12,6 +12,11 @@ Padding = Literal["same", "symmetric"]
 """``same``: TensorFlow's SAME, which at stride 2 pads an even size only after its end.
 ``symmetric``: (kernel - 1) / 2 on every side, as PyTorch models do."""
 
+Activation = Literal["relu6", "relu"]
+"""``relu6``: min(max(x, 0), 6), with which the public weights were trained.
+``relu``: max(x, 0), as the paper has it (Figure 3)."""
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu6": nn.ReLU6, "relu": nn.ReLU}
+
 
 class PaddedConv2d(nn.Conv2d):
     """A convolution whose output size is ceil(input / stride), with either kind of padding.
@@ -99,7 +104,7 @@ class PaddedConv2d(nn.Conv2d):
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution without bias, batch normalisation, ReLU6."""
+    """Convolution without bias, batch normalisation, activation (Figure 3)."""
 
     def __init__(
         self,
@@ -112,13 +117,14 @@ class ConvNormAct(nn.Sequential):
         norm_eps: float = 1e-3,
         norm_momentum: float = 0.03,
         dilation: int = 1,
+        activation: Activation = "relu6",
     ) -> None:
         super().__init__()
         self.conv = PaddedConv2d(
             in_channels, out_channels, kernel_size, stride, groups, padding, dilation
         )
         self.norm = nn.BatchNorm2d(out_channels, eps=norm_eps, momentum=norm_momentum)
-        self.act = nn.ReLU6(inplace=True)
+        self.act = ACTIVATIONS[activation](inplace=True)
 
 
 class DepthwiseSeparable(nn.Sequential):
@@ -136,14 +142,17 @@ class DepthwiseSeparable(nn.Sequential):
         norm_eps: float = 1e-3,
         norm_momentum: float = 0.03,
         dilation: int = 1,
+        activation: Activation = "relu6",
     ) -> None:
         super().__init__()
-        norm: dict[str, Any] = {"norm_eps": norm_eps, "norm_momentum": norm_momentum}
+        options: dict[str, Any] = {
+            "padding": padding, "norm_eps": norm_eps, "norm_momentum": norm_momentum,
+            "activation": activation,
+        }  # fmt: skip
         self.depthwise = ConvNormAct(
-            in_channels, in_channels, 3, stride,
-            groups=in_channels, padding=padding, dilation=dilation, **norm,
-        )  # fmt: skip
-        self.pointwise = ConvNormAct(in_channels, out_channels, 1, padding=padding, **norm)
+            in_channels, in_channels, 3, stride, groups=in_channels, dilation=dilation, **options
+        )
+        self.pointwise = ConvNormAct(in_channels, out_channels, 1, **options)
 
 
 def recomputation_contexts(

@@ -24,7 +24,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .features import Backbone, FeatureInfo
-from .layers import ConvNormAct, DepthwiseSeparable, Padding, recomputation_contexts
+from .layers import (
+    ACTIVATIONS,
+    Activation,
+    ConvNormAct,
+    DepthwiseSeparable,
+    Padding,
+    recomputation_contexts,
+)
 
 Convolution = Literal["separable", "full"]
 """``separable``: a block is a depthwise and a pointwise convolution (Section 3.1).
@@ -66,10 +73,13 @@ class MobileNetV1(nn.Module):
             and calculate the rest again in the backward pass: less memory for about a third more
             time. Gradients and running statistics do not change. Ignored under torch.compile,
             which makes that choice by itself.
+        activation: ``relu6`` as in TensorFlow, where the public weights come from, or ``relu`` as
+            the paper draws it (Figure 3): runtimes have it inside their convolutions, where ReLU6
+            may cost another pass over the maps. Weights of one need training to serve the other.
 
     Raises:
-        ValueError: width_mult is not positive, convolution or output_stride is unknown, or
-            out_strides are not rising strides of the net.
+        ValueError: width_mult is not positive, convolution, output_stride or activation is
+            unknown, or out_strides are not rising strides of the net.
     """
 
     def __init__(
@@ -83,6 +93,7 @@ class MobileNetV1(nn.Module):
         shallow: bool = False,
         output_stride: Literal[8, 16, 32] = 32,
         gradient_checkpointing: bool = False,
+        activation: Activation = "relu6",
     ) -> None:
         super().__init__()
         if width_mult <= 0:
@@ -91,10 +102,14 @@ class MobileNetV1(nn.Module):
             raise ValueError(f"convolution must be 'separable' or 'full', got {convolution!r}")
         if output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be 'relu6' or 'relu', got {activation!r}")
         self.width_mult = width_mult
+        self.activation = activation
         self.gradient_checkpointing = gradient_checkpointing
         options: dict[str, Any] = {
-            "padding": padding, "norm_eps": norm_eps, "norm_momentum": norm_momentum
+            "padding": padding, "norm_eps": norm_eps, "norm_momentum": norm_momentum,
+            "activation": activation,
         }  # fmt: skip
         channels, stride, dilation = scale_channels(STEM_CHANNELS, width_mult), 2, 1
         self.stem = ConvNormAct(3, channels, 3, stride, **options)

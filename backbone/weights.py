@@ -16,6 +16,7 @@ from .errors import WeightsError
 from .file_tensors import file_format, load_torch_file
 from .hub import resolve_weights
 from .keras import read_keras
+from .layers import Activation
 from .mobilenet import BLOCKS, ImageClassifier, MobileNetV1, scale_channels
 from .norms import set_folded_bias
 from .public_model import PublicModel
@@ -46,6 +47,9 @@ class LoadedWeights(NamedTuple):
     path: Path
     folded: bool
     """Batch normalisation was folded into the file: call ``calibrate_norms`` before training."""
+    activation: Activation = "relu6"
+    """What the weights were trained with. In a backbone with the other they are a start to train
+    from, not a network to use."""
 
 
 class _OwnBackbone(NamedTuple):
@@ -70,7 +74,8 @@ def load_weights(backbone: MobileNetV1, path: str | Path) -> LoadedWeights:
 
     Raises:
         WeightsError: No such name or file, an unknown kind of file, a tensor missing, left over or
-            of another shape, or other conventions.
+            of another shape, or other conventions. Another activation is no error, see
+            ``LoadedWeights``.
     """
     path = resolve_weights(path)
     content = _own_content(path)
@@ -87,7 +92,7 @@ def load_weights(backbone: MobileNetV1, path: str | Path) -> LoadedWeights:
         for norm in backbone.modules():
             if isinstance(norm, nn.BatchNorm2d):
                 set_folded_bias(norm, norm.bias.clone())
-    return LoadedWeights(path, folded)
+    return LoadedWeights(path, folded, (arguments or {}).get("activation", "relu6"))
 
 
 def load_pretrained(

@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -138,6 +138,11 @@ class ImageTask(LightningModule):
             raise DataError(f"weights: these are for MobileNetV1, not {type(backbone).__name__}")
         loaded = load_weights(backbone, self.weights)
         rank_zero_info(f"Backbone weights from {loaded.path}")
+        if loaded.activation != backbone.activation:
+            rank_zero_warn(
+                f"weights: {loaded.path} was trained with {loaded.activation}, the backbone has "
+                f"{backbone.activation}: it starts from them and has to be trained"
+            )
         if loaded.folded:
             self._calibrate(backbone)
 

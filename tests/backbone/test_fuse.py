@@ -24,6 +24,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "full": lambda: MobileNetV1(0.25, convolution="full", shallow=True),
     "classifier": lambda: ImageClassifier(MobileNetV1(0.25), 10, head_channels=24),
     "detector": lambda: SSD(MobileNetV1(0.25), num_classes=3),
+    "relu": lambda: MobileNetV1(0.25, (2, 32), activation="relu"),
 }
 
 
@@ -93,8 +94,9 @@ def test_training_mode__does_not_bring_normalisation_back() -> None:
     assert_same(fuse(network).train()(images), network(images))
 
 
-def test_fold__of_one_layer__by_hand() -> None:
-    layer = ConvNormAct(1, 1, 1, norm_eps=0.0)
+@pytest.mark.parametrize(("activation", "highest"), [("relu6", 6.0), ("relu", 11.0)])
+def test_fold__of_one_layer__by_hand(activation, highest: float) -> None:
+    layer = ConvNormAct(1, 1, 1, norm_eps=0.0, activation=activation)
     nn.init.constant_(layer.conv.weight, 3.0)
     nn.init.constant_(layer.norm.weight, 5.0)
     nn.init.constant_(layer.norm.bias, 1.0)
@@ -106,7 +108,9 @@ def test_fold__of_one_layer__by_hand() -> None:
     assert fused.bias.item() == pytest.approx(1.0 - 2.0 * 5.0 / 2.0)
     # 7.5 x - 4: below zero, between, and above six
     images = torch.tensor([0.5, 1.0, 2.0]).reshape(1, 1, 1, 3)
-    assert fused(images).flatten().tolist() == pytest.approx([0.0, 3.5, 6.0])
+    expected = pytest.approx([0.0, 3.5, highest])
+    assert fused(images).flatten().tolist() == expected
+    assert layer.eval()(images).flatten().tolist() == expected
 
 
 def test_fold__another_activation_is_kept() -> None:

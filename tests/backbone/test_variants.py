@@ -19,6 +19,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "full, shallow": {"convolution": "full", "shallow": True},
     "dilated": {"output_stride": 8, "out_strides": (8,)},
     "checkpointed": {"gradient_checkpointing": True},
+    "relu": {"activation": "relu"},
 }
 variants = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 
@@ -223,7 +224,13 @@ def test_checkpointing__keeps_less() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"convolution": "dense"}, {"output_stride": 4}, {"output_stride": 16}]
+    "options",
+    [
+        {"convolution": "dense"},
+        {"output_stride": 4},
+        {"output_stride": 16},
+        {"activation": "swish"},
+    ],
 )
 def test_options__that_do_not_exist_are_refused(options) -> None:
     with pytest.raises(ValueError, match="must be"):  # out_strides is (16, 32) by default

@@ -103,6 +103,13 @@ def test_load_weights__folded__fits_any_epsilon(tmp_path: Path) -> None:
             torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-4)
 
 
+def test_load_weights__other_activation__is_told(tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "w.npz", slim_arrays(MobileNetV1(width_mult=0.25)))
+    net = MobileNetV1(width_mult=0.25, activation="relu")
+    assert load_weights(net, path).activation == "relu6"
+    assert net.activation == "relu"
+
+
 def test_load_weights__fewer_blocks__leaves_out_the_rest(tmp_path: Path) -> None:
     whole, short = MobileNetV1(0.25).eval(), MobileNetV1(0.25, out_strides=(16,)).eval()
     path = write_npz(tmp_path / "w.npz", slim_arrays(whole))

@@ -146,6 +146,17 @@ def test_weights__for_another_backbone_are_refused(scenes: Path, tmp_path: Path)
         trainer(tmp_path, max_epochs=1).fit(model, datamodule=data)
 
 
+def test_weights__of_another_activation__train_with_a_warning(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = data_module(scenes)
+    loaded = LoadedWeights(Path("mobilenet.npz"), folded=False, activation="relu")
+    monkeypatch.setattr(task_module, "load_weights", lambda *_: loaded)
+    run = trainer(tmp_path, max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    with pytest.warns(UserWarning, match=r"mobilenet\.npz was trained with relu, .* has relu6"):
+        run.fit(task(data, weights="mobilenet.npz"), datamodule=data)
+
+
 class FakeBackbone(torch.nn.Module):
     """The smallest thing behind the protocol."""
 
