@@ -7,8 +7,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ...backbone.fuse import fuse
+from ...backbone.fuse import FusedConvAct, fuse
 from ...backbone.layers import ConvNormAct
+from ...backbone.mobilenet import MobileNetV1
 from ...heads.detection.predictors import MapPredictor, Predictors, as_rows
 
 
@@ -16,10 +17,12 @@ def for_export(network: nn.Module) -> nn.Module:
     """Return a fixed copy of a network in which nothing of training is left.
 
     What ``fuse`` does not fold, such as normalisation after a shared convolution, becomes a factor
-    and an offset for each channel. Each map has one convolution for boxes and classes together.
+    and an offset for each channel. Each map has one convolution for boxes and classes together, and
+    pixels are divided in the weights of the first.
     """
     foldable = any(isinstance(module, ConvNormAct) for module in network.modules())
     own = fuse(network) if foldable else copy.deepcopy(network).eval()
+    _divide_in_stem(own)
     for module in list(own.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -31,6 +34,16 @@ def for_export(network: nn.Module) -> nn.Module:
             elif type(child) is Predictors:  # its other kinds have layers of their own before
                 setattr(module, name, MergedPredictors(child))
     return own.requires_grad_(False)
+
+
+def _divide_in_stem(network: nn.Module) -> None:
+    """Put the division of pixels into the first convolution, which is linear, in place."""
+    body = next((each for each in network.modules() if isinstance(each, MobileNetV1)), None)
+    divisor = getattr(network, "pixel_std", None)
+    if body is None or divisor is None or not isinstance(body.stem, FusedConvAct):
+        return
+    body.stem.weight.data = body.stem.weight / divisor
+    network.pixel_std = 1.0
 
 
 class Mean(nn.Module):

@@ -11,8 +11,8 @@ import torch
 from ...datasets.files import replaced_atomically
 from .deployed import Deployable
 from .formats import ExportOptions
-from .onnx_resize import resize_as_torch
 from .onnx_suppression import translate_suppression
+from .onnx_tuning import tune
 from .suppression import SUPPRESSION
 
 OPSET = 18
@@ -37,7 +37,7 @@ class OnnxFormat:
 
     def write(self, deployable: Deployable, out: Path, options: ExportOptions) -> dict[str, Any]:
         """See ``Format``."""
-        model = make_model(deployable, options, resize_as_torch)
+        model = make_model(deployable, options, tune)
         with replaced_atomically(out) as temporary:
             onnx.save(model, temporary)
         return {"opset": OPSET, "onnx": onnx.__version__}

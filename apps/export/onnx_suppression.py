@@ -8,6 +8,7 @@ import onnx_ir as ir
 from onnxscript import opset18
 
 from ...heads.detection.postprocess import FIRST_LOOK
+from .onnx_recorder import Recorder
 
 op: Any = opset18  # its annotations know no values of a graph that is being built
 _BOOL, _INT32, _INT64 = (
@@ -175,21 +176,6 @@ def best_of_group(ops: Any, scores: Any, score_threshold: float, candidates: int
     best, _ = ops.TopK(scores, wanted, axis=1)
     last = ops.ReduceMin(best, ops.Constant(value_ints=[1]))
     return ops.Where(ops.GreaterOrEqual(scores, last), scores, ops.Constant(value_float=0.0))
-
-
-class Recorder:
-    """Operators by their names, written down for a branch."""
-
-    def __init__(self) -> None:
-        self.tape = ir.tape.Tape()
-
-    def __getattr__(self, name: str) -> Any:
-        def record(*inputs: Any, **attributes: Any) -> Any:
-            if name == "TopK":
-                return self.tape.op_multi_out(name, inputs, attributes, num_outputs=2)
-            return self.tape.op(name, inputs, attributes)
-
-        return record
 
 
 def branch(name: str, build: Callable[[Any], Any]) -> ir.Graph:

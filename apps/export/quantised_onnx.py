@@ -5,11 +5,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import onnx
+
 from .deployed import Deployable
 from .facts import ModelFacts
 from .formats import ExportOptions
-from .onnx import FORMAT as ONNX
-from .onnx import OPSET
+from .onnx import OPSET, make_model
+from .onnx_resize import resize_as_torch
 from .quantising import quantise
 
 
@@ -24,7 +26,8 @@ class QuantisedOnnxFormat:
         facts = quantised_facts(deployable, options)
         with TemporaryDirectory() as folder:
             path = Path(folder) / "float.onnx"
-            ONNX.write(replace(deployable, facts=facts), path, options)
+            model = make_model(replace(deployable, facts=facts), options, resize_as_torch)
+            onnx.save(model, path)
             report = quantise(path, out, facts.size_hw, options.int8)
         return {"opset": OPSET, **told(report)}
 
