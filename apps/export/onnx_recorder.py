@@ -17,9 +17,7 @@ class Recorder:
     def __getattr__(self, name: str) -> Any:
         def record(*inputs: Any, **attributes: Any) -> Any:
             if name in _OUTPUTS:
-                return self.tape.op_multi_out(
-                    name, inputs, attributes, num_outputs=_OUTPUTS[name]
-                )
+                return self.tape.op_multi_out(name, inputs, attributes, num_outputs=_OUTPUTS[name])
             return self.tape.op(name, inputs, attributes)
 
         return record

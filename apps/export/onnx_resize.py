@@ -79,7 +79,7 @@ def _windows(ops: Any, given: Any, wanted: int) -> tuple[Any, Any]:
     Returns:
         Rows (groups, taps) int64; shares (groups, rows of a group, taps) float32, which sum to 1.
     """
-    each = _rows_of_group(wanted)
+    each = pixels_of_group(wanted, _ROWS)
     centre = 2 * np.arange(wanted) + 1  # times given
     reach = ops.Max(given, _whole(ops, wanted))  # times 2
     span = ops.Add(ops.Mul(given, _whole(ops, each - 1)), ops.Mul(reach, _whole(ops, 2)))
@@ -100,10 +100,10 @@ def _windows(ops: Any, given: Any, wanted: int) -> tuple[Any, Any]:
     return rows, ops.Div(inside, ops.ReduceSum(inside, _whole(ops, 2)))
 
 
-def _rows_of_group(wanted: int) -> int:
-    """What divides the rows of the result and comes near ``_ROWS``."""
+def pixels_of_group(wanted: int, near: int) -> int:
+    """What divides the rows or columns of a result and comes nearest to a number, as a ratio."""
     divisors = (each for each in range(1, wanted + 1) if wanted % each == 0)
-    return min(divisors, key=lambda each: abs(each - _ROWS))
+    return min(divisors, key=lambda each: max(each / near, near / each))
 
 
 def _float(ops: Any, value: Any) -> Any:

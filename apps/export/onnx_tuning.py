@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from .onnx_recorder import Recorder
 from .onnx_resize import resize_as_torch
@@ -17,6 +18,7 @@ def tune(model: ir.Model) -> None:
     resize_as_torch(model)
     pool_in_blocks(model)
     part_pointwise(model)
+    RemoveUnusedNodesPass()(model)  # values that only what was replaced had
 
 
 def pool_in_blocks(model: ir.Model) -> None:
@@ -30,49 +32,48 @@ def pool_in_blocks(model: ir.Model) -> None:
             continue
         ops = Recorder()
         pooled = ops.GlobalAveragePool(node.inputs[0])
-        _replace(model, [node], node.outputs[0], pooled, ops)
+        _replace(model, [node], pooled, ops)
 
 
 def part_pointwise(model: ir.Model) -> None:
-    """Divide pointwise convolutions of two threads' worth of filters before a strided depthwise one.
+    """Divide pointwise convolutions of 65 to 128 filters before a depthwise one with a stride.
 
-    With 65 to 128 filters two threads take one half of them each, and either reads the whole map, of
-    which the other has just written one half. In parts they share rows. What follows works channel
-    by channel, and behind its stride the parts are small enough to be put together again.
+    Two threads take one half of the filters each, and either reads the whole map, of which the
+    other has just written one half. In parts they share rows. What follows works channel by
+    channel, and behind its stride the parts are small enough to be put together again.
     """
     for node in list(model.graph):
         chain = _chain(node)
         if chain is None:
             continue
-        pointwise, _, depthwise, last = chain
-        filters = _values(pointwise.inputs[1]).shape[0]
-        if not _FILTERS < filters <= 2 * _FILTERS or max(_stride(depthwise)) < 2:
+        filters = len(_values(node.inputs[1]))
+        if not _FILTERS < filters <= 2 * _FILTERS or max(_stride(chain[2])) < 2:
             continue
         ops = Recorder()
         bounds = ((0, _FILTERS), (_FILTERS, filters))
         parts = [_part(ops, chain, slice(*bound)) for bound in bounds]
-        _replace(model, chain, last.outputs[0], ops.Concat(*parts, axis=1), ops)
+        _replace(model, chain, ops.Concat(*parts, axis=1), ops)
 
 
 def _chain(node: ir.Node) -> list[ir.Node] | None:
     """A pointwise convolution, its activation, a depthwise one and its, if nothing branches off."""
-    if node.op_type != "Conv" or _group(node) != 1 or not _has_values(node):
+    if not _is_convolution(node) or _group(node) != 1:
         return None
     if _values(node.inputs[1]).shape[2:] != (1, 1):
         return None
     chain = [node]
     for kinds in (("Relu", "Clip"), ("Conv",), ("Relu", "Clip")):
-        uses = list(chain[-1].outputs[0].uses())
-        if len(uses) != 1 or chain[-1].outputs[0].is_graph_output():
+        value = chain[-1].outputs[0]
+        uses = list(value.uses())
+        if len(uses) != 1 or uses[0].idx != 0 or value.is_graph_output():
             return None
-        follower = uses[0].node
-        if follower.op_type not in kinds or uses[0].idx != 0:
+        if uses[0].node.op_type not in kinds:
             return None
-        chain.append(follower)
-    depthwise = chain[2]
-    if not _has_values(depthwise) or _group(depthwise) != _values(node.inputs[1]).shape[0]:
+        chain.append(uses[0].node)
+    depthwise, channels = chain[2], len(_values(node.inputs[1]))
+    if not _is_convolution(depthwise) or _group(depthwise) != channels:
         return None
-    return chain if len(_values(depthwise.inputs[1])) == _group(depthwise) else None
+    return chain if len(_values(depthwise.inputs[1])) == channels else None
 
 
 def _part(ops: Any, chain: list[ir.Node], channels: slice) -> Any:
@@ -89,22 +90,25 @@ def _part(ops: Any, chain: list[ir.Node], channels: slice) -> Any:
     return value
 
 
-def _replace(
-    model: ir.Model, nodes: list[ir.Node], old: ir.Value, new: ir.Value, ops: Recorder
-) -> None:
-    new.shape, new.dtype = old.shape, old.dtype
+def _replace(model: ir.Model, nodes: list[ir.Node], new: ir.Value, ops: Recorder) -> None:
+    """Put what was written down in the place of nodes, of which the last one's output is used."""
+    old = nodes[-1].outputs[0]
+    new.shape, new.type = old.shape, old.type
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
     model.graph.insert_before(nodes[-1], ops.tape.nodes)
     model.graph.remove(reversed(nodes), safe=True)
 
 
-def _has_values(node: ir.Node) -> bool:
-    return all(each is not None and each.const_value is not None for each in node.inputs[1:])
+def _is_convolution(node: ir.Node) -> bool:
+    """Whether it is one whose weights are known."""
+    known = (each is not None and each.const_value is not None for each in node.inputs[1:])
+    return node.op_type == "Conv" and all(known)
 
 
 def _values(value: ir.Value | None) -> np.ndarray:
-    assert value is not None and value.const_value is not None
-    return value.const_value.numpy()
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    assert tensor is not None
+    return tensor.numpy()
 
 
 def _group(node: ir.Node) -> int:
@@ -123,9 +127,10 @@ def _keeps_axes(node: ir.Node) -> bool:
 
 
 def _axes(node: ir.Node) -> list[int]:
+    """Which axes of (B, C, H, W) are reduced, if they are known."""
     given = node.inputs[1] if len(node.inputs) > 1 else None
-    value = None if given is None else ir.convenience.get_const_tensor(given)
-    pixels = node.inputs[0]
-    if value is None or pixels is None or pixels.shape is None:
+    tensor = None if given is None else ir.convenience.get_const_tensor(given)
+    if tensor is None or node.inputs[0] is None or node.inputs[0].shape is None:
         return []
-    return sorted(int(axis) % len(pixels.shape) for axis in value.numpy().reshape(-1))
+    rank = len(node.inputs[0].shape)
+    return sorted(int(axis) % rank for axis in tensor.numpy().reshape(-1))

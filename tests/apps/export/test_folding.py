@@ -1,9 +1,16 @@
 """Networks as they are exported against the ones that they are made of."""
 
-import torch
-from torch import nn
+from collections.abc import Callable
+from typing import Any
 
-from mobilevision.apps.export.folding import MergedPredictors
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mobilevision.apps.export.folding import MergedPredictors, for_export
+from mobilevision.backbone import MobileNetV1
+from mobilevision.heads.classification.model import Classifier
+from mobilevision.heads.detection import SSD
 from mobilevision.heads.detection.predictors import Predictors
 
 
@@ -17,3 +24,29 @@ def test_merged_predictors__same_answers_as_two_convolutions() -> None:
         ((deltas, logits),) = MergedPredictors(original)(maps)
     torch.testing.assert_close(deltas, torch.cat([each for each, _ in apart], dim=1))
     torch.testing.assert_close(logits, torch.cat([each for _, each in apart], dim=1))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: SSD(MobileNetV1(0.25), num_classes=3),
+        lambda: SSD(MobileNetV1(0.25), num_classes=3, pixel_mean=128.0, pixel_std=64.0),
+        lambda: Classifier(MobileNetV1(0.25, (32,), activation="relu"), 5),
+    ],
+)
+def test_for_export__pixels_are_divided_in_the_weights(network: Callable[[], Any]) -> None:
+    torch.manual_seed(0)
+    original = network().eval()
+    before = original.pixel_std
+    folded = for_export(original)
+    assert (folded.pixel_std, original.pixel_std) == (1.0, before)
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        mine, theirs = folded(pixels), original(pixels)
+    for one, other in zip(tensors(mine), tensors(theirs), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def tensors(output: Any) -> list[Tensor]:
+    parts = [output] if isinstance(output, Tensor) else output
+    return [part for part in parts if isinstance(part, Tensor)]
