@@ -82,10 +82,17 @@ def main() -> None:
     spec = json.loads(sys.argv[1])
     try:
         run = open_side(Opening(*spec["opening"]), spec["threads"])
-        commands = Commands(run, np.load(spec["picture"]))
-        commands.answer(1)
     except Exception as error:
         reply({"error": f"{type(error).__name__}: {error}"})
+        return
+    picture = np.load(spec["picture"])
+    commands = Commands(run, picture)
+    try:
+        commands.answer(1)
+    except Exception as error:
+        height, width = picture.shape[:2]
+        said = f"{type(error).__name__} at a picture of {height}x{width} px: {error}".rstrip(" .")
+        reply({"error": f"{said}. A file that takes one size alone needs it as --picture-size."})
         return
     reply({"value": None})
     serve(commands, sys.stdin, reply)

@@ -162,7 +162,9 @@ def own_checkpoint(folder: Path, net: MobileNetV1, folded: bool, prefix: str = "
     state = {f"{prefix}backbone.{name}": value for name, value in net.state_dict().items()}
     teacher = MobileNetV1(width_mult=0.5).state_dict()
     state |= {f"distillation.teacher.backbone.{name}": value for name, value in teacher.items()}
-    arguments = {"width_mult": net.width_mult, "padding": net.stem.conv.kind}
+    arguments = {
+        "width_mult": net.width_mult, "padding": net.stem.conv.kind, "activation": net.activation
+    }  # fmt: skip
     spec = {"class_path": "mobilevision.backbone.MobileNetV1", "init_args": arguments}
     content = {
         "state_dict": state,
@@ -201,10 +203,10 @@ def test_load_weights__checkpoint_without_mobilenet__says_so(tmp_path: Path) -> 
 def test_from_pretrained__checkpoint__has_its_width_and_weights(
     tmp_path: Path, prefix: str
 ) -> None:
-    net = MobileNetV1(width_mult=0.25, padding="symmetric").eval()
+    net = MobileNetV1(width_mult=0.25, padding="symmetric", activation="relu").eval()
     path = own_checkpoint(tmp_path, net, folded=False, prefix=prefix)
     made = MobileNetV1.from_pretrained(path, out_strides=(8, 32))
-    assert (made.width_mult, made.training) == (0.25, False)
+    assert (made.width_mult, made.activation, made.training) == (0.25, "relu", False)
     images = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(made(images)[1], net(images)[1])

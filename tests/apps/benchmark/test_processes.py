@@ -63,6 +63,16 @@ def test_worker__file_that_cannot_be_opened__says_why(tmp_path: Path, picture: P
         worker.wait_for_answer()
 
 
+def test_worker__picture_of_another_size__says_the_option(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "a.onnx")
+    np.save(tmp_path / "large.npy", np.zeros((8, 6, 3), np.uint8))
+    with (
+        Worker(Opening("file", str(model)), tmp_path / "large.npy", 1, tmp_path) as worker,
+        pytest.raises(DataError, match=r"(?s)a picture of 8x6 px: .*--picture-size"),
+    ):
+        worker.wait_for_answer()
+
+
 def test_worker__process_that_ends__last_words_are_shown(tmp_path: Path, picture: Path) -> None:
     with Worker(Opening("file", "a.onnx"), picture, 1, tmp_path) as worker:
         worker._process.kill()
