@@ -7,6 +7,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 import torch
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ...datasets.files import replaced_atomically
 from .deployed import Deployable
@@ -70,6 +71,7 @@ def make_model(
     assert program is not None
     if change is not None:
         change(program.model)
+        RemoveUnusedNodesPass()(program.model)  # values that only what was replaced had
     model = program.model_proto
     left = _LEFTOVERS & {node.op_type for node in model.graph.node}
     if left:

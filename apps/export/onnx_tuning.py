@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from .onnx_recorder import Recorder
 from .onnx_resize import resize_as_torch
@@ -18,7 +17,6 @@ def tune(model: ir.Model) -> None:
     resize_as_torch(model)
     pool_in_blocks(model)
     part_pointwise(model)
-    RemoveUnusedNodesPass()(model)  # values that only what was replaced had
 
 
 def pool_in_blocks(model: ir.Model) -> None:
@@ -28,11 +26,11 @@ def pool_in_blocks(model: ir.Model) -> None:
     into the usual one before a ``ReduceMean``.
     """
     for node in list(model.graph):
-        if node.op_type != "ReduceMean" or not _keeps_axes(node) or _axes(node) != [2, 3]:
+        if node.op_type != "ReduceMean" or _axes(node) != [2, 3]:
             continue
         ops = Recorder()
         pooled = ops.GlobalAveragePool(node.inputs[0])
-        _replace(model, [node], pooled, ops)
+        _replace(model, [node], pooled if _keeps_axes(node) else ops.Flatten(pooled), ops)
 
 
 def part_pointwise(model: ir.Model) -> None:

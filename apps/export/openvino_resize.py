@@ -12,9 +12,9 @@ from openvino import Node, Output, opset13
 
 from .onnx_resize import pixels_of_group
 
-_COLUMNS, _ROWS = 50, 15
-"""Columns and rows of the result, about, that share a window of the picture. A product of the whole
-picture would be zeros for the most part."""
+_COLUMNS, _ROWS = 150, 15
+"""Columns and rows of the result, about, that share a window of the picture: a product of the whole
+picture would be zeros for the most part. Each window of columns makes opening a file longer."""
 _MIDDLE = 128.0
 """Grey that pixels are counted from, so that weights in bfloat16 hardly move their mean."""
 
