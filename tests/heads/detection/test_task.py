@@ -155,6 +155,7 @@ def test_weights__of_another_activation__train_with_a_warning(
     run = trainer(tmp_path, max_epochs=1, limit_train_batches=1, limit_val_batches=0)
     with pytest.warns(UserWarning, match=r"mobilenet\.npz was trained with relu, .* has relu6"):
         run.fit(task(data, weights="mobilenet.npz"), datamodule=data)
+    assert run.global_step == 1
 
 
 class FakeBackbone(torch.nn.Module):
