@@ -4,7 +4,7 @@ import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torch import Tensor
 from .errors import WeightsError
 
 FileFormat = Literal["npz", "tflite", "hdf5", "safetensors", "torch"]
+
+LARGEST_NETWORK_BYTES = 256 * 2**20
+"""More than a weight file may declare beyond its own size: the largest MobileNet has 27 MB."""
 
 _SHOWN = 5
 _SIZE_IN_NAME = re.compile(r"_(\d{2,3})(?=_|\.|$)")
@@ -36,9 +39,12 @@ class FileTensors:
         """Return the shape of a tensor that was not taken yet.
 
         Raises:
-            WeightsError: It is not there.
+            WeightsError: It is not there, or is a single number.
         """
-        return tuple(self._tensor(name).shape)
+        shape = tuple(self._tensor(name).shape)
+        if not shape:
+            raise WeightsError(f"{self.path}: {name} is a single number and no kernel")
+        return shape
 
     def take(self, name: str, shape: Sequence[int]) -> Tensor:
         """Take a tensor out, as float32.
@@ -50,12 +56,13 @@ class FileTensors:
         Raises:
             WeightsError: It is not there, has another shape or values that are not finite.
         """
-        tensor = self._tensor(name).float()
-        if tuple(tensor.shape) != tuple(shape):
+        stored = self._tensor(name)
+        if tuple(stored.shape) != tuple(shape):
             raise WeightsError(
-                f"{self.path}: {name} has shape {tuple(tensor.shape)}, the network wants "
+                f"{self.path}: {name} has shape {tuple(stored.shape)}, the network wants "
                 f"{tuple(shape)}; does width_mult fit this file?"
             )
+        tensor = stored.float()
         if not torch.isfinite(tensor).all():
             raise WeightsError(
                 f"{self.path}: {name} has values that are not finite numbers; a training that "
@@ -87,7 +94,10 @@ class FileTensors:
             raise WeightsError(
                 f"{self.path}: {name} is missing; the file is of another network or not whole"
             )
-        return self._left[name]
+        tensor = self._left[name]
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+            raise WeightsError(f"{self.path}: {name} is no plain array of numbers")
+        return tensor
 
 
 def file_format(path: Path) -> FileFormat:
@@ -117,11 +127,55 @@ def file_format(path: Path) -> FileFormat:
     )
 
 
+def require_plausible_size(path: str | Path, declared: int, stored: int) -> None:
+    """Refuse a file that unpacks to far more than it holds, before anything is unpacked.
+
+    Args:
+        path: The file, for the message.
+        declared: Bytes that its content takes in memory, by its own table of contents.
+        stored: Bytes of the file itself.
+
+    Raises:
+        WeightsError: It declares more than both its own size and ``LARGEST_NETWORK_BYTES``.
+    """
+    if declared > max(stored, LARGEST_NETWORK_BYTES):
+        raise WeightsError(
+            f"{path}: {stored:,} bytes that unpack to {declared:,}, far more than any MobileNet; "
+            "the file is damaged or made to exhaust the memory. Take another one"
+        )
+
+
+def require_plausible_zip(file: Path | IO[bytes], path: str | Path) -> None:
+    """Check what a zip archive, such as an ``.npz`` file or a checkpoint, declares to hold.
+
+    Reading an entry never gives more bytes than declared. A file that is no zip archive passes:
+    ``torch.save`` wrote none before PyTorch 1.6.
+
+    Args:
+        file: The archive.
+        path: What messages call it.
+
+    Raises:
+        WeightsError: see ``require_plausible_size``, or the archive is damaged.
+    """
+    if not zipfile.is_zipfile(file):
+        return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+    except Exception as error:  # zipfile raises many kinds for a damaged directory
+        raise WeightsError(f"{path}: a damaged file ({error}); download it again") from error
+    stored = file.stat().st_size if isinstance(file, Path) else file.seek(0, 2)
+    if not isinstance(file, Path):
+        file.seek(0)
+    require_plausible_size(path, sum(entry.file_size for entry in entries), stored)
+
+
 def _zip_format(path: Path) -> FileFormat:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError) as error:
+    except Exception as error:  # zipfile raises many kinds for a damaged directory
         raise WeightsError(f"{path}: a damaged file ({error}); download it again") from error
     return "torch" if any(name.endswith("data.pkl") for name in names) else "npz"
 
@@ -137,14 +191,16 @@ def load_torch_file(path: Path) -> dict:
     """Return what ``torch.save`` wrote; nothing in it is run.
 
     Raises:
-        WeightsError: It is damaged, or holds something else than tensors and plain data.
+        WeightsError: It is absent or damaged, unpacks to far more than it holds, or holds something
+            else than tensors and plain data.
     """
+    require_plausible_zip(path, path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for a broken file
         raise WeightsError(
             f"{path}: not a readable checkpoint of tensors and plain data ({error})"
         ) from error
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise WeightsError(f"{path}: holds a {type(content).__name__} and not named tensors")
     return content

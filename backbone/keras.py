@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .errors import WeightsError
-from .file_tensors import FileTensors, size_in_name
+from .file_tensors import FileTensors, require_plausible_size, size_in_name
 from .layers import ConvNormAct
 from .mobilenet import MobileNetV1
 from .public_model import PublicModel, new_public_model, take_norm, width_of
@@ -94,6 +94,7 @@ def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
             "pip install 'mobilevision[keras]'"
         ) from error
     arrays: dict[str, np.ndarray] = {}
+    declared = 0
     try:
         with h5py.File(path, "r") as file:
             root: Any = file.get("model_weights", file)  # where save() puts what save_weights() has
@@ -105,8 +106,12 @@ def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
             for layer in map(_text, root.attrs["layer_names"]):
                 for name in map(_text, root[layer].attrs["weight_names"]):
                     short = name.rpartition("/")[2].partition(":")[0]
+                    declared += root[layer][name].nbytes
+                    require_plausible_size(path, declared, path.stat().st_size)
                     arrays[f"{layer}/{short}"] = np.array(root[layer][name])
-    except (OSError, KeyError, RuntimeError) as error:
+    except WeightsError:
+        raise
+    except Exception as error:  # h5py raises many kinds for a damaged file
         raise WeightsError(f"{path}: a damaged HDF5 file ({error}); download it again") from error
     return arrays
 

@@ -7,7 +7,6 @@ unless ``download`` asks for it.
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from .errors import WeightsError
 from .features import FeatureInfo
+from .file_tensors import load_torch_file
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -215,7 +215,7 @@ PEERS: dict[str, tuple[int, Callable[..., nn.Module]]] = {
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    reader = partial(torch.load, map_location="cpu", weights_only=True)
+    reader = load_torch_file
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 

@@ -3,14 +3,13 @@
 Every array of the file's MobileNet is used, every parameter is set, every shape is compared.
 """
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from .errors import WeightsError
-from .file_tensors import FileTensors, file_format, size_in_name
+from .file_tensors import FileTensors, file_format, require_plausible_zip, size_in_name
 from .layers import ConvNormAct
 from .mobilenet import MobileNetV1
 from .norms import set_folded_bias
@@ -22,6 +21,7 @@ SLIM_PREFIXES = ("", "FeatureExtractor/")  # a classifier, a detector of the Obj
 _LAST = "MobilenetV1/Conv2d_13_pointwise/weights"
 # The arrays of .npz files were taken out of 8-bit files, whose input is (pixel - 128) / 128.
 _NPZ_PIXELS = 128.0
+_NUMBERS = [np.dtype(name) for name in ("f2", "f4", "f8", "u1", "i1", "i2", "i4", "i8")]
 
 
 class SlimFile:
@@ -155,8 +155,13 @@ def load_folded_layer(layer: ConvNormAct, tensors: FileTensors, scope: str) -> N
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an ``.npz`` file by name; arrays of pickled objects are refused."""
+    require_plausible_zip(path, path)
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            arrays = {name: file[name] for name in file.files}
+    except Exception as error:  # numpy, zipfile and zlib raise many kinds for a damaged file
         raise WeightsError(f"{path}: not a readable .npz file ({error})") from error
+    for name, array in arrays.items():  # an entry that is no .npy file is bytes
+        if not isinstance(array, np.ndarray) or array.dtype not in _NUMBERS:
+            raise WeightsError(f"{path}: {name} is no array of numbers; it is of another kind")
+    return arrays

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .errors import WeightsError
+from .file_tensors import require_plausible_size
 
 _MAGIC = b"TFL3"  # at byte 4, see the schema's file_identifier
 # What a name says after its scope: ".../weights", ".../weights_quant/FakeQuantWithMinMaxVars",
@@ -55,7 +56,12 @@ def read_tflite(path: Path) -> dict[str, np.ndarray]:
     """
     data, schema = _open(path)
     try:
-        arrays = dict(_named_arrays(schema, data))
+        arrays: dict[str, np.ndarray] = {}
+        unpacked = 0
+        for name, array in _named_arrays(schema, data):
+            arrays[name] = array
+            unpacked += array.nbytes  # many tensors may share one buffer of the file
+            require_plausible_size("its tensors", unpacked, len(data))
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
     except _DAMAGE as error:

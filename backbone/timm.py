@@ -126,7 +126,6 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
         raise WeightsError(
@@ -135,7 +134,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
+    except Exception as error:  # SafetensorError, and what torch raises for an odd header
         raise WeightsError(
             f"{path}: a damaged .safetensors file ({error}); download it again"
         ) from error

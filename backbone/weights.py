@@ -162,9 +162,14 @@ def _own_content(path: Path) -> dict[str, Any] | None:
         return None
     content = load_torch_file(path)
     state = content.get("state_dict")
-    if not isinstance(state, dict):
+    if not isinstance(state, dict) or TIMM_STEM in state:
         return None
-    return None if TIMM_STEM in state else content
+    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise WeightsError(f"{path}: its state_dict holds something else than named tensors")
+    for entry in ("hyper_parameters", _ENTRY):
+        if not isinstance(content.setdefault(entry, {}), dict):
+            raise WeightsError(f"{path}: its {entry} are a {type(content[entry]).__name__}")
+    return content
 
 
 def _own_backbone(content: dict[str, Any], path: Path) -> _OwnBackbone:
@@ -178,8 +183,8 @@ def _own_backbone(content: dict[str, Any], path: Path) -> _OwnBackbone:
     own = {
         name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
     }
-    arguments = _arguments(content.get("hyper_parameters", {}).get("network"))
-    provenance = content.get(_ENTRY, {}).get("provenance", {})
+    arguments = _arguments(content["hyper_parameters"].get("network"))
+    provenance = content[_ENTRY].get("provenance") or {}
     # Once trained further, the statistics are measured ones.
     unmeasured = all(not value.any() for name, value in own.items() if "running_mean" in name)
     return _OwnBackbone(own, arguments, bool(provenance.get("folded")) and unmeasured)

@@ -3,7 +3,7 @@
 ``torch.export.load`` unpickles whatever an archive holds as a pickle, evaluates the expressions of
 sizes as Python, takes any function that torch can reach for an operator, and loads compiled
 libraries. So the archive is read here first, everything but a known set is refused, and what torch
-gets to see is a copy of what was checked. Free of torch, but for the example of the input.
+gets to see is a copy of what was checked.
 """
 
 import io
@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from ...backbone.file_tensors import require_plausible_zip
 from ...datasets.errors import DataError
 
 _EXTRA = "extra/"
@@ -54,6 +57,7 @@ def read_checked(path: Path) -> tuple[io.BytesIO, dict[str, str]]:
         DataError: It is no such archive, or it holds something that could run code.
     """
     try:
+        require_plausible_zip(path, path)
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             contents = {name.partition("/")[2]: archive.read(name) for name in names}
@@ -68,21 +72,18 @@ def read_checked(path: Path) -> tuple[io.BytesIO, dict[str, str]]:
                 _check_tensors(path, json.loads(content))
         contents[_MODEL] = json.dumps(_checked_model(path, contents[_MODEL])).encode()
         contents[_EXAMPLE] = _plain_example(contents[_EXAMPLE])
+        entries = {
+            name.removeprefix(_EXTRA): content.decode()
+            for name, content in contents.items()
+            if name.startswith(_EXTRA)
+        }
     except DataError:
         raise
-    except (
-        zipfile.BadZipFile, KeyError, ValueError, TypeError,
-        AttributeError, IndexError, RuntimeError, RecursionError,
-    ) as error:  # fmt: skip
+    except Exception as error:  # zipfile, zlib and json raise many kinds for a damaged file
         raise DataError(
             f"{path}: is no archive of torch.export, or is damaged ({error}). Export the "
             "checkpoint again."
         ) from error
-    entries = {
-        name.removeprefix(_EXTRA): content.decode()
-        for name, content in contents.items()
-        if name.startswith(_EXTRA)
-    }
     return _pack(root, contents), entries
 
 
@@ -135,9 +136,8 @@ def _entries(value: Any) -> Iterator[tuple[str, Any]]:
 
 def _plain_example(content: bytes) -> bytes:
     """The example of the input, written again: torch unpickles anything if plain reading fails."""
-    import torch
-
     buffer = io.BytesIO()
+    require_plausible_zip(io.BytesIO(content), "the example of the input")
     try:
         example = torch.load(io.BytesIO(content), weights_only=True)
     except Exception as error:  # whatever the unpickler meets

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...backbone.errors import WeightsError
+from ...backbone.file_tensors import load_torch_file
 from ...datasets.face_views import FaceViews
 from .teachers import FaceTeacher
 
@@ -196,10 +197,7 @@ class FacenetTeacher(FaceTeacher):
 
     @staticmethod
     def _read(path: Path) -> dict[str, Tensor]:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load raises many kinds for a foreign file
-            raise WeightsError(f"{path}: not a readable state dict ({error})") from error
+        return load_torch_file(path)
 
     def infer(self, images: np.ndarray) -> np.ndarray:
         """See ``FaceTeacher``."""

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mobilevision.apps import Detector
+from mobilevision.apps.engines.exported_program_archive import read_checked
 from mobilevision.apps.engines.runtime import open_runtime
 from mobilevision.apps.export.deployed import Deployable
 from mobilevision.apps.export.exported_program import written_facts
@@ -135,3 +136,28 @@ def test_open_runtime__no_archive__says_so(tmp_path: Path) -> None:
     (tmp_path / "broken.pt2").write_bytes(b"no archive")
     with pytest.raises(DataError, match=r"is no archive of torch\.export"):
         open_runtime(tmp_path / "broken.pt2")
+
+
+def test_open__unpacks_to_far_more_than_it_holds__is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pt2"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(300):
+            archive.writestr(f"bomb/data/weights/weight_{number}", bytes(2**20))
+    with pytest.raises(DataError, match=r"bomb\.pt2: .* unpack to 314,572,800"):
+        open_runtime(path, "cpu")
+
+
+def test_open__damaged__is_named(program: Programs, tmp_path: Path) -> None:
+    whole = program("face_attributes").read_bytes()
+    path, rng = tmp_path / "damaged.pt2", np.random.default_rng(0)
+    refused = 0
+    for _ in range(40):
+        data = bytearray(whole)
+        for place in rng.integers(1, 3000, size=4):
+            data[-place] = rng.integers(256)
+        path.write_bytes(data)
+        try:
+            read_checked(path)
+        except DataError:
+            refused += 1
+    assert refused
