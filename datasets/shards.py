@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from .errors import DataError
 from .files import replaced_atomically
+from .npz import read_npz
 from .positions import PositionTable, check_positions
 
 INDEX_NAME = "index.npz"
@@ -203,8 +204,7 @@ def read_index(folder: Path) -> ShardIndex:
     if not path.is_file():
         return index_shards(folder)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            content = {name: arrays[name] for name in arrays.files}
+        content = read_npz(path)
         index = ShardIndex(folder, **{**content, "shards": content["shards"].tolist()})
     except Exception as error:  # numpy raises many kinds for a foreign file
         raise DataError(f"{path}: not an index of shards ({error}); delete it") from error

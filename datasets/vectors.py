@@ -17,6 +17,7 @@ import numpy as np
 
 from .errors import DataError
 from .files import replaced_atomically
+from .npz import read_npz
 
 _LIST_COLUMNS = ("embedding", "vector")
 
@@ -69,8 +70,8 @@ def _checked(path: Path, table: VectorTable) -> VectorTable:
 
 
 def _read_npz(path: Path) -> tuple[Any, Any]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return arrays["files"], arrays["vectors"]
+    arrays = read_npz(path)
+    return arrays["files"], arrays["vectors"]
 
 
 def _read_csv(path: Path) -> tuple[Any, Any]:
