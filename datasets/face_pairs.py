@@ -29,7 +29,8 @@ def read_pairs(path: str | Path, files: Sequence[str]) -> Pairs:
 
     The first line has the number of folds F and of pairs n; each fold has n lines of the same
     person (name, number, number) and n of different ones (name, number, name, number). A face is
-    ``name/name_0001.jpg``, with any suffix.
+    ``name/name_0001.jpg``, with any suffix. The parts are separated by tabs, and a name may hold
+    spaces; in a line without a tab they are separated by spaces.
 
     Args:
         path: The list.
@@ -40,7 +41,7 @@ def read_pairs(path: str | Path, files: Sequence[str]) -> Pairs:
     """
     path = Path(path)
     try:
-        lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [_words(line) for line in path.read_text(encoding="utf-8-sig").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a readable list of pairs ({error})") from error
     while lines and not lines[-1]:
@@ -64,9 +65,19 @@ def read_pairs(path: str | Path, files: Sequence[str]) -> Pairs:
     return Pairs(rows[:, 0], rows[:, 1], same, np.arange(len(rows)) // (2 * size))
 
 
+def _words(line: str) -> list[str]:
+    if "\t" not in line.strip():
+        return line.split()
+    return [word.strip() for word in line.strip().split("\t")]
+
+
+def _is_number(word: str) -> bool:
+    return word.isdecimal() and len(word) < 10  # Python refuses numbers of thousands of digits
+
+
 def _heading(path: Path, lines: Sequence[Sequence[str]]) -> tuple[int, int]:
     heading = lines[0] if lines else []
-    if len(heading) not in (1, 2) or not all(word.isdecimal() for word in heading):
+    if len(heading) not in (1, 2) or not all(map(_is_number, heading)):
         raise DataError(f"{path}: line 1 says how many folds and pairs, such as '10 300'")
     folds, size = (1, int(heading[0])) if len(heading) == 1 else map(int, heading)
     if folds < 1 or size < 1 or len(lines) - 1 != folds * size * 2:
@@ -79,9 +90,13 @@ def _heading(path: Path, lines: Sequence[Sequence[str]]) -> tuple[int, int]:
 
 def _names(path: Path, line: int, words: Sequence[str], same: bool) -> tuple[str, str]:
     numbers = words[1::2] if len(words) == 4 else words[1:]
-    if len(words) != (3 if same else 4) or not all(word.isdecimal() for word in numbers):
+    fits = len(words) == (3 if same else 4) and all(words)
+    if not fits or not all(map(_is_number, numbers)):
         kind = "'name number number'" if same else "'name number name number'"
-        raise DataError(f"{path}, line {line}: {' '.join(words)!r} is not {kind}")
+        raise DataError(
+            f"{path}, line {line}: {' '.join(words)!r} is not {kind}; separate the parts by tabs "
+            "where names hold spaces"
+        )
     people = (words[0], words[0]) if same else (words[0], words[2])
     first, second = (f"{person}/{person}_{int(number):04}"
                      for person, number in zip(people, numbers, strict=True))  # fmt: skip

@@ -31,9 +31,23 @@ def test_read_pairs__a_heading_of_one_number_is_one_fold(tmp_path: Path) -> None
     assert pairs.folds.tolist() == [0, 0]
 
 
+def test_read_pairs__tabs_let_names_hold_spaces(tmp_path: Path) -> None:
+    ana = "Ana Palacio/Ana Palacio"
+    files = [f"{ana}_0001.jpg", f"{ana}_0002.jpg", "Bo/Bo_0001.png"]
+    text = "1\r\nAna Palacio\t1\t2\r\nAna Palacio\t2\tBo\t1\r\n"
+    pairs = read_pairs(write(tmp_path, text), files)
+    assert pairs.first.tolist() == [0, 1]
+    assert pairs.second.tolist() == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("1\nAna Palacio 1 2\nAda 1 Bo 1\n", "line 2: .* by tabs where names hold spaces"),
+        ("1\n\t1\t2\nAda 1 Bo 1\n", "line 2: .* is not 'name number number'"),
+        ("1\nAda\t\t1\t2\nAda 1 Bo 1\n", "line 2: .* is not 'name number number'"),
+        ("9" * 5000 + "\n", "line 1 says how many"),
+        ("1\nAda 1 " + "9" * 5000 + "\nAda 1 Bo 1\n", "line 2: .* is not 'name number number'"),
         ("", "line 1 says how many"),
         ("ten 1\n", "line 1 says how many"),
         ("2\t1\nAda\t1\t12\n", "announces 2 folds of 2 x 1 pairs, and 1 lines follow"),
