@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags
 
 from .errors import DataError
+from .images import open_image
 from .positions import PositionTable
 
 
@@ -41,7 +42,7 @@ def exif_position(path: str | Path) -> tuple[float, float] | NoPosition:
         path: any file that Pillow reads.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path, str(path)) as image:
             tags = image.getexif().get_ifd(ExifTags.IFD.GPSInfo)
     except Exception:  # decoders raise nearly anything on damaged bytes
         return NoPosition.UNREADABLE

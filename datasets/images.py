@@ -6,9 +6,11 @@ are checked for their end marker first, and everything unusual goes through Pill
 """
 
 import io
+import os
+import warnings
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import cv2
 import numpy as np
@@ -26,10 +28,19 @@ _REDUCED_FLAGS = {
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
+_JPEG = ("JPEG", "MPO")
 _ORIENTATION_TAG = 0x0112
 _MIRRORED_AXES = {2: "x", 3: "xy", 4: "y", 6: "x", 7: "xy", 8: "y"}
 """Axes to reverse for each EXIF orientation, after the transposition that 5 to 8 ask for."""
 _PNG_ROTATION_MARKS = (b"eXIf", b"Raw profile type exif", b"com.adobe.xmp")
+
+_MAX_PIXELS = "MOBILEVISION_MAX_PIXELS"
+if _MAX_PIXELS in os.environ:
+    if not os.environ[_MAX_PIXELS].isdecimal():
+        raise DataError(f"{_MAX_PIXELS}={os.environ[_MAX_PIXELS]} must be a number of pixels")
+    Image.MAX_IMAGE_PIXELS = int(os.environ[_MAX_PIXELS])
+# `open_image` refuses what Pillow warns of.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _RESTORE = "Restore the file from its source, or remove it and its annotations."
 
@@ -41,6 +52,39 @@ class _Header(NamedTuple):
     """EXIF orientation, 1 to 8."""
     fast: bool
     """Whether OpenCV may decode it."""
+
+
+def open_image(file: str | Path | IO[bytes], name: str) -> Image.Image:
+    """Open an image with Pillow, its pixels not decoded yet, unless it has too many of them.
+
+    The limit is ``PIL.Image.MAX_IMAGE_PIXELS`` (89 million pixels), which the environment variable
+    ``MOBILEVISION_MAX_PIXELS`` sets. A JPEG may have twice as many, since it is decoded without
+    copies and at a fraction of its size where that is enough.
+
+    Args:
+        file: A path, or the bytes as an open file.
+        name: What messages call it.
+
+    Raises:
+        DataError: It has more pixels than the limit.
+        Exception: Nearly anything where it is absent, damaged or no image.
+    """
+    try:
+        image = Image.open(file)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(name) from error
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.format not in _JPEG and image.width * image.height > limit:
+        image.close()
+        raise _too_large(name)
+    return image
+
+
+def _too_large(name: str) -> DataError:
+    return DataError(
+        f"{name}: more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels, or a file made to exhaust the "
+        f"memory. If it is sound, scale it down or set {_MAX_PIXELS} to more"
+    )
 
 
 class ImageFile:
@@ -95,7 +139,7 @@ class ImageFile:
         decode_reduced = reduce if _is_aligned(header, reduce) else 1
         pixels = _decode_fast(self.path, data, decode_reduced) if header.fast else None
         if pixels is None:
-            pixels, decode_reduced = _decode_pillow(self.path, data), 1
+            pixels = _decode_pillow(self.path, data, decode_reduced)
         pixels = _rotate(pixels, header.orientation)
         if decode_reduced != reduce:
             pixels = np.array(Image.fromarray(pixels).reduce(reduce))
@@ -110,13 +154,15 @@ class ImageFile:
     @cached_property
     def _header(self) -> _Header:
         try:
-            with Image.open(self.path) as image:
-                is_jpeg = image.format in ("JPEG", "MPO")
+            with open_image(self.path, str(self.path)) as image:
+                is_jpeg = image.format in _JPEG
                 return _Header(
                     size_hw=(image.height, image.width),
                     orientation=_orientation(image, self.path),
                     fast=is_jpeg and image.mode in ("RGB", "L"),
                 )
+        except DataError:
+            raise
         except Exception as error:
             raise _explain(self.path, error) from error
 
@@ -200,25 +246,26 @@ def _first_scan(data: bytes) -> int | None:
     return None
 
 
-def _decode_pillow(path: Path, data: bytes) -> np.ndarray:
-    """Decode whole, not rotated (a TIFF is: see `_orientation`), as (H, W, 3) uint8."""
+def _decode_pillow(path: Path, data: bytes, reduce: int) -> np.ndarray:
+    """Decode and average, not rotated (a TIFF is: see `_orientation`), as (h, w, 3) uint8."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return rgb_pixels(image, str(path))
+        with open_image(io.BytesIO(data), str(path)) as image:
+            return rgb_pixels(image, str(path), reduce)
     except DataError:
         raise
     except Exception as error:
         raise _explain(path, error) from error
 
 
-def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:
-    """Pixels of a Pillow image of any mode as (H, W, 3) uint8 RGB, not rotated.
+def rgb_pixels(image: Image.Image, name: str, reduce: int = 1) -> np.ndarray:
+    """Pixels of a Pillow image of any mode as (h, w, 3) uint8 RGB, not rotated.
 
     Alpha is dropped, 16-bit grey is scaled to 8 bits.
 
     Args:
         image: the image.
         name: what messages call it.
+        reduce: how many pixels in each direction are averaged to one.
 
     Raises:
         DataError: its pixels are float or 32-bit integer.
@@ -230,8 +277,9 @@ def rgb_pixels(image: Image.Image, name: str) -> np.ndarray:
         )
     if image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.uint32)
-        return np.repeat(((grey * 255 + 32767) // 65535).astype(np.uint8)[..., None], 3, 2)
-    return np.array(image.convert("RGB"))
+        image = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    return np.array(rgb if reduce == 1 else rgb.reduce(reduce))
 
 
 def stretch(pixels: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
@@ -264,11 +312,6 @@ def _explain(path: Path, error: Exception) -> DataError:
         )
     if isinstance(error, IsADirectoryError | PermissionError):
         return DataError(f"{path}: cannot be read: {error.strerror}. Name a readable picture file.")
-    if isinstance(error, Image.DecompressionBombError):
-        return DataError(
-            f"{path}: more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels, or a file made to "
-            "exhaust the memory. If it is sound, scale it down first."
-        )
     if path.is_file() and path.stat().st_size == 0:
         return DataError(f"{path}: the file is empty (0 bytes). {_RESTORE}")
     if isinstance(error, Image.UnidentifiedImageError):

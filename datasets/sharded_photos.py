@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from .errors import DataError
 from .geo import PhotoDataModule
-from .images import rgb_pixels
+from .images import open_image, rgb_pixels
 from .sampling import EpochSampler, Progress
 from .shards import ShardIndex, read_index
 
@@ -45,7 +45,7 @@ class ShardPicture:
 
     def _decoded(self, use: Callable[[Image.Image], Any]) -> Any:
         try:
-            with Image.open(self._data()) as image:
+            with open_image(self._data(), str(self.path)) as image:
                 return use(image)
         except DataError:
             raise

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from ...datasets.errors import DataError
 from ...datasets.files import replaced_atomically
@@ -27,7 +28,8 @@ class Video:
         declared_frames: Frames as the file declares them; 0 where it does not.
 
     Raises:
-        DataError: The file cannot be opened as a video.
+        DataError: The file cannot be opened as a video, or its frames have more pixels than one
+            image may have.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,6 +38,16 @@ class Video:
         if not self._capture.isOpened():
             raise DataError(
                 f"{path}: cannot be opened as a video. Check that it is whole and plays elsewhere."
+            )
+        width, height = (
+            int(self._capture.get(side))
+            for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+        )
+        if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+            raise DataError(
+                f"{path}: frames of {width}x{height} pixels; the file is damaged or made to "
+                "exhaust the memory. If it is sound, scale it down, or set "
+                "MOBILEVISION_MAX_PIXELS to more"
             )
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if np.isfinite(fps) and fps > 0 else _DEFAULT_FPS

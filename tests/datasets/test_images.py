@@ -2,8 +2,11 @@
 
 import csv
 import io
+import os
 import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -247,6 +250,65 @@ def test_size_hw__decompression_bomb(tmp_path: Path) -> None:
     path.write_bytes(encode(Image.new("1", (20_000, 10_000)), "PNG"))
     with pytest.raises(DataError, match=r"bomb\.png: more than .* pixels"):
         _ = ImageFile(path).size_hw
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "TIFF", "WEBP"])
+def test_size_hw_and_read__more_pixels_than_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path = tmp_path / "large.image"
+    path.write_bytes(encode(scene(), kind))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 61 * 83)
+    assert ImageFile(path).read().shape == (61, 83, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 61 * 83 - 1)
+    for use in (lambda image: image.size_hw, ImageFile.read):
+        with pytest.raises(DataError, match=r"large\.image: more than 5,062 pixels"):
+            use(ImageFile(path))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert ImageFile(path).read(2).shape == (31, 42, 3)
+
+
+def test_read__jpeg__may_have_twice_as_many_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "large.jpg"
+    path.write_bytes(JPEG)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 61 * 83 // 2 + 1)
+    assert ImageFile(path).read(8).shape == (8, 11, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 61 * 83 // 2 - 1)
+    with pytest.raises(DataError, match=r"large\.jpg: more than"):
+        ImageFile(path).read(8)
+
+
+def test_limit__is_an_option_and_pillow_does_not_warn(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    path.write_bytes(encode(scene(), "PNG"))
+    script = (
+        "import sys; from mobilevision.datasets.images import ImageFile, DataError\n"
+        "try: print(ImageFile(sys.argv[1]).size_hw)\n"
+        "except DataError as error: print(error)"
+    )
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", script, str(path)], check=True, capture_output=True, text=True,
+            env=os.environ | {"MOBILEVISION_MAX_PIXELS": limit},
+        )
+        for limit in ("5063", "5062", "2000")
+    ]  # fmt: skip
+    assert printed[0].stdout == "(61, 83)\n"
+    assert all("set MOBILEVISION_MAX_PIXELS to more" in each.stdout for each in printed[1:])
+    assert not any(each.stderr for each in printed)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "I;16"])
+def test_read__reduced_png__is_the_average_of_the_whole(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "a.png"
+    image = scene().convert("L") if mode == "I;16" else scene()
+    image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257) if mode == "I;16" else image
+    path.write_bytes(encode(image if mode == "I;16" else image.convert(mode), "PNG"))
+    whole = ImageFile(path).read()
+    expected = np.asarray(Image.fromarray(whole).reduce(4))
+    np.testing.assert_array_equal(ImageFile(path).read(4), expected)
 
 
 def test_read__panorama(tmp_path: Path) -> None:

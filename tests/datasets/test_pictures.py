@@ -128,6 +128,7 @@ def test_drop_missing__whole_folder_absent__error_counts_them(
     ("damage", "kind"),
     [
         (lambda path: path.write_text("no picture"), FaultKind.UNREADABLE),
+        (lambda path: Image.new("1", (13_000, 13_000)).save(path, "PNG"), FaultKind.UNREADABLE),
         (lambda path: path.write_bytes(b""), FaultKind.UNREADABLE),
         (lambda path: Image.new("RGB", (90, 80)).save(path), FaultKind.SIZE),
     ],

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mobilevision.apps.files.videos import Video, mp4_writer
 from mobilevision.datasets.errors import DataError
@@ -39,6 +40,15 @@ def test_video__no_video__says_so(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(b"no video")
     with pytest.raises(DataError, match=r"a\.mp4: cannot be opened as a video"):
+        Video(path)
+
+
+def test_video__frames_of_more_pixels_than_the_limit__says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "a.mp4", [10, 20])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 48 * 64 - 1)
+    with pytest.raises(DataError, match=r"a\.mp4: frames of 64x48 pixels"):
         Video(path)
 
 
