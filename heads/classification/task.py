@@ -69,7 +69,8 @@ class ClassificationTask(EvaluatedTask[ClassificationEvaluator, ClassificationRe
             output: (B, C), the network's logits.
             batch: The pictures; its labels may be probabilities (B, C) float32.
         """
-        losses = {"labels": self.loss(output, batch.labels)}
+        # torch's mean over no pictures is not a number.
+        losses = {"labels": self.loss(output, batch.labels) if len(output) else output.sum()}
         if self.distillation is None or not self.training:
             return losses
         losses["labels"] = self.distillation.label_weight * losses["labels"]

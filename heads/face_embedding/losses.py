@@ -63,7 +63,7 @@ class SquaredDifference(EmbeddingLoss):
     ) -> dict[str, Tensor]:
         """See ``EmbeddingLoss``."""
         difference = embeddings - _given(teacher)
-        return self.compare("squared", difference.square().sum(dim=1).mean())
+        return self.compare("squared", _mean(difference.square().sum(dim=1)))
 
 
 class CosineDistance(EmbeddingLoss):
@@ -76,7 +76,7 @@ class CosineDistance(EmbeddingLoss):
         identities: Tensor,  # noqa: ARG002
     ) -> dict[str, Tensor]:
         """See ``EmbeddingLoss``."""
-        return self.compare("cosine", 1 - F.cosine_similarity(embeddings, _given(teacher)).mean())
+        return self.compare("cosine", _mean(1 - F.cosine_similarity(embeddings, _given(teacher))))
 
 
 class RelationalDistance(EmbeddingLoss):
@@ -149,7 +149,7 @@ class _MarginLoss(EmbeddingLoss):
     ) -> dict[str, Tensor]:
         """See ``EmbeddingLoss``; faces of nobody known are left out."""
         people = len(self.centres)
-        if int(identities.max()) >= people:
+        if (identities >= people).any():
             raise DataError(
                 f"num_identities={people}: the data has a person {int(identities.max())} (counted "
                 "from 0). Set it to the number of people that the run's first lines name."
@@ -231,6 +231,11 @@ class LossSum(EmbeddingLoss):
                 raise ValueError(f"two losses are called {', '.join(parts.keys() & more.keys())}")
             parts |= more
         return parts
+
+
+def _mean(losses: Tensor) -> Tensor:
+    """The mean over the faces (B,), 0 where there are none."""
+    return losses.sum() / max(1, len(losses))
 
 
 def _given(teacher: Tensor | None) -> Tensor:

@@ -62,6 +62,7 @@ class CellLoss(nn.Module):
     def _one(self, logits: Tensor, own: Tensor, photos: Tensor, centres: Tensor) -> Tensor:
         if self.tau_km is not None:
             labels = smoothed_labels(pairwise_km(photos, centres), self.tau_km)
-            return functional.cross_entropy(logits, labels)
+            total = functional.cross_entropy(logits, labels, reduction="sum")
+            return total / max(1, len(logits))
         total = functional.cross_entropy(logits, own, ignore_index=NO_CELL, reduction="sum")
         return total / (own != NO_CELL).sum().clamp(min=1)

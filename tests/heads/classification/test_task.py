@@ -45,6 +45,14 @@ def test_one_batch__is_learned_by_heart() -> None:
     assert task(data.images).argmax(1).tolist() == data.labels.tolist()
 
 
+def test_losses__of_no_pictures__are_zero_with_a_graph() -> None:
+    task = make()
+    nothing = ClassificationBatch(*(field[:0] for field in batch()))
+    loss = task.losses(torch.zeros(0, len(NAMES), requires_grad=True), nothing)["labels"]
+    assert loss.item() == 0
+    loss.backward()
+
+
 def test_decay_depthwise__false_spares_exactly_these_filters() -> None:
     def decayed(task: ClassificationTask) -> set[int]:
         optimizer = task.configure_optimizers()
