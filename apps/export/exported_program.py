@@ -1,6 +1,7 @@
 """Files of ``torch.export``: for torch itself, in Python or compiled ahead of time for C++."""
 
 import copy
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from ...datasets.files import replaced_atomically
+from ...datasets.files import write_atomically
 from .deployed import Deployable
 from .facts import AS_THEY_ARE, ModelFacts
 from .formats import ExportOptions
@@ -44,8 +45,9 @@ class ExportedProgramFormat:
         """See ``Format``."""
         program = plain_program(deployable, options)
         entries = written_facts(deployable, options).to_strings()
-        with replaced_atomically(out) as temporary, temporary.open("wb") as file:
-            torch.export.save(program, file, extra_files=entries)  # type: ignore[arg-type]
+        buffer = io.BytesIO()  # torch ends the process where a file cannot be written
+        torch.export.save(program, buffer, extra_files=entries)  # type: ignore[arg-type]
+        write_atomically(out, buffer.getvalue())
         return {"torch": torch.__version__}
 
 

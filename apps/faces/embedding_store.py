@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..files.input_files import InputFile
+from ..files.private import create_private
 
 STORE_FORMAT = 1
 
@@ -48,6 +49,10 @@ class Counts(NamedTuple):
 class EmbeddingStore:
     """An SQLite file: the files of this run, and the rows of each file that is done.
 
+    Rows may be embeddings of faces, which are biometric data: the file, and what SQLite writes
+    beside it with the same rights, is its owner's alone. The table that is made of it is for
+    others, too, and has the rights that the user's umask gives.
+
     What ``add`` was given is on the disk when it returns; a process that is killed leaves the
     state before or after it. Memory does not grow with the number of files.
 
@@ -63,9 +68,14 @@ class EmbeddingStore:
     def __init__(self, path: Path, work: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
+        create_private(path)
         self._connection = sqlite3.connect(path)
-        self._connection.executescript(_TABLES)
-        self.begun_anew = self._resume({"store": STORE_FORMAT, **work})
+        try:
+            self._connection.executescript(_TABLES)
+            self.begun_anew = self._resume({"store": STORE_FORMAT, **work})
+        except BaseException:
+            self._connection.close()
+            raise
 
     def _resume(self, work: dict[str, Any]) -> list[str]:
         row = self._connection.execute("SELECT content FROM work").fetchone()

@@ -1,4 +1,4 @@
-"""People and their face embeddings on disk: enrol, identify, list, remove.
+"""People and their face embeddings on disk: enroll, identify, list, remove.
 
 The rows lie in a LanceDB table, which is searched exactly, without an index. LanceDB keeps what was
 removed: in older versions of the table, and in its data files until a tenth of a file's rows is
@@ -6,16 +6,22 @@ gone. So a removal writes the other rows anew and takes the older versions away.
 while nobody else has the table open, so every access holds the gallery's lock: processes take
 turns.
 
+Embeddings of faces are biometric data: folder and files are their owner's alone.
+
+A change is done when LanceDB has committed it. Tidying up after it may fail, such as on a full
+disk, or be cut short: the file ``.changing`` stays then, and the next access tidies.
+
 Free of torch.
 """
 
+import errno
+import hashlib
 import json
 import os
-import uuid
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,12 +29,28 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...datasets.errors import DataError
-from ...datasets.files import write_atomically
+from ..files.private import (
+    PRIVATE_FILE,
+    PRIVATE_FOLDER,
+    SharedFilesWarning,
+    create_private,
+    is_shared,
+    make_private,
+)
+from .gallery_facts import FACTS_FILE, GalleryFacts, read_facts, write_facts
 from .results import Threshold
 
-GALLERY_FORMAT = 1
 _TABLE = "faces"
+_TABLE_FOLDER = f"{_TABLE}.lance"
+_LOCK_FILE = ".lock"
+_MARK_FILE = ".changing"
+_OWN_FILES = (FACTS_FILE, _TABLE_FOLDER, _LOCK_FILE, _MARK_FILE)
 _LOCK_SECONDS = 120.0
+_RANDOM_ID_LENGTH = 32
+"""Faces had random ids before they had ids of their content."""
+_SAME_FACE = 0.9999
+"""Least cosine of two embeddings of one picture; rounding differs with device and batch."""
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 class Match(NamedTuple):
@@ -39,37 +61,41 @@ class Match(NamedTuple):
     """Cosine to the nearest of the person's faces, in [-1, 1]."""
 
 
+class Enrolled(NamedTuple):
+    """What came of an enrollment."""
+
+    added: int
+    """Faces that are new."""
+    known: int
+    """Faces that the person had already, or that were given twice."""
+    others: dict[int, str]
+    """Position of a face that was not added -> the other person whom it belongs to."""
+    total: int
+    """Faces that the person has now."""
+
+
 class Gallery:
-    """A folder with the embeddings of people.
+    """A folder with the embeddings of people, private to its owner.
+
+    A gallery that others could read is narrowed when it is opened, with a warning.
 
     Args:
         folder: The gallery; see ``create``.
 
     Raises:
-        DataError: There is none, it is of another format, or LanceDB is not installed.
+        DataError: There is none, it is damaged or of another format, or LanceDB is not installed.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._lancedb, self._arrow, self._filelock = _libraries()
-        try:
-            facts = json.loads(self._facts_path.read_bytes())
-        except FileNotFoundError as error:
-            raise DataError(
-                f"{self.folder}: no gallery. `mobilevision gallery enroll` makes one."
-            ) from error
-        except ValueError as error:
-            raise DataError(f"{self._facts_path}: not readable ({error}); restore it") from error
-        if facts.get("format") != GALLERY_FORMAT:
-            raise DataError(
-                f"{self.folder}: a gallery of format {facts.get('format')}, and this is for "
-                f"{GALLERY_FORMAT}. Enrol the people anew in another folder."
-            )
-        self.model: dict[str, Any] = facts["model"]
+        facts = read_facts(self.folder)
+        self.model = facts.model
         """What says which model the embeddings are of."""
-        self.dimension: int = facts["dimension"]
-        self.threshold = Threshold(*facts["threshold"]) if facts["threshold"] else None
+        self.dimension = facts.dimension
+        self.threshold = facts.threshold
         """As measured with the model; None where it was not."""
+        _narrow(self.folder)
 
     @classmethod
     def create(
@@ -88,19 +114,16 @@ class Gallery:
             threshold: As measured with it.
 
         Raises:
-            DataError: As for the class, or the gallery is of another model.
+            DataError: As for the class, the gallery is of another model, or the folder holds other
+                things.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(_libraries()[2], folder):
-            if not (folder / "gallery.json").exists():
-                facts = {
-                    "format": GALLERY_FORMAT,
-                    "model": dict(model),
-                    "dimension": dimension,
-                    "threshold": list(threshold) if threshold else None,
-                }
-                write_atomically(folder / "gallery.json", json.dumps(facts, indent=1).encode())
+        filelock = _libraries()[2]
+        _make_folder(folder)
+        with _locked(filelock, folder):
+            if not (folder / FACTS_FILE).exists():
+                write_facts(folder, GalleryFacts(dict(model), dimension, threshold))
+                make_private(folder / FACTS_FILE)
         gallery = cls(folder)
         gallery.check_model(model)
         return gallery
@@ -114,30 +137,50 @@ class Gallery:
         if dict(model) != self.model:
             raise DataError(
                 f"{self.folder}: a gallery of {self.model}, and this model is {dict(model)}. Take "
-                "that one, or enrol the people anew in another folder."
+                "that one, or enroll the people anew in another folder."
             )
 
-    def enroll(self, name: str, embeddings: np.ndarray) -> int:
+    def enroll(
+        self, name: str, embeddings: np.ndarray, keys: Sequence[str] | None = None
+    ) -> Enrolled:
         """Add faces of a person; they are on the disk when this returns.
+
+        A face is added once: to enroll it again changes nothing, so that a call that was cut short
+        may be repeated. A face belongs to one person; another's stays with them.
 
         Args:
             name: Of the person; not empty.
             embeddings: (N, D), any length but zero.
+            keys: What tells a face from others, such as a hash of its picture, one for each
+                embedding; by default the embedding itself, which must be the same to the last bit.
 
         Returns:
-            How many faces the person has now.
+            How many faces were added, and why the others were not.
 
         Raises:
-            DataError: The embeddings have another dimension, length zero or are not finite, or the
-                name is empty.
+            DataError: The embeddings have another dimension, length zero or are not finite, the
+                name is empty or not valid Unicode, or there are more or fewer keys than embeddings.
         """
         vectors = self._unit(embeddings)
-        if not name.strip():
-            raise DataError("a person needs a name")
-        with self._table(changes=True) as table:
-            table.add(self._rows(name, vectors))
-            self._tidy(table)
-            return self._names(table)[name]
+        check_name(name)
+        if keys is None:
+            keys = [hashlib.sha256(vector.tobytes()).hexdigest() for vector in vectors]
+        if len(keys) != len(vectors):
+            raise DataError(f"{len(keys)} keys for {len(vectors)} embeddings: one for each")
+        ids = [self._id(key) for key in keys]
+        with self._changes() as table:
+            owners = self._owners(table)
+            self._replace_random_ids(table, owners, ids, vectors)
+            others = {
+                index: owners[face]
+                for index, face in enumerate(ids)
+                if owners.get(face, name) != name
+            }
+            fresh = {face: index for index, face in enumerate(ids) if face not in owners}
+            if fresh:
+                table.add(self._rows(name, list(fresh), vectors[list(fresh.values())]))
+        total = sum(owner == name for owner in owners.values()) + len(fresh)
+        return Enrolled(len(fresh), len(ids) - len(fresh) - len(others), others, total)
 
     def identify(self, embeddings: np.ndarray, count: int = 1) -> list[list[Match]]:
         """Find the people nearest to each face, however far they are.
@@ -158,14 +201,17 @@ class Gallery:
         vectors = self._unit(embeddings)
         if count < 1:
             raise DataError(f"count={count}: at least 1")
-        with self._table() as table:
-            total = table.count_rows()
-            return [self._nearest(table, vector, count, total) for vector in vectors]
+        with self._reading() as table:
+            total = table.count_rows() if table is not None else 0
+            return [
+                self._nearest(table, vector, count, total) if total else [] for vector in vectors
+            ]
 
     def people(self) -> dict[str, int]:
         """Name -> number of faces, by name."""
-        with self._table() as table:
-            return dict(sorted(self._names(table).items()))
+        with self._reading() as table:
+            names = Counter(self._owners(table).values()) if table is not None else {}
+        return dict(sorted(names.items()))
 
     def remove(self, name: str) -> int:
         """Remove a person. When this returns, no file of the gallery has the faces or the name.
@@ -182,39 +228,105 @@ class Gallery:
             How many faces were removed.
 
         Raises:
-            DataError: There is no such person.
+            DataError: There is no such person, or traces of the faces could not be cleared, such as
+                on a full disk.
         """
-        with self._table(changes=True) as table:
-            names = self._names(table)
-            if name not in names:
-                self._tidy(table)  # whoever was being removed or enrolled when a process ended
+        with self._changes() as table:
+            names = Counter(self._owners(table).values())
+            if name not in names:  # leaving so clears what an interrupted removal has left
                 raise DataError(
                     f"{self.folder}: has nobody called {name!r}; see `mobilevision gallery list`"
                 )
-            database = self._lancedb.connect(self.folder)
             rest = self._arrow.RecordBatchReader.from_batches(
                 table.schema, self._others(table, name)
             )
-            self._tidy(database.create_table(_TABLE, rest, mode="overwrite"))
+            self._lancedb.connect(self.folder).create_table(_TABLE, rest, mode="overwrite")
+            table.checkout_latest()
+            if not self._finish(table):
+                raise DataError(
+                    f"{self.folder}: {name} was removed, but older files with the faces could not "
+                    "be deleted. Make room on the disk, then remove the person once more."
+                )
             return names[name]
 
     @property
-    def _facts_path(self) -> Path:
-        return self.folder / "gallery.json"
+    def _mark(self) -> Path:
+        return self.folder / _MARK_FILE
 
     @contextmanager
-    def _table(self, changes: bool = False) -> Iterator[Any]:
-        """The table, nobody else having it open; ends what a killed process has left undone."""
-        mark = self.folder / ".changing"
-        with _locked(self._filelock, self.folder):
-            database = self._lancedb.connect(self.folder)
-            table = database.create_table(_TABLE, schema=self._schema(), exist_ok=True)
-            if mark.exists():
-                self._tidy(table)
-            if changes:
-                mark.touch()
+    def _changes(self) -> Iterator[Any]:
+        """The table, to be changed by the body, nobody else having it open.
+
+        What comes after the body raises nothing: its changes are committed.
+        """
+        with _locked(self._filelock, self.folder), self._damage_named():
+            create_private(self._mark)
+            table = self._opened()
+            try:
+                yield table
+            finally:
+                if self._mark.exists():
+                    self._finish(table)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Any]:
+        """The table, or None where there is none yet; also from a disk that cannot be written."""
+        with (
+            _locked(self._filelock, self.folder, reading=True) as locked,
+            self._damage_named(),
+        ):
+            table = self._opened() if self._has_table else None
+            if locked and table is not None and self._mark.exists():
+                self._finish(table)
             yield table
-            mark.unlink(missing_ok=True)
+
+    @contextmanager
+    def _damage_named(self) -> Iterator[None]:
+        """Name the files that Lance cannot read; the operating system's errors are left as such."""
+        try:
+            yield
+        except Exception as error:  # Lance raises many kinds
+            text = str(error)
+            if "lance error" not in text or "(os error" in text:
+                raise
+            raise self._damaged(text) from error
+
+    def _damaged(self, what: str) -> DataError:
+        return DataError(
+            f"{self.folder / _TABLE_FOLDER}: damaged ({what}). Restore the gallery from a backup, "
+            "or enroll the people anew in another folder."
+        )
+
+    @property
+    def _has_table(self) -> bool:
+        return any(self.folder.glob(f"{_TABLE_FOLDER}/_versions/*.manifest"))
+
+    def _opened(self) -> Any:
+        database = self._lancedb.connect(self.folder)
+        if not self._has_table:
+            return database.create_table(_TABLE, schema=self._schema(), exist_ok=True)
+        table = database.open_table(_TABLE)
+        if table.schema.names != self._schema().names:
+            raise self._damaged(f"it has the columns {table.schema.names}")
+        length = table.schema.field("vector").type.list_size
+        if length != self.dimension:
+            raise DataError(
+                f"{self.folder / FACTS_FILE}: damaged, has the dimension {self.dimension}, and the "
+                f"faces have {length} numbers. Restore the file from a backup, or write {length}."
+            )
+        return table
+
+    def _finish(self, table: Any) -> bool:
+        """Tidy as far as the disk allows; whether everything is tidy, and the mark gone."""
+        try:
+            self._tidy(table)
+            self._mark.unlink(missing_ok=True)
+        except Exception:  # Lance raises many kinds, and the change itself is done
+            return False
+        finally:
+            with suppress(OSError):  # the folder is private anyway
+                make_private(self.folder / _TABLE_FOLDER)
+        return True
 
     def _schema(self) -> Any:
         arrow = self._arrow
@@ -226,11 +338,33 @@ class Gallery:
             ]
         )
 
-    def _rows(self, name: str, vectors: np.ndarray) -> Any:
+    def _id(self, key: str) -> str:
+        """Of a face: the same wherever the same model embeds the same content."""
+        model = json.dumps(self.model, sort_keys=True)
+        return hashlib.sha256(f"{model}\n{key}".encode()).hexdigest()
+
+    def _rows(self, name: str, ids: Sequence[str], vectors: np.ndarray) -> Any:
         arrow = self._arrow
-        ids = [uuid.uuid4().hex for _ in vectors]
         listed = arrow.FixedSizeListArray.from_arrays(arrow.array(vectors.ravel()), self.dimension)
         return arrow.table([ids, [name] * len(ids), listed], schema=self._schema())
+
+    def _replace_random_ids(
+        self, table: Any, owners: dict[str, str], ids: Sequence[str], vectors: np.ndarray
+    ) -> None:
+        """Give faces from before ids had a meaning the ids of the same faces among ``vectors``."""
+        if not len(ids) or all(len(face) != _RANDOM_ID_LENGTH for face in owners):
+            return
+        new_ids: dict[str, str] = {}
+        for batch in table.search().select(["id", "vector"]).to_batches():
+            stored = batch.column("vector").flatten().to_numpy().reshape(-1, self.dimension)
+            same = stored @ vectors.T >= _SAME_FACE
+            for old, row in zip(batch.column("id").to_pylist(), same, strict=True):
+                if len(old) == _RANDOM_ID_LENGTH and row.any():
+                    new_ids.setdefault(ids[int(row.argmax())], old)
+        for new, old in new_ids.items():
+            if new not in owners:
+                table.update(where=f"id = '{old}'", values={"id": new})
+                owners[new] = owners.pop(old)
 
     def _tidy(self, table: Any) -> None:
         """Leave the newest version alone on the disk."""
@@ -246,11 +380,14 @@ class Gallery:
             yield kept.select(table.schema.names).cast(table.schema)
 
     @staticmethod
-    def _names(table: Any) -> Counter[str]:
-        names: Counter[str] = Counter()
-        for batch in table.search().select(["name"]).to_batches():
-            names.update(batch.column("name").to_pylist())
-        return names
+    def _owners(table: Any) -> dict[str, str]:
+        """Id of a face -> the name of its person."""
+        owners: dict[str, str] = {}
+        for batch in table.search().select(["id", "name"]).to_batches():
+            owners.update(
+                zip(*(batch.column(key).to_pylist() for key in ("id", "name")), strict=True)
+            )
+        return owners
 
     @staticmethod
     def _nearest(table: Any, vector: np.ndarray, count: int, total: int) -> list[Match]:
@@ -283,17 +420,61 @@ class Gallery:
         return (vectors / lengths).astype(np.float32)
 
 
+def _make_folder(folder: Path) -> None:
+    """Make the folder of a gallery, or see that nothing else is in it."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(PRIVATE_FOLDER, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise DataError(f"{folder}: a file is in the way; name another folder") from error
+    if (folder / FACTS_FILE).exists():
+        return
+    names = {path.name for path in folder.iterdir()}
+    if _TABLE_FOLDER in names:
+        raise DataError(
+            f"{folder / FACTS_FILE}: missing, and it says which model the faces are of. Restore it "
+            "from a backup, or enroll the people anew in another folder."
+        )
+    if others := sorted(name for name in names if not name.startswith(".")):
+        raise DataError(
+            f"{folder}: holds other things, such as {others[0]!r}. A gallery is a private folder "
+            "of its own: name one that is empty or absent."
+        )
+    _narrow(folder)
+
+
+def _narrow(folder: Path) -> None:
+    """Take the rights of others from a gallery that has any, and say so."""
+    if not is_shared(folder):
+        return
+    try:
+        folder.chmod(PRIVATE_FOLDER)
+        make_private(*(folder / name for name in _OWN_FILES))
+        what = "only you can from now on"
+    except OSError as error:
+        what = f"that could not be changed ({error.strerror}); see to it that only you can"
+    warnings.warn(
+        f"{folder}: others could read these faces; {what}", SharedFilesWarning, stacklevel=3
+    )
+
+
 @contextmanager
-def _locked(filelock: Any, folder: Path) -> Iterator[None]:
-    lock = filelock.FileLock(folder / ".lock", timeout=_LOCK_SECONDS)
+def _locked(filelock: Any, folder: Path, reading: bool = False) -> Iterator[bool]:
+    """Hold the gallery's lock; for reading also without it, where the disk cannot be written."""
+    lock = filelock.FileLock(folder / _LOCK_FILE, timeout=_LOCK_SECONDS, mode=PRIVATE_FILE)
     try:
         lock.acquire()
     except filelock.Timeout as error:
         raise DataError(
             f"{folder}: another process has used this gallery for {_LOCK_SECONDS:g} s; try again"
         ) from error
+    except OSError as error:
+        if not reading or error.errno not in _UNWRITABLE:
+            raise
+        yield False
+        return
     try:
-        yield
+        yield True
     finally:
         lock.release()
 
@@ -315,3 +496,20 @@ def _libraries() -> tuple[Any, Any, Any]:
 def accepted(matches: Sequence[Match], threshold: float) -> list[Match]:
     """The matches that reach the threshold."""
     return [match for match in matches if match.similarity >= threshold]
+
+
+def check_name(name: str) -> None:
+    """Insist on a person's name that can be stored.
+
+    Raises:
+        DataError: It is empty, or has bytes that are not UTF-8, as names of files may.
+    """
+    if not name.strip():
+        raise DataError("a person needs a name")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"the name {name!r} is not valid Unicode (it has bytes that are not UTF-8); write it "
+            "anew"
+        ) from error

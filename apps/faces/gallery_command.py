@@ -1,5 +1,6 @@
 """The whole of ``mobilevision gallery enroll`` and ``identify``: pictures to people."""
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from ...datasets.images import ImageFile
 from ..files.input_files import find_files
 from .embedder import FaceEmbedder
 from .embedding_engines import model_facts
-from .gallery import Gallery, Match, accepted
+from .gallery import Gallery, Match, accepted, check_name
 from .results import Face, Threshold
 
 
@@ -59,21 +60,23 @@ def enroll(
     Args:
         folder: The gallery; made where there is none.
         name: The person.
-        inputs: Pictures, folders and patterns.
+        inputs: Pictures, folders and patterns. A picture that is enrolled already is not added
+            again, so that a command that was cut short may be repeated.
         model: What embeds them.
         largest: Take the largest of several faces; otherwise such a picture is a fault, because
             nobody can tell whose face it is.
 
     Returns:
-        A message for each picture that gave no face.
+        A message for each picture that gave no face, or that of another person.
 
     Raises:
-        DataError: An input is absent, the model cannot be used or is another one than the
-            gallery's.
+        DataError: An input is absent, the name is not valid Unicode, the model cannot be used or is
+            another one than the gallery's.
     """
+    check_name(name)
     embedder, facts = model.load()
     gallery = Gallery.create(folder, facts, embedder.dimension, embedder.threshold)
-    embeddings: list[np.ndarray] = []
+    faces_of: dict[str, np.ndarray] = {}
     faults: list[str] = []
     for file, faces in model.faces(embedder, inputs):
         if isinstance(faces, DataError):
@@ -83,10 +86,17 @@ def enroll(
         elif len(faces) > 1 and not largest:
             faults.append(f"{file}: {len(faces)} faces; cut one out, or say --largest")
         else:
-            embeddings.append(faces[0].embedding)
-    if embeddings:
-        total = gallery.enroll(name, np.stack(embeddings))
-        print(f"{name}: {len(embeddings):,} faces added, {total:,} in {folder}")
+            faces_of[file] = faces[0].embedding
+    if faces_of:
+        keys = [_key(Path(file), model.aligned) for file in faces_of]
+        enrolled = gallery.enroll(name, np.stack(list(faces_of.values())), keys)
+        known = f", {enrolled.known:,} there already" if enrolled.known else ""
+        print(f"{name}: {enrolled.added:,} faces added{known}, {enrolled.total:,} in {folder}")
+        files = list(faces_of)
+        faults += [
+            f"{files[index]}: enrolled as {other} already; leave it out, or remove {other} first"
+            for index, other in enrolled.others.items()
+        ]
     _print_faults(faults)
     return faults
 
@@ -137,6 +147,13 @@ def identify(
         _say_threshold(measured, len(gallery.people()))
     _print_faults(faults, sys.stderr if as_json else sys.stdout)
     return faults
+
+
+def _key(file: Path, aligned: bool) -> str:
+    """What tells the one face that is taken from a picture from others."""
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    return f"{digest} {'aligned' if aligned else 'found'}"
 
 
 def _whole(embedding: np.ndarray) -> Face:

@@ -41,7 +41,8 @@ def find_files(inputs: Sequence[str], leave_out: Path | None = None) -> list[Inp
         leave_out: A folder whose files are no input, such as that of the output.
 
     Raises:
-        DataError: A word names nothing, or a folder holds neither pictures nor videos.
+        DataError: A word names nothing, a folder holds neither pictures nor videos, or the name of
+            a file is not UTF-8.
     """
     found: dict[str, InputFile] = {}
     for file in walk_files(inputs, leave_out):
@@ -55,7 +56,19 @@ def walk_files(inputs: Sequence[str], leave_out: Path | None = None) -> Iterator
     A file that two words mean comes twice, and the error of a word comes when it is its turn.
     """
     for word in inputs:
-        yield from _files_of(word, leave_out)
+        for file in _files_of(word, leave_out):
+            _check_name(file.path)
+            yield file
+
+
+def _check_name(path: Path) -> None:
+    """Insist on a path that tables, JSON and messages can hold."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{str(path)!r}: the name has bytes that are not UTF-8. Rename the file or its folder."
+        ) from error
 
 
 def _files_of(word: str, leave_out: Path | None) -> Iterable[InputFile]:

@@ -1,5 +1,6 @@
 """Videos frame by frame, read and written with OpenCV. Free of torch."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,6 +87,7 @@ class Mp4Writer:
         self.fps = fps
         self._writer: cv2.VideoWriter | None = None
         self._size_wh = (0, 0)
+        self._count = 0
 
     def write(self, frame: np.ndarray) -> None:
         """Add a frame (H, W, 3) uint8 RGB; all are of one size.
@@ -97,6 +99,7 @@ class Mp4Writer:
         if (frame.shape[1], frame.shape[0]) != self._size_wh:
             frame = cv2.resize(frame, self._size_wh, interpolation=cv2.INTER_AREA)
         writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        self._count += 1
 
     def _open(self, frame: np.ndarray) -> cv2.VideoWriter:
         self._size_wh = (frame.shape[1], frame.shape[0])
@@ -114,6 +117,17 @@ class Mp4Writer:
         if self._writer is not None:
             self._writer.release()
 
+    def check(self) -> None:
+        """See whether the finished file has its frames: OpenCV is silent about a full disk.
+
+        Raises:
+            OSError: It has not.
+        """
+        if self._writer is not None:
+            frames = cv2.VideoCapture(str(self.path)).get(cv2.CAP_PROP_FRAME_COUNT)
+            if frames < self._count:
+                raise OSError(errno.ENOSPC, "the video was not written whole", str(self.path))
+
 
 @contextmanager
 def mp4_writer(path: Path, fps: float) -> Iterator[Mp4Writer]:
@@ -122,6 +136,9 @@ def mp4_writer(path: Path, fps: float) -> Iterator[Mp4Writer]:
     Args:
         path: The file, ``.mp4``.
         fps: Frames a second.
+
+    Raises:
+        OSError: The video could not be written whole, as on a full disk.
     """
     with replaced_atomically(path) as temporary:
         writer = Mp4Writer(temporary, fps)
@@ -129,3 +146,4 @@ def mp4_writer(path: Path, fps: float) -> Iterator[Mp4Writer]:
             yield writer
         finally:
             writer.close()
+        writer.check()

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import sqlite3
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from mobilevision.apps.cli import lightning
 from mobilevision.apps.errors import friendly_errors
+from mobilevision.apps.files.private import SharedFilesWarning
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.datasets.errors import DataError
 
@@ -119,6 +122,87 @@ def test_friendly_errors__disk__one_line_and_status_2(
         raise RuntimeError("could not save") from error
     assert caught.value.code == 2
     assert capsys.readouterr().err == f"error: {expected}\n"
+
+
+def full_sqlite(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA max_page_count = 1")
+        connection.execute("CREATE TABLE a (b)")
+
+
+def unreachable_sqlite(path: Path) -> None:
+    sqlite3.connect(path / "absent" / "a.db")
+
+
+def read_only_sqlite(path: Path) -> None:
+    path.touch()
+    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+        connection.execute("CREATE TABLE a (b)")
+
+
+def text_of(kind: type[Exception], text: str) -> Callable[[Path], None]:
+    def fail(_: Path) -> None:
+        raise kind(text)
+
+    return fail
+
+
+ROOM = "free some space or name another place"
+
+
+@pytest.mark.parametrize(
+    ("fail", "message"),
+    [
+        (full_sqlite, f"No space left on device; {ROOM}"),
+        (unreachable_sqlite, "Permission denied; change its permissions or name another place"),
+        (read_only_sqlite, "Read-only file system; name a place that can be written"),
+        (
+            text_of(
+                RuntimeError,
+                "lance error: LanceError(IO): No space left on device (os error 28), writer.rs:1",
+            ),
+            f"No space left on device; {ROOM}",
+        ),
+        (
+            text_of(OSError, "[Errno 28] Error writing bytes. Detail: No space left on device"),
+            f"No space left on device; {ROOM}",
+        ),
+        (
+            text_of(RuntimeError, "basic_ios::clear: iostream error"),  # OpenVINO
+            "the disk did not take what was to be written (basic_ios::clear: iostream error); "
+            f"{ROOM}",
+        ),
+    ],
+)
+def test_friendly_errors__disk_as_libraries_tell_of_it(
+    fail: Callable[[Path], None],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as caught, friendly_errors():
+        fail(tmp_path / "a.db")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_friendly_errors__other_errors_of_sqlite_keep_their_type(tmp_path: Path) -> None:
+    with (
+        pytest.raises(sqlite3.OperationalError, match="syntax"),
+        friendly_errors(),
+        sqlite3.connect(tmp_path / "a.db") as connection,
+    ):
+        connection.execute("NO SQL")
+
+
+def test_friendly_errors__warning_about_shared_files__its_message_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    usual = warnings.showwarning
+    with friendly_errors(), warnings.catch_warnings(action="always"):
+        warnings.warn("people: others could read it", SharedFilesWarning, stacklevel=1)
+    assert capsys.readouterr().err == "warning: people: others could read it\n"
+    assert warnings.showwarning is usual
 
 
 def test_friendly_errors__other_operating_system_error__keeps_its_type() -> None:

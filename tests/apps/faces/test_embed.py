@@ -114,6 +114,23 @@ def test_make_table__only_what_is_new_is_done(texts: Path, tmp_path: Path) -> No
     assert json.loads(metadata[b"mobilevision"]) == {"model": "a", "rows": 1}
 
 
+@pytest.mark.skipif(os.name != "posix", reason="no rights of group and others here")
+def test_make_table__progress_is_its_owners_alone(texts: Path, tmp_path: Path) -> None:
+    store = tmp_path / "out.parquet.progress"
+    store.touch(0o666)
+    store.chmod(0o666)
+    work = Work(tmp_path / "out.parquet", {"model": "a"}, {})
+    before = os.umask(0)
+    try:
+        make_table(work, named_files([str(texts)]), Counting())
+        assert store.stat().st_mode & 0o777 == 0o600
+        store.unlink()
+        make_table(work, named_files([str(texts)]), Counting())
+        assert store.stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
+
+
 def test_make_table__other_work_begins_anew(
     texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -1,6 +1,7 @@
 """`mobilevision gallery`: from pictures to people on the command line."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,6 +78,47 @@ def test_enroll_identify_list_remove(
     assert capsys.readouterr().out.split() == ["1", "Bea"]
 
 
+def test_enroll__again_or_as_another_person(
+    model: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    a, b, c = (face(tmp_path / f"{name}.png", seed) for seed, name in enumerate("abc"))
+    assert enroll("Ada", people, model, a, b) == 0
+    copy = tmp_path / "copy of a.png"
+    copy.write_bytes(a.read_bytes())
+    assert enroll("Ada", people, model, a, copy, c) == 0
+    assert f"Ada: 1 faces added, 2 there already, 3 in {people}" in capsys.readouterr().out
+    assert enroll("Bea", people, model, b) == 1
+    said = capsys.readouterr().out
+    assert "Bea: 0 faces added, 0 in" in said
+    assert f"{b}: enrolled as Ada already; leave it out, or remove Ada first" in said
+    assert Gallery(people).people() == {"Ada": 3}
+
+
+def test_enroll__name_that_is_no_text__before_anything_is_made(
+    model: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        enroll("Ad\udce9", people, model, face(tmp_path / "a.png", 0))
+    assert ended.value.code == 2
+    assert r"error: the name 'Ad\udce9' is not valid Unicode" in capsys.readouterr().err
+    assert not people.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no rights of group and others here")
+def test_list__gallery_that_others_can_read__said_once(
+    model: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    enroll("Ada", people, model, face(tmp_path / "a.png", 0))
+    people.chmod(0o755)
+    capsys.readouterr()
+    assert gallery("list", "--gallery", people) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: {people}: others could read these faces; only you can from now on"
+    ]
+    assert gallery("list", "--gallery", people) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_identify__threshold_and_count_of_the_user(
     model: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -133,7 +175,7 @@ def test_gallery__another_model_or_none(
     with pytest.raises(SystemExit) as ended:
         enroll("Ada", people, model, a)
     assert ended.value.code == 2
-    assert "enrol the people anew" in capsys.readouterr().err
+    assert "enroll the people anew" in capsys.readouterr().err
 
 
 @pytest.mark.real_data
@@ -152,7 +194,7 @@ def test_enroll__pictures_without_one_clear_face(
     assert "black.png: no face found" in said
     assert Gallery(people).people() == {"Ada": 1}
     assert gallery(*words, "--largest") == 1
-    assert Gallery(people).people() == {"Ada": 3}
+    assert Gallery(people).people() == {"Ada": 2}, "the first picture was enrolled before"
     capsys.readouterr()
     assert gallery("identify", one, tmp_path / "black.png", "--gallery", people, "--model", model,
                    "--device", "cpu") == 0  # fmt: skip

@@ -1,5 +1,6 @@
 """Words of a command line become files, each once and with a name of its own."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,12 @@ def test_output_names__never_the_same_and_never_outside() -> None:
              for path in paths]  # fmt: skip
     assert output_names(files) == ["a", "a.jpg", "A.png", "a.jpg-2", "deep/b"]
     assert output_names(files[:1], taken=["a"]) == ["a.jpg"]
+
+
+def test_find_files__name_that_is_not_utf8(folder: Path) -> None:
+    try:
+        Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png")).touch()
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    with pytest.raises(DataError, match=r"caf\\udce9.png'.* not UTF-8. Rename the file"):
+        find_files(["in"])
