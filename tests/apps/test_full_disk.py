@@ -168,12 +168,14 @@ def test_checkpoint__full_disk__none_and_one_message(
 def test_mp4_writer__full_disk__no_video(disk: SmallDisk) -> None:
     disk.fill(free_pages=4)
     frames = np.random.default_rng(0).integers(0, 256, (30, 64, 80, 3), np.uint8)
-    with (
-        pytest.raises(OSError, match="not written whole"),
-        mp4_writer(disk.path / "film.mp4", 10) as writer,
-    ):
-        for frame in frames:
-            writer.write(frame)
+
+    def write() -> None:
+        with mp4_writer(disk.path / "film.mp4", 10) as writer:
+            for frame in frames:
+                writer.write(frame)
+
+    with pytest.raises(OSError, match="not written whole"):
+        write()
     assert [path.name for path in disk.path.iterdir()] == ["filler"]
 
 
