@@ -6,9 +6,10 @@ Nothing here needs torch, so that the check starts at once.
 import os
 import textwrap
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from .coco import official_title, read_coco
 from .errors import DataError
 from .faults import FaultKind, Faults
 from .images import ImageFile
-from .layout import Split, find_layout
+from .layout import SPLITS, Split, find_layout
 from .pictures import PICTURE_SUFFIXES, drop_missing, quarter_turn
+from .voc import VocPart, find_voc_split, read_voc
 
 _SHOWN = 10
 """Messages of each kind, and file names, that the text shows; `as_dict` has more."""
@@ -139,17 +141,17 @@ class CheckReport:
             yield f"{name[:39]:40}" + "".join(f"{count:>10,}" for count in counts)
 
 
-def check_coco(
+def check_dataset(
     root: str | Path,
     *,
     quick: bool = False,
     workers: int | None = None,
     progress: bool = True,
 ) -> CheckReport:
-    """Check a COCO-format data set, and do not stop at a fault.
+    """Check a detection data set in COCO's or Pascal VOC's format, and do not stop at a fault.
 
     Args:
-        root: its folder, in a layout that `find_layout` knows.
+        root: its folder, in a layout that a data module finds by itself.
         quick: only look for the pictures, do not open them.
         workers: threads that decode pictures; None takes one for each core, at most 8.
         progress: show a bar on standard error.
@@ -158,26 +160,28 @@ def check_coco(
         DataError: there is no data set in the folder.
     """
     root = Path(root)
-    layout, splits = find_layout(root)
+    layout, splits = _find_splits(root)
     report = CheckReport(str(root), layout, quick)
     mentioned: dict[str, set[str]] = {}
     categories: dict[int, str] | None = None
     for name, split in splits.items():
-        part = SplitReport(split.annotations, Faults("skip"))
+        part = SplitReport(split.file, Faults("skip"))
         report.splits[name] = part
-        annotations = _read(root, split, part)
+        annotations = split.read(part)
         if annotations is None:
-            mentioned.setdefault(split.images, set())
+            for folder in split.images:
+                mentioned.setdefault(folder, set())
             continue
         categories = categories or annotations.categories
         if annotations.categories != categories:
             part.faults.add(
                 FaultKind.UNKNOWN_CATEGORY,
-                f"{root / split.annotations}: declares other categories than the first split",
+                f"{root / split.file}: declares other categories than the first split",
             )
         part.count(annotations)
         paths = annotations.images.paths
-        mentioned.setdefault(split.images, set()).update(map(os.path.normpath, paths))
+        for folder in split.images:
+            mentioned.setdefault(folder, set()).update(map(os.path.normpath, paths))
         there = drop_missing(replace(annotations, faults=Faults("skip")))
         part.faults.extend(there.faults)
         if not quick:
@@ -189,6 +193,71 @@ def check_coco(
         if os.path.normpath(path) not in paths
     ]
     return report
+
+
+@dataclass
+class _Split:
+    """A split in any format.
+
+    Attributes:
+        file: what messages call its annotations.
+        images: its image folders, relative to the root or absolute.
+        read: reads it without stopping; adds to the report what is faulty, and returns None where
+            nothing can be read.
+    """
+
+    file: str
+    images: list[str]
+    read: Callable[[SplitReport], Annotations | None]
+
+
+def _find_splits(root: Path) -> tuple[str, dict[str, _Split]]:
+    """Recognise the layout, and say how each split is read.
+
+    Raises:
+        DataError: there is no data set in a known layout.
+    """
+    try:
+        layout, splits = find_layout(root)
+    except DataError as error:
+        voc = _find_voc_splits(root)
+        if voc:
+            return "Pascal VOC", voc
+        raise DataError(
+            f"{error} Pascal VOC's layouts were looked for, too: ImageSets/Main/train.txt, or a "
+            "folder for each split with XML files."
+        ) from None
+    return layout, {
+        name: _Split(split.annotations, [split.images], partial(_read, root, split))
+        for name, split in splits.items()
+    }
+
+
+def _find_voc_splits(root: Path) -> dict[str, _Split]:
+    found = {}
+    categories: dict[int, str] = {}  # those of the first split, as training takes them
+    for name in SPLITS:
+        try:
+            parts = find_voc_split(root, name)
+        except DataError:
+            continue
+        folders = [str(part.images.absolute()) for part in parts]
+        file = " + ".join(str(part.annotations.relative_to(root)) for part in parts)
+        found[name] = _Split(file, folders, partial(_read_voc, parts, categories))
+    return found
+
+
+def _read_voc(
+    parts: list[VocPart], categories: dict[int, str], report: SplitReport
+) -> Annotations | None:
+    try:
+        annotations = read_voc(parts, categories or None, on_error="skip")
+    except DataError as error:
+        report.faults.add(FaultKind.ANNOTATION_FILE, str(error))
+        return None
+    categories.update(annotations.categories)
+    report.faults.extend(annotations.faults)
+    return annotations
 
 
 def _read(root: Path, split: Split, report: SplitReport) -> Annotations | None:

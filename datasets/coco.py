@@ -4,7 +4,7 @@ Any such file will do: category and image ids may have gaps and come in any orde
 ``iscrowd`` may be absent, further keys are ignored. Nothing in this module needs torch.
 """
 
-import json
+import logging
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +13,16 @@ from typing import Any
 import numpy as np
 
 from .annotations import Annotations, BoxTable, ImageTable, find
-from .columns import Column, integers, names, quadruples, read_columns, sides
+from .columns import Column, integers, names, quadruples, read_columns, sides, whole_number
 from .errors import DataError
 from .faults import FaultKind, Faults, OnError
+from .file_names import FileNames
+from .files import read_json
+from .images import ImageFile
 from .validation import TOLERANCE_PX, check_boxes, first_occurrences
+
+# A child of Lightning's logger, whose messages are shown by default.
+_log = logging.getLogger("lightning.pytorch.mobilevision.data")
 
 # fmt: off
 _COCO_NAMES = (
@@ -53,6 +59,8 @@ for instance, has no height (github.com/cocodataset/cocoapi/issues/355).
 """
 
 
+_PATH = "path of the file"
+"""Key that is put into the entries of images."""
 _IMAGE_COLUMNS = (
     Column("id", integers, "an integer"),
     Column("file_name", names, "a name"),
@@ -132,16 +140,7 @@ def load_document(file: Path) -> dict[str, Any]:
         entry.pop("segmentation", None)
         return entry
 
-    try:
-        document = json.loads(file.read_bytes(), object_hook=without_mask)
-    except FileNotFoundError:
-        raise DataError(
-            f"{file}: no such annotation file. Check the path and the data root."
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(
-            f"{file}: not a JSON file that can be read ({error}). Export or download it again."
-        ) from error
+    document = read_json(file, without_mask)
     if not isinstance(document, dict):
         raise DataError(
             f"{file}: holds a JSON {type(document).__name__}, but COCO's format is an object with "
@@ -161,20 +160,18 @@ def declared_categories(file: Path, document: dict[str, Any]) -> dict[int, str]:
     """
     declared: dict[int, str] = {}
     for entry in document["categories"]:
-        if (
-            not isinstance(entry, dict)
-            or integers([entry.get("id")]) is None
-            or not isinstance(entry.get("name"), str)
-        ):
+        category_id = whole_number(entry.get("id")) if isinstance(entry, dict) else None
+        if category_id is None or not isinstance(entry.get("name"), str):
             raise DataError(
-                f'{file}: the category {entry!r} needs an integer "id" and a "name". Add them.'
+                f'{file}: the category {entry!r} needs an integer "id" of at most 64 bits and a '
+                '"name". Add them.'
             )
-        if entry["id"] in declared or entry["name"] in declared.values():
+        if category_id in declared or entry["name"] in declared.values():
             raise DataError(
-                f"{file}: category {entry['id']} ({entry['name']}) has an id or a name that "
+                f"{file}: category {category_id} ({entry['name']}) has an id or a name that "
                 "another one has, too. Make both unique."
             )
-        declared[entry["id"]] = entry["name"]
+        declared[category_id] = entry["name"]
     if not declared:
         raise DataError(f'{file}: "categories" is empty. Declare at least one class.')
     return dict(sorted(declared.items()))
@@ -200,17 +197,68 @@ def _chosen(file: Path, declared: dict[int, str], wanted: dict[int, str] | None)
 
 
 def _read_images(file: Path, folder: Path, entries: list[Any], faults: Faults) -> ImageTable:
-    _, columns = read_columns(file, "image", entries, _IMAGE_COLUMNS, faults)
+    files = FileNames(folder)
+    entries = _with_paths(file, files, entries, faults)
+    entries = _with_sizes(file, entries, faults)
+    entries, columns = read_columns(file, "image", entries, _IMAGE_COLUMNS, faults)
     ids, file_names, heights, widths = columns
+    if files.foreign:
+        _log.warning(
+            f"{file}: {files.foreign:,} file names are absolute paths of another machine; the "
+            f"files were found below {folder} by the last parts of their paths"
+        )
     first = first_occurrences(ids)
     faults.add_where(
         FaultKind.DUPLICATE_IMAGE,
         ~first,
         lambda row: f"{file}: image id {ids[row]} ({file_names[row]}) is used twice",
     )
-    paths = np.array([str(folder / name) for name in file_names], dtype=object)
+    paths = np.array([entry[_PATH] for entry in entries], dtype=object)
     table = ImageTable(ids, file_names, paths, np.stack([heights, widths], axis=1))
     return ImageTable(*(column[first] for column in table))
+
+
+def _with_paths(file: Path, files: FileNames, entries: list[Any], faults: Faults) -> list[Any]:
+    """The entries of images with the path of each; those that lead elsewhere are left out."""
+    kept = []
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
+            kept.append(entry)  # named as malformed later
+            continue
+        try:
+            path = str(files.locate(entry["file_name"]))
+        except ValueError as error:
+            faults.add(FaultKind.MALFORMED, f"{file}: image {entry.get('id')}: file_name {error}")
+            continue
+        kept.append({**entry, _PATH: path})
+    return kept
+
+
+def _with_sizes(file: Path, entries: list[Any], faults: Faults) -> list[Any]:
+    """The entries of images, those without a size with that of their file."""
+    kept, measured = [], 0
+    for entry in entries:
+        sides_px = (
+            [entry.get(side) for side in ("height", "width")] if isinstance(entry, dict) else []
+        )
+        if None not in sides_px or _PATH not in entry:
+            kept.append(entry)
+            continue
+        try:
+            height, width = ImageFile(Path(entry[_PATH])).size_hw
+        except DataError as error:
+            there = Path(entry[_PATH]).is_file()
+            kind = FaultKind.UNREADABLE if there else FaultKind.MISSING
+            what = str(error) if there else f"{entry[_PATH]}: no such picture"
+            faults.add(kind, f"{file}: image without a size: {what}")
+            continue
+        measured += 1
+        kept.append({**entry, "height": height, "width": width})
+    if measured:
+        _log.warning(
+            f"{file}: {measured:,} images have no width and height; they were read from the files"
+        )
+    return kept
 
 
 def _read_boxes(
@@ -225,12 +273,7 @@ def _read_boxes(
     """Returns the boxes, with the category id for a label, and the position of each one's image."""
     entries, columns = read_columns(file, "annotation", entries, _BOX_COLUMNS, faults)
     ids, image_ids, category_ids, xywh = columns
-    keep = first_occurrences(ids)
-    faults.add_where(
-        FaultKind.DUPLICATE_ANNOTATION,
-        ~keep,
-        lambda row: f"{file}: annotation id {ids[row]} is used twice",
-    )
+    ids, keep = _distinct_ids(file, columns, faults)
     owners, known = find(images.ids, image_ids)
     faults.add_where(
         FaultKind.UNKNOWN_IMAGE,
@@ -250,7 +293,7 @@ def _read_boxes(
         ),
     )
     keep &= known & right
-    crowd = np.array([entry.get("iscrowd") == 1 for entry in entries], dtype=bool)
+    crowd = np.array([entry.get("iscrowd") in (1, "1") for entry in entries], dtype=bool)
     areas = np.array([_area(entry) for entry in entries], dtype=np.float64)
     areas = np.where(np.isfinite(areas), areas, xywh[:, 2] * xywh[:, 3])
     rows = np.flatnonzero(keep)
@@ -263,6 +306,36 @@ def _read_boxes(
     )
     boxes = BoxTable(ids[rows], xywh[rows], xyxy, category_ids[rows], crowd[rows], areas[rows])
     return boxes.take(right), owners[rows][right]
+
+
+def _distinct_ids(
+    file: Path, columns: list[np.ndarray], faults: Faults
+) -> tuple[np.ndarray, np.ndarray]:
+    """Number annotations anew whose id is taken, and find those that are there twice.
+
+    Some tools write one id for all. Only an annotation that is equal in image, category and box to
+    another one of its id is the same one.
+
+    Returns:
+        (N,) int64 ids without repetition, and (N,) bool: whether an annotation is kept.
+    """
+    ids = columns[0]
+    first = first_occurrences(ids)
+    if first.all():
+        return ids, first
+    numbers = np.column_stack(columns).astype(np.float64)
+    alone = np.zeros(len(ids), dtype=bool)
+    alone[np.unique(numbers, axis=0, return_index=True)[1]] = True
+
+    def message(row: int) -> str:
+        what = "numbered anew" if alone[row] else "the same annotation again, left out"
+        return f"{file}: annotation id {ids[row]} is used twice ({what})"
+
+    faults.add_where(FaultKind.DUPLICATE_ANNOTATION, ~first, message)
+    again = ~first & alone
+    ids = ids.copy()
+    ids[again] = ids.max() + 1 + np.arange(again.sum())
+    return ids, first | alone
 
 
 def _area(entry: dict[str, Any]) -> float:

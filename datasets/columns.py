@@ -1,5 +1,6 @@
 """From a list of JSON objects to arrays, whole columns at once; the culprits where that fails."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .faults import FaultKind, Faults
+
+_INTEGER = re.compile(r"\s*[-+]?\d{1,19}\s*")
 
 
 class Column(NamedTuple):
@@ -19,9 +22,23 @@ class Column(NamedTuple):
     """What the values must be, for messages."""
 
 
+def whole_number(value: Any) -> int | None:
+    """Return an integer of 64 bits, also where it is written as 1.0 or "1"; None for others."""
+    if isinstance(value, str) and _INTEGER.fullmatch(value):
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    right = isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+    return value if right else None
+
+
 def integers(values: list[Any]) -> np.ndarray | None:
-    """(N,) int64; nothing but integers will do (no 1.0, "1" or true)."""
-    return np.array(values, dtype=np.int64) if set(map(type, values)) <= {int} else None
+    """(N,) int64; integers, also in the guise that some labeling tools give them (1.0, "1")."""
+    if not set(map(type, values)) <= {int}:
+        values = [whole_number(value) for value in values]
+        if None in values:
+            return None
+    return np.array(values, dtype=np.int64)
 
 
 def sides(values: list[Any]) -> np.ndarray | None:
@@ -41,6 +58,8 @@ def quadruples(values: list[Any]) -> np.ndarray | None:
     if not values:
         return np.zeros((0, 4))
     array = np.array(values)
+    if array.dtype.kind == "U" and all(set(map(type, box)) <= {int, float, str} for box in values):
+        array = array.astype(np.float64)  # numbers as text, as some labeling tools write them
     right = array.dtype.kind in "if" and array.shape == (len(values), 4)
     return array.astype(np.float64) if right else None
 

@@ -1,10 +1,37 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees half of one, and reading JSON with named errors."""
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from .errors import DataError
+
+
+def read_json(file: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """Read a JSON file.
+
+    Args:
+        file: The file, in UTF-8, -16 or -32.
+        object_hook: Is handed each object while it is parsed; see ``json.loads``.
+
+    Raises:
+        DataError: The file is absent, cannot be read, is no JSON, or nests too deep.
+    """
+    try:
+        return json.loads(file.read_bytes(), object_hook=object_hook)
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such file. Check the path and the data root.") from None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}). Check the path.") from error
+    except (ValueError, RecursionError) as error:  # also of bytes that are no text
+        raise DataError(
+            f"{file}: not a JSON file that can be read ({error}). Export or download it again; it "
+            "may have been cut short."
+        ) from error
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -6,6 +6,7 @@ Ours is (xmin - 1, ymin - 1, xmax, ymax). Files of tools that count from 0 come 
 large to the left and the top, which is within the tolerance. Nothing in this module needs torch.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,11 @@ VOC_NAMES = (
 # fmt: on
 """The twenty classes of VOC 2007 to 2012; as category ids we give them 1 to 20."""
 
+_CLASS_FLAG = re.compile(r"\s+(-1|0|1)$")
+_DECLARED_ENCODING = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)["'][^>]*\?>""")
 _XML_FOLDERS = ("Annotations", "annotations", "")
+_IS_VOC = re.compile(r"\bVOC ?20\d\d\b")
+"""In the element "database" of VOC's own files, such as "The VOC2007 Database"."""
 _PICTURE_FOLDERS = ("JPEGImages", "images", "")
 
 
@@ -68,6 +73,8 @@ class VocImage(NamedTuple):
     size_hw: tuple[int, int] | None
     """None where it is not stated (some tools write 0)."""
     objects: list[VocObject]
+    is_voc: bool
+    """Whether the file says that it is of Pascal VOC itself, as those of 2007 to 2012 do."""
 
 
 def find_voc_split(root: Path, name: str) -> list[VocPart]:
@@ -83,7 +90,11 @@ def find_voc_split(root: Path, name: str) -> list[VocPart]:
     for alias in SPLITS.get(name, (name,)):
         listings = [(folder, folder / "ImageSets" / "Main" / f"{alias}.txt") for folder in releases]
         parts = [
-            VocPart(folder / "Annotations", folder / "JPEGImages", _read_stems(listing))
+            VocPart(
+                folder / "Annotations",
+                folder / "JPEGImages",
+                _read_stems(listing, folder / "Annotations"),
+            )
             for folder, listing in listings
             if listing.is_file()
         ]
@@ -100,9 +111,29 @@ def find_voc_split(root: Path, name: str) -> list[VocPart]:
     )
 
 
-def _read_stems(listing: Path) -> tuple[str, ...]:
-    lines = listing.read_text(encoding="utf-8").splitlines()
-    return tuple(line.split()[0] for line in lines if line.strip())
+def _read_stems(listing: Path, annotations: Path) -> tuple[str, ...]:
+    """The names of an image set, without extensions.
+
+    The sets of one class have 1, -1 or 0 behind each name. Names may hold spaces, so a number is
+    taken off only where there is no file of the whole name; the same holds for extensions.
+
+    Raises:
+        DataError: The file cannot be read or is no text.
+    """
+    try:
+        lines = listing.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{listing}: not a readable image set ({error}). Write one name on each line, in UTF-8."
+        ) from error
+    there = {path.stem for path in annotations.glob("*.xml")}
+    return tuple(_stem(line.strip(), there) for line in lines if line.strip())
+
+
+def _stem(line: str, there: set[str]) -> str:
+    name = _CLASS_FLAG.sub("", line)
+    shorter = (name.removesuffix(Path(name).suffix) for name in (line, name))
+    return next((each for each in (line, name, *shorter) if each in there), name)
 
 
 def read_voc(
@@ -111,6 +142,7 @@ def read_voc(
     on_error: OnError = "raise",
     *,
     ignore_difficult: bool = True,
+    voc_classes: bool | None = None,
 ) -> Annotations:
     """Read XML files. The pictures are opened only where the XML does not state their size.
 
@@ -118,10 +150,12 @@ def read_voc(
 
     Args:
         parts: where they are.
-        categories: id -> name; None takes VOC's twenty where no others occur, else the names that
-            occur, sorted, from id 1.
+        categories: id -> name; None takes VOC's twenty or the names that occur, sorted, from id 1.
         on_error: what faulty files and objects lead to.
         ignore_difficult: "difficult" objects become regions to ignore (``crowd``).
+        voc_classes: whether the classes are VOC's twenty, where ``categories`` is None. None takes
+            them only where every file says that it is of VOC itself: a data set of cats alone has
+            one class.
 
     Raises:
         DataError: there is nothing to read, or something is faulty under ``on_error="raise"``.
@@ -153,7 +187,7 @@ def read_voc(
         paths=np.array([str(path) for path in paths], dtype=object),
         sizes_hw=np.array(sizes_hw, dtype=np.int64).reshape(-1, 2),
     )
-    categories = categories or _categories(read)
+    categories = categories or _categories(read, voc_classes)
     boxes, owners = _read_objects(read, table, categories, faults)
     if not ignore_difficult:
         boxes = boxes._replace(crowd=np.zeros_like(boxes.crowd))
@@ -190,11 +224,13 @@ def _measure(path: Path, faults: Faults) -> tuple[int, int] | None:
         return None
 
 
-def _categories(read: list[VocImage]) -> dict[int, str]:
+def _categories(read: list[VocImage], voc_classes: bool | None) -> dict[int, str]:
     names = {item.name for image in read for item in image.objects}
-    if not names:
+    if voc_classes is None:
+        voc_classes = names <= set(VOC_NAMES) and all(image.is_voc for image in read)
+    if not names and not voc_classes:
         raise DataError(f"{read[0].file.parent}: no objects, so no classes. Give the categories.")
-    ordered = VOC_NAMES if names <= set(VOC_NAMES) else sorted(names)
+    ordered = VOC_NAMES if voc_classes else sorted(names)
     return dict(enumerate(ordered, start=1))
 
 
@@ -246,19 +282,37 @@ def read_voc_file(file: Path) -> VocImage:
             object.
     """
     try:
-        parser = ElementTree.XMLParser(target=_NoDoctype())
-        tree = ElementTree.parse(file, parser).getroot()
+        tree = _parse(file.read_bytes())
         size = (_number(tree, "size/height", "0"), _number(tree, "size/width", "0"))
         return VocImage(
             file=file,
-            file_name=Path(tree.findtext("filename", "").strip()).name,
+            file_name=Path(tree.findtext("filename", "").strip().replace("\\", "/")).name,
             size_hw=(int(size[0]), int(size[1])) if min(size) >= 1 else None,
             objects=[_object(element) for element in tree.iterfind("object")],
+            is_voc=_IS_VOC.search(tree.findtext("source/database", "")) is not None,
         )
     except FileNotFoundError:
         raise DataError(f"{file}: no such annotation file. Check the path.") from None
-    except (OSError, ElementTree.ParseError, ValueError, OverflowError) as error:
+    except (OSError, ElementTree.ParseError, LookupError, ValueError, OverflowError) as error:
         raise DataError(f"{file}: {error}. {FaultKind.MALFORMED.fix}") from error
+
+
+def _parse(content: bytes) -> ElementTree.Element:
+    """Parse an XML file, also in encodings that Python knows and the XML parser does not.
+
+    Raises:
+        LookupError: Nobody knows the encoding.
+        ValueError: It is not written in the encoding that it declares.
+        ElementTree.ParseError: It is no XML.
+    """
+    try:
+        return ElementTree.XML(content, ElementTree.XMLParser(target=_NoDoctype()))
+    except (LookupError, ValueError) as error:
+        declared = _DECLARED_ENCODING.match(content)
+        if declared is None or isinstance(error, ElementTree.ParseError):
+            raise
+        text = content[declared.end() :].decode(declared[1].decode())
+        return ElementTree.XML(text, ElementTree.XMLParser(target=_NoDoctype()))
 
 
 def _object(element: ElementTree.Element) -> VocObject:
@@ -268,7 +322,9 @@ def _object(element: ElementTree.Element) -> VocObject:
     xmin, ymin, xmax, ymax = (
         _number(element, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")
     )
-    difficult = _number(element, "difficult", "0") == 1
+    stated = (element.findtext("difficult") or "").strip()
+    # Several tools write nothing or "Unspecified" for what is not difficult.
+    difficult = stated.casefold() not in ("", "unspecified") and _number(element, "difficult") == 1
     return VocObject(name, (xmin - 1, ymin - 1, xmax, ymax), difficult)
 
 

@@ -7,10 +7,11 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import EXIT_FAULT
 
-SUMMARY = "Check a COCO-format data set: counts, broken files, bad boxes."
+SUMMARY = "Check a detection data set (COCO, Pascal VOC): counts, broken files, bad boxes."
 EXAMPLES = (
     "mobilevision data check data/coco",
     "mobilevision data check data/coco --quick --json",
+    "mobilevision data check VOCdevkit",
 )
 
 
@@ -23,8 +24,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Check, print the report, and return 1 if there were faults."""
-    from ...datasets.check import check_coco
+    from ...datasets.check import check_dataset
 
-    report = check_coco(arguments.root, quick=arguments.quick)
+    report = check_dataset(arguments.root, quick=arguments.quick)
     print(json.dumps(report.as_dict(), indent=2) if arguments.json else report)
     return 0 if report.ok else EXIT_FAULT

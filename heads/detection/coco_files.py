@@ -3,15 +3,16 @@
 The formats: https://cocodataset.org/#format-data and https://cocodataset.org/#format-results.
 """
 
-import json
 import math
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from ...datasets.errors import DataError
+from ...datasets.files import read_json
 
 _TRUTH_LISTS = ("images", "annotations", "categories")
+_OPTIONAL_KEYS = ("area", "iscrowd", "segmentation")
 _RESULT_KEYS = ("image_id", "category_id", "bbox", "score")
 
 
@@ -30,7 +31,7 @@ def read_ground_truth(path: Path) -> dict[str, Any]:
         DataError: the file is missing or not JSON, lacks a list or a key, names an image or a
             category that it does not describe, or has a box that is none.
     """
-    content = _read_json(path)
+    content = read_json(path)
     if not isinstance(content, dict):
         raise DataError(
             f"{path}: ground truth is one JSON object with {', '.join(_TRUTH_LISTS)}, this is a "
@@ -42,6 +43,10 @@ def read_ground_truth(path: Path) -> dict[str, Any]:
     image_ids = _described_ids(path, content["images"], "images", ("id",))
     category_ids = _described_ids(path, content["categories"], "categories", ("id", "name"))
     for index, annotation in enumerate(content["annotations"]):
+        if isinstance(annotation, dict):  # null is how some tools write "not stated"
+            for key in _OPTIONAL_KEYS:
+                if annotation.get(key, 0) is None:
+                    del annotation[key]
         problem = _annotation_problem(annotation, image_ids, category_ids)
         if problem:
             name = annotation.get("id", "none") if isinstance(annotation, dict) else "none"
@@ -67,7 +72,7 @@ def read_results(path: Path, ground_truth: dict[str, Any]) -> list[dict[str, Any
             no JSON, no list, a key that is missing, an id that the ground truth does not have, a
             box or a score that is not finite, a negative width or height.
     """
-    content = _read_json(path)
+    content = read_json(path)
     if not isinstance(content, list):
         raise DataError(
             f"{path}: results are a JSON list of {{{', '.join(_RESULT_KEYS)}}}, this is a "
@@ -80,19 +85,6 @@ def read_results(path: Path, ground_truth: dict[str, Any]) -> list[dict[str, Any
         if problem:
             raise DataError(f"{path}: entry {index} {problem}.")
     return content
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file. Check the path.") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path}: not JSON ({error}). Write the file again; it may have been cut short."
-        ) from error
 
 
 def _described_ids(path: Path, rows: list[Any], list_name: str, keys: tuple[str, ...]) -> set[int]:
@@ -129,6 +121,8 @@ def _annotation_problem(
         return f"has category {annotation['category_id']!r}, which 'categories' does not have"
     if not _is_finite(annotation.get("area", 0)):
         return f"has the area {annotation['area']!r}, not a number"
+    if annotation.get("iscrowd", 0) not in (0, 1):
+        return f"has {annotation['iscrowd']!r} for iscrowd, which is 0 or 1"
     return _box_problem(annotation["bbox"])
 
 

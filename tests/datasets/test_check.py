@@ -9,23 +9,24 @@ import pytest
 from PIL import Image
 
 from mobilevision.datasets import coco
-from mobilevision.datasets.check import check_coco
+from mobilevision.datasets.check import check_dataset
 from mobilevision.datasets.errors import DataError
+from mobilevision.datasets.faults import FaultKind
 
 Write = Callable[..., Path]
 Document = dict[str, Any]
 
 
 def check(root: Path, **options: Any) -> dict[str, Any]:
-    report = check_coco(root, progress=False, **options)
+    report = check_dataset(root, progress=False, **options)
     assert report.ok == report.as_dict()["ok"]
     return json.loads(json.dumps(report.as_dict(), allow_nan=False))
 
 
-def test_check_coco__sound_set__numbers_and_no_faults(
+def test_check_dataset__sound_set__numbers_and_no_faults(
     write_coco: Write, document: Document
 ) -> None:
-    report = check_coco(write_coco(train=document), progress=False)
+    report = check_dataset(write_coco(train=document), progress=False)
     assert report.ok
     numbers = report.as_dict()["splits"]["train"]
     assert numbers == {
@@ -71,7 +72,7 @@ def broken_set(write_coco: Write, document: Document) -> Path:
     return root
 
 
-def test_check_coco__everything_wrong__every_fault_listed(
+def test_check_dataset__everything_wrong__every_fault_listed(
     write_coco: Write, document: Document
 ) -> None:
     root = broken_set(write_coco, document)
@@ -95,29 +96,29 @@ def test_check_coco__everything_wrong__every_fault_listed(
     assert all(f"{name}.jpg" in unreadable for name in ("text", "cut", "empty"))
     assert report["splits"]["val"]["faults"]["unreadable annotation files"]["count"] == 1
     assert report["unreferenced"] == [str(root / "images" / "stray.png")]
-    text = str(check_coco(root, progress=False))
+    text = str(check_dataset(root, progress=False))
     assert "12 faults (every picture decoded)." in text
     assert "train: faults: 3 unreadable pictures" in text
     assert "stray.png" in text
 
 
-def test_check_coco__quick__pictures_not_opened(write_coco: Write, document: Document) -> None:
+def test_check_dataset__quick__pictures_not_opened(write_coco: Write, document: Document) -> None:
     faults = check(broken_set(write_coco, document), quick=True)["splits"]["train"]["faults"]
     assert "missing pictures" in faults
     assert "unreadable pictures" not in faults
 
 
-def test_check_coco__many_faults__text_shows_some_and_counts_all(
+def test_check_dataset__many_faults__text_shows_some_and_counts_all(
     write_coco: Write, document: Document
 ) -> None:
     entry = document["annotations"][0]
     document["annotations"] += [entry | {"id": 100 + i, "bbox": [0, 0, 0, 0]} for i in range(25)]
-    text = str(check_coco(write_coco(train=document), progress=False))
+    text = str(check_dataset(write_coco(train=document), progress=False))
     assert "... and 15 more" in text
     assert "25 faults" in text
 
 
-def test_check_coco__splits_of_other_categories__fault(
+def test_check_dataset__splits_of_other_categories__fault(
     write_coco: Write, document: Document
 ) -> None:
     other = document | {"categories": [*document["categories"], {"id": 11, "name": "emu"}]}
@@ -125,7 +126,7 @@ def test_check_coco__splits_of_other_categories__fault(
     assert faults["unknown categories"]["count"] == 1
 
 
-def test_check_coco__turned_picture__counted_and_no_fault(
+def test_check_dataset__turned_picture__counted_and_no_fault(
     write_coco: Write, document: Document
 ) -> None:
     root = write_coco(train=document)
@@ -137,21 +138,21 @@ def test_check_coco__turned_picture__counted_and_no_fault(
     assert report["splits"]["train"]["turned"] == 1
 
 
-def test_check_coco__released_file__its_faults_are_listed_apart(
+def test_check_dataset__released_file__its_faults_are_listed_apart(
     write_coco: Write, document: Document, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     document["annotations"][1]["bbox"][3] = 0
     root = write_coco(train=document)
     size = (root / "annotations" / "train.json").stat().st_size
     monkeypatch.setitem(coco.OFFICIAL_FILES, "train.json", (size, "COCO train1999"))
-    report = check_coco(root, progress=False)
+    report = check_dataset(root, progress=False)
     assert report.ok
     assert "in COCO's own release, left out: 1 boxes without size" in str(report)
 
 
-def test_check_coco__no_data__error(tmp_path: Path) -> None:
+def test_check_dataset__no_data__error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no annotation file in a known place"):
-        check_coco(tmp_path)
+        check_dataset(tmp_path)
 
 
 def test_check__imported__without_torch() -> None:
@@ -161,7 +162,29 @@ def test_check__imported__without_torch() -> None:
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", ["raccoon", "coco"])
-def test_check_coco__real_sets__no_faults(real_data: Path, name: str) -> None:
-    report = check_coco(real_data / name, progress=False)
+def test_check_dataset__real_sets__no_faults(real_data: Path, name: str) -> None:
+    report = check_dataset(real_data / name, progress=False)
     assert report.ok
     assert not report.unreferenced
+
+
+def test_check_dataset__pascal_voc__read_and_counted(tmp_path: Path) -> None:
+    for split, boxes in (("train", [(1, 1, 50, 40), (5, 5, 300, 9)]), ("valid", [(1, 1, 9, 9)])):
+        folder = tmp_path / split
+        folder.mkdir()
+        Image.new("RGB", (100, 80)).save(folder / "a.jpg")
+        objects = "".join(
+            f"<object><name>cat</name><bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax>"
+            f"<ymax>{d}</ymax></bndbox></object>"
+            for a, b, c, d in boxes
+        )
+        size = "<size><width>100</width><height>80</height></size>"
+        (folder / "a.xml").write_text(f"<annotation>{size}{objects}</annotation>")
+    Image.new("RGB", (10, 10)).save(tmp_path / "train" / "unused.png")
+    report = check_dataset(tmp_path, progress=False)
+    assert report.layout == "Pascal VOC"
+    assert [split.boxes for split in report.splits.values()] == [1, 1]
+    assert report.splits["train"].per_class == {"cat": 1}
+    assert report.splits["train"].faults.counts == {FaultKind.OUTSIDE: 1}
+    assert [Path(path).name for path in report.unreferenced] == ["unused.png"]
+    assert "Pascal VOC" in str(report)

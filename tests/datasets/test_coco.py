@@ -8,9 +8,10 @@ import pytest
 from pycocotools.coco import COCO
 
 from mobilevision.datasets import coco
-from mobilevision.datasets.coco import COCO_CATEGORIES, read_coco
+from mobilevision.datasets.coco import COCO_CATEGORIES, load_document, read_coco
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.faults import FaultKind
+from mobilevision.datasets.file_names import FileNames
 
 Write = Callable[..., Path]
 Document = dict[str, Any]
@@ -108,7 +109,7 @@ def test_read_coco__file_of_wrong_form__error_names_it(
 
 
 def test_read_coco__file_absent__error_names_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"train\.json: no such annotation file"):
+    with pytest.raises(DataError, match=r"train\.json: no such file"):
         read(tmp_path)
 
 
@@ -142,19 +143,21 @@ FAULTS = [
     (spoil("annotations", 1, bbox=[200, 200, 5, 5]), FaultKind.OUTSIDE, "x=200"),
     (spoil("annotations", 1, category_id=4), FaultKind.UNKNOWN_CATEGORY, "has category 4"),
     (spoil("annotations", 1, image_id=11), FaultKind.UNKNOWN_IMAGE, "belongs to image 11"),
-    (spoil("annotations", 1, id=4), FaultKind.DUPLICATE_ANNOTATION, "annotation id 4"),
     (spoil("annotations", 1, bbox=...), FaultKind.MALFORMED, 'annotation 2 lacks "bbox"'),
     (spoil("annotations", 1, bbox=[1, 2, 3]), FaultKind.MALFORMED, "not four numbers"),
-    (spoil("annotations", 1, bbox=["1", 2, 3, 4]), FaultKind.MALFORMED, "not four numbers"),
+    (spoil("annotations", 1, bbox=["one", 2, 3, 4]), FaultKind.MALFORMED, "not four numbers"),
     (spoil("annotations", 1, bbox=None), FaultKind.MALFORMED, "not four numbers"),
     (spoil("annotations", 1, bbox=[1, 2, 3, None]), FaultKind.MALFORMED, "not four numbers"),
     (spoil("annotations", 1, id=...), FaultKind.MALFORMED, 'number 2 of the list lacks "id"'),
     (spoil("annotations", 1, id=2.5), FaultKind.MALFORMED, "not an integer"),
     (spoil("annotations", 1, id=2**70), FaultKind.MALFORMED, "not an integer"),
-    (spoil("annotations", 1, image_id="10"), FaultKind.MALFORMED, "not an integer"),
+    (spoil("annotations", 1, image_id="ten"), FaultKind.MALFORMED, "not an integer"),
     (spoil("images", 2, id=10), FaultKind.DUPLICATE_IMAGE, "image id 10 (c.jpg)"),
     (spoil("images", 2, width=0), FaultKind.MALFORMED, "not an integer above zero"),
-    (spoil("images", 2, height=...), FaultKind.MALFORMED, 'image 5 lacks "height"'),
+    (spoil("images", 2, height=...), FaultKind.MISSING, "image without a size"),
+    (spoil("images", 2, height=None), FaultKind.MISSING, "image without a size"),
+    (spoil("images", 2, file_name="../../c.jpg"), FaultKind.MALFORMED, "leads out of the dataset"),
+    (spoil("images", 2, file_name="a/../../c.jpg"), FaultKind.MALFORMED, "leads out of the"),
     (spoil("images", 2, file_name=7), FaultKind.MALFORMED, "not a name"),
     (spoil("images", 2, file_name=""), FaultKind.MALFORMED, "not a name"),
 ]
@@ -267,3 +270,102 @@ def test_read_coco__raccoon__everything_is_there(
     data = read_coco(root / "annotations" / f"{split}.json", root / "images")
     assert (len(data), len(data.boxes.ids)) == (images, boxes)
     assert data.categories == {1: "raccoon"}
+
+
+# --- what labeling tools write
+
+
+def test_read_coco__whole_numbers_in_another_guise__read(
+    write_coco: Write, document: Document
+) -> None:
+    root = write_coco(train=document)
+    expected = read(root)
+    for entry in document["images"]:
+        entry |= {"id": str(entry["id"]), "height": float(entry["height"])}
+    for entry in document["annotations"]:
+        entry["image_id"] = float(entry["image_id"])
+        entry["bbox"] = [str(side) for side in entry["bbox"]]
+        entry |= {"category_id": str(entry["category_id"]), "iscrowd": entry["iscrowd"] or None}
+    for entry in document["categories"]:
+        entry["id"] = f"{entry['id']}"
+    (root / "annotations" / "train.json").write_text(json.dumps(document))
+    data = read(root)
+    assert data.categories == expected.categories
+    for ours, theirs in zip(data.boxes, expected.boxes, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_read_coco__no_sizes__read_from_the_images_and_counted(
+    write_coco: Write, document: Document, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_coco(train=document)
+    expected = read(root)
+    del document["images"][0]["height"], document["images"][0]["width"]
+    document["images"][1]["width"] = None
+    (root / "annotations" / "train.json").write_text(json.dumps(document))
+    with caplog.at_level("WARNING", "lightning.pytorch.mobilevision.data"):
+        data = read(root)
+    np.testing.assert_array_equal(data.images.sizes_hw, expected.images.sizes_hw)
+    assert "2 images have no width and height" in caplog.text
+
+
+@pytest.mark.parametrize("ids", [(1, 1, 1), (4, 2, 4)])
+def test_read_coco__repeated_annotation_ids__numbered_anew_and_counted(
+    write_coco: Write, document: Document, ids: tuple[int, ...]
+) -> None:
+    document["annotations"].append(dict(document["annotations"][1]))
+    for entry, number in zip(document["annotations"], (*ids, ids[1]), strict=True):
+        entry["id"] = number
+    root = write_coco(train=document)
+    with pytest.raises(DataError, match="is used twice"):
+        read(root)
+    data = read(root, on_error="skip")
+    assert len(data.boxes.ids) == 3, "one annotation is there twice, and no other box is lost"
+    assert len(set(data.boxes.ids.tolist())) == 3
+    assert data.faults.counts == {FaultKind.DUPLICATE_ANNOTATION: len((*ids, 0)) - len(set(ids))}
+    assert "left out" in " ".join(data.faults.messages[FaultKind.DUPLICATE_ANNOTATION])
+
+
+@pytest.mark.parametrize("number", [2**70, 1.5, "1.5", True, None, [1]])
+def test_read_coco__category_id_that_is_none__named(
+    write_coco: Write, document: Document, number: Any
+) -> None:
+    document["categories"][0]["id"] = number
+    with pytest.raises(DataError, match=r"train\.json: the category .* integer"):
+        read(write_coco(train=document))
+
+
+def test_read_coco__file_names_of_other_machines__found_and_said(
+    write_coco: Write, document: Document, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ["C:\\data\\set\\a.jpg", "/home/ada/set/b.jpg", "c.jpg"]
+    root = write_coco(train=document)
+    file = root / "annotations" / "train.json"
+    paths = read(root).images.paths.tolist()
+    for entry, name in zip(document["images"], names, strict=True):
+        entry["file_name"] = name
+    file.write_text(json.dumps(document))
+    with caplog.at_level("WARNING", "lightning.pytorch.mobilevision.data"):
+        data = read(root)
+    assert data.images.paths.tolist() == paths
+    assert "2 file names are absolute paths of another machine" in caplog.text
+    assert len(caplog.records) == 1
+
+
+def test_file_names__backslashes_and_real_names(tmp_path: Path) -> None:
+    names = FileNames(tmp_path)
+    assert names.locate("a\\b.jpg") == tmp_path / "a" / "b.jpg"
+    (tmp_path / "a\\b.jpg").write_bytes(b"")
+    assert names.locate("a\\b.jpg") == tmp_path / "a\\b.jpg", "a file is really called so"
+    assert names.locate(str(tmp_path / "a\\b.jpg")) == tmp_path / "a\\b.jpg"
+    assert names.locate("a/../b.jpg") == tmp_path / "a/../b.jpg"
+    for name in ("../b.jpg", "..\\b.jpg", "a/../../b.jpg", ".."):
+        with pytest.raises(ValueError, match="leads out"):
+            names.locate(name)
+
+
+def test_read_coco__very_deep_json__named(tmp_path: Path) -> None:
+    file = tmp_path / "deep.json"
+    file.write_text("[" * 200_000)
+    with pytest.raises(DataError, match=r"deep\.json: not a JSON file"):
+        load_document(file)

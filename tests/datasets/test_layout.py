@@ -79,7 +79,7 @@ def test_read_ids__either_format__the_ids(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a.jpg", "[1, 2", "[1.5]", '["1"]', "[]", "[1180591620717411303424]"]
+    "text", ["", "a.jpg", "[1, 2", "[1.5]", '["a"]', "[]", "[1180591620717411303424]"]
 )
 def test_read_ids__anything_else__error_names_the_file(tmp_path: Path, text: str) -> None:
     (tmp_path / "ids.txt").write_text(text)

@@ -18,6 +18,7 @@ from mobilevision.datasets.voc import (
     read_voc,
     read_voc_file,
 )
+from mobilevision.datasets.voc_module import VocDataModule
 
 Write = Callable[..., Path]
 
@@ -46,7 +47,7 @@ def write(folder: Path, **files: str) -> VocPart:
 
 def test_read_voc__first_pixel_and_whole_picture__zero_based_and_exclusive(tmp_path: Path) -> None:
     part = write(tmp_path, a=xml(item("cat", (1, 1, 1, 1)), item("dog", (1, 1, 100, 80))))
-    data = read_voc([part])
+    data = read_voc([part], voc_classes=True)
     assert data.boxes.xyxy.tolist() == [[0, 0, 1, 1], [0, 0, 100, 80]]
     assert data.boxes.areas.tolist() == [1, 8000]
     assert data.categories == dict(enumerate(VOC_NAMES, start=1))
@@ -204,3 +205,81 @@ def test_find_voc_split__flat_folders__found_under_either_name(tmp_path: Path) -
     assert find_voc_split(tmp_path, "val")[0].annotations == tmp_path / "valid"
     with pytest.raises(DataError, match=r"ImageSets/Main/test\.txt"):
         find_voc_split(tmp_path, "test")
+
+
+# --- what labeling tools write
+
+
+def test_read_voc__one_of_vocs_classes_alone__is_the_only_class(tmp_path: Path) -> None:
+    part = write(tmp_path, a=xml(item("cat", (5, 5, 9, 9))))
+    assert read_voc([part]).categories == {1: "cat"}
+    assert len(read_voc([part], voc_classes=True).categories) == 20
+    database = "<source><database>The VOC2007 Database</database></source>"
+    official = write(tmp_path / "voc", a=xml(database, item("cat", (5, 5, 9, 9))))
+    assert len(read_voc([official]).categories) == 20
+    assert read_voc([official], voc_classes=False).categories == {1: "cat"}
+    unknown = "<source><database>Unknown</database></source>"
+    own = write(tmp_path / "own", a=xml(unknown, item("cat", (5, 5, 9, 9))))
+    assert read_voc([own]).categories == {1: "cat"}
+
+
+def test_voc_data_module__classes_taken__are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for split in ("train", "val"):
+        write(tmp_path / split, a=xml(item("cat", (5, 5, 9, 9))))
+    with caplog.at_level("INFO", "lightning.pytorch"):
+        assert VocDataModule(tmp_path).categories == {1: "cat"}
+    assert "1 classes (cat)" in caplog.text
+
+
+@pytest.mark.parametrize("value", ["", "Unspecified", "0", " 0 "])
+def test_read_voc_file__difficult_not_stated__is_not_difficult(tmp_path: Path, value: str) -> None:
+    text = xml(item("cat", (5, 5, 9, 9))).replace("<difficult>0<", f"<difficult>{value}<")
+    write(tmp_path, a=text)
+    assert not read_voc_file(tmp_path / "a.xml").objects[0].difficult
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "shift_jis", "euc-kr", "big5", "iso-8859-1"])
+def test_read_voc_file__declared_encoding__decoded(tmp_path: Path, encoding: str) -> None:
+    name = {"gb2312": "\u732b", "shift_jis": "\u732b", "euc-kr": "\uac00", "big5": "\u8c93"}.get(
+        encoding, "caf\u00e9"
+    )
+    text = f'<?xml version="1.0" encoding="{encoding}"?>' + xml(item(name, (5, 5, 9, 9)))
+    (tmp_path / "a.xml").write_bytes(text.encode(encoding))
+    assert read_voc_file(tmp_path / "a.xml").objects[0].name == name
+
+
+@pytest.mark.parametrize("encoding", ["klingon", "rot13", "gb2312"])
+def test_read_voc__encoding_that_cannot_be__one_file_is_left_out(
+    tmp_path: Path, encoding: str
+) -> None:
+    part = write(tmp_path, good=xml(item("cat", (5, 5, 9, 9))))
+    bad = (
+        f'<?xml version="1.0" encoding="{encoding}"?>'.encode()
+        + b"<annotation>\xff\xff</annotation>"
+    )
+    (tmp_path / "bad.xml").write_bytes(bad)
+    with pytest.raises(DataError, match=r"bad\.xml"):
+        read_voc([part])
+    data = read_voc([part], on_error="skip")
+    assert len(data) == 1
+    assert data.faults.counts == {FaultKind.MALFORMED: 1}
+
+
+def test_find_voc_split__names_with_spaces_marks_and_extensions(tmp_path: Path) -> None:
+    names = ["my photo (1)", "plain", "with.jpg", "two 1", "three"]
+    write(tmp_path / "Annotations", **{name: xml() for name in names})
+    sets = tmp_path / "ImageSets" / "Main"
+    sets.mkdir(parents=True)
+    lines = ["my photo (1)", "plain.jpg", "with.jpg", "two 1", "three -1", "gone 1"]
+    (sets / "train.txt").write_text("\n".join(lines), encoding="utf-8-sig")
+    (part,) = find_voc_split(tmp_path, "train")
+    assert part.stems == ("my photo (1)", "plain", "with.jpg", "two 1", "three", "gone")
+
+
+def test_find_voc_split__set_that_is_no_text__named(tmp_path: Path) -> None:
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_bytes(b"\xff\xfe\x00\xd8")
+    with pytest.raises(DataError, match=r"train\.txt: not a readable image set"):
+        find_voc_split(tmp_path, "train")

@@ -81,9 +81,9 @@ def test_read__not_json_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "broken.json"
     path.write_bytes(content)
 
-    with pytest.raises(DataError, match=r"broken\.json: not JSON"):
+    with pytest.raises(DataError, match=r"broken\.json: not a JSON file"):
         read_results(path, TRUTH)
-    with pytest.raises(DataError, match=r"broken\.json: not JSON"):
+    with pytest.raises(DataError, match=r"broken\.json: not a JSON file"):
         read_ground_truth(path)
 
 
@@ -105,7 +105,8 @@ def test_read_ground_truth__good_file_comes_back_as_it_is(tmp_path: Path) -> Non
         ({"category_id": 1}, "has category 1, which 'categories' does not have"),
         ({"bbox": [1, 2, -3, 4]}, "of negative size"),
         ({"bbox": "none"}, "not four finite numbers"),
-        ({"area": None}, "has the area None"),
+        ({"area": "large"}, "has the area 'large'"),
+        ({"iscrowd": "yes"}, "has 'yes' for iscrowd"),
     ],
 )
 def test_read_ground_truth__bad_annotation_is_named(
@@ -141,3 +142,19 @@ def test_read_ground_truth__bad_list_is_named(
 def test_read_ground_truth__results_in_its_place_are_recognised(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a list. Is this the results file\?"):
         read_ground_truth(write(tmp_path / "truth.json", [GOOD]))
+
+
+def test_read_ground_truth__optional_keys_are_null__as_if_not_there(tmp_path: Path) -> None:
+    nothing = {"area": None, "iscrowd": None, "segmentation": None}
+    truth = {**TRUTH, "annotations": [{**TRUTH["annotations"][0], **nothing}]}
+    (read,) = read_ground_truth(write(tmp_path / "truth.json", truth))["annotations"]
+    assert not nothing.keys() & read.keys()
+
+
+def test_read__very_deep_json__named(tmp_path: Path) -> None:
+    path = tmp_path / "deep.json"
+    path.write_text("[" * 200_000)
+    with pytest.raises(DataError, match=r"deep\.json: not a JSON file"):
+        read_ground_truth(path)
+    with pytest.raises(DataError, match=r"deep\.json: not a JSON file"):
+        read_results(path, TRUTH)
