@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from .errors import friendly_errors
 from .training.allocator import keep_freed_memory
+from .training.resuming import ResumableTrainer
 from .training.runs import AtomicCheckpointIO, last_checkpoint, run_loggers
 
 # Warnings that tell the user nothing he can act on.
@@ -45,6 +46,7 @@ class MobilevisionCLI(LightningCLI):
         super().__init__(
             LightningModule,
             LightningDataModule,
+            trainer_class=ResumableTrainer,
             subclass_mode_model=True,
             subclass_mode_data=True,
             args=args,
@@ -64,6 +66,9 @@ class MobilevisionCLI(LightningCLI):
         parser.link_arguments(
             "data.categories", "model.init_args.categories", apply_on="instantiate"
         )
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the options as they are: Lightning puts those of the checkpoint over them."""
 
     def before_instantiate_classes(self) -> None:
         """Resolve ``--ckpt_path last`` and insist on checkpoints that hold data only."""

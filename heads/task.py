@@ -224,8 +224,38 @@ class ImageTask(LightningModule):
         checkpoint[CHECKPOINT_ENTRY] = dict(self.facts)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the plain facts back; checkpoints of before they existed have none."""
+        """Take the plain facts back; checkpoints of before they existed have none.
+
+        Raises:
+            DataError: The checkpoint is of a network of other shapes.
+        """
+        _require_same_shapes(self, checkpoint)
         self.facts = dict(cast(dict, checkpoint.get(CHECKPOINT_ENTRY, self.facts)))
+
+
+def _require_same_shapes(task: ImageTask, checkpoint: dict[str, Any]) -> None:
+    """Say in a sentence what torch says in a page."""
+    stored = cast(dict[str, Tensor], checkpoint.get("state_dict", {}))
+    differing = [
+        f"{name} {tuple(stored[name].shape)} and not {tuple(value.shape)}"
+        for name, value in task.network.state_dict(prefix="network.").items()
+        if name in stored and stored[name].shape != value.shape
+    ]
+    if not differing:
+        return
+    theirs, ours = (
+        values.get("categories")
+        for values in (checkpoint.get("hyper_parameters") or {}, task.hparams)
+    )
+    if theirs is not None and ours is not None and len(theirs) != len(ours):
+        what = f"is for {len(theirs)} classes, and this network for {len(ours)}"
+        remedy = "to train on other classes, start from its backbone"
+    else:
+        what = f"is of another network: it has {differing[0]}"
+        remedy = "give the options of the config.yaml of its run, or start from its backbone"
+    raise DataError(
+        f"the checkpoint {what}; {remedy}, with --model.weights=CHECKPOINT in place of --ckpt_path"
+    )
 
 
 def _depthwise_filters(module: nn.Module) -> set[nn.Parameter]:
