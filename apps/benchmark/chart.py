@@ -15,7 +15,7 @@ _PANELS: tuple[tuple[str, Callable[[Figures], float | None], str], ...] = (
     ("in batches (pictures/s)", lambda row: row.pictures_per_s, "{:.0f}"),
     ("peak memory (MB)", lambda row: row.start.peak_bytes / 1e6, "{:.0f}"),
     ("cold start (s)", lambda row: row.start.cold_start_s, "{:.2f}"),
-    ("share of the matrix ceiling (%)", lambda row: _percent(row.share), "{:.0f}"),
+    ("share of the float32 ceiling (%)", lambda row: _percent(row.share), "{:.0f}"),
 )
 """Title of a panel, its figure, and how that is written."""
 

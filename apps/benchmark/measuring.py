@@ -1,5 +1,6 @@
 """Runs the sides against each other and gathers what they took."""
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -15,11 +16,13 @@ from . import gemm
 from .opening import Opening
 from .processes import Worker
 from .protocol import Rounds, Turn, take_turns
-from .sides import Side
+from .sides import CEILING_PRECISION, Side
 
 LATENCY, THROUGHPUT, NETWORK = "latency", "throughput", "network"
 WARM_UP = 2
 _MEMORY_CALLS = 10
+_PRODUCTS = 5
+"""Timed products of each runtime before the fastest becomes the reference kernel."""
 Name = tuple[int, str]
 """Number of a side and what is timed."""
 
@@ -76,7 +79,8 @@ class Figures(NamedTuple):
     network_s: float | None
     """Median of the network alone on one picture; None where it cannot be told apart."""
     share: float | None
-    """Of the machine's matrix ceiling that the network reaches; None likewise."""
+    """Of the matrix ceiling that the network reaches; None likewise and where it does not
+    calculate in float32, as the ceiling does."""
     faster: dict[str, float]
     """Title of a side that it is compared with -> how many times longer that takes."""
 
@@ -88,6 +92,9 @@ class Measured(NamedTuple):
     """In the order of the sides."""
     ceiling: float
     """Multiplications and additions of the reference kernel in a second."""
+    products: dict[str, float]
+    """Runtime -> the same of its product before the rounds, the fastest first; the first is the
+    reference kernel."""
     rounds: Rounds[Name]
     """What the turns took."""
 
@@ -123,7 +130,8 @@ def measure(
             worker.wait_for_answer()
             return worker
 
-        reference = start(Opening("gemm", "the reference kernel"))
+        products = products_of(folder, picture, settings.threads)
+        reference = start(Opening("gemm", next(iter(products))))
         turns: dict[Name, Turn] = {}
         for number, side in enumerate(everyone):
             turns |= _turns(number, side, start, settings)
@@ -134,7 +142,35 @@ def measure(
         figures_of(number, everyone, started, rounds, ceiling, settings.batch, compared)
         for number, started in enumerate(starts)
     ]
-    return Measured(figures, ceiling, rounds)
+    return Measured(figures, ceiling, products, rounds)
+
+
+def products_of(folder: Path, picture: np.ndarray, threads: int) -> dict[str, float]:
+    """Multiply large float32 matrices in every runtime that is installed, by turns.
+
+    Args:
+        folder: For temporary files.
+        picture: (H, W, 3) uint8; processes take one, and the product does not look at it.
+        threads: Of each runtime.
+
+    Returns:
+        Runtime -> multiplications and additions in a second, the fastest first.
+
+    Raises:
+        DataError: A runtime cannot multiply.
+    """
+    path = write_picture(picture, folder)
+    with ExitStack() as stack:
+        workers: dict[str, Worker] = {}
+        for name in gemm.installed():
+            worker = Worker(Opening("gemm", name), path, threads, folder)
+            workers[name] = stack.enter_context(worker)
+            worker.wait_for_answer()
+        took = {name: math.inf for name in workers}
+        for _ in range(_PRODUCTS):
+            for name, worker in workers.items():
+                took[name] = min(took[name], worker.time(1, 1))
+    return {name: gemm.FLOPS / took[name] for name in sorted(took, key=lambda name: took[name])}
 
 
 def write_picture(
@@ -215,7 +251,7 @@ def figures_of(
     many, alone = (number, THROUGHPUT), (number, NETWORK)
     network_s = rounds.median(alone) if alone in rounds.seconds else None
     share = None
-    if network_s is not None and side.mult_adds is not None:
+    if network_s is not None and side.mult_adds is not None and side.precision == CEILING_PRECISION:
         share = 2 * side.mult_adds / network_s / ceiling
     return Figures(
         side,

@@ -75,8 +75,8 @@ def as_text(
         f"{place['cpu']}, {place['cores']} cores, {settings.threads} thread(s)",
         ", ".join(f"{name} {number}" for name, number in place["versions"].items()),
         f"one picture of {picture_hw[1]}x{picture_hw[0]} px, uint8 RGB; batches of "
-        f"{settings.batch}; ceiling {measured.ceiling / 1e9:.0f} GFLOPS (float32, "
-        f"{gemm.SIDE}x{gemm.SIDE} matrices, torch)",
+        f"{settings.batch}; ceiling {measured.ceiling / 1e9:.0f} GFLOPS in float32, the fastest "
+        f"product of {gemm.SIDE}x{gemm.SIDE} matrices before the rounds: {_products(measured)}",
         f"medians of {len(rounds.kept)} rounds after {WARM_UP} to warm up; "
         f"{rounds.dropped} of {total} dropped:",
         f"  {RULE}",
@@ -88,26 +88,32 @@ def as_text(
         lines.append("")
     lines += [f"{title}: {note}" for title, note in notes.items()]
     lines += [f"{title}: left out: {why}" for title, why in skipped.items()]
-    doubt = doubts(rounds.dropped, total, [row.share for row in measured.figures])
+    above = [row.side.title for row in measured.figures if (row.share or 0) > 1]
+    doubt = doubts(rounds.dropped, total, above)
     lines += ["", *doubt] if doubt else []
     return "\n".join(lines)
 
 
-def doubts(dropped: int, total: int, shares: Sequence[float | None]) -> list[str]:
-    """What shows that the machine was not quiet; load that never changes drops no round.
+def _products(measured: Measured) -> str:
+    return ", ".join(f"{name} {speed / 1e9:.0f}" for name, speed in measured.products.items())
+
+
+def doubts(dropped: int, total: int, above: Sequence[str]) -> list[str]:
+    """Return what limits the trust in the figures; load that never changes drops no round.
 
     Args:
         dropped: Rounds that do not count.
         total: All rounds.
-        shares: Of the matrix ceiling, as far as they are known.
+        above: Titles of the sides whose network is faster than the matrix ceiling.
     """
     found = []
     if total - dropped < _FEWEST_SHARE * total:
         found.append("Many rounds were dropped: the machine was not quiet. Measure again.")
-    if any(share is not None and share > 1 for share in shares):
+    if above:
         found.append(
-            "A network is above the ceiling: other programs slowed the reference kernel all the "
-            "time. Measure again on a quiet machine."
+            f"Above the ceiling: {'; '.join(above)}. So the matrix product behind it is not the "
+            "fastest calculation that this machine can do in float32: shares compare the networks "
+            "with each other and not with the machine's limit."
         )
     return found
 
@@ -166,6 +172,7 @@ def as_plain(
             "reference_s": rounds.readings,
         },
         "ceiling_flops": measured.ceiling,
+        "ceiling_products_flops": measured.products,
         "sides": [
             _side(row, number, measured) for number, row in enumerate(measured.figures)
         ],
@@ -185,6 +192,7 @@ def _side(row: Figures, number: int, measured: Measured) -> dict[str, Any]:
         "peak_bytes": row.start.peak_bytes,
         "cold_start_s": row.start.cold_start_s,
         "network_s": row.network_s,
+        "precision": row.side.precision,
         "mult_adds": row.side.mult_adds,
         "share_of_ceiling": row.share,
         "times_faster_than": row.faster,

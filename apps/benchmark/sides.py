@@ -20,6 +20,8 @@ from .peers import write_peer
 
 EAGER = "eager"
 ALL = "all"
+CEILING_PRECISION = "float32"
+"""Precision of the reference kernel, and of the sides that are compared with it."""
 _CHECKPOINT = ".ckpt"
 _PRECISIONS = {".xml": ("bf16",)}
 """Suffix of an exported file -> precisions besides its own that its runtime can be asked for."""
@@ -44,6 +46,8 @@ class Side(NamedTuple):
     """What else is to be said."""
     answer_hw: tuple[int, int] | None = None
     """Size of the pictures that all of it takes; None takes any."""
+    precision: str = CEILING_PRECISION
+    """In which the network alone calculates."""
 
     @property
     def title(self) -> str:
@@ -162,7 +166,11 @@ def _in_precision(side: Side, precision: str) -> Side:
     assert answer is not None
     note = "answers differ more than in float32"
     return side._replace(
-        engine=f"{side.engine} {precision}", answer=answer, network=network, note=note
+        engine=f"{side.engine} {precision}",
+        answer=answer,
+        network=network,
+        note=note,
+        precision=precision,
     )
 
 

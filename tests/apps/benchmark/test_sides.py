@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from mobilevision.apps.benchmark import exported, measuring, peers, sides
+from mobilevision.apps.benchmark import exported, gemm, measuring, peers, sides
 from mobilevision.apps.benchmark.alone import alone, mult_adds_of, tensors_in
 from mobilevision.apps.benchmark.benchmarking import benchmark, read_picture
 from mobilevision.apps.benchmark.gemm import FLOPS
-from mobilevision.apps.benchmark.measuring import Settings
+from mobilevision.apps.benchmark.measuring import LATENCY, NETWORK, Settings, Start, figures_of
 from mobilevision.apps.benchmark.opening import Opening, open_side
 from mobilevision.apps.benchmark.peers import Peer, limit_candidates, make_peer, one_of
+from mobilevision.apps.benchmark.protocol import Rounds
 from mobilevision.apps.benchmark.sides import (
     Made,
     Side,
@@ -59,7 +60,9 @@ class HereWorker:
             raise DataError("too many")
 
     def time(self, batch: int, calls: int) -> float:  # noqa: ARG002
-        return self.SECONDS[self.opening.opener, self.opening.part] * batch
+        opener = self.opening.opener
+        name = self.opening.source if opener == "gemm" else opener
+        return self.SECONDS[name, self.opening.part] * batch
 
     def peak_memory(self) -> int:
         return 123_000_000
@@ -89,7 +92,8 @@ def test_benchmark__checkpoint_against_a_peer__figures_by_hand(
 
     monkeypatch.setitem(peers._MAKERS, "facenet", make)
     monkeypatch.setattr(measuring, "Worker", HereWorker)
-    seconds = {"gemm": 0.01, "checkpoint": 0.004, "peer": 0.012}
+    monkeypatch.setattr(gemm, "installed", lambda: ["torch", "onnxruntime"])
+    seconds = {"torch": 0.03, "onnxruntime": 0.01, "checkpoint": 0.004, "peer": 0.012}
     parts = {(name, "answer"): value for name, value in seconds.items()}
     parts |= {("checkpoint", "network"): 0.002, ("peer", "network"): 0.008}
     monkeypatch.setattr(HereWorker, "SECONDS", parts)
@@ -100,6 +104,9 @@ def test_benchmark__checkpoint_against_a_peer__figures_by_hand(
     content = json.loads((tmp_path / "out" / "benchmark.json").read_text())
     ours, theirs = content["sides"]
     assert content["ceiling_flops"] == pytest.approx(FLOPS / 0.01)
+    products = content["ceiling_products_flops"]
+    assert list(products) == ["onnxruntime", "torch"]
+    assert products == pytest.approx({"onnxruntime": FLOPS / 0.01, "torch": FLOPS / 0.03})
     assert ours["times_faster_than"] == {"Tiny, eager": pytest.approx(3)}
     assert ours["pictures_per_s"] == pytest.approx(250)
     assert ours["peak_bytes"] == 123_000_000
@@ -203,10 +210,36 @@ def test_add_with_precisions__runtime_that_has_one__another_side(
     ]
     assert made.sides[1].answer == Opening("file", "a.xml#bf16")
     assert made.sides[1].network == Opening("file", "net_a.xml#bf16")
+    assert [side.precision for side in made.sides[:2]] == ["float32", "bf16"]
     assert made.skipped == {"poor.xml, x bf16": "does not calculate in bf16"}
     assert asked == [("a.xml", "cpu:bf16"), ("poor.xml", "cpu:bf16")]
     open_side(Opening("file", "a.xml"), 1)
     assert asked[-1] == ("a.xml", "cpu")
+
+
+@pytest.mark.parametrize(("precision", "share"), [("float32", 0.5), ("bf16", None)])
+def test_figures_of__share_of_the_ceiling__only_in_its_own_precision(
+    precision: str, share: float | None
+) -> None:
+    side = Side("a", "x", Opening("file", "a"), mult_adds=100, precision=precision)
+    seconds = {(0, LATENCY): [3.0, 3.0], (0, NETWORK): [2.0, 2.0]}
+    rounds = Rounds(seconds, [[1.0], [1.0]], [0, 1])
+    found = figures_of(0, [side], Start(1.0, 1), rounds, 200.0, 4, [0])
+    assert (found.network_s, found.share) == (2.0, share)
+
+
+@pytest.mark.parametrize("runtime", gemm.installed())
+def test_gemm__every_runtime_here__the_product_of_numpy(runtime: str) -> None:
+    matrices = np.random.default_rng(0).standard_normal((2, gemm.SIDE, gemm.SIDE), np.float32)
+    product = gemm.open_side(runtime, 1).answer(PICTURE[None])
+    np.testing.assert_allclose(np.asarray(product), matrices[0] @ matrices[1], atol=1e-3)
+
+
+def test_gemm_installed__packages_that_are_missing__left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gemm, "find_spec", lambda name: None if name == "onnx" else name)
+    assert gemm.installed() == ["torch", "openvino"]
 
 
 def test_one_of__beginning_that_is_the_only_one__completed() -> None:
