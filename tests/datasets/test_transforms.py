@@ -161,6 +161,18 @@ def test_sample_crop__usually_found_where_asked_little() -> None:
     assert sum(crop == whole((60, 90)) for crop in crops) == 0
 
 
+def test_sample_crop__wide_picture__its_right_part_shows_the_picture() -> None:
+    """The canvas is four times the picture; only a crop that touches the picture is accepted."""
+    rule = CropRule(min_iou=0.0, side=(0.2, 0.3), aspect=(0.5, 2.0), tries=50)
+    rng = np.random.default_rng(0)
+    height, width = 40, 400
+    none = np.zeros((0, 4))
+    crops = [sample_crop((0, 0, 400, 160), (height, width), none, rule, rng) for _ in range(300)]
+    lefts, tops = np.array(crops)[:, :2].T
+    assert tops.max() <= height - 1
+    assert lefts.max() > 250
+
+
 def test_sample_crop__impossible_leaves_the_canvas() -> None:
     rule = CropRule(0.9, (0.3, 1.0), (0.5, 2.0), 50)
     boxes = np.array([[10.0, 10.0, 12.0, 12.0]])

@@ -37,6 +37,14 @@ def test_soft_labels__has_the_gradient_of_binary_cross_entropy() -> None:
     assert torch.allclose(ours, student.grad, atol=1e-6)
 
 
+def test_soft_labels__hand_calculated() -> None:
+    # At temperature 2: student (1/2, 1/2); teacher logits 2 ln 3 and 0 give 3/4 and 1/2.
+    student, teacher = torch.zeros(1, 2), torch.tensor([[2 * math.log(3), 0.0]])
+    first = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    loss = SoftLabels(temperature=2.0, weight=0.5)(student, teacher)
+    assert loss.tolist() == pytest.approx([0.5 * 4 * (first + 0) / 2])
+
+
 @pytest.mark.parametrize("objective", [SoftTargets(), SoftLabels(2.0)])
 def test_objectives__are_zero_where_both_agree(objective) -> None:
     logits = torch.randn(3, 4)

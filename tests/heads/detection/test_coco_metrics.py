@@ -177,7 +177,7 @@ metric = CocoEvaluator(case["truth"], {3: "raccoon", 90: "unicorn"}, "shared out
 mine = list(DistributedSampler(ids, num_replicas=2, rank=rank, shuffle=False))
 for index in mine:
     boxes = torch.tensor([case["boxes"][index]])
-    scores = torch.tensor([case["scores"][index]])
+    scores = torch.tensor([case["scores"][index]]) / (1 + rank * (index == 0))
     metric.update(torch.tensor([ids[index]]), Detections(boxes, scores, torch.ones(1, 2).long()))
 result = metric.compute()
 report = {"seen": mine, "result": result.as_dict(), "rows": metric.results()}
@@ -187,7 +187,10 @@ dist.destroy_process_group()
 
 
 def test_evaluator__two_processes_agree_with_one(tmp_path: Path) -> None:
-    """Three pictures on two processes: the sampler gives the first to both."""
+    """Three images on two processes: the sampler gives the first to both, which score it apart.
+
+    The process of lower rank counts.
+    """
     random = torch.Generator().manual_seed(0)
     corners = torch.tensor(list(BOXES.values()))
     xyxy = torch.cat((corners[:, :2], corners[:, :2] + corners[:, 2:]), dim=1)

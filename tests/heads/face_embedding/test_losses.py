@@ -40,8 +40,9 @@ def test_cosine__is_half_the_squared_difference_on_the_sphere() -> None:
 
 def test_relational__by_hand() -> None:
     ours = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])  # distances 3, 4, 5, mean 4
-    theirs = torch.tensor([[0.0], [1.0], [3.0]])  # distances 1, 3, 2, mean 2
-    gaps = [3 / 4 - 1 / 2, 4 / 4 - 3 / 2, 5 / 4 - 2 / 2]
+    # Distances 1, 6, 5: mean 4, median 5.
+    theirs = torch.tensor([[0.0], [1.0], [6.0]])
+    gaps = [3 / 4 - 1 / 4, 4 / 4 - 6 / 4, 5 / 4 - 5 / 4]
     expected = sum(gap**2 / 2 for gap in gaps) / 3
     value = RelationalDistance()(ours, theirs, NOBODY)["relational"]
     assert value.item() == pytest.approx(expected)
