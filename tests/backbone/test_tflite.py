@@ -229,6 +229,18 @@ def test_read_tflite__bytes_changed__arrays_or_weights_error(
     assert {array.dtype for array in arrays.values()} == {np.dtype(np.float32)}
 
 
+def test_read_tflite__unpacks_to_far_more_than_it_holds__weights_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = Constant("a/conv/weights", np.ones((64, 3, 3, 16), np.uint8), [0.5], [1])
+    bias = Constant("a/conv/Conv2D_bias", np.ones(64, np.int32), [0.5], [0])
+    path = write_tflite(tmp_path / "m.tflite", *convolution(kernel, bias))
+    read_tflite(path)
+    monkeypatch.setattr("mobilevision.backbone.file_tensors.LARGEST_NETWORK_BYTES", 0)
+    with pytest.raises(WeightsError, match=r"m\.tflite: .* unpack to"):
+        read_tflite(path)
+
+
 def test_read_tflite__without_the_package__says_what_to_install(
     small_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
