@@ -28,8 +28,9 @@ def whole_number(value: Any) -> int | None:
         value = int(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    right = isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
-    return value if right else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if -(2**63) <= value < 2**63 else None
 
 
 def integers(values: list[Any]) -> np.ndarray | None:

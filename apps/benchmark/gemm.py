@@ -71,7 +71,8 @@ def _in_openvino(left: np.ndarray, right: np.ndarray, threads: int) -> Product:
 
     given = ops.parameter([SIDE, SIDE], np.float32)
     weights = ops.constant(right, dtype=np.float32)
-    model = openvino.Model([ops.matmul(given, weights, False, False)], [given])
+    build: Any = openvino.Model  # its own stubs disagree about the class
+    model = build([ops.matmul(given, weights, False, False)], [given])
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
     compiled: Any = openvino.Core().compile_model(model, "CPU", settings)
     return lambda: compiled([left], share_inputs=True, share_outputs=True)[0]

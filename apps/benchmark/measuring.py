@@ -166,7 +166,7 @@ def products_of(folder: Path, picture: np.ndarray, threads: int) -> dict[str, fl
             worker = Worker(Opening("gemm", name), path, threads, folder)
             workers[name] = stack.enter_context(worker)
             worker.wait_for_answer()
-        took = {name: math.inf for name in workers}
+        took = dict.fromkeys(workers, math.inf)
         for _ in range(_PRODUCTS):
             for name, worker in workers.items():
                 took[name] = min(took[name], worker.time(1, 1))

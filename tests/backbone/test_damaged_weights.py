@@ -202,8 +202,11 @@ def test_take__of_what_is_no_plain_array__says_so(tensor: torch.Tensor) -> None:
         FileTensors(Path("f"), {"a": tensor}).take("a", (2,))
 
 
-def test_require_plausible_size__a_large_file_that_is_as_large_as_it_says() -> None:
-    require_plausible_size("f", 10 * LARGEST_NETWORK_BYTES, 10 * LARGEST_NETWORK_BYTES)
+def test_require_plausible_size__a_large_file__may_declare_its_own_size_and_no_more() -> None:
+    stored = 10 * LARGEST_NETWORK_BYTES
+    require_plausible_size("f", stored, stored)
+    with pytest.raises(WeightsError, match="far more than any MobileNet"):
+        require_plausible_size("f", stored + 1, stored)
 
 
 @pytest.mark.parametrize(
