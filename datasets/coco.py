@@ -323,7 +323,9 @@ def _distinct_ids(
     first = first_occurrences(ids)
     if first.all():
         return ids, first
-    numbers = np.column_stack(columns).astype(np.float64)
+    # Floats do not tell large ids apart, so each id is replaced by its rank.
+    ranks = [np.unique(column, return_inverse=True)[1] for column in columns[:3]]
+    numbers = np.column_stack([*ranks, columns[3]])
     alone = np.zeros(len(ids), dtype=bool)
     alone[np.unique(numbers, axis=0, return_index=True)[1]] = True
 
@@ -332,9 +334,10 @@ def _distinct_ids(
         return f"{file}: annotation id {ids[row]} is used twice ({what})"
 
     faults.add_where(FaultKind.DUPLICATE_ANNOTATION, ~first, message)
-    again = ~first & alone
+    again = np.flatnonzero(~first & alone)
+    unused = np.setdiff1d(np.arange(1, len(ids) + len(again) + 1), ids)
     ids = ids.copy()
-    ids[again] = ids.max() + 1 + np.arange(again.sum())
+    ids[again] = unused[: len(again)]
     return ids, first | alone
 
 

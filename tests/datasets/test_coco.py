@@ -326,6 +326,21 @@ def test_read_coco__repeated_annotation_ids__numbered_anew_and_counted(
     assert "left out" in " ".join(data.faults.messages[FaultKind.DUPLICATE_ANNOTATION])
 
 
+def test_read_coco__repeated_ids_of_64_bits__images_are_told_apart(
+    write_coco: Write, document: Document
+) -> None:
+    large = 2**63 - 1
+    for entry, number in zip(document["images"][:2], (large, large - 1), strict=True):
+        entry["id"] = number
+    for entry, owner in zip(document["annotations"], (large, large - 1, large), strict=True):
+        entry |= {"id": large, "image_id": owner, "category_id": 9, "bbox": [1, 2, 3, 4]}
+    root = write_coco(train=document)
+    data = read(root, on_error="skip")
+    assert np.diff(data.starts).tolist() == [1, 1, 0], "the third box is the first one again"
+    assert data.boxes.ids.min() > 0
+    assert len(set(data.boxes.ids.tolist())) == 2
+
+
 @pytest.mark.parametrize("number", [2**70, 1.5, "1.5", True, None, [1]])
 def test_read_coco__category_id_that_is_none__named(
     write_coco: Write, document: Document, number: Any
