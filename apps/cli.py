@@ -10,13 +10,17 @@ of all runs, and the number and names of the classes come from the data.
 
 import sys
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from ..heads.checkpoint import class_paths
+from ..heads.trust import trusting
 from .errors import friendly_errors
+from .help import add_trust
 from .training.allocator import keep_freed_memory
 from .training.resuming import ResumableTrainer
 from .training.runs import AtomicCheckpointIO, last_checkpoint, run_loggers
@@ -43,21 +47,23 @@ class MobilevisionCLI(LightningCLI):
     """LightningCLI with this package's links and run directories."""
 
     def __init__(self, args: list[str] | None = None) -> None:
-        super().__init__(
-            LightningModule,
-            LightningDataModule,
-            trainer_class=ResumableTrainer,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            args=args,
-            parser_kwargs={"description": __doc__, **_USAGES},
-        )
+        with ExitStack() as self._trust:
+            super().__init__(
+                LightningModule,
+                LightningDataModule,
+                trainer_class=ResumableTrainer,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                args=args,
+                parser_kwargs={"description": __doc__, **_USAGES},
+            )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Let the data say how many classes there are and what they are called.
 
         A data module of a job without classes has no such attributes, and links nothing.
         """
+        add_trust(parser)
         parser.link_arguments(
             "data.num_classes",
             "model.init_args.network.init_args.num_classes",
@@ -71,9 +77,10 @@ class MobilevisionCLI(LightningCLI):
         """Leave the options as they are: Lightning puts those of the checkpoint over them."""
 
     def before_instantiate_classes(self) -> None:
-        """Resolve ``--ckpt_path last`` and insist on checkpoints that hold data only."""
+        """Resolve ``--ckpt_path last``, and trust what this run's configuration names itself."""
         config = self.config[self.config.subcommand]
         config.weights_only = True
+        self._trust.enter_context(trusting([*config.trust, *class_paths(config.as_dict())]))
         if config.get("ckpt_path") == "last":
             config.ckpt_path = str(last_checkpoint(_root(config.trainer)))
 

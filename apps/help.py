@@ -1,8 +1,8 @@
-"""How the help of a command looks."""
+"""How the help of a command looks, and the option that several of them share."""
 
 from argparse import SUPPRESS, Action, RawDescriptionHelpFormatter
 
-from jsonargparse import DefaultHelpFormatter
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 
 class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
@@ -15,3 +15,16 @@ class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
             return sentence
         shown = " ".join(map(str, default)) if isinstance(default, list) else str(default)
         return f"{sentence} Default: {shown.replace('%', '%%')}."
+
+
+def add_trust(parser: ArgumentParser) -> None:
+    """Declare ``--trust``, which every command that opens a checkpoint has."""
+    parser.add_argument(
+        "--trust",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PACKAGE",
+        help="Packages of yours whose classes a checkpoint may name; never for a file of a "
+        "stranger, as it can then run whatever is in them.",
+    )

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
+from ..heads.trust import trusting
 from .errors import EXIT_USAGE, friendly_errors
 
 if TYPE_CHECKING:
@@ -137,7 +138,9 @@ def _run(path: str, words: list[str]) -> int:
         formatter_class=HelpFormatter,
     )
     command.add_arguments(parser)
-    return command.run(parser.parse_args(words))
+    arguments = parser.parse_args(words)
+    with trusting(arguments.get("trust") or ()):
+        return command.run(arguments)
 
 
 def _group(path: str, words: list[str]) -> NoReturn:

@@ -4,7 +4,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, Self, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -17,10 +17,10 @@ from ..backbone.mobilenet import MobileNetV1
 from ..backbone.norms import calibrate_norms
 from ..backbone.weights import load_weights
 from ..datasets.errors import DataError
+from .checkpoint import CHECKPOINT_ENTRY, CHECKPOINT_FORMAT, load_task
+from .trust import trusting
 
 CALIBRATION_PICTURES = 64
-CHECKPOINT_ENTRY = "mobilevision"
-CHECKPOINT_FORMAT = 1
 
 MakeOptimizer = Callable[[Iterable], Optimizer]
 MakeSchedule = Callable[[Optimizer, int], LRScheduler]
@@ -79,6 +79,9 @@ class ImageTask(LightningModule):
         decay_depthwise: False puts depthwise filters into the group without weight decay: they
             have few parameters (Howard et al. 2017, end of Section 3.2).
     """
+
+    kind: ClassVar[str] = "a network of images"
+    """What messages call its network."""
 
     def __init__(
         self,
@@ -218,6 +221,34 @@ class ImageTask(LightningModule):
         return total
 
     # --- what a checkpoint says of itself
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = "cpu",
+        trust: Iterable[str] = (),
+        strict: bool | None = None,
+        weights_only: bool = True,
+        **overrides: Any,
+    ) -> Self:
+        """Rebuild the task of a checkpoint; see ``heads.checkpoint.load_task``.
+
+        Args:
+            checkpoint_path: The file.
+            map_location: Where its tensors are read to, as for ``torch.load``.
+            trust: Packages whose classes the checkpoint may name besides those of this package.
+            strict: Whether every weight has to be there and no other.
+            weights_only: Always True: a checkpoint is plain data.
+            **overrides: Arguments of the task in place of those of training.
+
+        Raises:
+            CheckpointError: It cannot be read or rebuilt, or names a class that is not trusted.
+        """
+        if not weights_only:
+            raise ValueError("checkpoints are read with weights_only=True, and in no other way")
+        with trusting(trust):
+            return load_task(checkpoint_path, cls, map_location, strict, **overrides)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the plain facts."""

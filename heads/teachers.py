@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..backbone.errors import WeightsError
 from ..datasets.vectors import VectorTable, read_vectors
+from .checkpoint import load_task
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -148,18 +149,7 @@ class CheckpointTeacher(ModelTeacher):
     def _make(self) -> nn.Module:
         from .classification.task import ClassificationTask
 
-        if not self.path.is_file():
-            raise WeightsError(f"{self.path}: no such file; name the checkpoint of a classifier")
-        try:
-            task = ClassificationTask.load_from_checkpoint(
-                self.path, map_location="cpu", weights_only=True
-            )
-        except Exception as error:  # torch.load and Lightning raise many kinds for a foreign file
-            raise WeightsError(
-                f"{self.path}: no checkpoint of a classifier that can be rebuilt ({error}). Take "
-                "one that `lightning fit` wrote, such as best.ckpt."
-            ) from error
-        return task.network
+        return load_task(self.path, ClassificationTask).network
 
     def _normalised(self, images: Tensor) -> Tensor:
         return images  # the network normalises

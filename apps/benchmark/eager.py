@@ -10,13 +10,12 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ...datasets.errors import DataError
+from ...heads.checkpoint import load_task
 from ...heads.detection.task import DetectionTask
-from ...heads.task import CHECKPOINT_ENTRY
+from ...heads.task import ImageTask
 from ..detection.detector import Detector
 from ..engines.eager import TorchEngine
 from ..engines.torch_network import as_batch, for_inference
-from ..export.jobs import job_of
-from ..training.runs import AtomicCheckpointIO
 from .opening import Opened, Run
 
 
@@ -28,9 +27,8 @@ def open_side(source: str, threads: int) -> Opened:
     """
     torch.set_num_threads(threads)
     path = Path(source)
-    checkpoint = AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")
-    task = job_of(path, checkpoint).load(path)
-    size_hw = checkpoint.get(CHECKPOINT_ENTRY, {}).get("size_hw")
+    task = load_task(path, ImageTask)
+    size_hw = task.facts.get("size_hw")
     if size_hw is None:
         raise DataError(f"{path}: does not say how large its pictures were in training.")
     height, width = size_hw

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from ...datasets.errors import DataError
+from ...heads.trust import trusted
 from .opening import Opening
 from .protocol import SETTLE_S
 
@@ -31,6 +32,7 @@ class Worker:
         self._opening = opening
         self._log = (folder / f"{opening.opener}_{time.monotonic_ns()}.log").open("w+b")
         spec = {"opening": opening, "picture": str(picture), "threads": threads}
+        spec["trusted"] = trusted()
         # -P: names in the folder from which this is called must not hide packages.
         words = [sys.executable, "-P", "-m", _MODULE, json.dumps(spec)]
         self._start = time.monotonic()

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ...heads.trust import trusting
 from .opening import Opening, Run, open_side
 from .protocol import timed
 
@@ -81,7 +82,8 @@ def main() -> None:
 
     spec = json.loads(sys.argv[1])
     try:
-        run = open_side(Opening(*spec["opening"]), spec["threads"])
+        with trusting(spec["trusted"]):
+            run = open_side(Opening(*spec["opening"]), spec["threads"])
     except Exception as error:
         reply({"error": f"{type(error).__name__}: {error}"})
         return

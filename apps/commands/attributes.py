@@ -6,6 +6,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import EXIT_FAULT
+from ..help import add_trust
 
 SUMMARY = "Describe faces in pictures: the probability of each attribute, yes or no, one table."
 EXAMPLES = (
@@ -46,6 +47,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         default="auto",
         help="Where it runs: auto (an accelerator where there is one), cpu, cuda:1.",
     )
+    add_trust(parser)
 
 
 def run(arguments: Namespace) -> int:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ..help import add_trust
+
 SUMMARY = "Time a model in every runtime installed: latency, throughput, memory, start."
 EXAMPLES = (
     "mobilevision benchmark --model ssd.ckpt --against torchvision:ssdlite320 --threads 2",
@@ -23,6 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="DIR",
         help="Folder of the table, the chart and benchmark.json.",
     )
+    add_trust(parser)
 
 
 def _add_sides(parser: ArgumentParser) -> None:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ..help import add_trust
+
 SUMMARY = "Write what a teacher says of every picture, for students that learn from the table."
 EXAMPLES = (
     "mobilevision cache-logits -c configs/classification_quickstart.yaml --teacher best.ckpt "
@@ -37,6 +39,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="FILE",
         help="Table to write: .npz, .csv or .parquet.",
     )
+    add_trust(parser)
 
 
 def run(arguments: Namespace) -> int:

@@ -6,6 +6,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ..help import add_trust
+
 SUMMARY = "Count mult-adds and parameters: the paper's tables, or a network of yours."
 EXAMPLES = (
     "mobilevision cost --table 8 13",
@@ -49,6 +51,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--layers", action="store_true", help="Print each layer, not each kind of layer."
     )
     parser.add_argument("--json", action="store_true", help="Print JSON in place of tables.")
+    add_trust(parser)
 
 
 def run(arguments: Namespace) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import EXIT_FAULT
+from ..help import add_trust
 
 SUMMARY = "Find objects in pictures and videos: annotated pictures, COCO results."
 EXAMPLES = (
@@ -58,6 +59,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="What pictures are stretched to; as in training if not given.",
     )
     parser.add_argument("--no-pictures", action="store_true", help="Draw nothing.")
+    add_trust(parser)
 
 
 def run(arguments: Namespace) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import EXIT_FAULT
+from ..help import add_trust
 
 SUMMARY = "Embed the faces of pictures: one Parquet table, resumable."
 EXAMPLES = (
@@ -68,6 +69,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=int, metavar="PX", help="Side of the aligned faces; as in training."
     )
+    add_trust(parser)
 
 
 def run(arguments: Namespace) -> int:

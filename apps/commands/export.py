@@ -4,6 +4,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ..help import add_trust
+
 SUMMARY = "Write a checkpoint as a file that runs without torch, and compare the two."
 EXAMPLES = (
     "mobilevision export --ckpt ssd.ckpt --format onnx --out ssd.onnx",
@@ -47,6 +49,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "executorch always does.",
     )
     _add_int8(parser)
+    add_trust(parser)
 
 
 def _add_int8(parser: ArgumentParser) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import EXIT_FAULT
+from ..help import add_trust
 
 SUMMARY = "Say who of a gallery the faces of pictures are."
 EXAMPLES = (
@@ -38,6 +39,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         default="auto",
         help="Where it runs: auto (an accelerator where there is one), cpu, cuda:1.",
     )
+    add_trust(parser)
 
 
 def run(arguments: Namespace) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import EXIT_FAULT
+from ..help import add_trust
 
 SUMMARY = "Tell where pictures were taken: places, probabilities, uncertainty."
 EXAMPLES = (
@@ -60,6 +61,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar=("HEIGHT", "WIDTH"),
         help="Size of the network's input; as in training if not given.",
     )
+    add_trust(parser)
 
 
 def run(arguments: Namespace) -> int:

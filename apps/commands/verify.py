@@ -4,6 +4,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ..help import add_trust
+
 SUMMARY = "Measure how well a face model tells people apart, on pairs as LFW's."
 EXAMPLES = (
     "mobilevision verify --pairs pairs.txt --images data/lfw --model face.ckpt",
@@ -44,6 +46,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="Where it runs: auto (an accelerator where there is one), cpu, cuda:1.",
     )
     parser.add_argument("--size", type=int, metavar="PX", help="Side of the faces; as in training.")
+    add_trust(parser)
 
 
 def _add_faces(parser: ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from ...backbone.cost import Cost, count_cost
 from ...datasets.errors import DataError
+from ...heads.checkpoint import build, read_checkpoint, without_weights
 
 _NUM_CLASSES = "num_classes"
 _CONFIG_NETWORK = ("model", "init_args", "network")
@@ -51,14 +52,27 @@ def network_of(
     settings = {} if config is None else _read_config(config)
     spec, size = (_at(settings, *path) for path in (_CONFIG_NETWORK, _CONFIG_SIZE))
     if checkpoint is not None:
-        content = _read_checkpoint(checkpoint)
+        content = read_checkpoint(checkpoint, map_location="meta")
         spec = _at(content, "hyper_parameters", "network")
         size = size or _at(content, "mobilevision", "size_hw")
     source = checkpoint or config
     assert source is not None
     if not isinstance(spec, dict) or "class_path" not in spec:
         raise DataError(f"{source}: names no network (a class_path)")
-    network = _build(spec, source, num_classes, device)
+    arguments = {} if num_classes is None else {_NUM_CLASSES: num_classes}
+    try:
+        with torch.device(device):
+            if checkpoint is not None:  # a stranger's, perhaps; a configuration is the user's own
+                network = build(without_weights(spec), checkpoint, **arguments)
+            else:
+                network = _configured(spec, arguments)
+    except DataError:
+        raise
+    except Exception as error:  # whatever a constructor raises is about the named arguments
+        what = str(error).partition("\n  Given value")[0]
+        if _NUM_CLASSES in what and not arguments:
+            what = "it leaves the number of classes to the data; --num-classes says it"
+        raise DataError(f"{source}: the network cannot be built: {what}") from error
     pair = isinstance(size, list | tuple) and len(size) == 2
     size_hw = (int(size[0]), int(size[1])) if pair else None
     return NamedNetwork(type(network).__name__, network, size_hw)
@@ -80,30 +94,14 @@ def _read_config(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _read_checkpoint(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="meta", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for a broken file
-        raise DataError(f"{path}: not a readable checkpoint ({error})") from error
-
-
-def _build(spec: dict[str, Any], source: Path, num_classes: int | None, device: str) -> nn.Module:
-    arguments = {**(spec.get("init_args") or {})}
-    if num_classes is not None:
-        arguments[_NUM_CLASSES] = num_classes
+def _configured(spec: dict[str, Any], arguments: dict[str, Any]) -> nn.Module:
+    """The network of a configuration, as the ``lightning`` command builds it."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(nn.Module, "network", required=True)
-    try:
-        parsed = parser.parse_object({"network": {**spec, "init_args": arguments}})
-        with torch.device(device):
-            # Newer versions of jsonargparse call it instantiate.
-            instantiate = getattr(parser, "instantiate", parser.instantiate_classes)
-            return instantiate(parsed)["network"]
-    except Exception as error:  # whatever a constructor raises is about the named arguments
-        what = str(error).partition("\n  Given value")[0]
-        if _NUM_CLASSES in what and _NUM_CLASSES not in arguments:
-            what = "it leaves the number of classes to the data; --num-classes says it"
-        raise DataError(f"{source}: the network cannot be built: {what}") from error
+    given = {**(spec.get("init_args") or {}), **arguments}
+    return parser.instantiate(parser.parse_object({"network": {**spec, "init_args": given}}))[
+        "network"
+    ]
 
 
 def cost_of(

@@ -18,6 +18,7 @@ import numpy as np
 
 from ...datasets.errors import DataError
 from ...datasets.images import stretch
+from ...heads.trust import trusting
 from ..engines.protocol import DetectionEngine, load_engine
 from ..files.inputs import Picture, PictureLike, all_or_raise, as_pictures, prepare_ahead
 from .results import DetectionResult
@@ -48,7 +49,11 @@ class Detector:
 
     @classmethod
     def load(
-        cls, path: str | Path, device: str = "auto", size_hw: tuple[int, int] | None = None
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        size_hw: tuple[int, int] | None = None,
+        trust: Iterable[str] = (),
     ) -> "Detector":
         """Load a checkpoint of ``DetectionTask``, trained or imported.
 
@@ -56,11 +61,14 @@ class Detector:
             path: The file.
             device: "auto" takes an accelerator where there is one, else the CPU.
             size_hw: Height and width that pictures are stretched to; None takes those of training.
+            trust: Packages whose classes a checkpoint may name besides those of this package; never
+                for a file of a stranger.
 
         Raises:
             DataError: No such file, or no detector in it; the message says what to do.
         """
-        return cls(load_engine(path, device, size_hw))
+        with trusting(trust):
+            return cls(load_engine(path, device, size_hw))
 
     @classmethod
     def from_network(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ...heads.classification.task import ClassificationTask
 from .facts import ModelFacts
 from .folding import for_export
-from .jobs import Job, load_task
+from .jobs import Job
 
 _OUTPUTS = {
     "logits": "(batch, classes) float32",
@@ -30,9 +30,6 @@ class ClassifierAnswers(nn.Module):
         """See ``Answers``: logits and probabilities."""
         logits = self.network(pixels).float()
         return logits, logits.softmax(dim=1)
-
-
-load = load_task(ClassificationTask)
 
 
 def deploy(task: ClassificationTask, size_hw: tuple[int, int]) -> Job:

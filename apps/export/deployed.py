@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ...datasets.errors import DataError
-from ...heads.task import CHECKPOINT_ENTRY
-from ..training.runs import AtomicCheckpointIO
+from ...heads.checkpoint import load_task
+from ...heads.task import ImageTask
 from .facts import ModelFacts
 from .jobs import job_of
 
@@ -100,10 +100,8 @@ def open_deployable(path: str | Path, size_hw: tuple[int, int] | None = None) ->
             say its size.
     """
     path = Path(path)
-    checkpoint = AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")
-    job = job_of(path, checkpoint)
-    stored = checkpoint.get(CHECKPOINT_ENTRY, {})
-    size_hw = size_hw or stored.get("size_hw")
+    task = load_task(path, ImageTask)
+    size_hw = size_hw or task.facts.get("size_hw")
     if size_hw is None:
         raise DataError(
             f"{path}: does not say how large its pictures were in training. Give the size, for "
@@ -112,12 +110,8 @@ def open_deployable(path: str | Path, size_hw: tuple[int, int] | None = None) ->
     height, width = (int(side) for side in size_hw)
     if min(height, width) < 1:
         raise DataError(f"size_hw={height, width}: height and width must be at least 1")
-    try:
-        task = job.load(path)
-    except Exception as error:  # wrong arguments, missing classes, weights that do not fit
-        raise DataError(f"{path}: its network cannot be rebuilt: {error}") from error
-    answers, facts = job.deploy(task, (height, width))
-    facts = replace(facts, licence=_licence(stored), provenance=_provenance(path, stored))
+    answers, facts = job_of(task).deploy(task, (height, width))
+    facts = replace(facts, licence=_licence(task.facts), provenance=_provenance(path, task.facts))
     return Deployable(DeployedNetwork(answers, facts.size_hw).eval(), facts)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ...heads.detection.task import DetectionNetwork, DetectionTask
 from .facts import ModelFacts
 from .folding import for_export
-from .jobs import Job, load_task
+from .jobs import Job
 from .suppression import make_exportable
 
 _OUTPUTS = {
@@ -41,9 +41,6 @@ class DetectorAnswers(nn.Module):
         )
         boxes = found.boxes * torch.stack([across, down, across, down])
         return boxes, found.scores, found.labels
-
-
-load = load_task(DetectionTask)
 
 
 def deploy(task: DetectionTask, size_hw: tuple[int, int]) -> Job:

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from ...heads.face_attributes.measures import stored_thresholds
 from ...heads.face_attributes.model import AttributeHead, AttributeOutput
 from ...heads.face_attributes.task import AttributeTask
-from ...heads.face_attributes.teacher import load_attribute_task
 from .facts import ModelFacts
 from .folding import for_export
 from .jobs import Job
@@ -37,9 +36,6 @@ class AttributeAnswers(nn.Module):
     def forward(self, pixels: Tensor, picture_hw: tuple[Any, Any]) -> tuple[Tensor, ...]:  # noqa: ARG002
         """See ``Answers``: logits, probabilities, and landmarks where the network says them."""
         return answers_of(self.network(pixels))
-
-
-load = load_attribute_task
 
 
 def deploy(task: AttributeTask, size_hw: tuple[int, int]) -> Job:

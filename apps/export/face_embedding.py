@@ -9,7 +9,7 @@ from ...heads.face_embedding.task import FaceEmbeddingTask
 from ...heads.face_embedding.verification import VERIFICATION_FACTS
 from .facts import ModelFacts
 from .folding import for_export
-from .jobs import Job, load_task
+from .jobs import Job
 
 OUTPUTS = {"embeddings": "(batch, dimension) float32 of unit length"}
 _PREPARATION = (
@@ -31,9 +31,6 @@ class EmbeddingAnswers(nn.Module):
     def forward(self, pixels: Tensor, picture_hw: tuple[Any, Any]) -> tuple[Tensor, ...]:  # noqa: ARG002
         """See ``Answers``: embeddings."""
         return (self.network(pixels).float(),)
-
-
-load = load_task(FaceEmbeddingTask)
 
 
 def deploy(task: FaceEmbeddingTask, size_hw: tuple[int, int]) -> Job:

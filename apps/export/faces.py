@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ...heads.face_attributes.measures import stored_thresholds
 from ...heads.face_attributes.model import AttributeHead
-from ...heads.faces import FacesTask, load_faces_task
+from ...heads.faces import FacesTask
 from . import face_attributes, face_embedding
 from .facts import ModelFacts
 from .folding import for_export
@@ -28,9 +28,6 @@ class FacesAnswers(nn.Module):
         """See ``Answers``: embeddings, then what attribute networks answer."""
         said = self.network(pixels)
         return said.embeddings.float(), *face_attributes.answers_of(said.attributes)
-
-
-load = load_faces_task
 
 
 def deploy(task: FacesTask, size_hw: tuple[int, int]) -> Job:

@@ -8,7 +8,7 @@ from ...heads.geolocation.task import CROP, GeolocationTask
 from ..geolocation.engines import cells_to_plain
 from .facts import AS_THEY_ARE, ModelFacts
 from .folding import for_export
-from .jobs import Job, load_task
+from .jobs import Job
 
 _OUTPUTS = {"probabilities": "(batch, cells) float32: of the cells of the finest partition"}
 
@@ -28,9 +28,6 @@ class CellAnswers(nn.Module):
     def forward(self, pixels: Tensor, picture_hw: tuple[Any, Any]) -> tuple[Tensor, ...]:  # noqa: ARG002
         """See ``Answers``: probabilities."""
         return (self.task.probabilities(pixels).float(),)  # type: ignore[operator]
-
-
-load = load_task(GeolocationTask)
 
 
 def deploy(task: GeolocationTask, size_hw: tuple[int, int]) -> Job:

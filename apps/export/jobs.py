@@ -1,8 +1,6 @@
 """Which job a checkpoint is for, and what a job has to offer to be exported."""
 
-from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
 from torch import Tensor, nn
@@ -47,45 +45,20 @@ class Job(NamedTuple):
 class JobModule(Protocol):
     """What each module of ``_JOBS`` offers."""
 
-    def load(self, path: Path) -> ImageTask:
-        """Rebuild the task of a checkpoint on the CPU; whatever it raises is explained."""
-        ...
-
     def deploy(self, task: Any, size_hw: tuple[int, int]) -> Job:
         """Make what is exported of a task."""
         ...
 
 
-def load_task(task: type[ImageTask]) -> Callable[[Path], ImageTask]:
-    """What rebuilds tasks of a class that need nothing special."""
-
-    def load(path: Path) -> ImageTask:
-        return task.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-
-    return load
-
-
-def job_of(path: Path, checkpoint: Any) -> JobModule:
-    """Return the module that deploys a checkpoint's task.
+def job_of(task: ImageTask) -> JobModule:
+    """Return the module that deploys a task.
 
     Raises:
-        DataError: It does not say what its task is, or that cannot be exported.
+        DataError: There is none.
     """
-    plain = checkpoint if isinstance(checkpoint, dict) else {}
-    hyper_parameters = plain.get("hyper_parameters") or {}
-    named = hyper_parameters.get("_class_path")
-    if "state_dict" not in plain or not named or not hyper_parameters.get("network"):
-        raise DataError(
-            f"{path}: does not say what its network is made of: it holds weights alone, or was "
-            "trained from Python with objects. Give a checkpoint of `lightning fit` or "
-            "`mobilevision import`."
-        )
-    module, _, name = str(named).rpartition(".")
-    try:
-        task = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise DataError(f"{path}: its task {named} cannot be imported: {error}") from error
-    for base in task.__mro__:
+    for base in type(task).__mro__:
         if base.__name__ in _JOBS:
             return cast(JobModule, import_module(f".{_JOBS[base.__name__]}", __package__))
-    raise DataError(f"{path}: {named} is no task that can be exported: {', '.join(_JOBS)} are.")
+    raise DataError(
+        f"{type(task).__name__} is no task that can be exported: {', '.join(_JOBS)} are."
+    )

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from ...heads.checkpoint import load_task
 from ...heads.face_attributes.measures import stored_thresholds
-from ...heads.faces import load_faces_task
+from ...heads.faces import FacesTask
 from ..engines.torch_network import TorchNetwork
 from .attribute_engine import crop_size
 from .results import Analysis, Threshold, measured_threshold
@@ -86,7 +87,7 @@ def load_analysis_engine(
         WeightsError: No such file, or no network of both face jobs in it.
         DataError: It does not say its size, or there is no such device.
     """
-    task = load_faces_task(path)
+    task = load_task(path, FacesTask)
     return TorchAnalysisEngine(
         task.network,
         stored_thresholds(task.categories.values(), task.facts),

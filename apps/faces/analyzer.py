@@ -10,7 +10,7 @@
 Free of torch until a model is loaded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...datasets.face_frame import crop_face
+from ...heads.trust import trusting
 from .attributes import FaceDescription
 from .comparing import FaceComparer
 from .exported_engines import is_exported, load_exported_analysis
@@ -61,6 +62,7 @@ class FaceAnalyzer(FaceComparer[AnalyzedFace]):
         device: str = "auto",
         size_hw: tuple[int, int] | None = None,
         finder: FaceFinder | None = None,
+        trust: Iterable[str] = (),
     ) -> "FaceAnalyzer":
         """Load a checkpoint of ``FacesTask``, or what ``mobilevision export`` made of one.
 
@@ -69,6 +71,8 @@ class FaceAnalyzer(FaceComparer[AnalyzedFace]):
             device: "auto" takes an accelerator where there is one, else the CPU.
             size_hw: Height and width of the crops; None takes those of training.
             finder: As for the class.
+            trust: Packages whose classes a checkpoint may name besides those of this package; never
+                for a file of a stranger.
 
         Raises:
             WeightsError: No such file, or no network of both face jobs in it.
@@ -78,7 +82,8 @@ class FaceAnalyzer(FaceComparer[AnalyzedFace]):
             return cls(load_exported_analysis(Path(path), device, size_hw), finder)
         from .analysis_engine import load_analysis_engine
 
-        return cls(load_analysis_engine(path, device, size_hw), finder)
+        with trusting(trust):
+            return cls(load_analysis_engine(path, device, size_hw), finder)
 
     @classmethod
     def from_network(

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from ...datasets.errors import DataError
+from ...heads.checkpoint import load_task
 from ...heads.face_attributes.measures import stored_thresholds
-from ...heads.face_attributes.teacher import load_attribute_task
+from ...heads.face_attributes.task import AttributeTask
 from ..engines.torch_network import TorchNetwork
 
 
@@ -76,7 +77,7 @@ def load_attribute_engine(
         WeightsError: No such file, or no attribute network in it.
         DataError: It does not say its size, or there is no such device.
     """
-    task = load_attribute_task(path)
+    task = load_task(path, AttributeTask)
     thresholds = stored_thresholds(task.categories.values(), task.facts)
     size_hw = size_hw or crop_size(path, task.facts)
     return TorchAttributeEngine(task.network, thresholds, size_hw, device)

@@ -9,6 +9,7 @@
 Free of torch until a model is loaded.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...datasets.face_frame import crop_face
+from ...heads.trust import trusting
 from .exported_engines import is_exported, load_exported_attributes
 from .finding import FaceFinder
 from .reading import FaceReader
@@ -85,6 +87,7 @@ class FaceAttributes(FaceReader[FaceDescription]):
         device: str = "auto",
         size_hw: tuple[int, int] | None = None,
         finder: FaceFinder | None = None,
+        trust: Iterable[str] = (),
     ) -> "FaceAttributes":
         """Load a checkpoint of ``AttributeTask``, or what ``mobilevision export`` made of one.
 
@@ -93,6 +96,8 @@ class FaceAttributes(FaceReader[FaceDescription]):
             device: "auto" takes an accelerator where there is one, else the CPU.
             size_hw: Height and width of the crops; None takes those of training.
             finder: As for the class.
+            trust: Packages whose classes a checkpoint may name besides those of this package; never
+                for a file of a stranger.
 
         Raises:
             WeightsError: No such file, or no attribute network in it; the message says what to do.
@@ -102,7 +107,8 @@ class FaceAttributes(FaceReader[FaceDescription]):
             return cls(load_exported_attributes(Path(path), device, size_hw), finder)
         from .attribute_engine import load_attribute_engine
 
-        return cls(load_attribute_engine(path, device, size_hw), finder)
+        with trusting(trust):
+            return cls(load_attribute_engine(path, device, size_hw), finder)
 
     @classmethod
     def from_network(

@@ -17,6 +17,7 @@ import numpy as np
 from ...datasets.alignment import align_face
 from ...datasets.errors import DataError
 from ...datasets.images import stretch
+from ...heads.trust import trusting
 from ..files.inputs import Picture, PictureLike, all_or_raise, as_pictures
 from .comparing import FaceComparer
 from .exported_engines import is_exported, load_exported_embedding
@@ -49,6 +50,7 @@ class FaceEmbedder(FaceComparer[Face]):
         device: str = "auto",
         size: int | None = None,
         finder: FaceFinder | None = None,
+        trust: Iterable[str] = (),
     ) -> "FaceEmbedder":
         """Load a checkpoint of ``FaceEmbeddingTask``, an exported one, or others' face networks.
 
@@ -58,6 +60,8 @@ class FaceEmbedder(FaceComparer[Face]):
             device: "auto" takes an accelerator where there is one, else the CPU.
             size: Side in px of the aligned faces; None takes that of training.
             finder: As for the class.
+            trust: Packages whose classes a checkpoint may name besides those of this package; never
+                for a file of a stranger.
 
         Raises:
             DataError: No such file, or no face network in it; the message says what to do.
@@ -67,7 +71,8 @@ class FaceEmbedder(FaceComparer[Face]):
             return cls(load_exported_embedding(Path(model), device, size), finder)
         from .embedding_engines import load_embedding_engine
 
-        return cls(load_embedding_engine(model, device, size), finder)
+        with trusting(trust):
+            return cls(load_embedding_engine(model, device, size), finder)
 
     @classmethod
     def from_network(

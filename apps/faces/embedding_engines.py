@@ -2,18 +2,17 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
 from ...datasets.errors import DataError
+from ...heads.checkpoint import load_task, read_checkpoint
 from ...heads.face_embedding.task import FaceEmbeddingTask
 from ...heads.face_embedding.teachers import FaceTeacher, open_teacher
-from ...heads.task import CHECKPOINT_ENTRY
 from ..engines.torch_network import TorchNetwork
-from ..training.runs import AtomicCheckpointIO
 from .exported_engines import is_exported, load_exported_embedding
 from .results import Threshold, measured_threshold
 
@@ -120,10 +119,9 @@ def load_embedding_engine(
             f"{path}: no such model. Give a checkpoint of `lightning fit -c "
             "configs/face_embedding.yaml`, or facenet:vggface2, onnx:FILE, ncnn:FILE.param."
         )
-    checkpoint = AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")
-    network, facts = _network(path, checkpoint)
-    size = size or _trained_size(path, facts)
-    return TorchEmbeddingEngine(network, size, measured_threshold(facts), device)
+    task = load_task(path, FaceEmbeddingTask)
+    size = size or _trained_size(path, task.facts)
+    return TorchEmbeddingEngine(task.network, size, measured_threshold(task.facts), device)
 
 
 def model_facts(model: str | Path) -> dict[str, Any]:
@@ -141,7 +139,7 @@ def model_facts(model: str | Path) -> dict[str, Any]:
     if Path(model).is_file() and is_exported(model):
         return {"kind": "exported", "sha256": hashlib.sha256(Path(model).read_bytes()).hexdigest()}
     if Path(model).is_file():
-        checkpoint = AtomicCheckpointIO().load_checkpoint(model, map_location="cpu")
+        checkpoint = read_checkpoint(model)
         for name, value in sorted(checkpoint.get("state_dict", {}).items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.contiguous().numpy().tobytes())
@@ -154,24 +152,6 @@ def model_facts(model: str | Path) -> dict[str, Any]:
     for file in files:
         digest.update(file.read_bytes() if file.is_file() else b"")
     return {"kind": kind, "sha256": digest.hexdigest()}
-
-
-def _network(path: Path, checkpoint: Any) -> tuple[nn.Module, dict[str, Any]]:
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise DataError(f"{path}: weights alone are no face network. Give a checkpoint.")
-    if not checkpoint.get("hyper_parameters", {}).get("network"):
-        raise DataError(
-            f"{path}: does not say what its network is made of: it was trained from Python with "
-            "objects. Rebuild it, load the state_dict and use FaceEmbedder.from_network(network)."
-        )
-    try:
-        task = FaceEmbeddingTask.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # wrong arguments, missing classes, weights that do not fit
-        raise DataError(
-            f"{path}: its face network cannot be rebuilt: {error}. Give a checkpoint of a "
-            "FaceEmbeddingTask."
-        ) from error
-    return cast(nn.Module, task.network), checkpoint.get(CHECKPOINT_ENTRY, {})
 
 
 def _trained_size(path: Path, facts: dict[str, Any]) -> int:

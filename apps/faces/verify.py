@@ -197,12 +197,11 @@ def store_threshold(checkpoint: Path, result: VerificationResult) -> None:
     Raises:
         DataError: It is no checkpoint of this package.
     """
-    from ...heads.task import CHECKPOINT_ENTRY
+    from ...heads.checkpoint import CHECKPOINT_ENTRY, read_checkpoint
     from ..training.runs import AtomicCheckpointIO
 
-    files = AtomicCheckpointIO()
-    content = files.load_checkpoint(checkpoint, map_location="cpu")
-    if not isinstance(content, dict) or CHECKPOINT_ENTRY not in content:
+    content = read_checkpoint(checkpoint)
+    if CHECKPOINT_ENTRY not in content:
         raise DataError(f"{checkpoint}: a threshold can be stored in our checkpoints only")
     content[CHECKPOINT_ENTRY][VERIFICATION_FACTS] = threshold_facts(result)
-    files.save_checkpoint(content, checkpoint)
+    AtomicCheckpointIO().save_checkpoint(content, checkpoint)

@@ -111,9 +111,14 @@ def load_geolocation_engine(
                 "checkpoint."
             )
         return ExportedGeolocation(open_for("geolocation", path, device, size_hw), str(path))
-    from .torch_engine import TorchGeolocation, load_task
+    from ...heads.checkpoint import load_task
+    from ...heads.geolocation.task import GeolocationTask
+    from .torch_engine import TorchGeolocation
 
-    return TorchGeolocation(load_task(path), size_hw, five_crop, device)
+    task = load_task(path, GeolocationTask)
+    if "cells" not in task.facts:
+        raise DataError(f"{path}: has no cells, so it is no model of geolocation")
+    return TorchGeolocation(task, size_hw, five_crop, device)
 
 
 def cells_to_plain(table: CellTable) -> dict[str, list]:

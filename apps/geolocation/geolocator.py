@@ -21,6 +21,7 @@ from ...datasets.errors import DataError
 from ...datasets.images import ImageFile, stretch
 from ...heads.geolocation.cells import Partition
 from ...heads.geolocation.decoding import Answer, Decoder, Places
+from ...heads.trust import trusting
 from ..files.inputs import Picture, PictureLike, all_or_raise, as_pictures, prepare_ahead
 from .engines import GeolocationEngine, load_geolocation_engine
 from .results import LocationResult, Place
@@ -52,6 +53,7 @@ class Geolocator:
         size_hw: tuple[int, int] | None = None,
         answer: Answer = "cell",
         five_crop: bool = False,
+        trust: Iterable[str] = (),
     ) -> "Geolocator":
         """Load a checkpoint of ``GeolocationTask``, or what ``mobilevision export`` made of one.
 
@@ -62,11 +64,14 @@ class Geolocator:
             answer: See the class.
             five_crop: Average over the four corners and the centre of each picture; checkpoints
                 alone can.
+            trust: Packages whose classes a checkpoint may name besides those of this package; never
+                for a file of a stranger.
 
         Raises:
             DataError: No such file or device, or no geolocator in it; the message says what to do.
         """
-        return cls(load_geolocation_engine(path, device, size_hw, five_crop), answer)
+        with trusting(trust):
+            return cls(load_geolocation_engine(path, device, size_hw, five_crop), answer)
 
     @classmethod
     def from_task(

@@ -1,7 +1,6 @@
 """Geolocation in eager torch."""
 
 import copy
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,7 +10,6 @@ from ...heads.geolocation.calibration import Calibration
 from ...heads.geolocation.cells import Partition
 from ...heads.geolocation.task import CROP, GeolocationTask
 from ..engines.torch_network import as_batch, choose_device
-from ..training.runs import AtomicCheckpointIO
 
 
 class TorchGeolocation:
@@ -67,19 +65,3 @@ class TorchGeolocation:
         """See ``GeolocationEngine``."""
         probabilities = self.task.probabilities(as_batch(images, self.device))
         return probabilities.float().cpu().numpy()
-
-
-def load_task(path: Path) -> GeolocationTask:
-    """Rebuild the task of a checkpoint, on the CPU.
-
-    Raises:
-        DataError: It is none of geolocation, or cannot be rebuilt.
-    """
-    checkpoint = AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")
-    facts = checkpoint.get("mobilevision", {}) if isinstance(checkpoint, dict) else {}
-    if "cells" not in facts:
-        raise DataError(f"{path}: has no cells, so it is no model of geolocation")
-    try:
-        return GeolocationTask.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # wrong arguments, missing classes, weights that do not fit
-        raise DataError(f"{path}: its geolocator cannot be rebuilt: {error}") from error

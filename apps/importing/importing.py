@@ -13,7 +13,7 @@ from ...backbone.slim import SlimFile
 from ...backbone.weights import read_public
 from ...datasets.coco import COCO_CATEGORIES
 from ...datasets.errors import DataError
-from ...heads.checkpoints import Plan, write_checkpoint
+from ...heads.checkpoint import Plan, write_checkpoint
 from ...heads.classification.model import Classifier
 from ...heads.classification.task import ClassificationTask
 from ...heads.detection.ssd import SSD

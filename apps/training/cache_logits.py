@@ -99,9 +99,7 @@ def _built(config: Path, checkpoint: Path | None) -> tuple[DataModule, ModelTeac
     if checkpoint is None:
         parser.add_subclass_arguments(ModelTeacher, "teacher")
     try:
-        # Newer versions of jsonargparse call it instantiate.
-        instantiate = getattr(parser, "instantiate", parser.instantiate_classes)
-        built = instantiate(parser.parse_object(wanted))
+        built = parser.instantiate(parser.parse_object(wanted))
     except DataError:
         raise
     except Exception as error:  # whatever a constructor raises is about the named arguments

@@ -9,14 +9,15 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from ...datasets.errors import DataError
+from ...heads.checkpoint import read_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that are whole or absent, and that hold data only.
+    """Checkpoints that are whole or absent, and that run nothing when they are read.
 
     A checkpoint is written beside its target, flushed to the disk and then renamed, so a process
     that is killed while it writes leaves the checkpoint before intact. Reading never unpickles
-    more than tensors and plain containers.
+    more than tensors and plain containers, and refuses classes that nobody trusts.
     """
 
     def save_checkpoint(
@@ -44,20 +45,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         map_location: Any = lambda storage, _: storage,
         weights_only: Any = None,  # noqa: ARG002
     ) -> dict[str, Any]:
-        """Read a checkpoint with ``weights_only=True``, whatever the caller asks.
+        """Read a checkpoint as plain data, whatever the caller asks; see ``read_checkpoint``.
 
         Raises:
-            DataError: there is no such file, or it is not a whole checkpoint of plain data.
+            CheckpointError: There is no such file, it is not a whole checkpoint of plain data, or
+                it names a class that is not trusted.
         """
-        try:
-            return torch.load(path, map_location=map_location, weights_only=True)
-        except FileNotFoundError as error:
-            raise DataError(f"no checkpoint at {path}") from error
-        except Exception as error:  # torch.load raises many kinds for a broken or foreign file
-            raise DataError(
-                f"{path}: not a checkpoint that can be read safely ({error}). Give a checkpoint "
-                "that `lightning fit` wrote, for instance last.ckpt of the run."
-            ) from error
+        return read_checkpoint(path, map_location)
 
 
 def run_loggers(root: Path) -> list[Logger]:

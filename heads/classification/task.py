@@ -43,6 +43,8 @@ class ClassificationTask(EvaluatedTask[ClassificationEvaluator, ClassificationRe
         decay_depthwise: False leaves depthwise filters out of weight decay.
     """
 
+    kind = "a classifier"
+
     def __init__(
         self,
         network: nn.Module,

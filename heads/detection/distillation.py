@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ...backbone.errors import WeightsError
+from ..checkpoint import load_task
 from ..distillation import SoftLabels, SoftTargets
 from .outputs import ScoreActivation, SSDOutput
 
@@ -87,7 +88,9 @@ class SSDDistillation:
         self._teacher.to(device)
 
     def _load(self, student: nn.Module, categories: dict[int, str]) -> nn.Module:
-        task = load_task(self.path)
+        from .task import DetectionTask
+
+        task = load_task(self.path, DetectionTask)
         if list(task.categories.items()) != list(categories.items()):
             raise WeightsError(
                 f"{self.path}: this teacher knows {_shown(task.categories)}, and the student "
@@ -148,31 +151,6 @@ class SSDDistillation:
                 "anchors, strides and number of extra maps; widths may differ."
             )
         self._compared = True
-
-
-def load_task(path: Path) -> Any:
-    """Read a detector with its categories from a checkpoint that says how it was made.
-
-    Args:
-        path: A checkpoint of a ``DetectionTask`` that was trained by the command line or imported.
-
-    Returns:
-        The ``DetectionTask``, on the CPU.
-
-    Raises:
-        WeightsError: The file is absent, or no such checkpoint.
-    """
-    from .task import DetectionTask
-
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file; name the checkpoint of a trained detector")
-    try:
-        return DetectionTask.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load and Lightning raise many kinds for a foreign file
-        raise WeightsError(
-            f"{path}: no checkpoint of a detector that can be rebuilt ({error}). Take one that "
-            "`lightning fit` wrote, such as best.ckpt."
-        ) from error
 
 
 def soft_class_losses(

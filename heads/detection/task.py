@@ -54,6 +54,8 @@ class DetectionTask(EvaluatedTask[CocoEvaluator, CocoResult]):
             ``SSDDistillation``. Its losses are part of ``train/loss`` and of no other.
     """
 
+    kind = "a detector"
+
     def __init__(
         self,
         network: nn.Module,

@@ -14,7 +14,7 @@ from ...backbone.hub import resolve_weights
 from ...backbone.mobilenet import MobileNetV1
 from ...backbone.slim import SlimFile, load_folded_layer, load_slim
 from ...backbone.weights import WeightsError
-from ..checkpoints import Plan
+from ..checkpoint import Plan
 from .anchors import DefaultBoxes
 from .postprocess import PostProcess
 from .predictors import MapPredictor

@@ -50,6 +50,8 @@ class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
         decay_depthwise: False leaves depthwise filters out of weight decay.
     """
 
+    kind = "an attribute network"
+
     def __init__(
         self,
         network: nn.Module,

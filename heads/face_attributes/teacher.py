@@ -1,15 +1,11 @@
 """A trained attribute network as a teacher of smaller ones (Howard et al. 2017, Section 4.5)."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from ..checkpoints import rebuild_task
+from ..checkpoint import load_task
 from ..teachers import ModelTeacher
-
-if TYPE_CHECKING:
-    from .task import AttributeTask
 
 
 class _Logits(nn.Module):
@@ -40,7 +36,9 @@ class AttributeTeacher(ModelTeacher):
         """What it speaks of, once it has been read."""
 
     def _make(self) -> nn.Module:
-        task = load_attribute_task(self.path)
+        from .task import AttributeTask
+
+        task = load_task(self.path, AttributeTask)
         self.attributes = tuple(task.categories.values())
         if self.size_hw is None and "size_hw" in task.facts:
             height, width = task.facts["size_hw"]
@@ -49,21 +47,3 @@ class AttributeTeacher(ModelTeacher):
 
     def _normalised(self, images: Tensor) -> Tensor:
         return images  # the network normalises
-
-
-def load_attribute_task(path: str | Path) -> "AttributeTask":
-    """Rebuild the ``AttributeTask`` of a checkpoint, on the CPU.
-
-    Raises:
-        WeightsError: No such file, or no checkpoint of an attribute network that was trained from
-            a YAML.
-    """
-    from .task import AttributeTask
-
-    return rebuild_task(
-        path,
-        AttributeTask,
-        "an attribute network",
-        "configs/face_attributes.yaml",
-        distillation=None,
-    )

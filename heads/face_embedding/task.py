@@ -52,6 +52,8 @@ class FaceEmbeddingTask(EvaluatedTask[EmbeddingEvaluator, VerificationResult]):
         decay_depthwise: False leaves depthwise filters out of weight decay.
     """
 
+    kind = "a face network"
+
     def __init__(
         self,
         network: nn.Module,

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from ...datasets.errors import DataError
 from ...datasets.face_views import FaceViews
 from ...datasets.types import AttributeBatch, FaceBatch
-from ..checkpoints import rebuild_task
 from ..evaluation import dataset_name
 from ..face_attributes.describing import DescribingTask
 from ..face_attributes.evaluator import AttributeEvaluator
@@ -88,6 +87,8 @@ class FacesTask(DescribingTask[FacesEvaluator, FacesResult]):
         channels_last: Memory format of network and pictures.
         decay_depthwise: False leaves depthwise filters out of weight decay.
     """
+
+    kind = "a network of faces in one pass"
 
     def __init__(
         self,
@@ -210,14 +211,3 @@ class FacesTask(DescribingTask[FacesEvaluator, FacesResult]):
         if self.trainer.is_global_zero:
             self.write_predictions()
             write_embeddings(self.run_dir / EMBEDDINGS_FILE, table)
-
-
-def load_faces_task(path: str | Path) -> FacesTask:
-    """Rebuild the ``FacesTask`` of a checkpoint, on the CPU; no teacher is read.
-
-    Raises:
-        WeightsError: No such file, or no checkpoint of such a task that was trained from a YAML.
-    """
-    return rebuild_task(
-        path, FacesTask, "a network of faces in one pass", "configs/face.yaml", teacher=None
-    )

@@ -60,6 +60,8 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
         decay_depthwise: False leaves depthwise filters out of weight decay.
     """
 
+    kind = "a network of geolocation"
+
     def __init__(
         self,
         network: nn.Module,

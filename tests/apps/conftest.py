@@ -15,7 +15,7 @@ from mobilevision.apps.faces.finding import FaceFinder, FacesFound
 from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.celeba import read_celeba
 from mobilevision.datasets.synthetic import write_scenes
-from mobilevision.heads.checkpoints import Plan
+from mobilevision.heads.checkpoint import Plan
 from mobilevision.heads.face_embedding import FaceEmbeddingTask, FaceNetwork
 
 

@@ -29,7 +29,7 @@ from mobilevision.apps.benchmark.sides import (
 from mobilevision.apps.export.deployed import open_deployable
 from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.errors import DataError
-from mobilevision.heads.checkpoints import Plan, write_checkpoint
+from mobilevision.heads.checkpoint import Plan, write_checkpoint
 from mobilevision.heads.faces import FacesNetwork, FacesTask
 
 PICTURE = np.arange(40 * 50 * 3, dtype=np.uint8).reshape(40, 50, 3)

@@ -250,11 +250,11 @@ def test_load__checkpoint__size_and_categories_from_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hyper_parameters": {"categories": {1: "a"}}}, r"Detector\.from_network\(network"),
-        ({"hyper_parameters": None}, r"Detector\.from_network\(network"),
+        ({"hyper_parameters": {"categories": {1: "a"}}}, r"use from_network\(\)"),
+        ({"hyper_parameters": None}, r"use from_network\(\)"),
         ({"mobilevision": None}, r"how large.*--size 300 300"),
-        ({"state_dict": None}, "weights alone are no detector"),
-        ({"state_dict": {"network.x": torch.zeros(1)}}, "cannot be rebuilt"),
+        ({"state_dict": None}, "no checkpoint of a detector"),
+        ({"state_dict": {"network.x": torch.zeros(1)}}, "can be rebuilt"),
     ],
 )
 def test_load__unfit_checkpoint__says_what_to_do(

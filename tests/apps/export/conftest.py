@@ -15,7 +15,7 @@ from mobilevision.apps.export.exporting import Exported, export_checkpoint
 from mobilevision.apps.export.formats import ExportOptions
 from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.synthetic_world import world_photos
-from mobilevision.heads.checkpoints import Plan, write_checkpoint
+from mobilevision.heads.checkpoint import Plan, write_checkpoint
 from mobilevision.heads.classification import ClassificationTask
 from mobilevision.heads.classification.model import Classifier
 from mobilevision.heads.detection import SSD, DetectionTask, FasterRCNN, PostProcess

@@ -10,7 +10,7 @@ from PIL import Image
 from mobilevision.apps.faces.finding import FacesFound
 from mobilevision.apps.main import main
 from mobilevision.backbone import MobileNetV1
-from mobilevision.heads.checkpoints import Plan, write_checkpoint
+from mobilevision.heads.checkpoint import Plan, write_checkpoint
 from mobilevision.heads.face_attributes import AttributeNetwork, AttributeTask
 
 NAMES = {0: "Red_Face", 1: "Wearing_Hat"}

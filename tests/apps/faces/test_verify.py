@@ -16,7 +16,7 @@ from mobilevision.apps.main import main
 from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.vectors import VectorTable, write_vectors
-from mobilevision.heads.checkpoints import Plan
+from mobilevision.heads.checkpoint import Plan
 from mobilevision.heads.face_embedding import FaceEmbeddingTask, FaceNetwork
 from mobilevision.heads.face_embedding.rates import roc_curve
 from mobilevision.heads.face_embedding.verification import measure_scores

@@ -202,7 +202,7 @@ def test_prepare__no_checkpoint_of_a_detector__named(tmp_path: Path, content: ob
     torch.save(content, tmp_path / "other.ckpt")
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     for name in ("other.ckpt", "text.ckpt"):
-        with pytest.raises(WeightsError, match=f"{name}: no checkpoint of a detector"):
+        with pytest.raises(WeightsError, match=rf"{name}: .*checkpoint"):
             prepared(tmp_path / name, ssd())
 
 

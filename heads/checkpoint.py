@@ -1,0 +1,535 @@
+"""Read and write checkpoints, the same way for every job and every purpose.
+
+A checkpoint holds weights, plain data, and hyper-parameters that name classes (``class_path``) with
+their arguments. A file of a stranger can name any class of any package, and making an object of it
+can run a program. So nothing here looks a class up by what a file says of it: a name has to be on
+the list of classes that this package makes networks of, or its package has to be trusted by the
+caller, before anything is imported or made.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
+from importlib import import_module
+from inspect import Parameter, getmembers, isclass, signature
+from pathlib import Path
+from pkgutil import walk_packages
+from textwrap import shorten
+from typing import Any, NamedTuple, Protocol, TypeVar, cast, get_args, get_origin, get_type_hints
+
+import lightning
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters_context
+from torch import nn
+from torch.nn.modules.loss import _Loss
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
+
+from ..backbone.errors import WeightsError
+from ..backbone.file_tensors import require_plausible_zip
+from ..datasets.errors import DataError
+from ..datasets.files import replaced_atomically
+from .trust import is_trusted
+
+CHECKPOINT_ENTRY = "mobilevision"
+"""Key of a checkpoint's metadata, such as the image size and where its weights come from."""
+CHECKPOINT_FORMAT = 1
+
+RENAMED: dict[str, str] = {}
+"""Class path that older checkpoints have -> the one of today, both without the package's name."""
+
+_PACKAGE = __name__.partition(".")[0]
+_ROOMS = (f"{_PACKAGE}.backbone", f"{_PACKAGE}.heads")
+# How LightningCLI marks hyper-parameters that are class paths and arguments.
+_INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
+_CLASS = "_class_path"
+_HYPER_PARAMETERS = "hyper_parameters"
+# Arguments of backbones that read or fetch weights, all of which a checkpoint holds itself.
+_WEIGHT_OPTIONS = {"weights": None, "download": False}
+# What a teacher may be made by besides classes of this package; it is called in training alone.
+_TEACHERS = ("torchvision.models", "timm.create_model")
+
+_TORCH_KINDS = (nn.Module, Optimizer, LRScheduler)
+
+T = TypeVar("T", bound=LightningModule)
+
+
+class CheckpointError(DataError, WeightsError):
+    """A checkpoint is absent, damaged, refused or for another job; the message says what to do."""
+
+
+# --- what a checkpoint may be made of
+
+
+@cache
+def allowed_classes() -> frozenset[type]:
+    """Return the classes that checkpoints of strangers may name.
+
+    They are this package's tasks, and whatever the annotations of constructors say that they are
+    made of, one after the other: networks, backbones, losses, assigners, teachers and so on; of
+    torch the losses, optimizers and schedules.
+    """
+    ours = _own_classes()
+    found = {each for each in ours if issubclass(each, LightningModule)}
+    waiting = list(found)
+    while waiting:
+        kinds = {kind for hint in _hints(waiting.pop()).values() for kind in _classes_in(hint)}
+        for each in ours - found:
+            if any(_is_kind(each, kind) for kind in kinds):
+                found.add(each)
+                waiting.append(each)
+    return frozenset(found | set(_torch_classes().values()))
+
+
+def _own_classes() -> set[type]:
+    classes: set[type] = set()
+    for room in map(import_module, _ROOMS):
+        names = [each.name for each in walk_packages(room.__path__, f"{room.__name__}.")]
+        for module in (room, *map(import_module, names)):
+            members = getmembers(module, isclass)
+            classes |= {each for _, each in members if each.__module__ == module.__name__}
+    return {
+        each
+        for each in classes
+        if not (getattr(each, "_is_protocol", False) or each.__name__.startswith("_"))
+    }
+
+
+@cache
+def _torch_classes() -> dict[str, type]:
+    """Class path -> losses, optimizers and schedules of torch."""
+    places = ((nn, _Loss), (torch.optim, Optimizer), (lr_scheduler, LRScheduler))
+    return {
+        name: each
+        for module, base in places
+        for _, each in getmembers(module, lambda member, base=base: _subclass(member, base))
+        for name in (f"{module.__name__}.{each.__name__}", f"{each.__module__}.{each.__name__}")
+    }
+
+
+def _subclass(value: Any, base: type) -> bool:
+    return isinstance(value, type) and issubclass(value, base)
+
+
+def _is_kind(each: type, kind: type) -> bool:
+    """Whether a class is what an annotation asks for, be it a base or a protocol."""
+    if not getattr(kind, "_is_protocol", False):
+        return issubclass(each, kind)
+    wanted = {
+        name
+        for base in kind.__mro__ if base not in (object, Protocol)
+        for name in (*vars(base), *vars(base).get("__annotations__", ()))
+        if not name.startswith("_") or name == "__call__"
+    }  # fmt: skip
+    has = {name for base in each.__mro__ for name in vars(base) if base is not object}
+    return wanted <= has
+
+
+def _hints(made: Any) -> dict[str, Any]:
+    """Annotations of what a class or function takes; as text where they cannot be resolved."""
+    function = made.__init__ if isinstance(made, type) else made
+    try:
+        return get_type_hints(function)
+    except Exception:  # names that are imported for type checkers alone, and whatever else
+        return dict(getattr(function, "__annotations__", {}))
+
+
+def _parts(hint: Any) -> Iterator[Any]:
+    """An annotation and everything in it, as deep as it goes."""
+    yield hint
+    for each in get_args(hint):
+        yield from _parts(each)
+    if isinstance(hint, list):  # the arguments of a Callable
+        for each in hint:
+            yield from _parts(each)
+
+
+def _classes_in(hint: Any) -> Iterator[type]:
+    """Classes of an annotation that objects are made of: ours, and the bases that torch has."""
+    for each in _parts(hint):
+        ours = getattr(each, "__module__", "").startswith(_ROOMS)
+        if isinstance(each, type) and (ours or issubclass(each, _TORCH_KINDS)):
+            yield each
+
+
+def _returned(hint: Any) -> type | None:
+    """Class that a Callable in an annotation returns; None where there is no Callable."""
+    for each in _parts(hint):
+        if isinstance(each, str) and "Callable" in each:
+            return object
+        if get_origin(each) is Callable or each is Callable:
+            returned = (get_args(each) or (object,))[-1]
+            return returned if isinstance(returned, type) else object
+    return None
+
+
+def _resolve(name: Any) -> Any:
+    """Return what a class path names; None where it is not allowed, and then nothing is imported.
+
+    Raises:
+        ImportError, AttributeError: There is no such thing in a package that is trusted.
+    """
+    if not isinstance(name, str):
+        return None
+    inside = name.removeprefix(f"{_PACKAGE}.")
+    if inside != name and inside in RENAMED:
+        name = f"{_PACKAGE}.{RENAMED[inside]}"
+    module, _, last = name.rpartition(".")
+    if is_trusted(name):
+        return getattr(import_module(module), last)
+    if name.startswith(tuple(f"{room}." for room in _ROOMS)):
+        try:
+            found = getattr(import_module(module), last, None)
+        except ImportError:
+            return None
+        return found if isinstance(found, type) and found in allowed_classes() else None
+    return _torch_classes().get(name)
+
+
+def _is_teacher(name: str) -> bool:
+    return name == _TEACHERS[1] or name.rpartition(".")[0] == _TEACHERS[0]
+
+
+def check_classes(value: Any, source: str | Path) -> None:
+    """Refuse hyper-parameters that name anything that is not on the list.
+
+    Args:
+        value: Plain data; every ``class_path`` in it is looked at, at any depth.
+        source: The file, for messages.
+
+    Raises:
+        CheckpointError: A class is neither allowed nor trusted; nothing was imported or made.
+    """
+    for key, name, function in _named(value, ""):
+        try:
+            known = _resolve(name) is not None or (function and _is_teacher(name))
+        except (ImportError, AttributeError, ValueError) as error:
+            raise CheckpointError(
+                f"{source}: {key} names {name}, which cannot be imported: {error}"
+            ) from error
+        if not known:
+            package = str(name).partition(".")[0]
+            raise CheckpointError(
+                f"{source}: {key} names {name!r}, and checkpoints may name only what this package "
+                "makes networks of; nothing of the file was run. If you wrote that class and the "
+                f"file, name its package: trust=[{package!r}] in Python, --trust {package} on the "
+                "command line."
+            )
+
+
+def class_paths(value: Any) -> Iterator[str]:
+    """Return every class path in plain data, at any depth."""
+    if isinstance(value, Mapping):
+        if isinstance(value.get("class_path"), str):
+            yield value["class_path"]
+        for each in value.values():
+            yield from class_paths(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from class_paths(each)
+
+
+def _named(value: Any, key: str) -> Iterator[tuple[str, Any, bool]]:
+    """Every key with a class path, its value, and whether any function may stand there."""
+    if isinstance(value, Mapping):
+        arguments: dict[str, Any] = {}
+        for name in ("class_path", _CLASS):
+            if name in value:
+                yield f"{key}.{name}".lstrip("."), value[name], False
+                arguments = {**value} if name == _CLASS else _arguments(value)
+                made = _resolve(value[name])  # was found to be allowed, or we are not here
+                yield from _named_functions(made, arguments, key)
+        for name, each in value.items():
+            yield from _named(each, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list | tuple | set | frozenset):
+        for index, each in enumerate(value):
+            yield from _named(each, f"{key}.{index}".lstrip("."))
+
+
+def _named_functions(
+    made: Any, arguments: Mapping[str, Any], key: str
+) -> Iterator[tuple[str, Any, bool]]:
+    """Text where a function is asked for, which would be taken for its import path."""
+    hints = _hints(made)
+    for name, each in arguments.items():
+        if _returned(hints.get(name)) is not None:
+            texts = [each] if isinstance(each, str) else each if isinstance(each, list) else []
+            yield from ((f"{key}.{name}", text, True) for text in texts if isinstance(text, str))
+
+
+# --- making objects
+
+
+def build(spec: Any, source: str | Path, **arguments: Any) -> Any:
+    """Make the object that a class path and arguments describe.
+
+    Args:
+        spec: ``{"class_path": ..., "init_args": {...}}``, as in a YAML.
+        source: The file it comes from, for messages.
+        **arguments: Arguments in place of those of ``spec``.
+
+    Raises:
+        CheckpointError: A class is neither allowed nor trusted. Whatever the constructors raise is
+            left as it is.
+    """
+    check_classes(spec, source)
+    made = _resolve(spec["class_path"])
+    return made(**_built_arguments(made, _arguments(spec)) | arguments)
+
+
+def _arguments(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {**(spec.get("init_args") or {}), **(spec.get("dict_kwargs") or {})}
+
+
+def _built_arguments(made: Any, arguments: Mapping[str, Any]) -> dict:
+    hints = _hints(made)
+    return {name: _built(value, hints.get(name)) for name, value in arguments.items()}
+
+
+def _built(value: Any, hint: Any) -> Any:
+    """An argument: what it describes where it has a class path, else the plain value.
+
+    jsonargparse is not asked: whatever the annotation, text that it is given may be an import path
+    or the name of a file with more of them.
+    """
+    if isinstance(value, Mapping) and "class_path" in value:
+        made = _resolve(value["class_path"])
+        arguments = _built_arguments(made, _arguments(value))
+        returned = _returned(hint)
+        if returned is not None and _subclass(made, returned):  # asked for is what makes one
+            return partial(made, **arguments)
+        return made(**arguments)
+    if isinstance(value, Mapping):
+        return {key: _built(each, hint) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        kinds = {get_origin(each) or each for each in _parts(hint)}
+        kind = tuple if isinstance(value, tuple) or tuple in kinds - {list} else list
+        return kind(_built(each, hint) for each in value)
+    if isinstance(value, str) and _returned(hint) is not None and str not in _parts(hint):
+        return _resolve(value)
+    return value
+
+
+# --- reading
+
+
+def read_content(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a checkpoint as plain data and tensors; nothing in it is run.
+
+    Args:
+        path: The file.
+        map_location: Where tensors go, as for ``torch.load``.
+
+    Raises:
+        CheckpointError: No such file, or it is no whole checkpoint of plain data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: no such file. Name a checkpoint, such as best.ckpt of a run of `lightning "
+            "fit` or what `mobilevision import` wrote."
+        )
+    try:
+        require_plausible_zip(path, path)
+        content = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # torch.load raises many kinds for a broken or foreign file
+        raise CheckpointError(
+            f"{path}: not a checkpoint that can be read safely ({error}). Give a checkpoint "
+            "that `lightning fit` wrote, for instance last.ckpt of the run."
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds no checkpoint but a {type(content).__name__}")
+    return content
+
+
+def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a checkpoint and refuse it where it names classes that it must not.
+
+    Args:
+        path: The file.
+        map_location: As for ``read_content``.
+
+    Raises:
+        CheckpointError: As ``read_content``, or a class is neither allowed nor trusted.
+    """
+    content = read_content(path, map_location)
+    hyper_parameters = content.get(_HYPER_PARAMETERS) or {}
+    if not isinstance(hyper_parameters, Mapping):
+        raise CheckpointError(f"{path}: its hyper-parameters are no table of names and values")
+    if hyper_parameters.get("_instantiator", _INSTANTIATOR) != _INSTANTIATOR:
+        raise CheckpointError(
+            f"{path}: names {hyper_parameters['_instantiator']!r} to make its network, and nothing "
+            f"but {_INSTANTIATOR} may stand there; nothing of the file was run."
+        )
+    try:
+        check_classes(hyper_parameters, path)
+    except RecursionError as error:
+        raise CheckpointError(f"{path}: its hyper-parameters are nested too deep") from error
+    return content
+
+
+def load_task(
+    path: str | Path,
+    task: type[T],
+    map_location: Any = "cpu",
+    strict: bool | None = None,
+    **overrides: Any,
+) -> T:
+    """Rebuild the task of a checkpoint.
+
+    Weights that its backbone was built from are not asked for: the checkpoint holds all of them.
+
+    Args:
+        path: The checkpoint.
+        task: What it has to be of; a base such as ``ImageTask`` takes any job.
+        map_location: As for ``read_content``.
+        strict: Whether every weight has to be there and no other; None leaves it to the task.
+        **overrides: Arguments of the task in place of those of training.
+
+    Raises:
+        CheckpointError: As ``read_checkpoint``, or it is of another job, or cannot be rebuilt.
+    """
+    content = read_checkpoint(path, map_location)
+    stored = {**(content.get(_HYPER_PARAMETERS) or {})}
+    made = cast("type[T]", _resolve(stored[_CLASS]) if _CLASS in stored else task)
+    wanted = getattr(task, "kind", task.__name__)
+    if not _subclass(made, task):
+        what = getattr(made, "kind", getattr(made, "__name__", made))
+        raise CheckpointError(f"{path}: is a checkpoint of {what}, and not of {wanted}.")
+    if "state_dict" not in content or not ("network" in stored or "network" in overrides):
+        raise CheckpointError(
+            f"{path}: does not say what its network is made of: it holds weights alone, or was "
+            f"trained from Python with objects, and is no checkpoint of {wanted} that can be "
+            "rebuilt. Give one of `lightning fit` or `mobilevision import`, or build the network, "
+            "load the state_dict into it and use from_network()."
+        )
+    try:
+        return _rebuilt(made, content, stored, strict, overrides)
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a constructor raises is about the stored arguments
+        raise CheckpointError(
+            f"{path}: no checkpoint of {wanted} that can be rebuilt ({shorten(str(error), 400)})."
+        ) from error
+
+
+def _rebuilt(
+    made: type[T],
+    content: dict[str, Any],
+    stored: dict[str, Any],
+    strict: bool | None,
+    overrides: Mapping[str, Any],
+) -> T:
+    taken = signature(made).parameters
+    anything = any(each.kind is Parameter.VAR_KEYWORD for each in taken.values())
+    plain = {
+        name: value
+        for name, value in stored.items()
+        if not name.startswith("_") and name not in overrides and (anything or name in taken)
+    }
+    if "network" in plain:
+        plain["network"] = without_weights(plain["network"])
+    arguments = {**_built_arguments(made, plain), **overrides}
+    if _CLASS in stored:  # the task keeps what it was made of, to be rebuilt again
+        given = stored | {name: value for name, value in overrides.items() if not callable(value)}
+        with _given_hyperparameters_context(given, _INSTANTIATOR):
+            task = made(**arguments)
+    else:
+        task = made(**arguments)
+    task.on_load_checkpoint(content)
+    task.load_state_dict(
+        content["state_dict"], strict=task.strict_loading if strict is None else strict
+    )
+    return task
+
+
+def without_weights(spec: Any) -> Any:
+    """Return class paths and arguments of a network whose backbone reads and fetches nothing."""
+    if not isinstance(spec, Mapping):
+        return spec
+    return {
+        key: _WEIGHT_OPTIONS[key] if key in _WEIGHT_OPTIONS else without_weights(value)
+        for key, value in spec.items()
+    }
+
+
+# --- writing
+
+
+class Plan(NamedTuple):
+    """A class and its arguments: what a YAML says of a network, and the network made of it."""
+
+    made: type
+    arguments: dict[str, Any]
+    """Plain data, and plans for what is made of further classes."""
+
+    def build(self) -> Any:
+        """Make an object of the class."""
+        return self.made(
+            **{
+                name: value.build() if isinstance(value, Plan) else value
+                for name, value in self.arguments.items()
+            }
+        )
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return it as class paths and arguments, as jsonargparse reads them."""
+        arguments = {
+            name: value.as_plain() if isinstance(value, Plan) else value
+            for name, value in self.arguments.items()
+        }
+        return {
+            "class_path": f"{self.made.__module__}.{self.made.__qualname__}",
+            "init_args": arguments,
+        }
+
+
+def write_checkpoint(
+    path: Path,
+    task: type[LightningModule],
+    plan: Plan,
+    network: nn.Module,
+    categories: dict[int, str],
+    size_hw: tuple[int, int],
+    provenance: dict[str, Any],
+) -> None:
+    """Write a network as a checkpoint of a task, whole or not at all.
+
+    ``load_task(path, task)`` rebuilds it, and so do the command lines.
+
+    Args:
+        path: The file to write or replace.
+        task: The job; takes ``network`` and ``categories``.
+        plan: What the network was made of.
+        network: It, with its weights.
+        categories: Category id -> name; the position is the class index.
+        size_hw: Height and width of the pictures, in pixels.
+        provenance: Where the weights come from; plain data.
+
+    Raises:
+        ValueError: The plan makes another network.
+        OSError: The file cannot be written.
+    """
+    expected = {name: value.shape for name, value in plan.build().state_dict().items()}
+    state = {name: value.detach().cpu() for name, value in network.state_dict().items()}
+    if {name: value.shape for name, value in state.items()} != expected:
+        raise ValueError("the plan makes a network with other parameters than this one")
+    content = {
+        "epoch": 0,
+        "global_step": 0,
+        "pytorch-lightning_version": lightning.__version__,
+        "state_dict": {f"network.{name}": value for name, value in state.items()},
+        "hyper_parameters": {
+            "network": plan.as_plain(),
+            "categories": dict(categories),
+            "_class_path": f"{task.__module__}.{task.__qualname__}",
+            "_instantiator": _INSTANTIATOR,
+        },
+        CHECKPOINT_ENTRY: {
+            "format": CHECKPOINT_FORMAT,
+            "size_hw": list(size_hw),
+            "provenance": provenance,
+        },
+    }
+    with replaced_atomically(path) as temporary:
+        torch.save(content, temporary)
