@@ -110,12 +110,14 @@ def test_read__orientation_as_pillow(kind: str, orientation: int, tmp_path: Path
 
 @pytest.mark.parametrize("reduce", REDUCTIONS[1:])
 @pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(97, 131), (96, 131), (97, 136)])
 def test_read__reduced_blocks_start_at_the_corner(
-    orientation: int, reduce: int, tmp_path: Path
+    orientation: int, reduce: int, size: tuple[int, int], tmp_path: Path
 ) -> None:
+    """With any of the sides a multiple of the blocks, which then begin at both ends alike."""
     path = tmp_path / "photo.jpg"
     options = {"quality": 97, "subsampling": 0, "exif": with_orientation(orientation)}
-    path.write_bytes(encode(scene(), "JPEG", **options))
+    path.write_bytes(encode(scene(*size), "JPEG", **options))
     picture = Image.fromarray(ImageFile(path).read())
     expected = np.asarray(picture.reduce(reduce)).astype(int)
     difference = np.abs(ImageFile(path).read(reduce).astype(int) - expected)

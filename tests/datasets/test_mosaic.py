@@ -156,6 +156,16 @@ def test_sample__any_draw__inside_the_picture_and_not_smaller_than_asked(seed: i
         assert -1e-6 <= top < bottom <= picture_hw[0] + 1e-6
 
 
+def test_sample__wide_objects__factor_is_that_of_width_to_height() -> None:
+    """Four times as wide as high: twice the width and half the height, so the area stays."""
+    mosaic = Mosaic(scale=(1.0, 1.0))
+    mosaic.aspect = (4.0, 4.0)
+    left, top, right, bottom = mosaic._sample((0, 0, 40, 10), (300, 200), (80, 100), rng())
+    # 40 of 100 columns at twice the width are a fifth of 200; 10 of 80 rows a quarter of 300.
+    assert right - left == pytest.approx(40)
+    assert bottom - top == pytest.approx(75)
+
+
 def test_join__parts__in_their_tiles() -> None:
     mosaic = Mosaic(**PLAIN)
     tiles = mosaic.divide(SIZE_HW, rng(2))

@@ -300,6 +300,33 @@ def test_ssd_augment__all_off_is_a_resize(three_rectangles: tuple[ImageFile, Obj
     np.testing.assert_array_equal(moved.boxes, given_objects.boxes)
 
 
+def test_ssd_augment__defaults__half_are_mirrored_and_half_expanded(tmp_path: Path) -> None:
+    image = write(tmp_path, blank(30, 60))
+    given_objects = objects([[0, 0, 20, 30]])
+    augment = SSDAugment((30, 60), crop_min_iou=(None,), **PLAIN)
+    mirrored = expanded = 0
+    rng = np.random.default_rng(0)
+    for _ in range(1000):
+        _, moved = augment(image, given_objects, rng)
+        left, _, right, bottom = moved.boxes[0]
+        if bottom - moved.boxes[0][1] < 30:
+            expanded += 1
+        else:
+            mirrored += (left, right) == (40, 60)
+    assert expanded == pytest.approx(500, abs=50)
+    assert mirrored / (1000 - expanded) == pytest.approx(0.5, abs=0.06)
+
+
+def test_ssd_augment__expansion__grows_both_sides_alike(tmp_path: Path) -> None:
+    image = write(tmp_path, blank(30, 90))
+    augment = SSDAugment((300, 900), expand_p=1, crop_min_iou=(None,), flip_p=0, **PLAIN)
+    for seed in range(20):
+        _, moved = augment(image, objects([[0, 0, 90, 30]]), np.random.default_rng(seed))
+        width, height = moved.boxes[0][2:] - moved.boxes[0][:2]
+        assert width / height == pytest.approx(3, abs=0.1)
+        assert 225 <= round(width) <= 900
+
+
 def test_ssd_augment__flip_mirrors_pixels_and_boxes(
     three_rectangles: tuple[ImageFile, Objects],
 ) -> None:

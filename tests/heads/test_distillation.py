@@ -52,7 +52,7 @@ def test_objectives__are_zero_where_both_agree(objective) -> None:
 
 
 class Known(Teacher):
-    """Says ones of all pictures but the second, which it does not know."""
+    """Says ones of all pictures but the second, of which it does not know the last number."""
 
     def prepare(self, num_outputs, device, files=None) -> None:  # noqa: ARG002
         self.outputs = num_outputs
@@ -60,7 +60,7 @@ class Known(Teacher):
     def __call__(self, images, paths):  # noqa: ARG002
         said = torch.ones(len(images), self.outputs)
         said[0, 0] = 3.0
-        said[1] = torch.nan
+        said[1, -1] = torch.nan
         return said
 
 
@@ -80,6 +80,16 @@ def test_distillation__blends_of_pictures__only_a_teacher_that_sees_them() -> No
     Distillation(Known()).prepare(2, torch.device("cpu"), blended=True)
     with pytest.raises(DataError, match=r"no answers for blends.*leave the blending out"):
         Distillation(CachedTeacher("gone.npz")).prepare(2, torch.device("cpu"), blended=True)
+
+
+def test_defaults__labels_count_in_full_and_targets_are_soft() -> None:
+    distillation = Distillation(Known())
+    assert distillation.label_weight == 1.0
+    assert isinstance(distillation.objective, SoftTargets)
+    assert (distillation.objective.temperature, distillation.objective.weight) == (4.0, 1.0)
+    assert (SoftLabels().temperature, SoftLabels().weight) == (1.0, 1.0)
+    nothing = SoftTargets(weight=0.0)(torch.zeros(1, 2), torch.ones(1, 2))
+    assert nothing.tolist() == [0.0]
 
 
 def test_options__out_of_range() -> None:

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from mobilevision.heads.schedules import WarmupCosine
+from mobilevision.heads.schedules import Staircase, WarmupCosine
 
 
-def rates(total_steps: int, **options: float) -> list[float]:
+def rates(total_steps: int, kind: type = WarmupCosine, **options: float) -> list[float]:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    schedule = WarmupCosine(optimizer, total_steps, **options)  # type: ignore[arg-type]
+    schedule = kind(optimizer, total_steps, **options)
     values = []
     for _ in range(total_steps):
         values.append(optimizer.param_groups[0]["lr"])
@@ -29,3 +29,21 @@ def test_warmup_cosine__ends_at_the_final_fraction() -> None:
 
 def test_warmup_cosine__takes_at_most_a_tenth_for_the_warm_up() -> None:
     assert rates(50, warmup_steps=1000)[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+
+
+def test_warmup_cosine__defaults__a_thousand_steps_and_down_to_nothing() -> None:
+    values = rates(20_000)
+    assert values[998:1001] == pytest.approx([0.999, 1.0, 1.0])
+    assert values[1001] < 1.0
+    assert values[-1] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_staircase__drops_at_equal_distances() -> None:
+    values = rates(10, Staircase, drops=4, factor=0.5)  # parts of 3 steps, the last is shorter
+    assert values == pytest.approx([1.0] * 3 + [0.5] * 3 + [0.25] * 3 + [0.125] * 2)
+
+
+def test_staircase__defaults__are_inceptions() -> None:
+    values = rates(100, Staircase)  # 100 epochs of one step
+    assert values[:5] == pytest.approx([1.0, 1.0, 0.94, 0.94, 0.94**2])
+    assert values[99] == pytest.approx(0.94**49)

@@ -109,10 +109,20 @@ def test_update__refuses_other_classes_and_nan() -> None:
     evaluator = ClassificationEvaluator(NAMES, "data")
     with pytest.raises(DataError, match="4 classes, the data 3"):
         evaluator.update(torch.arange(1), torch.tensor([0]), torch.zeros(1, 4))
-    with pytest.raises(DataError, match="labels from 3"):
-        evaluator.update(torch.arange(1), torch.tensor([3]), torch.zeros(1, 3))
+    with pytest.raises(DataError, match="labels from 0 to 3"):
+        evaluator.update(torch.arange(2), torch.tensor([0, 3]), torch.zeros(2, 3))
+    with pytest.raises(DataError, match="labels from -2 to 0"):
+        evaluator.update(torch.arange(2), torch.tensor([0, -2]), torch.zeros(2, 3))
     with pytest.raises(ValueError, match="not finite"):
-        evaluator.update(torch.arange(1), torch.tensor([0]), torch.full((1, 3), torch.nan))
+        evaluator.update(torch.arange(1), torch.tensor([0]), torch.tensor([[0.0, torch.nan, 1.0]]))
+
+
+def test_table__equal_classes_by_name__and_long_names_cut() -> None:
+    evaluator = ClassificationEvaluator(["z", "b" * 40, "a"], "tied")
+    evaluator.update(torch.arange(4), torch.tensor([0, 0, 1, 2]), logits_of([0, 0, 1, 2]))
+    rows = format_table(evaluator.compute()).splitlines()[4:]
+    assert [row.split()[0] for row in rows] == ["a", "b" * 31 + "…", "z"]
+    assert len({len(row) for row in rows}) == 1
 
 
 def test_table_and_json__worst_first_and_limited(tmp_path) -> None:

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -38,6 +39,37 @@ def test_same_seed__same_blend_and_torch_is_left_alone() -> None:
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[1], other[1])
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_p__share_of_the_batches__and_both_kinds_equally_often() -> None:
+    images, labels = batch()
+    mix = BatchMix(mixup_alpha=1.0, cutmix_alpha=1.0, p=0.25)
+    blended = [
+        mixed for step in range(400)
+        if (mixed := mix(images, labels, 3, (step,))[0]) is not images
+    ]  # fmt: skip
+    assert 70 < len(blended) < 130
+    # CutMix keeps the values of the pixels, which are 0, 60, 120 and 180.
+    cut = sum(bool((mixed % 60 == 0).all()) for mixed in blended)
+    assert 0.3 < cut / len(blended) < 0.7
+
+
+@pytest.mark.parametrize("alpha", [0.2, 2.0])
+def test_mixup__alpha__is_that_of_the_beta_distribution(alpha: float) -> None:
+    mix = BatchMix(mixup_alpha=alpha)
+    shares = [mix(*batch(), 3, (step,))[1][1, 1].item() for step in range(500)]
+    assert np.var(shares) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
+
+
+def test_cutmix__large_alpha__areas_nearer_to_a_half() -> None:
+    spread = [
+        np.std([
+            BatchMix(0.0, cutmix_alpha=alpha)(*batch(), 3, (step,))[1][1, 1].item()
+            for step in range(200)
+        ])
+        for alpha in (0.1, 10.0)
+    ]  # fmt: skip
+    assert spread[0] > 1.3 * spread[1]
 
 
 def test_p_0__leaves_the_batch() -> None:

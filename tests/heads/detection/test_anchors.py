@@ -30,6 +30,12 @@ def test_default_boxes__first_and_last_by_hand() -> None:
     last = 300 * math.sqrt(0.95 * 1.0) / 2  # geometric mean of the last scale and 1
     expected_last = torch.tensor([150 - last, 150 - last, 150 + last, 150 + last])
     torch.testing.assert_close(boxes[-1], expected_last, rtol=1e-5, atol=1e-3)
+    second = boxes[19 * 19 * 3 :][:6]  # scale 0.35 at five ratios, then between it and 0.5
+    sides = second[:, 2:] - second[:, :2]
+    ratios = torch.tensor([1.0, 2.0, 1 / 2, 3.0, 1 / 3, 1.0])
+    torch.testing.assert_close(sides[:, 0] / sides[:, 1], ratios)
+    scales = torch.tensor([0.35] * 5 + [math.sqrt(0.35 * 0.5)])
+    torch.testing.assert_close(sides.prod(dim=1).sqrt() / 300, scales)
 
 
 @pytest.mark.real_data

@@ -25,6 +25,19 @@ def test_match__above_the_threshold_is_positive() -> None:
     assert matches.objects[0, 0] == 0
 
 
+def test_match__exactly_at_the_thresholds__positive_and_ignored() -> None:
+    """Anchor 0 has half of the object and half on the crowd region, and anchor 1 all of it."""
+    anchors = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 20.0], [40.0, 0.0, 50.0, 8.0]])
+    boxes = [[0.0, 0.0, 10.0, 20.0], [40.0, 0.0, 45.0, 8.0]]
+    matches = match_anchors(anchors, target(boxes, crowd=[False, True]))
+    assert matches.positive.tolist() == [[True, True, False]]
+    assert matches.ignored.tolist() == [[False, False, True]]
+    above = match_anchors(anchors, target(boxes, crowd=[False, True]), 0.51, 0.51)
+    assert above.positive.tolist() == [[False, True, False]]
+    assert not above.ignored.any()
+    assert match_anchors(anchors, target([[40.0, 0.0, 44.9, 8.0]], crowd=[True])).ignored.sum() == 0
+
+
 def test_match__every_object_gets_its_best_anchor_below_the_threshold() -> None:
     matches = match_anchors(ANCHORS, target([[0.0, 0.0, 10.0, 9.0], [55.0, 55.0, 80.0, 80.0]]))
     assert matches.positive.tolist() == [[True, False, True]]

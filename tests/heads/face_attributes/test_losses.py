@@ -84,10 +84,21 @@ def test_landmark_loss__hand_calculated() -> None:
     assert landmark_loss(said, torch.full((1, 5, 2), torch.nan), (160, 128)).item() == 0
 
 
+def test_losses__defaults_are_those_of_the_papers() -> None:
+    assert (FocalLoss().gamma, FocalLoss().alpha) == (2.0, None)
+    assert ClassBalanced().beta == 0.999
+    assert BinaryCrossEntropy().smoothing == 0.0
+
+
+def test_class_balanced__beta_0__weights_alike() -> None:
+    weights = ClassBalanced(beta=0.0).weights(torch.tensor([[300.0, 100.0]]))
+    assert weights.tolist() == [[1.0, 1.0]]
+
+
 @pytest.mark.parametrize(
     ("make", "options"),
     [(BinaryCrossEntropy, {"smoothing": 1.0}), (FocalLoss, {"gamma": -1.0}),
-     (FocalLoss, {"alpha": 1.0}), (ClassBalanced, {"beta": 1.0})],
+     (FocalLoss, {"alpha": 0.0}), (FocalLoss, {"alpha": 1.0}), (ClassBalanced, {"beta": 1.0})],
 )  # fmt: skip
 def test_losses__option_out_of_range__refused(make: type, options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):

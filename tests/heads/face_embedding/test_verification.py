@@ -135,6 +135,24 @@ def test_val__mean_over_folds() -> None:
     assert result.val_far <= 2e-3
 
 
+def test_val__means_and_deviation_over_folds_with_the_thresholds_of_the_others() -> None:
+    rng = np.random.default_rng(4)
+    same, folds = np.arange(9000) % 3 == 0, rng.permutation(np.arange(9000) % 3)
+    scores = rng.normal(np.where(same, 0.5, 0.0), 0.15).clip(-1, 1)
+    accepted, wrongly = [], []
+    for fold in range(3):
+        others = scores[(folds != fold) & ~same]
+        limit = threshold_at_far(others, len(others), 1e-3)
+        own = folds == fold
+        accepted.append((scores[own & same] >= limit).mean())
+        wrongly.append((scores[own & ~same] >= limit).mean())
+    result = measure_scores(scores, same, folds)
+    assert result.val == pytest.approx(np.mean(accepted))
+    assert result.val_std == pytest.approx(np.std(accepted))
+    assert result.val_far == pytest.approx(np.mean(wrongly))
+    assert len(set(accepted)) == len(set(wrongly)) == 3
+
+
 def slow_all(embeddings: np.ndarray, identities: np.ndarray, far: float) -> tuple[float, int, int]:
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     pairs = [(a, b) for a, b in itertools.combinations(range(len(unit)), 2)
@@ -195,7 +213,7 @@ def test_verify_pairs__embedding_with_nan() -> None:
     one = np.array([0])
     pairs = Pairs(one, one, np.array([True]), one)
     with pytest.raises(DataError, match="embedding 1 has NaN"):
-        verify_pairs(np.array([[1.0, 0], [np.nan, 1]]), pairs, "x")
+        verify_pairs(np.array([[1.0, 0], [np.nan, 1], [np.inf, 0]]), pairs, "x")
 
 
 def test_verification__needs_no_torch() -> None:

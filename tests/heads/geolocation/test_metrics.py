@@ -79,6 +79,27 @@ def test_measure__by_hand() -> None:
     assert result.constant == dict.fromkeys((1, 25, 200, 750, 2500), 1.0)
 
 
+def test_measure__two_continents_and_unequal_radii__medians_by_hand() -> None:
+    truth = np.array([(0.0, 20.0)] * 3 + [(-25.0, 135.0)] * 3)
+    answers = truth.copy()
+    answers[1:, 0] += [1, 10, 2, 3, 40]
+    radii = np.array([(0.0, 0.0), (1.0, 8.0), (2.0, 9.0), (10.0, 300.0), (20.0, 400.0), (90, 9e9)])
+    collected = GeolocationEvaluator(["a"], truth[:1], "some")
+    places = Places(answers, np.zeros(6, int), np.ones(6), radii)
+    collected.update(np.arange(6), truth, places)
+    result = collected.compute()
+    assert result.median_radius_km == {"50": 6.0, "90": 154.5}
+    # An error of exactly the radius is held: the first photo, where both are nothing.
+    assert result.coverage == pytest.approx({"50": 1 / 6, "90": 4 / 6})
+    africa, oceania = result.per_continent["Africa"], result.per_continent["Oceania"]
+    assert (africa["photos"], oceania["photos"]) == (3, 3)
+    assert africa["median_km"] == pytest.approx(DEGREE_KM, rel=1e-4)
+    assert oceania["median_km"] == pytest.approx(3 * DEGREE_KM, rel=1e-4)
+    assert africa["within_km"][200] == pytest.approx(2 / 3)
+    assert oceania["within_km"][200] == 0.0
+    assert not result.cross_fitted
+
+
 def test_shares__exactly_the_distance__counts() -> None:
     assert shares_within(np.array([25.0, 25.0001]))[25] == 0.5
 
@@ -121,6 +142,7 @@ def test_files__json_and_csv__hold_what_was_measured(tmp_path: Path) -> None:
     assert content["median_km"] == pytest.approx(555.97, abs=0.1)
     rows = list(csv.DictReader(collected.to_csv().splitlines()))
     assert [row["file"] for row in rows] == ["0.jpg", "1.jpg"]
+    assert (float(rows[1]["longitude"]), float(rows[1]["true_longitude"])) == (30.0, 20.0)
     assert float(rows[1]["error_km"]) == pytest.approx(1111.95, abs=0.1)
     table = format_table(result)
     assert "best constant" in table
