@@ -144,7 +144,7 @@ def test_counting__leaves_mode_statistics_and_hooks() -> None:
 
 def test_counting__that_fails__leaves_mode_and_hooks() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1)).train()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="channels"):
         count_cost(network, torch.zeros(1, 5, 2, 2))
     assert network[0].training
     assert not network[0]._forward_hooks

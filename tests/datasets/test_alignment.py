@@ -44,6 +44,13 @@ def test_fit_similarity__points_that_say_nothing(points: list[list[float]]) -> N
         fit_similarity(np.array(points), ARCFACE_TEMPLATE)
 
 
+def test_fit_similarity__one_target_that_is_no_place() -> None:
+    target = ARCFACE_TEMPLATE.copy()
+    target[3, 1] = np.nan
+    with pytest.raises(DataError, match=r"landmarks .*Correct or remove"):
+        fit_similarity(ARCFACE_TEMPLATE, target)
+
+
 def test_align_face__is_warp_affine_onto_the_template() -> None:
     rng = np.random.default_rng(1)
     image = rng.integers(0, 256, (218, 178, 3), dtype=np.uint8)
@@ -87,6 +94,17 @@ def test_scaled_template__shows_what_the_resized_crop_shows() -> None:
     resized = cv2.resize(align_face(image, points), (224, 224), interpolation=cv2.INTER_LINEAR)
     direct = align_face(image, points, 224)
     assert np.abs(resized.astype(int) - direct)[4:-4, 4:-4].max() <= 3
+
+
+@pytest.mark.parametrize("size_hw", [(5, 500), (500, 5)])
+def test_warp_face__picture_thinner_than_the_averaged_blocks__is_shown(
+    size_hw: tuple[int, int],
+) -> None:
+    tenth = np.array([[0.1, 0, 0], [0, 0.1, 0]])
+    crop = warp_face(np.full((*size_hw, 3), 200, np.uint8), tenth, 32)
+    seen = crop[0] if size_hw[0] < size_hw[1] else crop[:, 0]
+    assert (seen == 200).all()
+    assert crop[1:, 1:].max() == 0
 
 
 def test_warp_face__a_crop_outside_the_picture_is_black() -> None:

@@ -213,18 +213,18 @@ def test_coco_data_module__picture_missing__setup_raises_or_counts(root: Path) -
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "says"),
     [
-        {"batch_size": 0},
-        {"num_workers": -1},
-        {"seed": -1},
-        {"train_transform": Resize((9, 9))},
-        {"val_transform": Resize((9, 9))},
-        {"on_error": "ignore"},
+        ({"batch_size": 0}, "batch_size"),
+        ({"num_workers": -1}, "num_workers"),
+        ({"seed": -1}, "seed"),
+        ({"train_transform": Resize((9, 9))}, "Resize makes pictures"),
+        ({"val_transform": Resize((9, 9))}, "Resize makes pictures"),
+        ({"on_error": "ignore"}, "on_error"),
     ],
 )
-def test_coco_data_module__option_out_of_range__error(root: Path, options: Any) -> None:
-    with pytest.raises(DataError):
+def test_coco_data_module__option_out_of_range__error(root: Path, options: Any, says: str) -> None:
+    with pytest.raises(DataError, match=says):
         module(root, **options)
 
 

@@ -49,7 +49,10 @@ def test_crop_face__turned_and_scaled_photograph__lands_on_the_same_points() -> 
     assert np.allclose(points, expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("landmarks", [None, np.full((5, 2), np.nan)])
+ONE_UNKNOWN = np.concatenate([np.full((1, 2), np.nan), CELEBA[1:]])
+
+
+@pytest.mark.parametrize("landmarks", [None, np.full((5, 2), np.nan), ONE_UNKNOWN])
 def test_crop_face__no_landmarks__central_part(
     picture: np.ndarray, landmarks: np.ndarray | None
 ) -> None:
@@ -57,6 +60,19 @@ def test_crop_face__no_landmarks__central_part(
     aligned, _ = crop_face(picture, CELEBA, (160, 128))
     assert np.isnan(points).all()
     assert np.abs(crop.astype(int) - aligned).max() <= 1  # CelebA's pictures are framed so
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_crop_face__no_landmarks_and_another_shape__largest_central_part(axis: int) -> None:
+    long = np.arange(300) * 0.8
+    ramp = np.repeat(long[None], 120, 0) if axis else np.repeat(long[:, None], 120, 1)
+    image = np.repeat(ramp.round().astype(np.uint8)[..., None], 3, 2)
+    crop, _ = crop_face(image, None, (60, 40))
+    # Of 300 columns the middle 80 are seen, two in each pixel; of 300 rows the middle 180, three.
+    step, first = (2, 110.5) if axis else (3, 61)
+    expected = (first + step * np.arange(40 if axis else 60)) * 0.8
+    along = crop[30, :, 0] if axis else crop[:, 20, 0]
+    assert np.abs(along - expected).max() <= 1
 
 
 def test_crop_face__jitter__moves_landmarks_with_the_pixels() -> None:
@@ -112,6 +128,18 @@ def test_random_face_crop__erasing__fills_a_rectangle_with_the_mean(drawn_celeba
     mean = plain.mean(axis=(0, 1)).round()
     assert 0.01 < changed.mean() < 0.2
     assert (erased[changed] == mean).all()
+
+
+def test_random_face_crop__erasing__reaches_every_part_of_a_narrow_crop(drawn_celeba: Path) -> None:
+    image = ImageFile(drawn_celeba / "img_align_celeba" / "000001.jpg")
+    options = {"turn_deg": 0, "scale": (1, 1), "shift": 0, "flip_p": 0}
+    erase = RandomFaceCrop((80, 40), **options, erase_p=1.0)
+    plain, _ = FaceCrop((80, 40))(image, CELEBA, np.random.default_rng(0))
+    ever = np.zeros((80, 40), bool)
+    for seed in range(60):
+        ever |= (erase(image, CELEBA, np.random.default_rng(seed))[0] != plain).any(axis=2)
+    assert ever.mean() > 0.8
+    assert ever[40:].mean() > 0.7
 
 
 @pytest.mark.parametrize(

@@ -472,6 +472,18 @@ def test_colour_distortion__each_has_its_chance() -> None:
     assert 25 < max(offsets) <= 32
 
 
+def test_colour_distortion__defaults__ranges_of_the_authors_code() -> None:
+    operation = ColourDistortion()
+    assert (operation.brightness, operation.hue_deg) == (32.0, 36.0)  # 18 of OpenCV's half degrees
+    assert operation.contrast == operation.saturation == (0.5, 1.5)
+    assert (operation.p, operation.each_p) == (1.0, 0.5)
+
+
+def test_colour_distortion__amounts_of_nothing__change_nothing() -> None:
+    still = ColourDistortion(brightness=0, contrast=(1, 1), saturation=(1, 1), hue_deg=0, each_p=1)
+    np.testing.assert_allclose(still.get_params()["matrix"], np.eye(3, 4), atol=1e-6)
+
+
 @pytest.mark.parametrize("options", [{"contrast": (2, 1)}, {"brightness": -1}, {"each_p": 2}])
 def test_colour_distortion__option_out_of_range(options: dict[str, object]) -> None:
     with pytest.raises(DataError, match=next(iter(options))):

@@ -99,7 +99,9 @@ def test_vectors__no_pickle_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.real_data
 def test_vectors__read_published_embeddings(real_data: Path) -> None:
-    for path in sorted((real_data / "teacher").glob("*.parquet")):
+    paths = sorted((real_data / "teacher").glob("*.parquet"))
+    assert paths
+    for path in paths:
         table = read_vectors(path)
         assert table.vectors.shape[1] == 128
         assert np.allclose(np.linalg.norm(table.vectors, axis=1), 1.0, atol=1e-3)

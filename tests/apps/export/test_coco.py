@@ -68,6 +68,7 @@ def test_runtime__pictures_of_any_size__same_objects(
     written: Exported, checkpoint: Path, pictures: list[Path]
 ) -> None:
     run, detector = open_runtime(written.path, "cpu"), Detector.load(checkpoint, "cpu")
+    seen = 0
     for path in pictures[:4]:
         found = run(ImageFile(path).read()[None])
         expected = detector(path, 0.3)
@@ -80,6 +81,8 @@ def test_runtime__pictures_of_any_size__same_objects(
             same = np.where(found["labels"][0] == label, overlap[row].numpy(), 0.0)
             assert same.max() > 0.8
             np.testing.assert_allclose(found["scores"][0, same.argmax()], score, atol=0.02)
+        seen += len(expected)
+    assert seen > 4
 
 
 @pytest.mark.slow

@@ -165,7 +165,7 @@ def test_nms_of_smaller__a_box_within_a_box_goes() -> None:
     "options", [{"min_score": 1.5}, {"min_face_px": 0}, {"longest_px": 0}, {"device": "nowhere"}]
 )
 def test_finder__options_out_of_range(options: dict) -> None:
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match=next(iter(options))):
         MTCNNFinder(**{"device": "cpu", **options})
 
 

@@ -478,7 +478,9 @@ def test_open__facts_of_another_dimension_than_the_faces(gallery: Gallery) -> No
 @pytest.mark.parametrize("pattern", ["_versions/*.manifest", "data/*"])
 def test_read__damaged_files_of_the_table(gallery: Gallery, pattern: str) -> None:
     gallery.enroll("Ada", unit(1))
-    for path in (gallery.folder / "faces.lance").glob(pattern):
+    damaged = list((gallery.folder / "faces.lance").glob(pattern))
+    assert damaged
+    for path in damaged:
         path.write_bytes(b"\0" * 70)
     for use in (gallery.people, lambda: gallery.enroll("Bea", unit(1, seed=1))):
         with pytest.raises(DataError, match=r"faces\.lance: damaged .*Restore the gallery"):

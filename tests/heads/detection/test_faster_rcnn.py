@@ -160,6 +160,7 @@ def test_detect__also_takes_an_output_of_training() -> None:
     images = pictures(1)
     with torch.inference_mode():
         trained, evaluated = model.train()(images), model.eval()(images)
+        assert (model.detect(trained, (96, 96)).labels >= 0).any()
         for found, expected in zip(
             model.detect(trained, (96, 96)), model.detect(evaluated, (96, 96)), strict=True
         ):

@@ -67,7 +67,7 @@ def test_postprocess__finds_the_same_boxes_as_torchvision(seed: int, options: di
     ours = process(boxes, scores, (300, 300)).unbatch()
     theirs = Torchvision(process).run(boxes, scores, (300, 300))
     for mine, other in zip(ours, theirs, strict=True):
-        assert len(mine.boxes) == len(other["boxes"])
+        assert len(mine.boxes) == len(other["boxes"]) > 0
         torch.testing.assert_close(mine.scores, other["scores"], rtol=1e-4, atol=1e-6)
         assert torch.equal(mine.labels + 1, other["labels"])
         torch.testing.assert_close(mine.boxes, other["boxes"])
@@ -107,8 +107,31 @@ def test_postprocess__of_an_image_does_not_depend_on_its_batch() -> None:
     together = PostProcess()(boxes, scores, (300, 300)).unbatch()
     for row in range(3):
         alone = PostProcess()(boxes[row : row + 1], scores[row : row + 1], (300, 300)).unbatch()[0]
+        assert len(alone.boxes) > 0
         for mine, other in zip(alone, together[row], strict=True):
             assert torch.equal(mine, other)
+
+
+def test_postprocess__one_image_needs_a_second_look__the_others_are_done() -> None:
+    """In the second image the best candidates are one box, and all the others come after them."""
+    side = torch.arange(200.0)[:, None] * 20
+    apart = torch.cat([side, side * 0, side + 10, side * 0 + 10], dim=1)
+    same = apart[:1].repeat(200, 1)
+    same[-3:] = apart[-3:]
+    scores = torch.linspace(0.9, 0.5, 200)[:, None].expand(2, 200, 1)
+    process = PostProcess(max_detections=5, candidates_per_class=1000)
+    first, second = process(torch.stack([apart, same]), scores, (100, 4000)).unbatch()
+    assert torch.equal(first.boxes, apart[:5])
+    assert torch.equal(second.boxes, torch.cat([apart[:1], apart[-3:]]))
+
+
+def test_postprocess__exactly_at_the_thresholds__too_low_and_not_suppressed() -> None:
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 6], [50, 50, 60, 60]]])
+    scores = torch.tensor([[[0.75], [0.625], [0.5625], [0.5]]])
+    process = PostProcess(score_threshold=0.5, iou_threshold=0.5)
+    (found,) = process(boxes, scores, (100, 100)).unbatch()
+    # The second box shares half with the first; the third more. The last scores no more than 0.5.
+    assert found.scores.tolist() == [0.75, 0.625]
 
 
 def test_postprocess__when_every_box_is_the_same_keeps_one_of_each_class() -> None:

@@ -56,7 +56,7 @@ def test_head__mean_of_a_map__by_hand() -> None:
 def test_head__depthwise__maps_that_are_not_square() -> None:
     head = EmbeddingHead(8, 4, "depthwise", (5, 4)).eval()
     assert head(torch.rand(2, 8, 5, 4)).shape == (2, 4)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match=r"[Kk]ernel size"):
         head(torch.rand(2, 8, 4, 4))
 
 
