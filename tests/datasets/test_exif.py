@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from PIL.TiffImagePlugin import IFDRational
 
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.exif import NoPosition, exif_position, read_gps
 
 GPS_IFD = 0x8825
+NAN = IFDRational(0, 0)
 
 
 def photo(path: Path, gps: dict | None) -> Path:
@@ -29,6 +31,11 @@ def photo(path: Path, gps: dict | None) -> Path:
         ({1: "N", 2: (48.0, 51.0, 30.0)}, NoPosition.ABSENT),
         ({1: "N", 2: (0.0, 0.0, 0.0), 3: "E", 4: (0.0, 0.0, 0.0)}, NoPosition.ABSENT),
         ({1: "N", 2: (95.0, 0.0, 0.0), 3: "E", 4: (2.0, 0.0, 0.0)}, NoPosition.BROKEN),
+        ({1: "S", 2: (95.0, 0.0, 0.0), 3: "E", 4: (2.0, 0.0, 0.0)}, NoPosition.BROKEN),
+        ({1: "N", 2: (5.0, 0.0, 0.0), 3: "E", 4: (181.0, 0.0, 0.0)}, NoPosition.BROKEN),
+        ({1: "N", 2: (5.0, 0.0, 0.0), 3: "W", 4: (181.0, 0.0, 0.0)}, NoPosition.BROKEN),
+        ({1: "S", 2: (90.0, 0.0, 0.0), 3: "W", 4: (179.0, 60.0, 0.0)}, (-90.0, -180.0)),
+        ({1: "N", 2: (NAN, 5.0, 0.0), 3: "E", 4: (2.0, 0.0, 0.0)}, NoPosition.BROKEN),
         ({1: "Q", 2: (5.0, 0.0, 0.0), 3: "E", 4: (2.0, 0.0, 0.0)}, NoPosition.BROKEN),
         ({2: (5.0, 0.0, 0.0), 3: "E", 4: (2.0, 0.0, 0.0)}, NoPosition.BROKEN),
         ({1: "N", 2: (5.0, 75.0, 0.0), 3: "E", 4: (2.0, 0.0, 0.0)}, NoPosition.BROKEN),

@@ -78,7 +78,7 @@ def test_read_pairs__lfw(real_data: Path) -> None:
 
 
 def test_make_pairs__folds_of_different_people_and_both_kinds_alike() -> None:
-    identities = np.repeat(np.arange(24), np.arange(3, 27))
+    identities = np.repeat(np.arange(100, 124), np.arange(3, 27))
     identities[:2] = -1
     pairs = make_pairs(identities, 5, seed=3)
     assert np.array_equal(identities[pairs.first] == identities[pairs.second], pairs.same)
@@ -96,6 +96,13 @@ def test_make_pairs__folds_of_different_people_and_both_kinds_alike() -> None:
     again = make_pairs(identities, 5, seed=3)
     assert all(np.array_equal(*columns) for columns in zip(pairs, again, strict=True))
     assert not np.array_equal(make_pairs(identities, 5, seed=4).first, pairs.first)
+
+
+def test_make_pairs__few_people_with_many_pictures__one_in_every_fold() -> None:
+    identities = np.concatenate([np.repeat(np.arange(50, 60), 4), np.arange(10)])
+    pairs = make_pairs(identities, 6, seed=0)
+    # Four pictures of one person and one of another: six pairs of one and four of two people.
+    assert np.bincount(pairs.folds).tolist() == [8] * 10
 
 
 @pytest.mark.parametrize("identities", [[0, 0, 1, 1, 2, 2], [0, 1, 2, 3, 4], [-1, -1]])

@@ -57,6 +57,20 @@ def test_temperature__too_timid__is_below_one() -> None:
     assert fit_temperature(scores, np.array([0] * 9 + [1])) == pytest.approx(expected, rel=1e-3)
 
 
+def test_probabilities__at_a_temperature__by_hand_and_of_scores_far_apart() -> None:
+    scores = np.log(np.array([[0.9, 0.1], [0.5, 0.5]]))
+    found = Calibration(temperature=2.0).probabilities(scores)  # odds of 9 become odds of 3
+    np.testing.assert_allclose(found, [[0.75, 0.25], [0.5, 0.5]])
+    far = np.array([[0.0, -5000.0]])
+    assert Calibration().probabilities(far).tolist() == [[1.0, 0.0]]
+
+
+def test_temperature__scores_far_apart__is_finite_and_by_hand() -> None:
+    """Three cells, of which one is out of the question: else as two cells."""
+    scores = np.append(np.log(np.array([[0.9, 0.1]] * 4)), [[-5000.0]] * 4, axis=1)
+    assert fit_temperature(scores, np.array([0, 0, 0, 1])) == pytest.approx(2.0, rel=1e-3)
+
+
 @pytest.mark.parametrize("too_sure", [0.5, 1.0, 3.0])
 def test_temperature__drawn_from_the_probabilities__is_how_much_too_sure(too_sure: float) -> None:
     scores, cells, _ = guesses(world(), 4000, too_sure)
