@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .errors import DataError
+from .file_names import FileNames
 from .labels import LANDMARK_NAMES, LabelTable, as_labels, check_files
 
 PARTITIONS = {"train": 0, "val": 1, "test": 2}
@@ -96,7 +97,7 @@ def read_celeba(root: Path) -> CelebA:
     folder = next((root / each for each in _FOLDERS if (root / each).is_dir()), None)
     if folder is None:
         raise DataError(f"{root}: there is no folder img_align_celeba with the pictures")
-    paths = [str(folder / file) for file in files]
+    paths = FileNames(folder).locate_all(files, attribute_file)
     name = root.name or "CelebA"
     table = LabelTable(name, tuple(names), paths, labels, landmarks, identities)
     return CelebA(table, partitions.astype(np.int8), identities)

@@ -202,11 +202,7 @@ def _read_images(file: Path, folder: Path, entries: list[Any], faults: Faults) -
     entries = _with_sizes(file, entries, faults)
     entries, columns = read_columns(file, "image", entries, _IMAGE_COLUMNS, faults)
     ids, file_names, heights, widths = columns
-    if files.foreign:
-        _log.warning(
-            f"{file}: {files.foreign:,} file names are absolute paths of another machine; the "
-            f"files were found below {folder} by the last parts of their paths"
-        )
+    files.warn_of_foreign(file)
     first = first_occurrences(ids)
     faults.add_where(
         FaultKind.DUPLICATE_IMAGE,

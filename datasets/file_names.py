@@ -3,10 +3,16 @@
 Free of torch.
 """
 
+import logging
 import ntpath
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
+
+from .errors import DataError
+
+_log = logging.getLogger(__name__)
 
 _DRIVE = re.compile(r"[A-Za-z]:/|//")
 
@@ -41,6 +47,33 @@ class FileNames:
         if ".." in name.split("/") and os.path.normpath(name).split(os.sep)[0] == "..":
             raise ValueError(f"{name!r} leads out of the dataset")
         return self.folder / name
+
+    def locate_all(self, names: Iterable[str], source: Path) -> list[str]:
+        """Return the paths of the names that a table has, and warn of foreign ones.
+
+        Args:
+            names: As the table has them.
+            source: The table, for messages.
+
+        Raises:
+            DataError: A name leads out of the folder.
+        """
+        try:
+            paths = [str(self.locate(name)) for name in names]
+        except ValueError as error:
+            raise DataError(
+                f"{source}: the file {error}. Move the file below {self.folder}, or name it so"
+            ) from error
+        self.warn_of_foreign(source)
+        return paths
+
+    def warn_of_foreign(self, source: Path) -> None:
+        """Say once how many absolute paths of another machine were found elsewhere."""
+        if self.foreign:
+            _log.warning(
+                f"{source}: {self.foreign:,} file names are absolute paths of another machine; the "
+                f"files were found below {self.folder} by the last parts of their paths"
+            )
 
     def _absolute(self, name: str) -> Path:
         path = Path(name)

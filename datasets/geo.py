@@ -11,6 +11,7 @@ from torch import Tensor
 from .classification_transforms import CentreCrop, ClassificationTransform, RandomCrop
 from .errors import DataError
 from .faults import OnError
+from .file_names import FileNames
 from .image_dataset import ImageDataset
 from .image_module import ImageDataModule
 from .images import ImageFile
@@ -279,5 +280,5 @@ class PhotoTableModule(PhotoDataModule):
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder of pictures; see the option data.images")
         table: PositionTable = read_positions(path, f"{self.root.name} {path.stem}")
-        paths = [str(folder / file) for file in table.files]
+        paths = FileNames(folder).locate_all(table.files, path)
         return PhotoFiles(table.name, paths, table.latlng_deg)

@@ -10,6 +10,7 @@ import numpy as np
 from .classification import ClassificationDataModule
 from .classification_dataset import NO_LABEL, FileTable
 from .errors import DataError
+from .file_names import FileNames
 
 PICTURE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -166,13 +167,15 @@ def read_csv_table(
     index = {str(number): number for number in range(len(classes))}
     index |= {each: number for number, each in enumerate(classes)} | {"": NO_LABEL}
     paths: dict[str, int] = {}
-    for number, row in enumerate(_csv_rows(path), start=2):
-        file, label = (row["file"] or "").strip(), (row["label"] or "").strip()
+    rows = [{key: (row[key] or "").strip() for key in ("file", "label")} for row in _csv_rows(path)]
+    files = FileNames(root).locate_all((row["file"] for row in rows), path)
+    for number, (row, located) in enumerate(zip(rows, files, strict=True), start=2):
+        file, label = row["file"], row["label"]
         if label not in index:
             raise DataError(f"{path}, line {number}: {label!r} is none of {len(classes)} classes")
-        if not file or str(root / file) in paths:
+        if not file or located in paths:
             raise DataError(f"{path}, line {number}: {f'{file} twice' if file else 'no file'}")
-        paths[str(root / file)] = index[label]
+        paths[located] = index[label]
     if not paths:
         raise DataError(f"{path}: no rows")
     return FileTable(name or path.stem, list(paths), np.array(list(paths.values()), np.int64))

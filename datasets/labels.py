@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .errors import DataError
+from .file_names import FileNames
 
 UNKNOWN = -1
 """Of a label that nobody has given: it is predicted, neither learned from nor measured."""
@@ -140,7 +141,7 @@ def read_label_table(
     if has_landmarks:
         points = [_numbers(path, each, columns[each]) for each in LANDMARK_COLUMNS]
         landmarks = np.array(points, dtype=np.float32).T.reshape(-1, len(LANDMARK_NAMES), 2)
-    paths = [str(root / file) for file in files]
+    paths = FileNames(root).locate_all(files, path)
     return LabelTable(name or path.stem, tuple(names), paths, labels, landmarks)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from .errors import DataError
+from .file_names import FileNames
 from .files import replaced_atomically
 from .npz import read_npz
 from .positions import PositionTable, check_positions
@@ -78,8 +79,8 @@ def write_shards(
     if photos_per_shard < 1:
         raise DataError(f"photos_per_shard={photos_per_shard} must be at least 1")
     kept, missing = [], []
-    for row, file in enumerate(table.files):
-        path = images / file
+    paths = [Path(each) for each in FileNames(images).locate_all(table.files, images)]
+    for row, (file, path) in enumerate(zip(table.files, paths, strict=True)):
         if path.is_file() and path.stat().st_size:
             kept.append(row)
         elif skip_missing:
@@ -91,13 +92,15 @@ def write_shards(
     starts = range(0, len(kept), photos_per_shard)
     for number, start in enumerate(tqdm(starts, unit="shard", disable=not progress)):
         rows = kept[start : start + photos_per_shard]
-        _write_shard(out / f"photos-{number:06d}.tar", table, images, rows)
+        _write_shard(out / f"photos-{number:06d}.tar", table, paths, rows)
     index = index_shards(out, [f"photos-{number:06d}.tar" for number in range(len(starts))])
     write_index(index)
     return index, missing
 
 
-def _write_shard(path: Path, table: PositionTable, images: Path, rows: Sequence[int]) -> None:
+def _write_shard(
+    path: Path, table: PositionTable, paths: Sequence[Path], rows: Sequence[int]
+) -> None:
     metas = [
         {
             "file": table.files[row],
@@ -117,7 +120,7 @@ def _write_shard(path: Path, table: PositionTable, images: Path, rows: Sequence[
         for row, meta in zip(rows, metas, strict=True):
             # A key without dots: WebDataset parts names at the first one.
             key, suffix = f"{row:09d}", Path(table.files[row]).suffix.lower() or ".jpg"
-            _add(tar, key + suffix, (images / table.files[row]).read_bytes())
+            _add(tar, key + suffix, paths[row].read_bytes())
             _add(tar, key + _META, json.dumps(meta).encode())
 
 
