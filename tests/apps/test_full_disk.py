@@ -5,7 +5,6 @@ The disk is a small one in memory, which only root may mount, on Linux.
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
