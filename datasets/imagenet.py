@@ -124,31 +124,33 @@ def _read_flat(folder: Path, devkit: Path, wordnet_ids: Sequence[str], name: str
 
 def _read_numbers(path: Path) -> list[int]:
     try:
-        return [int(line) for line in path.read_text().split()]
-    except ValueError as error:
-        raise DataError(f"{path}: a line is no number ({error})") from error
+        return [int(line) for line in path.read_text("utf-8").split()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: wanted is a number on each line ({error})") from error
 
 
 def _read_synsets(path: Path) -> list[tuple[int, str, str]]:
     """(number in the development kit, WordNet id, words) of each synset."""
     (synsets,) = read_mat(path, "synsets")
     try:
+        columns = [synsets[name] for name in ("ILSVRC2012_ID", "WNID", "words")]
         return [
-            (int(number), str(each), str(words))
-            for number, each, words in zip(
-                *(np.atleast_1d(synsets[name]) for name in ("ILSVRC2012_ID", "WNID", "words")),
-                strict=True,
-            )
+            (int(number.item()), str(each), str(words))
+            for number, each, words in zip(*columns, strict=True)
         ]
-    except (ValueError, IndexError, TypeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise DataError(f"{path}: not the synsets of ILSVRC2012 ({error})") from error
 
 
 def _read_names(root: Path) -> dict[str, str]:
     for path in (root / name for name in NAME_FILES):
         if path.is_file():
-            lines = (line.partition(" ") for line in path.read_text("utf-8").splitlines() if line)
-            return {each: _first(words) for each, _, words in lines}
+            try:
+                lines = path.read_text("utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise DataError(f"{path}: not a readable list of names ({error})") from error
+            parts = (line.partition(" ") for line in lines if line)
+            return {each: _first(words) for each, _, words in parts}
     meta = root / DEVKIT / "meta.mat"
     if meta.is_file():
         return {each: _first(words) for _, each, words in _read_synsets(meta)}

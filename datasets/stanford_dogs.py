@@ -91,7 +91,16 @@ def _find_list(root: Path, split: str) -> Path:
 def _read_list(path: Path) -> tuple[list[str], list[int]]:
     """Files below ``Images``, and their class numbers from 0, empty where the list has none."""
     if path.suffix == ".txt":
-        files = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
-        return files, []
+        try:
+            lines = path.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: not a readable list of pictures ({error})") from error
+        return [line.strip() for line in lines if line.strip()], []
     files, labels = read_mat(path, "file_list", "labels")
-    return [str(file) for file in np.atleast_1d(files)], (np.atleast_1d(labels) - 1).tolist()
+    texts = isinstance(files, list) and all(isinstance(file, str) for file in files)
+    if not texts or not isinstance(labels, np.ndarray) or len(files) != len(labels):
+        raise DataError(
+            f"{path}: file_list and labels should be as many names and numbers. Unpack lists.tar of "
+            f"{ADDRESS} anew"
+        )
+    return files, (labels.astype(np.int64) - 1).tolist()

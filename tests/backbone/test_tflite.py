@@ -40,9 +40,15 @@ class Convolution(NamedTuple):
 CONV, DEPTHWISE = 3, 4  # codes of the format
 
 
-def write_tflite(path: Path, tensors: Sequence[Constant], operators: Sequence[Convolution]) -> Path:
+def write_tflite(
+    path: Path,
+    tensors: Sequence[Constant],
+    operators: Sequence[Convolution],
+    inputs: Sequence[int] = (),
+) -> Path:
     """Write a file of the format with its own flatbuffer builders."""
     builder = flatbuffers.Builder(1024)
+    given = builder.CreateNumpyVector(np.array(inputs, np.int32))
     buffers = _vector(
         builder, tflite.ModelStartBuffersVector, [_buffer(builder, one.values) for one in tensors]
     )
@@ -55,6 +61,7 @@ def write_tflite(path: Path, tensors: Sequence[Constant], operators: Sequence[Co
         builder, tflite.SubGraphStartOperatorsVector, [_operator(builder, one) for one in operators]
     )
     tflite.SubGraphStart(builder)
+    tflite.SubGraphAddInputs(builder, given)
     tflite.SubGraphAddTensors(builder, made)
     tflite.SubGraphAddOperators(builder, nodes)
     graphs = _vector(builder, tflite.ModelStartSubgraphsVector, [tflite.SubGraphEnd(builder)])
