@@ -10,6 +10,9 @@ from .file_tensors import FileTensors
 from .layers import ConvNormAct, Padding
 from .mobilenet import BLOCKS, ImageClassifier, MobileNetV1
 
+MOST_WIDTH = 8.0
+"""Of a width multiplier that a file may have: the largest published one is 1.25."""
+
 
 class PublicModel(NamedTuple):
     """A network with somebody's weights in it, and what one has to know to use them."""
@@ -79,7 +82,7 @@ def width_of(path: Path, channels: int) -> float:
         WeightsError: There are too few or too many to be a MobileNet.
     """
     width_mult = channels / BLOCKS[-1][0]
-    if not 1 / 32 <= width_mult <= 8:
+    if not 1 / 32 <= width_mult <= MOST_WIDTH:
         raise WeightsError(f"{path}: the last block has {channels} channels: not a MobileNetV1")
     return width_mult
 

@@ -116,7 +116,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: a {kind} file, and no state dict of PyTorch")
     content = load_torch_file(path)
     state = content.get("state_dict", content)
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
         raise WeightsError(
             f"{path}: not a state dict (names and tensors); save model.state_dict() and nothing "
             "else"

@@ -19,7 +19,7 @@ from .keras import read_keras
 from .layers import Activation
 from .mobilenet import BLOCKS, ImageClassifier, MobileNetV1, scale_channels
 from .norms import set_folded_bias
-from .public_model import PublicModel
+from .public_model import MOST_WIDTH, PublicModel
 from .slim import read_slim, slim_layers
 from .timm import STEM as TIMM_STEM
 from .timm import read_timm, timm_to_mobilenet
@@ -120,7 +120,10 @@ def load_pretrained(
             "with objects. Make a MobileNetV1 as it was and fill it with load_weights(backbone, "
             "path)"
         )
-    backbone = MobileNetV1(**{**arguments, "out_strides": tuple(out_strides)})
+    try:
+        backbone = MobileNetV1(**{**arguments, "out_strides": tuple(out_strides)})
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{path}: no backbone can be made as it says ({error})") from error
     return backbone.eval(), load_weights(backbone, path)
 
 
@@ -166,6 +169,9 @@ def _own_content(path: Path) -> dict[str, Any] | None:
         return None
     if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise WeightsError(f"{path}: its state_dict holds something else than named tensors")
+    for name, value in state.items():
+        if value.layout != torch.strided or value.is_meta or value.is_quantized:
+            raise WeightsError(f"{path}: {name} is no plain array of numbers")
     for entry in ("hyper_parameters", _ENTRY):
         if not isinstance(content.setdefault(entry, {}), dict):
             raise WeightsError(f"{path}: its {entry} are a {type(content[entry]).__name__}")
@@ -183,24 +189,43 @@ def _own_backbone(content: dict[str, Any], path: Path) -> _OwnBackbone:
     own = {
         name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
     }
-    arguments = _arguments(content["hyper_parameters"].get("network"))
-    provenance = content[_ENTRY].get("provenance") or {}
+    try:
+        arguments = _arguments(content["hyper_parameters"].get("network"))
+    except RecursionError as error:
+        raise WeightsError(f"{path}: what describes its network nests without end") from error
+    if arguments is not None:
+        _require_numbers(arguments, path)
+    provenance = content[_ENTRY].get("provenance")
+    folded = isinstance(provenance, dict) and bool(provenance.get("folded"))
     # Once trained further, the statistics are measured ones.
     unmeasured = all(not value.any() for name, value in own.items() if "running_mean" in name)
-    return _OwnBackbone(own, arguments, bool(provenance.get("folded")) and unmeasured)
+    return _OwnBackbone(own, arguments, folded and unmeasured)
 
 
 def _arguments(spec: Any) -> dict[str, Any] | None:
     """The arguments of the first MobileNetV1 in what describes a network."""
     if not isinstance(spec, dict):
         return None
+    inside = spec.get("init_args")
+    inside = inside if isinstance(inside, dict) else {}
     if str(spec.get("class_path", "")).rpartition(".")[2] == MobileNetV1.__name__:
-        return dict(spec.get("init_args") or {})
-    for value in (spec.get("init_args") or {}).values():
+        return dict(inside)
+    for value in inside.values():
         found = _arguments(value)
         if found is not None:
             return found
     return None
+
+
+def _require_numbers(arguments: dict[str, Any], path: Path) -> None:
+    """Refuse a width that would fill the memory, and what cannot be compared."""
+    for name, most in (("width_mult", MOST_WIDTH), ("norm_eps", 1.0)):
+        value = arguments.get(name, most)
+        if type(value) not in (int, float) or not 0 < value <= most:
+            raise WeightsError(
+                f"{path}: says {name}={value!r:.40}, a number above 0 and up to {most:g} is wanted; "
+                "the file is damaged"
+            )
 
 
 def _require_same_conventions(
@@ -238,6 +263,6 @@ def _fill(backbone: MobileNetV1, state: dict[str, Tensor], path: Path) -> None:
             )
     for name in state.keys() - known.keys():
         number = name.split(".")[1] if name.startswith("blocks.") else ""
-        if not number.isdigit() or int(number) < last:
+        if not number.isdecimal() or int(number) < last:
             raise WeightsError(f"{path}: {name} has no place in this backbone")
     backbone.load_state_dict({name: state[name] for name in known})

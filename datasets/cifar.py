@@ -109,8 +109,12 @@ class CifarModule(ClassificationDataModule):
 
     def read_categories(self) -> dict[int, str]:
         """The ten names in the data set's own file."""
-        lines = (self.root / NAMES_FILE).read_text("utf-8").split()
-        return dict(enumerate(lines))
+        path = self.root / NAMES_FILE
+        try:
+            names = path.read_text("utf-8").split()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: not a list of names ({error}); download it again") from error
+        return dict(enumerate(names))
 
     def read_table(self, split: str) -> CifarTable:
         """See `ClassificationDataModule`."""

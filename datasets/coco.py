@@ -338,5 +338,7 @@ def _distinct_ids(
 
 
 def _area(entry: dict[str, Any]) -> float:
-    value = entry.get("area")
-    return value if isinstance(value, int | float) else math.nan
+    try:
+        return float(entry["area"]) if isinstance(entry.get("area"), int | float) else math.nan
+    except OverflowError:  # an integer beyond the largest float
+        return math.nan

@@ -258,4 +258,4 @@ def _extent(reply: requests.Response) -> tuple[int, int | None]:
             raise _RetryError("the server does not say which bytes it sent")
         return int(match[1]), None if match[2] == "*" else int(match[2])
     length = reply.headers.get("Content-Length")
-    return 0, int(length) if length is not None and length.isdigit() else None
+    return 0, int(length) if length is not None and length.isdecimal() else None

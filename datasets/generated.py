@@ -83,7 +83,7 @@ def _is_finished(root: Path, recipe: dict[str, Any]) -> bool:
         return False
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not JSON ({error}); delete {root} to make it again") from error
     if found != recipe:
         raise DataError(

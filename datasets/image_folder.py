@@ -16,6 +16,9 @@ PICTURE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 )
 
+_MOST_DIGITS = 6
+"""Of a class's number: a table of more classes would fill the memory with their names."""
+
 
 def class_folders(folder: Path) -> list[str]:
     """Names of the folders in a folder, sorted: the classes.
@@ -230,6 +233,12 @@ class CsvModule(ClassificationDataModule):
         if not labels:
             raise DataError(f"{path}: no labels")
         if all(label.isdecimal() for label in labels):
+            longest = max(labels, key=lambda label: (len(label), label))
+            if len(longest) > _MOST_DIGITS:
+                raise DataError(
+                    f"{path}: the label {longest[:20]} would be one of as many classes. Number the "
+                    "classes from 0 on, or name them"
+                )
             return {number: str(number) for number in range(max(map(int, labels)) + 1)}
         return dict(enumerate(sorted(labels)))
 

@@ -108,7 +108,7 @@ def _read_flat(folder: Path, devkit: Path, wordnet_ids: Sequence[str], name: str
         )
     numbers = _read_numbers(truth)
     paths = sorted(str(path) for path in folder.iterdir() if path.suffix.lower() == ".jpeg")
-    if len(paths) != len(numbers):
+    if not numbers or len(paths) != len(numbers):
         raise DataError(
             f"{folder}: {len(paths):,} pictures, and {truth} has {len(numbers):,} lines. Restore "
             "the missing pictures."

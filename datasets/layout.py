@@ -158,7 +158,7 @@ def read_ids(file: Path) -> np.ndarray:
         ids = integers(values)
     except FileNotFoundError:
         raise DataError(f"{file}: no such file of image ids. Check the path.") from None
-    except (OSError, ValueError, OverflowError) as error:
+    except (OSError, ValueError, OverflowError, RecursionError) as error:
         raise DataError(
             f"{file}: not a file of image ids ({error}). Write one integer on each line."
         ) from error

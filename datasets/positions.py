@@ -190,21 +190,15 @@ def write_cell_table(path: Path, cells: CellTable) -> None:
 
 def _numbers(path: Path, columns: Mapping[str, Sequence[Any]], key: str) -> np.ndarray:
     """(N,) float64; an empty cell of a table is NaN."""
-    values = columns[key]
-    try:
-        return np.array([np.nan if value in (None, "") else value for value in values], np.float64)
-    except (TypeError, ValueError):
-        row = next(row for row, value in enumerate(values, start=1) if not _is_number(value))
-        raise DataError(f"{path}: row {row} has {values[row - 1]!r} for {key}, a number is "
-                        "wanted") from None  # fmt: skip
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value or "nan")
-    except (TypeError, ValueError):
-        return False
-    return True
+    numbers = np.empty(len(columns[key]))
+    for row, value in enumerate(columns[key]):
+        try:
+            numbers[row] = np.nan if value is None or value == "" else float(value)
+        except (TypeError, ValueError, OverflowError):
+            raise DataError(
+                f"{path}: row {row + 1} has {value!r} for {key}, a number is wanted"
+            ) from None
+    return numbers
 
 
 def _read_columns(

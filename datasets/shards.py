@@ -152,7 +152,7 @@ def _entries(path: Path) -> Iterator[tuple[dict[str, Any], tuple[int, int]]]:
                 if meta is not None and place is not None:
                     yield {"file": key, **meta}, place
                     meta, place = None, None
-    except (OSError, tarfile.TarError, TypeError, ValueError) as error:
+    except (OSError, tarfile.TarError, TypeError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a readable tar shard ({error})") from error
 
 
@@ -174,7 +174,7 @@ def index_shards(folder: Path, names: Sequence[str] | None = None) -> ShardIndex
         for meta, (offset, length) in _entries(folder / name):
             try:
                 positions.append((float(meta["latitude"]), float(meta["longitude"])))
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise DataError(
                     f"{folder / name}: the JSON of {meta['file']} has no latitude and longitude"
                 ) from error
@@ -209,8 +209,10 @@ def read_index(folder: Path) -> ShardIndex:
     try:
         content = read_npz(path)
         index = ShardIndex(folder, **{**content, "shards": content["shards"].tolist()})
+        _check_places(index)
     except Exception as error:  # numpy raises many kinds for a foreign file
         raise DataError(f"{path}: not an index of shards ({error}); delete it") from error
+    check_positions(index.latlng_deg, str(path))
     for name, size in zip(index.shards, index.sizes.tolist(), strict=True):
         shard = folder / name
         if not shard.is_file() or shard.stat().st_size != size:
@@ -218,3 +220,25 @@ def read_index(folder: Path) -> ShardIndex:
                 f"{shard}: absent, or not as {path} says; fetch it again, or delete the index"
             )
     return index
+
+
+def _check_places(index: ShardIndex) -> None:
+    """Refuse an index whose columns do not belong together, or that points out of its shards.
+
+    Raises:
+        ValueError: It does.
+    """
+    shards, photos = len(index.shards), len(index.files)
+    numbers = (index.sizes, index.shard, index.offset, index.length)
+    shapes = [(photos, 2), (shards,), *[(photos,)] * 3]
+    if [column.shape for column in (index.latlng_deg, *numbers)] != shapes or not photos:
+        raise ValueError("its columns are of different lengths, or empty")
+    if index.files.dtype.kind != "U" or any(column.dtype != np.int64 for column in numbers):
+        raise ValueError("its columns are not names and integers")
+    if index.latlng_deg.dtype != np.float64 or not all(isinstance(x, str) for x in index.shards):
+        raise ValueError("its columns are not names and positions")
+    if (np.diff(index.shard) < 0).any() or index.shard[0] < 0 or index.shard[-1] >= shards:
+        raise ValueError("photos are in shards that it does not name")
+    rest = index.sizes[index.shard] - index.offset
+    if ((index.offset < 0) | (index.length < 0) | (index.length > rest)).any():
+        raise ValueError("photos lie outside their shards")

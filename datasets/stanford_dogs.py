@@ -70,6 +70,8 @@ class StanfordDogsModule(ClassificationDataModule):
                     f"{f'the number {label + 1}' if label >= 0 else 'absent'}. Unpack the whole of "
                     "images.tar, and nothing else into its folder."
                 )
+        if not files:
+            raise DataError(f"{path}: lists no pictures. Unpack lists.tar of {ADDRESS} anew")
         paths = [str(self.root / PICTURES / file) for file in files]
         name = f"Stanford Dogs {'train' if split == 'train' else 'test'}"
         return FileTable(name, paths, np.array(labels, dtype=np.int64))

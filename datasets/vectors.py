@@ -55,9 +55,9 @@ def read_vectors(path: str | Path) -> VectorTable:
 
 
 def _checked(path: Path, table: VectorTable) -> VectorTable:
-    if table.vectors.ndim != 2 or len(table.files) != len(table.vectors):
+    if table.vectors.ndim != 2 or table.files.ndim != 1 or len(table.files) != len(table.vectors):
         raise DataError(
-            f"{path}: {len(table.files)} files and vectors of the shape {table.vectors.shape}; "
+            f"{path}: {table.files.size} files and vectors of the shape {table.vectors.shape}; "
             "every file needs one vector of the same length"
         )
     finite = np.isfinite(table.vectors).all(axis=1)

@@ -1,6 +1,5 @@
 """Maps of the world: cells of a partition, and answers against the truth."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
 from ...datasets.errors import DataError
+from ...datasets.files import read_json
 from ...heads.geolocation.cells import Partition
 from ...heads.geolocation.geodesy import distance_km, to_latlng_deg, unit_vectors
 from ...heads.geolocation.task import GeolocationTask
@@ -42,9 +42,10 @@ def read_coastline(path: str | Path | None) -> list[np.ndarray]:
         return _cartopy_lines()
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        lines = list(_lines(content))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        lines = list(_lines(read_json(path)))
+    except DataError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"{path}: not a readable GeoJSON file ({error})") from error
     if not lines:
         raise DataError(f"{path}: no lines or polygons in it")

@@ -84,10 +84,13 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
             rows = json.loads(text)
         else:
             rows = list(csv.DictReader(io.StringIO(text)))
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise DataError(f"{path}: not a readable table ({error})") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path}: a list of objects is wanted, one for each result")
+    for number, row in enumerate(rows, start=1):
+        if None in row:  # where DictReader puts what has no heading
+            raise DataError(f"{path}, row {number}: has more cells than the heading names")
     return rows
 
 
@@ -97,7 +100,7 @@ def _number(cells: dict[str, Any], name: str, where: str, needed: bool = True) -
         return None
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise DataError(f"{where}: {name} is {value!r}, a number is wanted")

@@ -54,7 +54,7 @@ class Journal:
                 if number == 0 and entry != head:
                     self.begun_anew = _differences(entry or {}, head)
                     return False
-                if entry is None:
+                if entry is None or (number and not isinstance(entry.get("key"), str)):
                     break
                 if number:
                     self._offsets[entry["key"]] = end
@@ -93,13 +93,14 @@ def _line(content: dict[str, Any]) -> bytes:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """A whole line's content; None for one that is cut short."""
+    """A whole line's content; None for one that is cut short or damaged."""
     if not line.endswith(b"\n"):
         return None
     try:
-        return json.loads(line)
-    except ValueError:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
         return None
+    return content if isinstance(content, dict) else None
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

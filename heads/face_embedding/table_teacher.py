@@ -1,7 +1,7 @@
 """Embeddings that a teacher gave before the training, as `mobilevision embed` writes them."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -46,25 +46,34 @@ def read_view_table(path: str | Path) -> ViewTable:
             from pyarrow import parquet
 
             table = parquet.read_table(path)
+            if {"file", "view", "embedding"} <= set(table.column_names):
+                return _views(path, table)
+        except DataError:
+            raise
         except Exception as error:  # pyarrow is absent, or raises a kind of its own
             raise DataError(
                 f"{path}: not a readable Parquet file ({error}); pyarrow reads it: pip install "
                 "'mobilevision[parquet]'"
             ) from error
-        if {"file", "view", "embedding"} <= set(table.column_names):
-            metadata = table.schema.metadata or {}
-            rows = np.stack(table["embedding"].to_numpy()) if len(table) else np.empty((0, 0))
-            if not np.isfinite(rows).all():
-                raise DataError(f"{path}: an embedding has NaN or infinity")
-            return ViewTable(
-                np.asarray(table["file"].to_pylist(), dtype=np.str_),
-                table["view"].to_numpy().astype(np.int64),
-                normalised(rows),
-                metadata[b"fingerprint"].decode() if b"fingerprint" in metadata else None,
-            )
     plain = read_vectors(path)
     zeros = np.zeros(len(plain.files), np.int64)
     return ViewTable(plain.files, zeros, normalised(plain.vectors), None)
+
+
+def _views(path: Path, table: Any) -> ViewTable:
+    metadata = table.schema.metadata or {}
+    rows = np.stack(table["embedding"].to_numpy()) if len(table) else np.empty((0, 0))
+    views = table["view"].to_numpy()
+    if rows.ndim != 2 or not np.isfinite(rows).all():
+        raise DataError(f"{path}: an embedding is no list of numbers, or has NaN or infinity")
+    if len(views) and (views.dtype.kind not in "iu" or min(views) < 0 or max(views) >= len(views)):
+        raise DataError(f"{path}: views are numbered from 0 on; embed the data again")
+    return ViewTable(
+        np.asarray(table["file"].to_pylist(), dtype=np.str_),
+        views.astype(np.int64),
+        normalised(rows),
+        metadata[b"fingerprint"].decode() if b"fingerprint" in metadata else None,
+    )
 
 
 class TableTeacher(EmbeddingTeacher):

@@ -6,6 +6,7 @@ library ``s2geometry`` does one position at a call; these functions give the sam
 ``tests/heads/geolocation/test_s2.py`` compares. Its geometry is used where cells are few.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 
@@ -23,6 +24,7 @@ _ONE = np.uint64(1)
 _POSITION_OF = ((0, 1, 3, 2), (0, 3, 1, 2), (2, 3, 1, 0), (2, 1, 3, 0))
 _TURN_AT = (1, 0, 0, 3)
 _BITS = 4
+_TOKEN = re.compile(r"[0-9a-f]{1,16}", re.IGNORECASE)
 _STEPS = 8  # of 4 bits each: 32, of which the first two are zero
 
 
@@ -40,7 +42,6 @@ def _steps() -> np.ndarray:
             orientation ^= _TURN_AT[place]
         table[key] = position << 2 | orientation
     return table
-
 
 def leaf_ids(latlng_deg: np.ndarray) -> np.ndarray:
     """Ids (N,) uint64 of the smallest cells that positions (N, 2) in degrees lie in."""
@@ -134,12 +135,9 @@ def from_tokens(tokens: Iterable[str], what: str) -> np.ndarray:
         DataError: one is no token of an S2 cell.
     """
     listed: Sequence[str] = list(tokens)
-    numbers = []
-    for token in listed:
-        try:
-            numbers.append(int(token.ljust(16, "0"), 16) if 0 < len(token) <= 16 else 0)
-        except ValueError:
-            numbers.append(0)
+    numbers = [
+        int(token.ljust(16, "0"), 16) if _TOKEN.fullmatch(token) else 0 for token in listed
+    ]
     ids = np.array(numbers, dtype=np.uint64)
     # The closing bit lies at an even place, and there are six faces.
     bad = (ids == 0) | (ids >> np.uint64(61) > 5) | (lowest_bits(ids) & _EVEN_BITS == 0)

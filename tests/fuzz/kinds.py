@@ -414,19 +414,22 @@ KINDS["cifar"] = Kind(write_cifar, (cifar,))
 
 
 def write_class_tables(folder: Path) -> None:
-    for split in ("train", "val"):
-        write_csv(folder / f"{split}.csv", [["file", "label"], ["a.jpg", "cat"], ["b.jpg", "dog"]])
-    for number in ("0", "2"):
-        draw(folder / f"{number}.png")
+    for kind, labels in {"words": ("cat", "dog"), "numbers": ("0", "2")}.items():
+        (folder / kind).mkdir()
+        rows = [["file", "label"], *([f"{label}.jpg", label] for label in labels)]
+        for split in ("train", "val"):
+            write_csv(folder / kind / f"{split}.csv", rows)
 
 
-def class_tables(folder: Path) -> None:
-    module = CsvModule(folder)
+def class_tables(folder: Path, kind: str) -> None:
+    module = CsvModule(folder / kind)
     assert module.categories
     assert module.read_table("val").paths
 
 
-KINDS["classes"] = Kind(write_class_tables, (class_tables,), ".png")
+KINDS["classes"] = Kind(
+    write_class_tables, tuple(partial(class_tables, kind=kind) for kind in ("words", "numbers"))
+)
 
 # --- photos and places
 

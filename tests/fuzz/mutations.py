@@ -4,6 +4,7 @@ Checksums stop nearly all damage to the bytes of an archive, so its entries are 
 again as often. The same bytes and generator give the same damage.
 """
 
+import copy
 import io
 import json
 import re
@@ -13,6 +14,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow
+import torch
+from pyarrow import parquet
 
 NASTY_VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63) - 1, 2**70, 10**400, 0.5, 1e308, -1e308, 1e-320,
@@ -47,7 +51,11 @@ def damage(content: bytes, rng: Rng) -> Damage:
     for _ in range(int(rng.choice([1, 1, 1, 2, 4]))):
         ways: list[Callable[[bytes, Rng], Damage | None]] = [in_bytes]
         if content.startswith(b"PK\x03\x04"):
-            ways += [in_zip, in_zip]
+            ways += [in_zip, in_zip, in_torch]
+        elif content.startswith(b"\x93NUMPY"):
+            ways += [in_array, in_array]
+        elif content.startswith(b"PAR1"):
+            ways += [in_parquet, in_parquet]
         elif content[257:262] == b"ustar":
             ways += [in_tar, in_tar]
         elif content[8:9] == b"{":
@@ -144,6 +152,13 @@ def in_json(content: bytes, rng: Rng) -> Damage | None:
         root = [json.loads(content)]
     except (ValueError, RecursionError):
         return None
+    how, depth = alter(root, rng)
+    text = "".join(map(json.dumps, root)).replace('"NESTED"', "[" * depth + "]" * depth)
+    return Damage(text.encode(), how)
+
+
+def alter(root: list[Any], rng: Rng) -> tuple[str, int]:
+    """Change something below ``root``; also says how deep "NESTED" stands for."""
     holders = list(containers(root))
     holder = holders[rng.integers(len(holders))]
     keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
@@ -159,12 +174,11 @@ def in_json(content: bytes, rng: Rng) -> Damage | None:
         depth = int(rng.choice(DEPTHS))
         holder[key] = "NESTED"
     elif kind == "replaced":
-        holder[key] = json.loads(json.dumps(holders[rng.integers(len(holders))]))
+        holder[key] = copy.deepcopy(holders[rng.integers(len(holders))])
     else:
         holder[key] = NASTY_VALUES[rng.integers(len(NASTY_VALUES))]
         kind = f"became {repr(holder[key])[:40]}"
-    text = "".join(map(json.dumps, root)).replace('"NESTED"', "[" * depth + "]" * depth)
-    return Damage(text.encode(), f"{old} {kind} {depth or ''}")
+    return f"{old} {kind} {depth or ''}", depth
 
 
 def containers(node: Any) -> Iterator[Any]:
@@ -223,6 +237,68 @@ def changed(entries: list[tuple[str, bytes]], rng: Rng) -> tuple[list[tuple[str,
     done = damage(data, rng)
     entries.insert(index, (name, done.content))
     return entries, f"{name}: {done.how}"
+
+
+def in_array(content: bytes, rng: Rng) -> Damage | None:
+    """Put an array of other values, type or shape in the place of numpy's."""
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    except Exception:  # damaged already
+        return None
+    filled = array.copy()
+    if filled.size and filled.dtype.kind in "iuf":
+        extreme = np.iinfo(filled.dtype) if filled.dtype.kind in "iu" else np.finfo(filled.dtype)
+        nan = np.nan if filled.dtype.kind == "f" else extreme.max
+        filled.flat[rng.integers(filled.size)] = rng.choice([extreme.min, extreme.max, nan, 0])
+    others = [
+        filled,
+        array[:-1] if array.ndim else array[None],
+        array[None],
+        array.ravel(),
+        array[:0] if array.ndim else array,
+        np.concatenate([array, array]) if array.ndim else array,
+        array.astype("U") if array.dtype.kind in "iufb" else array,
+        np.zeros(array.shape, rng.choice(["f2", "c16", "?", "u8", "M8[s]", "S3", "V4"])),
+    ]
+    other = others[rng.integers(len(others))]
+    buffer = io.BytesIO()
+    np.save(buffer, other, allow_pickle=False)
+    return Damage(buffer.getvalue(), f"{array.dtype}{array.shape} became {other.dtype}{other.shape}")
+
+
+def in_parquet(content: bytes, rng: Rng) -> Damage | None:
+    """Put other values in the place of a column, or change its name."""
+    try:
+        table = parquet.read_table(io.BytesIO(content))
+    except Exception:  # damaged already
+        return None
+    if not table.num_columns:
+        return None
+    index = int(rng.integers(table.num_columns))
+    name, rows = table.column_names[index], table.num_rows
+    fillings: list[Any] = [
+        None, "x", "", b"\xff", 2**62, -1, float("nan"), float("inf"), True, [], [1.0], [None], {"a": 1},
+        np.datetime64(1, "s"), ["x"], "9" * 5000,
+    ]  # fmt: skip
+    filling = fillings[rng.integers(len(fillings))]
+    values = [filling if rng.random() < 0.7 else None for _ in range(rows)]
+    name = str(rng.choice([name, name, name, "x", table.column_names[0]]))
+    table = table.set_column(index, name, pyarrow.array(values))
+    buffer = io.BytesIO()
+    parquet.write_table(table[: rng.integers(rows + 1)] if rng.random() < 0.2 else table, buffer)
+    return Damage(buffer.getvalue(), f"column {index} became {name}: {str(values)[:60]}")
+
+
+def in_torch(content: bytes, rng: Rng) -> Damage | None:
+    """Change a value or a name of a checkpoint."""
+    try:
+        root = [torch.load(io.BytesIO(content), weights_only=True)]
+    except Exception:  # another kind of archive, or damaged already
+        return None
+    how, _ = alter(root, rng)
+    buffer = io.BytesIO()
+    torch.save(root[0] if root else None, buffer)
+    return Damage(buffer.getvalue(), how)
 
 
 def in_safetensors(content: bytes, rng: Rng) -> Damage | None:
