@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 BENCHMARKS := $(sort $(wildcard benchmarks/[a-z]*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint types bench clean
+.PHONY: help setup quickstart test lint types fuzz bench clean
 
 help: ## Show this list
 	@echo "usage: make TARGET [VENV=.venv] [PYTHON=python3] [PYTEST_ARGS='-k name'] [JOBS=2]"
@@ -32,6 +32,9 @@ lint: $(INSTALLED) ## Check style and formatting
 
 types: $(INSTALLED) ## Check the type annotations
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+fuzz: $(INSTALLED) ## Read 10,000 damaged files of all kinds; FUZZ_INPUTS=1000 for fewer
+	OMP_NUM_THREADS=1 FUZZ_INPUTS=$${FUZZ_INPUTS:-10000} $(BIN)/python -m pytest -q -s tests/fuzz
 
 bench: $(INSTALLED) ## Run every benchmark, one table each
 	@set -e; for script in $(BENCHMARKS); do \

@@ -223,7 +223,7 @@ def _require_numbers(arguments: dict[str, Any], path: Path) -> None:
         value = arguments.get(name, most)
         if type(value) not in (int, float) or not 0 < value <= most:
             raise WeightsError(
-                f"{path}: says {name}={value!r:.40}, a number above 0 and up to {most:g} is wanted; "
+                f"{path}: {name}={value!r:.40}, wanted is a number above 0 and up to {most:g}; "
                 "the file is damaged"
             )
 

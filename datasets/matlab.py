@@ -18,7 +18,18 @@ from .errors import DataError
 _HEADER_BYTES = 128
 _ORDERS = {b"IM": "<", b"MI": ">"}
 _MATRIX, _COMPRESSED = 14, 15  # types of elements, as the next two
-_NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+_NUMBERS = {
+    1: "i1",
+    2: "u1",
+    3: "i2",
+    4: "u2",
+    5: "i4",
+    6: "u4",
+    7: "f4",
+    9: "f8",
+    12: "i8",
+    13: "u8",
+}
 _TEXTS = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
 _CELL, _STRUCT, _CHAR = 1, 2, 4  # classes of arrays
 _NUMERIC = range(6, 16)
@@ -84,8 +95,8 @@ def _matrices(data: bytes, order: str) -> Iterator[bytes]:
             unpacked = unpacker.decompress(content, _MOST_BYTES)
             if unpacker.unconsumed_tail:
                 raise ValueError(f"a variable unpacks to more than {_MOST_BYTES:,} bytes")
-            kind, content = _next(_elements(unpacked, order))
-        if kind == _MATRIX:
+            yield _next(_elements(unpacked, order), kind=_MATRIX)[1]
+        elif kind == _MATRIX:
             yield content
 
 

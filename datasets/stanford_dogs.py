@@ -102,7 +102,7 @@ def _read_list(path: Path) -> tuple[list[str], list[int]]:
     texts = isinstance(files, list) and all(isinstance(file, str) for file in files)
     if not texts or not isinstance(labels, np.ndarray) or len(files) != len(labels):
         raise DataError(
-            f"{path}: file_list and labels should be as many names and numbers. Unpack lists.tar of "
-            f"{ADDRESS} anew"
+            f"{path}: file_list and labels should be as many names and numbers. Unpack lists.tar "
+            f"of {ADDRESS} anew"
         )
     return files, (labels.astype(np.int64) - 1).tolist()

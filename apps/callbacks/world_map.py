@@ -45,7 +45,14 @@ def read_coastline(path: str | Path | None) -> list[np.ndarray]:
         lines = list(_lines(read_json(path)))
     except DataError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise DataError(f"{path}: not a readable GeoJSON file ({error})") from error
     if not lines:
         raise DataError(f"{path}: no lines or polygons in it")

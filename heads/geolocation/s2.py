@@ -43,6 +43,7 @@ def _steps() -> np.ndarray:
         table[key] = position << 2 | orientation
     return table
 
+
 def leaf_ids(latlng_deg: np.ndarray) -> np.ndarray:
     """Ids (N,) uint64 of the smallest cells that positions (N, 2) in degrees lie in."""
     face, u, v = _face_uv(unit_vectors(latlng_deg))
@@ -135,9 +136,7 @@ def from_tokens(tokens: Iterable[str], what: str) -> np.ndarray:
         DataError: one is no token of an S2 cell.
     """
     listed: Sequence[str] = list(tokens)
-    numbers = [
-        int(token.ljust(16, "0"), 16) if _TOKEN.fullmatch(token) else 0 for token in listed
-    ]
+    numbers = [int(token.ljust(16, "0"), 16) if _TOKEN.fullmatch(token) else 0 for token in listed]
     ids = np.array(numbers, dtype=np.uint64)
     # The closing bit lies at an even place, and there are six faces.
     bad = (ids == 0) | (ids >> np.uint64(61) > 5) | (lowest_bits(ids) & _EVEN_BITS == 0)

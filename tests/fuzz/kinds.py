@@ -1,4 +1,4 @@
-"""Small valid inputs of every kind that strangers hand over, and what the package reads them with."""
+"""Small valid files of every kind that strangers hand over, and the readers of the package."""
 
 import csv
 import json
@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnx
 import pyarrow
 import torch
-from pyarrow import parquet
 from PIL import Image, ImageDraw
+from pyarrow import parquet
 from safetensors.torch import save_file
 from scipy.io import savemat
 
@@ -35,7 +34,13 @@ from mobilevision.backbone.timm import read_state_dict
 from mobilevision.backbone.weights import load_pretrained, load_weights, read_public
 from mobilevision.datasets.archives import extract_file, unzip
 from mobilevision.datasets.celeba import read_celeba
-from mobilevision.datasets.cifar import NAMES_FILE, RECORD_BYTES, TEST_FILES, TRAIN_FILES, CifarModule
+from mobilevision.datasets.cifar import (
+    NAMES_FILE,
+    RECORD_BYTES,
+    TEST_FILES,
+    TRAIN_FILES,
+    CifarModule,
+)
 from mobilevision.datasets.coco import read_coco
 from mobilevision.datasets.exif import exif_position
 from mobilevision.datasets.face_pairs import read_pairs
@@ -60,7 +65,7 @@ from mobilevision.datasets.vectors import VectorTable, read_vectors, write_vecto
 from mobilevision.datasets.voc import find_voc_split, read_voc
 from mobilevision.heads.face_embedding.table_teacher import read_view_table
 from mobilevision.heads.geolocation.cells import read_partitions
-from ..backbone.test_keras import random_layers, write_h5
+
 from ..backbone.test_tflite import CONV, DEPTHWISE, Constant, Convolution, write_tflite
 
 WIDTH = 1 / 32
@@ -127,7 +132,9 @@ def voc(folder: Path, **options: Any) -> None:
 
 
 KINDS["voc"] = Kind(
-    write_voc, (voc, partial(voc, on_error="skip"), partial(voc, categories={5: "dog", 6: "cat"})), ".png"
+    write_voc,
+    (voc, partial(voc, on_error="skip"), partial(voc, categories={5: "dog", 6: "cat"})),
+    ".png",
 )
 
 COCO = {
@@ -246,7 +253,13 @@ FACES = [f"{name}/{name}_000{number}.jpg" for name in ("Ann", "Bo") for number i
 KINDS["pairs"] = Kind(write_pairs, (lambda folder: read_pairs(folder / "pairs.txt", FACES),))
 
 CELEBA = {
-    "list_attr_celeba": ["3", "Hat Young", "000001.jpg  1 -1", "000002.jpg -1 -1", "000003.jpg 1 1"],
+    "list_attr_celeba": [
+        "3",
+        "Hat Young",
+        "000001.jpg  1 -1",
+        "000002.jpg -1 -1",
+        "000003.jpg 1 1",
+    ],
     "list_eval_partition": ["000001.jpg 0", "000002.jpg 1", "000003.jpg 2"],
     "identity_CelebA": ["000001.jpg 7", "000002.jpg 7", "000003.jpg 30"],
     "list_landmarks_align_celeba": ["3", " ".join("abcdefghij")]
@@ -262,7 +275,7 @@ def write_celeba(folder: Path, suffix: str) -> None:
             counted = lines[0].isdecimal()
             heading = lines[1] if counted else "partition"
             rows = [f"image_id {heading}", *(lines[2:] if counted else lines)]
-            lines = [",".join(row.split()) for row in rows]
+            lines = [",".join(row.split()) for row in rows]  # noqa: PLW2901
         (folder / f"{name}{suffix}").write_text("\n".join(lines) + "\n")
 
 
@@ -367,7 +380,10 @@ def imagenet(folder: Path) -> None:
     assert module.read_table("val").paths
 
 
-for name, write in {"imagenet-devkit": write_imagenet, "imagenet-names": write_named_imagenet}.items():
+for name, write in {
+    "imagenet-devkit": write_imagenet,
+    "imagenet-names": write_named_imagenet,
+}.items():
     KINDS[name] = Kind(write, (imagenet,), "JPEG")
 
 
@@ -393,7 +409,9 @@ def dogs(folder: Path, split: str) -> None:
 
 for name, text in {"dogs-mat": False, "dogs-txt": True}.items():
     KINDS[name] = Kind(
-        partial(write_dogs, text=text), (partial(dogs, split="train"), partial(dogs, split="val")), ".jpg"
+        partial(write_dogs, text=text),
+        (partial(dogs, split="train"), partial(dogs, split="val")),
+        ".jpg",
     )
 
 
@@ -433,7 +451,9 @@ KINDS["classes"] = Kind(
 
 # --- photos and places
 
-PLACES = PositionTable("p", ["a.jpg", "b.jpg", "c.jpg"], np.array([[48.5, 2.3], [-33, 151], [0, 0]]))
+PLACES = PositionTable(
+    "p", ["a.jpg", "b.jpg", "c.jpg"], np.array([[48.5, 2.3], [-33, 151], [0, 0]])
+)
 
 
 def write_places(folder: Path) -> None:
@@ -500,7 +520,9 @@ def slim_arrays() -> dict[str, np.ndarray]:
         kernel = layer.conv.weight.detach().numpy()
         depthwise = layer.conv.groups > 1
         name = "depthwise_weights" if depthwise else "weights"
-        arrays[f"{scope}/{name}"] = kernel.transpose(2, 3, 0, 1) if depthwise else kernel.transpose(2, 3, 1, 0)
+        arrays[f"{scope}/{name}"] = (
+            kernel.transpose(2, 3, 0, 1) if depthwise else kernel.transpose(2, 3, 1, 0)
+        )
         arrays[f"{scope}/bias"] = np.ones(len(kernel), np.float32)
     return arrays
 
@@ -517,7 +539,7 @@ def write_slim_tflite(path: Path) -> None:
             depthwise = name.endswith("depthwise_weights")
             last = len(tensors)
             operators.append(Convolution(DEPTHWISE if depthwise else CONV, [0, last, last + 1]))
-            array = array.transpose(3, 0, 1, 2)
+            array = array.transpose(3, 0, 1, 2)  # noqa: PLW2901
         tensors.append(Constant(name, np.ascontiguousarray(array)))
     write_tflite(path, tensors, operators, inputs=[0])
 
@@ -568,17 +590,6 @@ def write_program(path: Path) -> None:
     torch.export.save(program, path, extra_files=FACTS.to_strings())
 
 
-def write_onnx(path: Path) -> None:
-    images = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, ["b", 4, 6, 3])
-    shape = onnx.helper.make_tensor_value_info("boxes", onnx.TensorProto.INT64, [4])
-    node = onnx.helper.make_node("Shape", ["images"], ["boxes"])
-    graph = onnx.helper.make_graph([node], "shape", [images], [shape])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
-    model.ir_version = 10
-    onnx.helper.set_model_props(model, FACTS.to_strings())
-    onnx.save(model, path)
-
-
 FACTS = ModelFacts(
     "detection", (4, 6), {3: "cat"}, {"boxes": "where"}, {"score": 0.5}, details={"cells": [[1, 2]]}
 )
@@ -593,17 +604,19 @@ def fill(path: Path) -> None:
     load_weights(MobileNetV1(width_mult=WIDTH), path)
 
 
+# No HDF5: its library does not come back from some damaged files, and no Python can stop it.
 FILES: dict[str, tuple[Callable[[Path], object], tuple[Callable[[Path], object], ...]]] = {
     "slim.npz": (partial(write_npz, save=np.savez), (load_pretrained,)),
     "packed.npz": (partial(write_npz, save=np.savez_compressed), (read_public,)),
     "slim.tflite": (write_slim_tflite, (read_public,)),
-    "keras.h5": (lambda path: write_h5(path, random_layers(0.25)), (read_public,)),
     "own.safetensors": (lambda path: save_file(state(""), path), (read_state_dict,)),
     "own.ckpt": (write_checkpoint, (load_pretrained, fill)),
-    "old.ckpt": (partial(write_checkpoint, _use_new_zipfile_serialization=False), (load_pretrained,)),
+    "old.ckpt": (
+        partial(write_checkpoint, _use_new_zipfile_serialization=False),
+        (load_pretrained,),
+    ),
     "timm.pth": (write_timm, (read_public,)),
     "program.pt2": (write_program, (read_checked, open_runtime)),
-    "model.onnx": (write_onnx, (open_runtime,)),
 }
 for name, (write, readers) in FILES.items():
     KINDS[name] = Kind(
@@ -651,7 +664,16 @@ KINDS["archives"] = Kind(
 
 
 def write_measured(folder: Path) -> None:
-    rows = [{"model": "a", "width_mult": 0.5, "resolution": 160, "mult_adds": 7, "params": 9, "top1": 0.5}]
+    rows = [
+        {
+            "model": "a",
+            "width_mult": 0.5,
+            "resolution": 160,
+            "mult_adds": 7,
+            "params": 9,
+            "top1": 0.5,
+        }
+    ]
     write_json(folder / "r.json", rows)
     write_csv(folder / "r.csv", [list(rows[0]), list(rows[0].values())])
     (folder / "labels.txt").write_text("cat\ndog\n")

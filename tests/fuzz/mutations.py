@@ -19,15 +19,21 @@ import torch
 from pyarrow import parquet
 
 NASTY_VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63) - 1, 2**70, 10**400, 0.5, 1e308, -1e308, 1e-320,
-    float("nan"), float("inf"), -float("inf"), "", " ", "\0", "NaN", "1", "-1", "1e999", "٣", "²", "é\ud800",
+    None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63) - 1, 2**70, 10**400, 0.5, 1e308, -1e308,
+    1e-320,
+    float("nan"), float("inf"), -float("inf"), "", " ", "\0", "NaN", "1", "-1", "1e999", "٣", "²",
+    "é\ud800",
     "../../x", "/", ".", "x" * 5000, "9" * 5000, [], {}, [[]], [None], {"": None},
 )  # fmt: skip
 NASTY_WORDS = (
-    b"", b"null", b"NaN", b"nan", b"inf", b"-inf", b"0", b"-0", b"-1", b"1", b"1.5", b"1e999", b"1e308",
-    b"%d" % 2**31, b"%d" % 2**63, b"%d" % 2**70, b"9" * 5000, b"0x10", b"1_0", "٣".encode(), "²".encode(),
-    b"true", b"None", b"..", b"../../x", b"/", b"a" * 200_000, b"\0", b"\xff", b'"', b"'", b",", b"\t", b"\n",
-    b"\r", b"<a/>", b"</", b"&#0;", b"&x;", b"]]>", b"{", b"[", b"}", b"]", b"\xef\xbb\xbf", b" " * 3000,
+    b"", b"null", b"NaN", b"nan", b"inf", b"-inf", b"0", b"-0", b"-1", b"1", b"1.5", b"1e999",
+    b"1e308",
+    b"%d" % 2**31, b"%d" % 2**63, b"%d" % 2**70, b"9" * 5000, b"0x10", b"1_0", "٣".encode(),
+    "²".encode(),
+    b"true", b"None", b"..", b"../../x", b"/", b"a" * 200_000, b"\0", b"\xff", b'"', b"'", b",",
+    b"\t", b"\n",
+    b"\r", b"<a/>", b"</", b"&#0;", b"&x;", b"]]>", b"{", b"[", b"}", b"]", b"\xef\xbb\xbf",
+    b" " * 3000,
 )  # fmt: skip
 NASTY_BYTES = (b"\0", b"\xff", b"\x7f", b"\x80", b"\0" * 8, b"\xff" * 8, b"\xff\xff\xff\x7f")
 ENCODINGS = ("utf-16", "utf-16-le", "utf-32", "utf-8-sig", "cp037", "latin-1", "utf-7")
@@ -263,7 +269,9 @@ def in_array(content: bytes, rng: Rng) -> Damage | None:
     other = others[rng.integers(len(others))]
     buffer = io.BytesIO()
     np.save(buffer, other, allow_pickle=False)
-    return Damage(buffer.getvalue(), f"{array.dtype}{array.shape} became {other.dtype}{other.shape}")
+    return Damage(
+        buffer.getvalue(), f"{array.dtype}{array.shape} became {other.dtype}{other.shape}"
+    )
 
 
 def in_parquet(content: bytes, rng: Rng) -> Damage | None:
@@ -277,7 +285,8 @@ def in_parquet(content: bytes, rng: Rng) -> Damage | None:
     index = int(rng.integers(table.num_columns))
     name, rows = table.column_names[index], table.num_rows
     fillings: list[Any] = [
-        None, "x", "", b"\xff", 2**62, -1, float("nan"), float("inf"), True, [], [1.0], [None], {"a": 1},
+        None, "x", "", b"\xff", 2**62, -1, float("nan"), float("inf"), True, [], [1.0], [None],
+        {"a": 1},
         np.datetime64(1, "s"), ["x"], "9" * 5000,
     ]  # fmt: skip
     filling = fillings[rng.integers(len(fillings))]

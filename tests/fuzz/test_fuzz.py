@@ -80,7 +80,11 @@ def written(name: str, folder: Path) -> dict[Path, bytes]:
     folder.mkdir()
     kind.write(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path: path.read_bytes() for path in files if not kind.spared or kind.spared not in path.relative_to(folder).as_posix()}
+    return {
+        path: path.read_bytes()
+        for path in files
+        if not kind.spared or kind.spared not in path.relative_to(folder).as_posix()
+    }
 
 
 @pytest.mark.parametrize("name", KINDS)
