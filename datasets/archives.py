@@ -90,7 +90,7 @@ def extract_file(archive: Path, member: str, target: Path) -> None:
 @contextmanager
 def _open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
     # zipfile looks at the end alone, and takes a tar file whose last file is a zip archive for one.
-    if zipfile.is_zipfile(archive) and archive.read_bytes()[:2] == b"PK":
+    if zipfile.is_zipfile(archive) and not tarfile.is_tarfile(archive):
         with zipfile.ZipFile(archive) as opened:
             names = {_plain(entry.filename): entry for entry in opened.infolist()}
             if member in names:

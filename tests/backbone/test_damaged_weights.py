@@ -224,3 +224,15 @@ def test_load_weights__checkpoints_of_an_odd_form(tmp_path: Path, content: objec
     torch.save(content, tmp_path / "odd.ckpt")
     with pytest.raises(WeightsError, match=r"odd\.ckpt"):
         load_weights(MobileNetV1(width_mult=WIDTH), tmp_path / "odd.ckpt")
+
+
+@pytest.mark.parametrize("width", ["1", None, float("nan"), 1e6, 10**400])
+def test_load_pretrained__width_that_is_none__is_named(tmp_path: Path, width: object) -> None:
+    network = {
+        "class_path": "mobilevision.backbone.MobileNetV1",
+        "init_args": {"width_mult": width},
+    }
+    path = tmp_path / "own.ckpt"
+    torch.save({"state_dict": own_state(), "hyper_parameters": {"network": network}}, path)
+    with pytest.raises(WeightsError, match=r"own\.ckpt: width_mult="):
+        load_pretrained(path)

@@ -156,3 +156,12 @@ def test_extract_file__damaged_at_any_place__data_error_and_old_file_stays(
             extract_file(tmp_path / "archive", "model.tflite", target)
     assert tree(tmp_path).keys() == {"archive", "w.tflite"}
     assert target.read_bytes() == b"old"
+
+
+def test_extract_file__tar_whose_last_file_is_a_zip__is_a_tar(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "inner.zip", "w") as inner:
+        inner.writestr("x", "y")
+    with tarfile.open(tmp_path / "a.tar", "w") as outer:
+        outer.add(tmp_path / "inner.zip", "inner.zip")
+    extract_file(tmp_path / "a.tar", "inner.zip", tmp_path / "out.zip")
+    assert (tmp_path / "out.zip").read_bytes() == (tmp_path / "inner.zip").read_bytes()

@@ -211,3 +211,17 @@ def test_picture__bytes__are_those_of_the_file(table, tmp_path: Path) -> None:
         file.seek(int(index.offset[row]))
         data = file.read(int(index.length[row]))
     assert io.BytesIO(data).read() == (tmp_path / table.files[row]).read_bytes()
+
+
+def test_read_index__photos_outside_their_shards__are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(bytes(100))
+    arrays = {
+        "shards": np.array(["a.tar"]), "sizes": np.array([100]), "files": np.array(["a.jpg"]),
+        "latlng_deg": np.zeros((1, 2)), "shard": np.array([0]), "offset": np.array([10]),
+    }  # fmt: skip
+    np.savez(tmp_path / "index.npz", **arrays, length=np.array([90]))
+    assert read_index(tmp_path).length.tolist() == [90]
+    for length in (np.array([91]), np.array([-1]), np.array([9, 9]), np.array([9.0])):
+        np.savez(tmp_path / "index.npz", **arrays, length=length)
+        with pytest.raises(DataError, match=r"index\.npz: not an index of shards"):
+            read_index(tmp_path)
