@@ -8,18 +8,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .detection.detector import Detector
-    from .detection.results import DetectionResult
-    from .faces.analyzer import AnalyzedFace, FaceAnalyzer
-    from .faces.attributes import FaceAttributes, FaceDescription
-    from .faces.embedder import FaceEmbedder
     from .faces.gallery import Gallery
-    from .faces.results import Face, Threshold, Verification, similarity
-    from .geolocation.geolocator import Geolocator
-    from .geolocation.results import LocationResult
+    from .inference.classification import ClassificationResult, Classifier
+    from .inference.detection import DetectionResult, Detector
+    from .inference.face_analysis import AnalyzedFace, FaceAnalyzer
+    from .inference.face_attributes import FaceAttributes, FaceDescription
+    from .inference.face_embedding import Face, FaceEmbedder
+    from .inference.face_pipeline import Threshold, Verification, similarity
+    from .inference.geolocation import Geolocator, LocationResult
 
 __all__ = [
     "AnalyzedFace",
+    "ClassificationResult",
+    "Classifier",
     "DetectionResult",
     "Detector",
     "Face",
@@ -36,20 +37,22 @@ __all__ = [
 ]
 
 _MODULES = {
-    "AnalyzedFace": "faces.analyzer",
-    "DetectionResult": "detection.results",
-    "Detector": "detection.detector",
-    "Face": "faces.results",
-    "FaceAnalyzer": "faces.analyzer",
-    "FaceAttributes": "faces.attributes",
-    "FaceDescription": "faces.attributes",
-    "FaceEmbedder": "faces.embedder",
+    "AnalyzedFace": "inference.face_analysis",
+    "ClassificationResult": "inference.classification",
+    "Classifier": "inference.classification",
+    "DetectionResult": "inference.detection",
+    "Detector": "inference.detection",
+    "Face": "inference.face_embedding",
+    "FaceAnalyzer": "inference.face_analysis",
+    "FaceAttributes": "inference.face_attributes",
+    "FaceDescription": "inference.face_attributes",
+    "FaceEmbedder": "inference.face_embedding",
     "Gallery": "faces.gallery",
-    "Geolocator": "geolocation.geolocator",
-    "LocationResult": "geolocation.results",
-    "Threshold": "faces.results",
-    "Verification": "faces.results",
-    "similarity": "faces.results",
+    "Geolocator": "inference.geolocation",
+    "LocationResult": "inference.geolocation",
+    "Threshold": "inference.face_pipeline",
+    "Verification": "inference.face_pipeline",
+    "similarity": "inference.face_pipeline",
 }
 
 

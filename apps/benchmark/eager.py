@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from ...datasets.errors import DataError
 from ...heads.checkpoint import load_task
 from ...heads.detection.task import DetectionTask
 from ...heads.task import ImageTask
-from ..detection.detector import Detector
-from ..engines.eager import TorchEngine
-from ..engines.torch_network import as_batch, for_inference
+from ..inference.detection import Detector
+from ..inference.jobs import predictor_of
+from ..inference.torch import as_batch, run_task
 from .opening import Opened, Run
 
 
@@ -28,15 +27,11 @@ def open_side(source: str, threads: int) -> Opened:
     torch.set_num_threads(threads)
     path = Path(source)
     task = load_task(path, ImageTask)
-    size_hw = task.facts.get("size_hw")
-    if size_hw is None:
-        raise DataError(f"{path}: does not say how large its pictures were in training.")
-    height, width = size_hw
+    runtime = run_task(predictor_of(task), task, "cpu", source=str(path))
+    height, width = runtime.facts.size_hw
+    network = cast(nn.Module, getattr(runtime.network.network, "network", runtime.network.network))
     if isinstance(task, DetectionTask):
-        detector = Detector.from_network(task.network, task.categories, (height, width), "cpu")
-        network = cast(TorchEngine, detector.engine).network
-        return Opened(_detecting(detector), running(network, as_batch))
-    network = for_inference(cast(nn.Module, task.network), torch.device("cpu"))
+        return Opened(_detecting(Detector(runtime)), running(network, as_batch))
     return Opened(
         running(network, lambda images: resized(as_batch(images), (height, width))),
         running(network, as_batch),

@@ -1,6 +1,6 @@
 """Exported files, timed as they are. Free of torch."""
 
-from ..engines.runtime import open_runtime
+from ..inference.runtime import open_runtime
 from .opening import Opened
 
 MARK = "#"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...datasets.errors import DataError
-from ..engines.torch_network import as_batch
+from ..inference.torch import as_batch
 from .eager import resized, running
 from .opening import Opened
 

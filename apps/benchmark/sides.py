@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from ...datasets.errors import DataError
-from ..engines.runtime import RUNTIMES, open_runtime
 from ..export.deployed import Deployable, open_deployable
 from ..export.exporting import export_checkpoint
 from ..export.formats import FIXED_SHAPES, FORMATS, ExportOptions, open_format
+from ..inference.runtime import EXPORTED_SUFFIXES, open_runtime
 from . import exported
 from .alone import alone, bare_network, mult_adds_of
 from .opening import Opening, open_side
@@ -88,13 +88,13 @@ def sides_of(model: Path, engine: str, folder: Path) -> Made:
     """
     if not model.is_file():
         raise DataError(f"{model}: no such model. Give a checkpoint or an exported file.")
-    if model.suffix in RUNTIMES:
+    if model.suffix in EXPORTED_SUFFIXES:
         made = Made([], {})
         _add_with_precisions(made, _exported_file(model, engine))
         return made
     if model.suffix != _CHECKPOINT:
         raise DataError(
-            f"{model}: models are read from {', '.join([_CHECKPOINT, *RUNTIMES])} files."
+            f"{model}: models are read from {', '.join([_CHECKPOINT, *EXPORTED_SUFFIXES])} files."
         )
     deployable = open_deployable(model)
     mult_adds = _mult_adds(deployable)
@@ -116,7 +116,7 @@ def runnable_formats() -> list[str]:
     found = []
     for name in FORMATS:
         try:
-            if open_format(name).suffix in RUNTIMES:
+            if open_format(name).suffix in EXPORTED_SUFFIXES:
                 found.append(name)
         except DataError as error:
             print(error, file=sys.stderr)
@@ -137,8 +137,8 @@ def others(words: Sequence[str], folder: Path, candidates: int, picture: np.ndar
     """
     sides: list[Side] = []
     for word in words:
-        if Path(word).suffix in (_CHECKPOINT, *RUNTIMES):
-            own = ALL if Path(word).suffix in RUNTIMES else EAGER
+        if Path(word).suffix in (_CHECKPOINT, *EXPORTED_SUFFIXES):
+            own = ALL if Path(word).suffix in EXPORTED_SUFFIXES else EAGER
             sides += sides_of(Path(word), own, folder).sides
         else:
             sides.append(_peer(word, folder, candidates, picture))
@@ -181,7 +181,7 @@ def _mult_adds(deployable: Deployable) -> int:
 
 def _exported_file(path: Path, engine: str) -> Side:
     formats = [name for name in runnable_formats() if open_format(name).suffix == path.suffix]
-    own = formats[0] if formats else RUNTIMES[path.suffix]
+    own = formats[0] if formats else path.suffix
     if engine not in (ALL, own):
         raise DataError(f"{path}: is run by {own}. Leave --engine {engine} out.")
     facts = open_runtime(path, "cpu").facts  # says at once what is wrong with it
@@ -199,7 +199,7 @@ def _in_format(
     model: Path, name: str, folder: Path, deployable: Deployable, mult_adds: int
 ) -> Side:
     chosen = open_format(name)
-    if chosen.suffix not in RUNTIMES:
+    if chosen.suffix not in EXPORTED_SUFFIXES:
         raise DataError(f"--engine {name}: nothing here runs {chosen.suffix} files.")
     whole = folder / name / f"{model.stem}{chosen.suffix}"
     written = export_checkpoint(model, whole, name)

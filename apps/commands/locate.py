@@ -66,8 +66,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Locate; 1 if files could not be read, the others are done."""
-    from ..geolocation.geolocator import Geolocator
     from ..geolocation.locate import LocateOptions, locate
+    from ..inference.geolocation import Geolocator
 
     geolocator = Geolocator.load(
         arguments.model,

@@ -18,12 +18,11 @@ from ...datasets.errors import DataError
 from ...datasets.files import replaced_atomically
 from ...datasets.images import ImageFile
 from ..files.input_files import InputFile, output_names
-from ..files.inputs import prepare_ahead
 from ..files.journal import Journal
 from ..files.json_rows import json_list
 from ..files.videos import Video, mp4_writer
-from .detector import DEFAULT_THRESHOLD, Detector
-from .results import DetectionResult
+from ..inference.detection import DEFAULT_THRESHOLD, DetectionResult, Detector
+from ..inference.images import prepare_ahead
 
 _JPEG_QUALITY = 92
 

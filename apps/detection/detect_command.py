@@ -9,9 +9,9 @@ from typing import Any
 from ...heads.detection.coco_metrics import format_table, write_metrics
 from ..files.input_files import find_files
 from ..files.journal import Journal
+from ..inference.detection import Detector
 from .detect import DetectOptions, Tally, detect_files
 from .detect_results import measure, number_pictures, write_results
-from .detector import Detector
 
 JOURNAL_NAME = "progress.jsonl"
 _NAMED_CLASSES = 12
@@ -71,7 +71,7 @@ def _work(model: Path, detector: Detector, options: DetectOptions) -> dict[str, 
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "model": digest,
-        "size_hw": list(detector.engine.size_hw),
+        "size_hw": list(detector.size_hw),
         "score_threshold": options.score_threshold,
         "pictures": options.pictures,
     }

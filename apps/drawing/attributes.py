@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..faces.attributes import FaceDescription
+from ..inference.face_attributes import FaceDescription
 from .boxes import class_colour, font, shortened, solid_box
 
 _INK = (20, 20, 24)

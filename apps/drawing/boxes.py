@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
     from ...datasets.types import Detections, DetectionTarget
-    from ..detection.results import DetectionResult
+    from ..inference.detection import DetectionResult
 
 _Box = tuple[float, float, float, float]
 _Colour = tuple[int, int, int]

@@ -15,9 +15,9 @@ from torch.export import ExportedProgram
 
 from ...datasets.errors import DataError
 from ...datasets.files import replaced_folder
+from ..inference.metadata import AS_THEY_ARE, ModelFacts
 from .coreml_operators import coreml_operators
 from .deployed import UNKNOWN, Deployable, DeployedNetwork
-from .facts import AS_THEY_ARE, ModelFacts
 from .formats import ExportOptions
 
 INPUT = "image"

@@ -11,11 +11,13 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from ...datasets.errors import DataError
 from ...heads.checkpoint import load_task
 from ...heads.task import ImageTask
-from .facts import ModelFacts
-from .jobs import job_of
+from ..inference.jobs import predictor_of
+from ..inference.metadata import ModelFacts
+from ..inference.torch import adapt, input_size
+from .folding import for_export
+from .suppression import make_exportable
 
 UNKNOWN = "unknown"
 _LARGEST = 1 << 16
@@ -28,7 +30,7 @@ class DeployedNetwork(nn.Module):
     Pictures that have the network's size already pass through it unchanged.
 
     Args:
-        answers: Follows ``Answers``.
+        answers: Pixels of the network's size and the size of the pictures to the outputs.
         size_hw: Height and width that the network works at.
     """
 
@@ -101,18 +103,20 @@ def open_deployable(path: str | Path, size_hw: tuple[int, int] | None = None) ->
     """
     path = Path(path)
     task = load_task(path, ImageTask)
-    size_hw = size_hw or task.facts.get("size_hw")
-    if size_hw is None:
-        raise DataError(
-            f"{path}: does not say how large its pictures were in training. Give the size, for "
-            "instance --size 300 300."
-        )
-    height, width = (int(side) for side in size_hw)
-    if min(height, width) < 1:
-        raise DataError(f"size_hw={height, width}: height and width must be at least 1")
-    answers, facts = job_of(task).deploy(task, (height, width))
-    facts = replace(facts, licence=_licence(task.facts), provenance=_provenance(path, task.facts))
-    return Deployable(DeployedNetwork(answers, facts.size_hw).eval(), facts)
+    predictor = predictor_of(task)
+    size_hw = input_size(task, size_hw, str(path))
+    facts = replace(
+        predictor.describe(task, size_hw),
+        licence=_licence(task.facts),
+        provenance=_provenance(path, task.facts),
+    )
+    adapted = adapt(predictor, task, prepare_for_export, size_hw)
+    return Deployable(DeployedNetwork(adapted, size_hw).eval(), facts)
+
+
+def prepare_for_export(network: nn.Module) -> nn.Module:
+    """Return a copy of a network with nothing of training in it, and NMS that can be exported."""
+    return make_exportable(for_export(network))
 
 
 def _licence(stored: dict[str, Any]) -> str:

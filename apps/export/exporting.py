@@ -9,10 +9,10 @@ import torch
 
 from ...datasets.errors import DataError
 from ...datasets.files import size_of
-from ..engines.runtime import RUNTIMES, open_runtime
+from ..inference.metadata import ModelFacts
+from ..inference.runtime import EXPORTED_SUFFIXES, open_runtime
 from .deployed import Deployable, open_deployable
 from .exported_program import written_facts
-from .facts import ModelFacts
 from .formats import FIXED_SHAPES, ExportOptions, OwnFacts, open_format, with_fixed_shapes
 
 _PICTURE_HW = (480, 640)
@@ -66,7 +66,7 @@ def export_checkpoint(
     notes = chosen.write(deployable, out, options)
     size = size_of(out)
     found = None
-    if out.suffix in RUNTIMES:
+    if out.suffix in EXPORTED_SUFFIXES:
         found = differences(deployable, out, options)
     facts = written_facts(deployable, options)
     if isinstance(chosen, OwnFacts):

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 from ...datasets.errors import DataError
+from ..inference.metadata import ModelFacts
 from .deployed import Deployable
-from .facts import ModelFacts
 from .quantising_options import Calibration
 
 FORMATS = {

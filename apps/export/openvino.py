@@ -9,9 +9,9 @@ from typing import Any
 import onnx
 import openvino
 
-from ..engines.openvino_runtime import FACTS_ENTRY
+from ..inference.metadata import ModelFacts
+from ..inference.openvino import FACTS_ENTRY
 from .deployed import Deployable
-from .facts import ModelFacts
 from .formats import ExportOptions
 from .onnx import make_model
 from .openvino_resize import resize_as_torch

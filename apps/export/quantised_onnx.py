@@ -7,8 +7,8 @@ from typing import Any
 
 import onnx
 
+from ..inference.metadata import ModelFacts
 from .deployed import Deployable
-from .facts import ModelFacts
 from .formats import ExportOptions
 from .onnx import OPSET, make_model
 from .onnx_resize import resize_as_torch

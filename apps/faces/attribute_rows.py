@@ -14,9 +14,9 @@ from ...datasets.images import ImageFile
 from ...datasets.labels import LANDMARK_COLUMNS
 from ..drawing.attributes import draw_attributes
 from ..files.parquet_rows import Column
-from .attributes import FaceAttributes, FaceDescription
+from ..inference.face_attributes import FaceAttributes, FaceDescription
+from ..inference.face_embedding import model_fingerprint
 from .embed import Work, make_table, named_files
-from .embedding_engines import model_facts
 from .embedding_rows import Outcome
 from .embedding_store import Counts, Listed
 
@@ -62,7 +62,7 @@ class DescribedFaces:
             "aligned": aligned,
             "largest": largest,
             "pictures": None if pictures is None else str(pictures),
-            "thresholds": describe.engine.thresholds,
+            "thresholds": describe.thresholds,
         }
 
     def __call__(self, files: Iterable[Listed]) -> Iterator[Outcome]:
@@ -128,5 +128,5 @@ def describe_files(
         raise DataError("--batch-size is at least 1")
     describe = FaceAttributes.load(model, device)
     make = DescribedFaces(describe, batch_size, aligned, largest, pictures)
-    facts = {**model_facts(str(model)), "size_hw": list(describe.engine.size_hw)}
+    facts = {**model_fingerprint(str(model)), "size_hw": list(describe.size_hw)}
     return make_table(Work(out, facts, {}), named_files(inputs), make)

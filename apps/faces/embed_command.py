@@ -10,12 +10,11 @@ from ...datasets.face_views import FaceViews
 from ...datasets.faces import CelebAFaces, CelebAPart, Faces, FolderFaces
 from ..files.input_files import InputFile
 from ..files.parquet_rows import check_parquet
+from ..inference.face_detector import MTCNNFinder
+from ..inference.face_embedding import FaceEmbedder, model_fingerprint
 from .embed import Work, file_key, make_table, named_files
-from .embedder import FaceEmbedder
-from .embedding_engines import model_facts
 from .embedding_rows import AlignedFaces, FoundFaces, FoundLandmarks, RowMaker, ViewsOfFaces
 from .embedding_store import Counts
-from .finding import MTCNNFinder
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def embed(
     make: RowMaker
     files: Iterable[tuple[InputFile, str, str]]
     if views and faces:
-        drawn = FaceViews(faces, embedder.engine.size, views.seed)
+        drawn = FaceViews(faces, embedder.size, views.seed)
         make = ViewsOfFaces(embedder, drawn, views.count, batch_size)
         metadata = {"fingerprint": drawn.fingerprint}
         files = _files_of(faces)
@@ -103,7 +102,7 @@ def embed(
         if largest:
             make = FoundFaces(embedder, batch_size, largest)
         files = named_files(inputs)
-    facts = {**model_facts(model), "size": embedder.engine.size}
+    facts = {**model_fingerprint(model), "size": embedder.size}
     return make_table(Work(out, facts, metadata), files, make)
 
 

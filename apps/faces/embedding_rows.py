@@ -9,12 +9,11 @@ import numpy as np
 from ...datasets.errors import DataError
 from ...datasets.face_views import FaceViews
 from ...datasets.images import ImageFile
-from ..files.inputs import prepare_ahead
 from ..files.parquet_rows import Column
-from .embedder import FaceEmbedder
+from ..inference.face_detector import FaceFinder, FacesFound
+from ..inference.face_embedding import Face, FaceEmbedder
+from ..inference.images import prepare_ahead
 from .embedding_store import Listed
-from .finding import FaceFinder, FacesFound
-from .results import Face
 
 Outcome = tuple[Listed, np.ndarray | DataError]
 
@@ -125,12 +124,11 @@ class ViewsOfFaces:
 
     def __call__(self, files: Iterable[Listed]) -> Iterator[Outcome]:
         """See ``RowMaker``."""
-        engine = self.embedder.engine
 
         def render(file: Listed) -> np.ndarray:
             index = file.position - 1
             return np.stack(
-                [self.views.render(index, view, engine.size) for view in range(self.count)]
+                [self.views.render(index, view, self.embedder.size) for view in range(self.count)]
             )
 
         numbers = np.arange(self.count, dtype=np.float32)[:, None]
@@ -139,7 +137,10 @@ class ViewsOfFaces:
                 yield file, faces
                 continue
             starts = range(0, self.count, self.batch_size)
-            parts = [engine(faces[start : start + self.batch_size]) for start in starts]
+            parts = [
+                self.embedder.runtime(faces[start : start + self.batch_size])["embeddings"]
+                for start in starts
+            ]
             yield file, np.concatenate([numbers, np.concatenate(parts)], axis=1)
 
 

@@ -37,8 +37,8 @@ from ..files.private import (
     is_shared,
     make_private,
 )
+from ..inference.face_pipeline import Threshold
 from .gallery_facts import FACTS_FILE, GalleryFacts, read_facts, write_facts
-from .results import Threshold
 
 _TABLE = "faces"
 _TABLE_FOLDER = f"{_TABLE}.lance"

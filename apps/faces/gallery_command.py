@@ -13,10 +13,9 @@ import numpy as np
 from ...datasets.errors import DataError
 from ...datasets.images import ImageFile
 from ..files.input_files import find_files
-from .embedder import FaceEmbedder
-from .embedding_engines import model_facts
+from ..inference.face_embedding import Face, FaceEmbedder, model_fingerprint
+from ..inference.face_pipeline import Threshold
 from .gallery import Gallery, Match, accepted, check_name
-from .results import Face, Threshold
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Model:
     def load(self) -> tuple[FaceEmbedder, dict[str, Any]]:
         """The embedder, and what says which model it is."""
         embedder = FaceEmbedder.load(self.model, self.device)
-        return embedder, {**model_facts(self.model), "size": embedder.engine.size}
+        return embedder, {**model_fingerprint(self.model), "size": embedder.size}
 
     def faces(
         self, embedder: FaceEmbedder, inputs: Sequence[str]

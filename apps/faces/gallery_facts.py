@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ...datasets.errors import DataError
 from ...datasets.files import write_atomically
-from .results import Threshold
+from ..inference.face_pipeline import Threshold
 
 GALLERY_FORMAT = 1
 FACTS_FILE = "gallery.json"

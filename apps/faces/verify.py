@@ -21,7 +21,7 @@ from ...heads.face_embedding.verification import (
 )
 
 if TYPE_CHECKING:
-    from .embedding_engines import EmbeddingEngine
+    from ..inference.face_embedding import FaceEmbedder
 
 DRAWN_PAIRS = 300
 """Of each kind in each of ten folds, as LFW has them."""
@@ -128,22 +128,22 @@ def verify_model(
         DataError: A file is absent or faulty, or an option is out of its range.
         WeightsError: Another people's network cannot be read.
     """
-    from .embedding_engines import load_embedding_engine
+    from ..inference.face_embedding import FaceEmbedder
 
     if batch_size < 1:
         raise DataError(f"batch_size={batch_size}: must be at least 1")
     faces = held_out.read()
-    engine = load_embedding_engine(model, device, size)
-    rows = _embed(FaceViews(faces, engine.size), engine, batch_size)
-    stored = engine.threshold.similarity if engine.threshold else None
+    embedder = FaceEmbedder.load(model, device, size)
+    rows = _embed(FaceViews(faces, embedder.size), embedder, batch_size)
+    stored = embedder.threshold.similarity if embedder.threshold else None
     return _measure(held_out, faces, rows, stored)
 
 
-def _embed(views: FaceViews, engine: "EmbeddingEngine", batch_size: int) -> np.ndarray:
+def _embed(views: FaceViews, embedder: "FaceEmbedder", batch_size: int) -> np.ndarray:
     """Embeddings (N, D) of the plain faces, as evaluation in training sees them."""
     from tqdm import tqdm
 
-    from ..files.inputs import prepare_ahead
+    from ..inference.images import prepare_ahead
 
     parts: list[np.ndarray] = []
     batch: list[np.ndarray] = []
@@ -153,7 +153,7 @@ def _embed(views: FaceViews, engine: "EmbeddingEngine", batch_size: int) -> np.n
             raise face
         batch.append(face)
         if len(batch) == batch_size or number == len(views):
-            parts.append(engine(np.stack(batch)))
+            parts.append(embedder.runtime(np.stack(batch))["embeddings"])
             batch = []
     return np.concatenate(parts)
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ...datasets.errors import DataError
 from ...datasets.files import replaced_atomically
-from .inputs import MemoryPicture
+from ..inference.images import MemoryPicture
 
 _DEFAULT_FPS = 25.0
 _COUNT_TOLERANCE = 0.02

@@ -20,7 +20,7 @@ from ...heads.geolocation.geodesy import distance_km
 from ...heads.geolocation.metrics import WITHIN_KM, shares_within
 from ..files.input_files import InputFile, find_files
 from ..files.journal import Journal
-from .geolocator import Geolocator
+from ..inference.geolocation import Geolocator
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...datasets.errors import DataError
-from ..export.facts import PREFIX, ModelFacts
+from .metadata import PREFIX, ModelFacts
 
 _HEADER = struct.Struct("<4x4s4s4xQQQ")
 """Two marks, the bytes of the program, where the weights begin and how many bytes they have."""
@@ -119,6 +119,3 @@ def _import_library(path: Path) -> Any:
             "pip install 'mobilevision[executorch]'"
         ) from error
     return portable_lib
-
-
-open_file = ExecutorchRuntime

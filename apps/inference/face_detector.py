@@ -12,7 +12,7 @@ import numpy as np
 from ...datasets.errors import DataError
 
 if TYPE_CHECKING:
-    from .cascade import Faces
+    from .mtcnn import Faces
 
 DEFAULT_FACE_SCORE = 0.9
 """The least score of a face that is used."""
@@ -63,8 +63,8 @@ class MTCNNFinder:
         longest_px: int = 1024,
         device: str = "auto",
     ) -> None:
-        from ..engines.torch_network import choose_device
-        from .cascade import FaceCascade
+        from .mtcnn import FaceCascade
+        from .torch import choose_device
 
         if not 0 <= min_score <= 1 or min_face_px < 1 or longest_px < 1:
             raise DataError(

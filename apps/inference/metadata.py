@@ -16,7 +16,17 @@ _FORMAT_KEY = f"{PREFIX}format"
 AS_THEY_ARE = "uint8 RGB pictures (batch, height, width, 3) of any size, as they are"
 """Preparation of pictures where there is nothing to do."""
 
+
+def cropped(fraction: float) -> str:
+    """Preparation of images of which the central part is looked at."""
+    return (
+        f"the central {fraction:g} of each picture in the shape of size_hw, uint8 RGB "
+        "(batch, height, width, 3)"
+    )
+
+
 _READERS = {
+    "classification": "Classifier",
     "detection": "Detector",
     "face_attributes": "FaceAttributes",
     "face_embedding": "FaceEmbedder",
@@ -84,7 +94,7 @@ class ModelFacts:
             height, width = values.pop("size_hw")
             categories = {int(key): str(name) for key, name in values.pop("categories").items()}
             return cls(size_hw=(int(height), int(width)), categories=categories, **values)
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"{source}: its metadata is damaged ({error}). Export the checkpoint again."
             ) from error

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ...datasets.errors import DataError
-from ..export.facts import ModelFacts
+from .metadata import ModelFacts
 
 _CPU = "CPUExecutionProvider"
 _PROVIDERS = {"cpu": [_CPU], "cuda": ["CUDAExecutionProvider", _CPU]}
@@ -42,11 +42,11 @@ class OnnxRuntime:
             self._session: Any = onnxruntime.InferenceSession(
                 str(path), options, providers=providers
             )
-        except Exception as error:  # onnxruntime has its own kinds
+            entries = self._session.get_modelmeta().custom_metadata_map
+        except Exception as error:  # onnxruntime has its own kinds, and text may be no UTF-8
             raise DataError(
                 f"{path}: ONNX Runtime cannot open it: {error}. Export the checkpoint again."
             ) from error
-        entries = self._session.get_modelmeta().custom_metadata_map
         self.facts = ModelFacts.from_strings(entries, str(path))
         self._names = list(self.facts.outputs)
 
@@ -71,6 +71,3 @@ def choose_providers(device: str, available: list[str]) -> list[str]:
             f"device {device}: ONNX Runtime has {', '.join(available)} here. Choose auto or cpu."
         )
     return providers
-
-
-open_file = OnnxRuntime

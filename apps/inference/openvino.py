@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...datasets.errors import DataError
-from ..export.facts import ModelFacts
+from .metadata import ModelFacts
 
 FACTS_ENTRY = ("mobilevision", "facts")
 """Where in a file's rt_info its facts are."""
@@ -109,6 +109,3 @@ def _entries(said: Any) -> dict[str, str]:
         return json.loads(said.astype(str) if hasattr(said, "astype") else str(said))
     except ValueError:
         return {}
-
-
-open_file = OpenVinoRuntime

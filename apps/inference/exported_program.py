@@ -7,9 +7,9 @@ import torch
 from torch.export.passes import move_to_device_pass
 
 from ...datasets.errors import DataError
-from ..export.facts import ModelFacts
 from .exported_program_archive import read_checked
-from .torch_network import choose_device
+from .metadata import ModelFacts
+from .torch import choose_device
 
 
 class ExportedProgramRuntime:
@@ -50,6 +50,3 @@ class ExportedProgramRuntime:
             return {
                 name: output.cpu().numpy() for name, output in zip(self._names, found, strict=True)
             }
-
-
-open_file = ExportedProgramRuntime

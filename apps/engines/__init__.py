@@ -1,1 +1,0 @@
-"""What runs a network: one small class for each runtime."""

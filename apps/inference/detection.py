@@ -1,0 +1,300 @@
+"""Detection from Python: pictures of any kind in, objects in their own pixels out.
+
+    from mobilevision.apps import Detector
+
+    detector = Detector.load("ssd.ckpt")
+    result = detector("street.jpg")
+    result.names, result.scores, result.boxes
+
+Free of torch; the runtime that the model's file is for is imported when it is loaded.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from PIL import Image
+
+from ...datasets.errors import DataError
+from .images import Picture, PictureLike, all_or_raise, as_pictures
+from .metadata import ModelFacts
+from .predictor import Predictor, Prepared
+
+if TYPE_CHECKING:
+    from supervision import Detections as SupervisionDetections
+    from torch import Tensor, nn
+
+    from ...heads.detection.task import DetectionNetwork, DetectionTask
+
+DEFAULT_THRESHOLD = 0.5
+"""The least score of an object that people want to see."""
+_OUTPUTS = {
+    "boxes": "(batch, detections, 4) float32: x1, y1, x2, y2 in pixels of the picture given",
+    "scores": "(batch, detections) float32 from 0 to 1, falling",
+    "labels": "(batch, detections) int64: position in the categories; -1 fills up",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionResult:
+    """The K objects found in one picture, by falling score. K may be 0.
+
+    Attributes:
+        boxes: (K, 4) float32, xyxy in pixels of the original picture, EXIF rotation applied;
+            within the picture.
+        scores: (K,) float32 in [0, 1].
+        labels: (K,) int64, class indices: positions in ``categories``.
+        categories: category id -> name of all classes that the model knows.
+        size_hw: Height and width of the original picture in pixels.
+        picture: Where the pixels are.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    categories: dict[int, str]
+    size_hw: tuple[int, int]
+    picture: Picture
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes)
+        if self.boxes.shape != (count, 4) or {len(self.scores), len(self.labels)} != {count}:
+            raise ValueError(
+                f"boxes {self.boxes.shape}, scores {self.scores.shape} and labels "
+                f"{self.labels.shape} do not belong together"
+            )
+
+    def __len__(self) -> int:
+        """The number of objects."""
+        return len(self.boxes)
+
+    def __repr__(self) -> str:
+        height, width = self.size_hw
+        found = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores, strict=True)]
+        more = [f"{len(found) - 5} more"] if len(found) > 5 else []
+        return f"DetectionResult({width}x{height}: {', '.join(found[:5] + more) or 'nothing'})"
+
+    @property
+    def names(self) -> list[str]:
+        """The class name of each object."""
+        known = list(self.categories.values())
+        return [known[label] for label in self.labels]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Class name -> number of objects, the most frequent first."""
+        return dict(Counter(self.names).most_common())
+
+    @property
+    def category_ids(self) -> np.ndarray:
+        """(K,) int64, the category id of each object."""
+        return np.array(list(self.categories), dtype=np.int64)[self.labels]
+
+    def above(self, score_threshold: float) -> "DetectionResult":
+        """Those objects that score at least ``score_threshold``."""
+        kept = self.scores >= np.float32(score_threshold)
+        return replace(
+            self, boxes=self.boxes[kept], scores=self.scores[kept], labels=self.labels[kept]
+        )
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """Rows of COCO's results format: image_id, category_id, bbox (x, y, w, h) and score.
+
+        Args:
+            image_id: The picture's id in the annotation file that the results are for.
+        """
+        boxes = self.boxes.astype(np.float64)
+        xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+        rows = zip(
+            self.category_ids.tolist(),
+            xywh.tolist(),
+            self.scores.astype(np.float64).tolist(),
+            strict=True,
+        )
+        return [
+            {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
+            for category, box, score in rows
+        ]
+
+    def to_supervision(self) -> "SupervisionDetections":
+        """The same as ``supervision.Detections``, with names in ``data["class_name"]``.
+
+        Raises:
+            DataError: The package is not installed.
+        """
+        try:
+            from supervision import Detections
+        except ImportError as error:
+            raise DataError(
+                "to_supervision() needs the package supervision: pip install supervision"
+            ) from error
+        return Detections(
+            xyxy=self.boxes.copy(),
+            confidence=self.scores.copy(),
+            class_id=self.labels.astype(int),
+            data={"class_name": np.array(self.names, dtype=str)},
+        )
+
+    def plot(self, score_threshold: float = 0.0) -> Image.Image:
+        """Draw the objects onto their picture, which is read again.
+
+        Args:
+            score_threshold: Objects below it are not drawn.
+
+        Raises:
+            DataError: The file can no longer be read.
+        """
+        from ..drawing.boxes import draw_detections
+
+        names = list(self.categories.values())
+        return Image.fromarray(draw_detections(self.picture.read(), self, names, score_threshold))
+
+
+class Detector(Predictor[DetectionResult]):
+    """Finds objects: a detector that takes images as people have them."""
+
+    job = "detection"
+    hint = (
+        "Give a checkpoint of `lightning fit`; a public COCO detector is made by `mobilevision "
+        "weights download ssd_mobilenet_v1_0.75_coco_quant` and `mobilevision import "
+        "ssd_mobilenet_v1_0.75_coco_quant --out ssd.ckpt`."
+    )
+
+    @staticmethod
+    def task_class() -> "type[DetectionTask]":
+        """See ``Predictor``."""
+        from ...heads.detection.task import DetectionTask
+
+        return DetectionTask
+
+    @classmethod
+    def describe(cls, task: "DetectionTask", size_hw: tuple[int, int]) -> ModelFacts:
+        """See ``Predictor``."""
+        return _facts(task.categories, size_hw)
+
+    @staticmethod
+    def outputs(
+        network: "nn.Module",
+        pixels: "Tensor",
+        size_hw: tuple[int, int],
+        image_hw: tuple[Any, Any] | None,
+    ) -> "tuple[Tensor, ...]":
+        """See ``Predictor``: boxes, scores and labels."""
+        detector = cast("DetectionNetwork", network)
+        found = detector.detect(detector(pixels), size_hw)
+        boxes = found.boxes
+        if image_hw is not None:
+            import torch
+
+            down, across = (
+                torch.scalar_tensor(given / works, device=boxes.device)
+                for given, works in zip(image_hw, size_hw, strict=True)
+            )
+            boxes = boxes * torch.stack([across, down, across, down])
+        return boxes, found.scores, found.labels
+
+    @classmethod
+    def from_network(
+        cls,
+        network: "nn.Module",
+        categories: dict[int, str],
+        size_hw: tuple[int, int] = (300, 300),
+        device: str = "auto",
+    ) -> "Detector":
+        """Make a detector of a network that was built in Python; the network is copied.
+
+        Args:
+            network: Follows ``DetectionNetwork``, such as ``SSD``.
+            categories: Category id -> name; the position is the class index.
+            size_hw: Height and width that images are stretched to, as in training.
+            device: As for ``load``.
+
+        Raises:
+            DataError: There is no such device.
+        """
+        from .torch import run_network
+
+        return cls(run_network(cls, network, _facts(categories, size_hw), device))
+
+    def __call__(
+        self,
+        images: PictureLike | Iterable[PictureLike],
+        score_threshold: float = DEFAULT_THRESHOLD,
+        batch_size: int = 8,
+    ) -> "DetectionResult | list[DetectionResult]":
+        """Find objects.
+
+        Args:
+            images: A path, a Pillow image, an array (H, W, 3) uint8 RGB, a tensor (3, H, W), or any
+                iterable of them, of mixed kinds and sizes. Grey pictures, alpha and EXIF rotation
+                are taken care of; see ``MemoryPicture``.
+            score_threshold: Objects below it are left out; 0 leaves all that the network's own
+                post-processing keeps.
+            batch_size: Pictures that go through the network at once.
+
+        Returns:
+            A result for a single picture, a list for anything else; an empty list for an empty one.
+            A picture in which nothing is found has a result without objects.
+
+        Raises:
+            DataError: A picture cannot be read; use ``stream`` to go on with the others. Or an
+                option is out of its range.
+        """
+        pictures, single = as_pictures(images)
+        results = all_or_raise(self.stream(pictures, score_threshold, batch_size))
+        return results[0] if single else results
+
+    def stream(
+        self,
+        pictures: Iterable[Picture],
+        score_threshold: float = DEFAULT_THRESHOLD,
+        batch_size: int = 8,
+    ) -> Iterator[DetectionResult | DataError]:
+        """Find objects in any number of pictures without holding more than a few of them.
+
+        Pictures are decoded in background threads, ahead of the network by two batches.
+
+        Args:
+            pictures: For instance ``datasets.images.ImageFile`` objects; read as they are used.
+            score_threshold: As for calling the detector.
+            batch_size: As for calling the detector.
+
+        Yields:
+            For each picture in order its result, or the error that says why it cannot be read.
+
+        Raises:
+            DataError: An option is out of its range.
+        """
+        if batch_size < 1 or not 0 <= score_threshold <= 1:
+            raise DataError(
+                f"batch_size={batch_size}, score_threshold={score_threshold}: the first must be at "
+                "least 1, the second from 0 to 1."
+            )
+        yield from self.run(pictures, batch_size, score_threshold=score_threshold)
+
+    def decode(  # type: ignore[override]
+        self,
+        outputs: Mapping[str, np.ndarray],
+        images: Sequence[tuple[Picture, Prepared]],
+        *,
+        score_threshold: float = DEFAULT_THRESHOLD,
+    ) -> Iterator[DetectionResult]:
+        """See ``Predictor``; boxes come in pixels of the network's input."""
+        rows = zip(outputs["boxes"], outputs["scores"], outputs["labels"], images, strict=True)
+        for boxes, scores, labels, (image, prepared) in rows:
+            kept = (labels >= 0) & (scores >= np.float32(score_threshold))
+            scale = np.array(prepared.size_hw, np.float32) / np.array(self.size_hw, np.float32)
+            yield DetectionResult(
+                boxes[kept] * scale[[1, 0, 1, 0]],  # x, y, x, y
+                scores[kept],
+                labels[kept],
+                self.categories,
+                prepared.size_hw,
+                image,
+            )
+
+
+def _facts(categories: dict[int, str], size_hw: tuple[int, int]) -> ModelFacts:
+    return ModelFacts(Detector.job, size_hw, dict(categories), dict(_OUTPUTS))

@@ -1,0 +1,136 @@
+"""Faces in one pass from Python: pictures in, faces with embeddings and attributes out.
+
+    from mobilevision.apps import FaceAnalyzer
+
+    analyze = FaceAnalyzer.load("faces.ckpt")
+    for face in analyze("group.jpg"):
+        face.box, face.landmarks, face.score, face.embedding, face.probabilities["Smiling"]
+    analyze.verify("a.jpg", "b.jpg").same
+
+Free of torch until a model is loaded.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...heads.face_attributes.measures import stored_thresholds
+from .face_attributes import (
+    PREPARATION,
+    FaceDescriber,
+    FaceDescription,
+    attribute_outputs,
+    attribute_tensors,
+)
+from .face_detector import FaceFinder
+from .face_embedding import OUTPUTS
+from .face_pipeline import FaceComparer, Threshold, given_details, measured_details
+from .metadata import ModelFacts
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ...heads.faces import FacesTask
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AnalyzedFace(FaceDescription):
+    """One face, its attributes and its embedding.
+
+    Attributes:
+        embedding: (D,) float32 of unit length.
+    """
+
+    embedding: np.ndarray
+
+
+class FaceAnalyzer(FaceDescriber[AnalyzedFace], FaceComparer[AnalyzedFace]):
+    """Finds faces, crops them by their landmarks and says who they are like and what they show.
+
+    Args:
+        runtime: What runs the network; ``FaceAnalyzer.load`` and ``from_network`` make one.
+        finder: What finds faces; by default MTCNN, made when it is first needed, so that crops do
+            without it.
+    """
+
+    job = "faces"
+    hint = "Give a checkpoint of `lightning fit -c configs/face.yaml`."
+
+    @staticmethod
+    def task_class() -> "type[FacesTask]":
+        """See ``Predictor``."""
+        from ...heads.faces import FacesTask
+
+        return FacesTask
+
+    @classmethod
+    def describe(cls, task: "FacesTask", size_hw: tuple[int, int]) -> ModelFacts:
+        """See ``Predictor``; the thresholds of both jobs travel along."""
+        thresholds = stored_thresholds(task.categories.values(), task.facts)
+        return _facts(task.network, thresholds, size_hw, measured_details(task.facts))
+
+    @staticmethod
+    def outputs(
+        network: "nn.Module",
+        pixels: "Tensor",
+        size_hw: tuple[int, int],  # noqa: ARG004
+        image_hw: tuple[Any, Any] | None,  # noqa: ARG004
+    ) -> "tuple[Tensor, ...]":
+        """See ``Predictor``: embeddings, then what attribute networks put out."""
+        output = network(pixels)
+        return output.embeddings.float(), *attribute_tensors(output.attributes)
+
+    @classmethod
+    def from_network(
+        cls,
+        network: "nn.Module",
+        thresholds: dict[str, float],
+        size_hw: tuple[int, int] = (160, 128),
+        threshold: Threshold | None = None,
+        device: str = "auto",
+        finder: FaceFinder | None = None,
+    ) -> "FaceAnalyzer":
+        """Make it of a network that was built in Python; the network is copied.
+
+        Args:
+            network: (B, 3, H, W) uint8 RGB to ``FacesOutput``, such as ``FacesNetwork``.
+            thresholds: Attribute -> the probability from which on it is said to be there, in the
+                network's order.
+            size_hw: Height and width of the crops, as in training.
+            threshold: Least similarity of one person, as measured with this network.
+            device: As for ``load``.
+            finder: As for the class.
+
+        Raises:
+            DataError: There is no such device.
+        """
+        from .torch import run_network
+
+        facts = _facts(network, thresholds, size_hw, given_details(threshold))
+        return cls(run_network(cls, network, facts, device), finder)
+
+    def face(
+        self,
+        box: np.ndarray,
+        landmarks: np.ndarray,
+        score: float,
+        outputs: Mapping[str, np.ndarray],
+    ) -> AnalyzedFace:
+        """See ``FacePredictor``."""
+        values, embedding = outputs["probabilities"], outputs["embeddings"]
+        return AnalyzedFace(box, landmarks, score, values, self.thresholds, embedding)
+
+
+def _facts(
+    network: "nn.Module",
+    thresholds: dict[str, float],
+    size_hw: tuple[int, int],
+    details: dict[str, Any],
+) -> ModelFacts:
+    outputs = {**OUTPUTS, **attribute_outputs(getattr(network, "attributes", None))}
+    names = dict(enumerate(thresholds))
+    return ModelFacts(
+        FaceAnalyzer.job, size_hw, names, outputs, dict(thresholds), PREPARATION, details
+    )

@@ -1,0 +1,188 @@
+"""Face attributes from Python: pictures of any kind in, faces with attributes out.
+
+    from mobilevision.apps import FaceAttributes
+
+    describe = FaceAttributes.load("attributes.ckpt")
+    for face in describe("group.jpg"):
+        face.box, face.probabilities["Smiling"], face.present["Smiling"], face.names
+
+Free of torch until a model is loaded.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from ...datasets.face_frame import crop_face
+from ...heads.face_attributes.measures import stored_thresholds
+from .face_detector import FaceFinder
+from .face_pipeline import FacePredictor
+from .metadata import ModelFacts
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ...heads.face_attributes.model import AttributeOutput
+    from ...heads.face_attributes.task import AttributeTask
+
+PREPARATION = (
+    "faces with hair, hat and neck as CelebA's aligned pictures show them, uint8 RGB "
+    "(batch, height, width, 3)"
+)
+_OUTPUTS = {
+    "logits": "(batch, attributes) float32",
+    "probabilities": "(batch, attributes) float32: their sigmoid, one for each attribute",
+}
+_LANDMARKS = {
+    "landmarks": "(batch, 5, 2) float32: x and y as shares of the crop's width and height"
+}
+
+
+@dataclass(frozen=True, eq=False)
+class FaceDescription:
+    """One face and its attributes.
+
+    Attributes:
+        box: (4,) float32, xyxy in px of the original picture, EXIF rotation applied.
+        landmarks: (5, 2) float32, x and y in px: eyes, nose, corners of the mouth, as seen in the
+            picture left before right; NaN where the picture was a crop already.
+        score: Of the detection, in [0, 1]; 1 where the picture was a crop already.
+        values: (A,) float32, the probabilities in the order of ``thresholds``.
+        thresholds: Attribute -> the probability from which on it is said to be there.
+    """
+
+    box: np.ndarray
+    landmarks: np.ndarray
+    score: float
+    values: np.ndarray
+    thresholds: dict[str, float]
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """Attribute -> its probability, in [0, 1]."""
+        return dict(zip(self.thresholds, self.values.tolist(), strict=True))
+
+    @property
+    def present(self) -> dict[str, bool]:
+        """Attribute -> whether its probability reaches the stored threshold."""
+        reached = self.values >= np.array(list(self.thresholds.values()), np.float32)
+        return dict(zip(self.thresholds, reached.tolist(), strict=True))
+
+    @property
+    def names(self) -> list[str]:
+        """The attributes that are said to be there."""
+        return [name for name, there in self.present.items() if there]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self.names) or 'nothing'})"
+
+
+D = TypeVar("D", bound=FaceDescription)
+
+
+class FaceDescriber(FacePredictor[D]):
+    """Finds faces and says their attributes, alone or beside another job."""
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Attribute -> the probability from which on it is said to be there, in their order."""
+        return self.runtime.facts.thresholds
+
+    @property
+    def attributes(self) -> list[str]:
+        """Their names, in the network's order."""
+        return list(self.thresholds)
+
+    def crop(self, picture: np.ndarray, landmarks: np.ndarray | None) -> np.ndarray:
+        """See ``FacePredictor``."""
+        return crop_face(picture, landmarks, self.size_hw)[0]
+
+
+class FaceAttributes(FaceDescriber[FaceDescription]):
+    """Finds faces, crops them by their landmarks and says their attributes.
+
+    Args:
+        runtime: What runs the network; ``FaceAttributes.load`` and ``from_network`` make one.
+        finder: What finds faces; by default MTCNN, made when it is first needed, so that crops do
+            without it.
+    """
+
+    job = "face_attributes"
+    hint = "Give a checkpoint of `lightning fit -c configs/face_attributes.yaml`."
+
+    @staticmethod
+    def task_class() -> "type[AttributeTask]":
+        """See ``Predictor``."""
+        from ...heads.face_attributes.task import AttributeTask
+
+        return AttributeTask
+
+    @classmethod
+    def describe(cls, task: "AttributeTask", size_hw: tuple[int, int]) -> ModelFacts:
+        """See ``Predictor``."""
+        thresholds = stored_thresholds(task.categories.values(), task.facts)
+        outputs = attribute_outputs(getattr(task.network, "head", None))
+        return ModelFacts(cls.job, size_hw, dict(task.categories), outputs, thresholds, PREPARATION)
+
+    @staticmethod
+    def outputs(
+        network: "nn.Module",
+        pixels: "Tensor",
+        size_hw: tuple[int, int],  # noqa: ARG004
+        image_hw: tuple[Any, Any] | None,  # noqa: ARG004
+    ) -> "tuple[Tensor, ...]":
+        """See ``Predictor``: logits, probabilities, and landmarks where the network has them."""
+        return attribute_tensors(network(pixels))
+
+    @classmethod
+    def from_network(
+        cls,
+        network: "nn.Module",
+        thresholds: dict[str, float],
+        size_hw: tuple[int, int] = (160, 128),
+        device: str = "auto",
+        finder: FaceFinder | None = None,
+    ) -> "FaceAttributes":
+        """Make it of a network that was built in Python; the network is copied.
+
+        Args:
+            network: (B, 3, H, W) uint8 RGB to ``AttributeOutput``, such as ``AttributeNetwork``.
+            thresholds: Attribute -> the probability from which on it is said to be there, in the
+                network's order.
+            size_hw: Height and width of the crops, as in training.
+            device: As for ``load``.
+            finder: As for the class.
+
+        Raises:
+            DataError: There is no such device.
+        """
+        from .torch import run_network
+
+        names = dict(enumerate(thresholds))
+        outputs = attribute_outputs(getattr(network, "head", None))
+        facts = ModelFacts(cls.job, size_hw, names, outputs, dict(thresholds), PREPARATION)
+        return cls(run_network(cls, network, facts, device), finder)
+
+    def face(
+        self,
+        box: np.ndarray,
+        landmarks: np.ndarray,
+        score: float,
+        outputs: Mapping[str, np.ndarray],
+    ) -> FaceDescription:
+        """See ``FacePredictor``."""
+        return FaceDescription(box, landmarks, score, outputs["probabilities"], self.thresholds)
+
+
+def attribute_tensors(output: "AttributeOutput") -> "tuple[Tensor, ...]":
+    """Logits, probabilities, and landmarks where the network has them."""
+    logits = output.logits.float()
+    both = (logits, logits.sigmoid())
+    return both if output.landmarks is None else (*both, output.landmarks.float())
+
+
+def attribute_outputs(head: Any) -> dict[str, str]:
+    """What ``attribute_tensors`` returns of a network with this head: name -> what it holds."""
+    return {**_OUTPUTS, **({} if getattr(head, "points", None) is None else _LANDMARKS)}

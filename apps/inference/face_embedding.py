@@ -1,0 +1,293 @@
+"""Face embeddings from Python: pictures of any kind in, faces with embeddings out.
+
+from mobilevision.apps import FaceEmbedder
+
+embedder = FaceEmbedder.load("face.ckpt")
+for face in embedder("group.jpg"):
+    face.box, face.landmarks, face.score, face.embedding
+embedder.verify("a.jpg", "b.jpg").same
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ...datasets.alignment import align_face
+from ...datasets.errors import DataError
+from ...datasets.images import stretch
+from .face_detector import FaceFinder
+from .face_pipeline import FaceComparer, Threshold, given_details, measured_details
+from .images import Picture, PictureLike, all_or_raise, as_pictures
+from .metadata import ModelFacts
+from .runtime import Runtime, is_exported
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ...heads.face_embedding.task import FaceEmbeddingTask
+    from ...heads.face_embedding.teachers import FaceTeacher
+
+OUTPUTS = {"embeddings": "(batch, dimension) float32 of unit length"}
+_PREPARATION = (
+    "faces aligned by five landmarks to ArcFace's template, uint8 RGB (batch, height, width, 3)"
+)
+
+
+class Face(NamedTuple):
+    """One face of a picture."""
+
+    box: np.ndarray
+    """(4,) float32, xyxy in px of the original picture, EXIF rotation applied."""
+    landmarks: np.ndarray
+    """(5, 2) float32, x and y in px: eyes, nose, corners of the mouth, as seen in the picture left
+    before right."""
+    score: float
+    """Of the detection, in [0, 1]."""
+    embedding: np.ndarray
+    """(D,) float32 of unit length."""
+
+
+class FaceEmbedder(FaceComparer[Face]):
+    """Finds faces, aligns them by their landmarks and embeds them.
+
+    Args:
+        runtime: What runs the network; ``FaceEmbedder.load`` and ``from_network`` make one.
+        finder: What finds faces; by default MTCNN, made when it is first needed, so that
+            ``embed_aligned`` does without it.
+    """
+
+    job = "face_embedding"
+    hint = (
+        "Give a checkpoint of `lightning fit -c configs/face_embedding.yaml`, or facenet:vggface2, "
+        "onnx:FILE, ncnn:FILE.param."
+    )
+
+    @staticmethod
+    def task_class() -> "type[FaceEmbeddingTask]":
+        """See ``Predictor``."""
+        from ...heads.face_embedding.task import FaceEmbeddingTask
+
+        return FaceEmbeddingTask
+
+    @classmethod
+    def describe(cls, task: "FaceEmbeddingTask", size_hw: tuple[int, int]) -> ModelFacts:
+        """See ``Predictor``; the measured threshold is among the details."""
+        return _facts(size_hw, measured_details(task.facts))
+
+    @staticmethod
+    def outputs(
+        network: "nn.Module",
+        pixels: "Tensor",
+        size_hw: tuple[int, int],  # noqa: ARG004
+        image_hw: tuple[Any, Any] | None,
+    ) -> "tuple[Tensor, ...]":
+        """See ``Predictor``: embeddings; only ours are of unit length by themselves."""
+        embeddings = network(pixels).float()
+        if image_hw is None:
+            from torch.nn.functional import normalize
+
+            embeddings = normalize(embeddings, dim=1)
+        return (embeddings,)
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls,
+        model: str | Path,
+        device: str = "auto",
+        size: int | None = None,
+        finder: FaceFinder | None = None,
+        trust: Iterable[str] = (),
+    ) -> "FaceEmbedder":
+        """Load a checkpoint of ``FaceEmbeddingTask``, an exported one, or others' face networks.
+
+        Args:
+            model: The file, a checkpoint or what ``mobilevision export`` made of one; or
+                ``facenet:vggface2``, ``onnx:FILE``, ``ncnn:FILE.param``.
+            device: "auto" takes an accelerator where there is one, else the CPU. Others' networks
+                run where their library has them.
+            size: Side in px of the aligned faces; None takes that of training.
+            finder: As for the class.
+            trust: Packages whose classes a checkpoint may name besides those of this package;
+                never for a file of a stranger.
+
+        Raises:
+            DataError: No such file, or no face network in it; the message says what to do.
+            WeightsError: Another people's network cannot be read, or its library is absent.
+        """
+        if ":" in str(model):
+            from ...heads.face_embedding.teachers import open_teacher
+
+            teacher = open_teacher(str(model))
+            if teacher is not None:
+                return cls(TeacherRuntime(teacher), finder)
+        return super().load(model, device, None if size is None else (size, size), finder, trust)
+
+    @classmethod
+    def accept(
+        cls, runtime: Runtime, path: Path, size_hw: tuple[int, int] | None = None
+    ) -> Runtime:
+        """See ``Predictor``; aligned faces are square."""
+        runtime = super().accept(runtime, path, size_hw)
+        height, width = runtime.facts.size_hw
+        if height != width:
+            raise DataError(
+                f"{path}: works at {height}x{width} px, and aligned faces are square. Export the "
+                "checkpoint again, for instance with --size 160 160."
+            )
+        return runtime
+
+    @classmethod
+    def from_network(
+        cls,
+        network: "nn.Module",
+        size: int = 160,
+        threshold: Threshold | None = None,
+        device: str = "auto",
+        finder: FaceFinder | None = None,
+    ) -> "FaceEmbedder":
+        """Make an embedder of a network that was built in Python; the network is copied.
+
+        Args:
+            network: (B, 3, size, size) uint8 RGB to (B, D), such as ``FaceNetwork``.
+            size: Side in px of the aligned faces, as in training.
+            threshold: As measured with this network.
+            device: As for ``load``.
+            finder: As for the class.
+
+        Raises:
+            DataError: There is no such device.
+        """
+        from .torch import run_network
+
+        facts = _facts((size, size), given_details(threshold))
+        return cls(run_network(cls, network, facts, device), finder)
+
+    @property
+    def size(self) -> int:
+        """Side of the aligned faces, in pixels."""
+        return self.size_hw[0]
+
+    @property
+    def dimension(self) -> int:
+        """Length of an embedding."""
+        return self.embed_aligned([]).shape[1]
+
+    def crop(self, picture: np.ndarray, landmarks: np.ndarray | None) -> np.ndarray:
+        """See ``FacePredictor``."""
+        if landmarks is None:
+            return stretch(picture, self.size_hw)
+        return align_face(picture, landmarks, self.size)
+
+    def face(
+        self,
+        box: np.ndarray,
+        landmarks: np.ndarray,
+        score: float,
+        outputs: Mapping[str, np.ndarray],
+    ) -> Face:
+        """See ``FacePredictor``."""
+        return Face(box, landmarks, score, outputs["embeddings"])
+
+    def embed_aligned(
+        self,
+        crops: PictureLike | Iterable[PictureLike],
+        batch_size: int = 32,
+    ) -> np.ndarray:
+        """Embed faces that are cut out and aligned already, as ``align_face`` does.
+
+        Args:
+            crops: Pictures of any kind, as for calling the embedder; those of another size are
+                stretched to the network's.
+            batch_size: Faces that go through the network at once.
+
+        Returns:
+            (N, D) float32 of unit length; N is 1 for a single crop.
+
+        Raises:
+            DataError: A picture cannot be read, or an option is out of its range.
+        """
+        pictures, _ = as_pictures(crops)
+        rows = all_or_raise(self.stream_aligned(pictures, batch_size))
+        if rows:
+            return np.stack(rows)
+        size = self.size  # a face of nobody tells the dimension
+        return self.runtime(np.zeros((1, size, size, 3), np.uint8))["embeddings"][:0]
+
+    def stream_aligned(
+        self, crops: Iterable[Picture], batch_size: int = 32
+    ) -> Iterator[np.ndarray | DataError]:
+        """Embed any number of aligned faces, holding only a few of them.
+
+        Args:
+            crops: As for ``stream``.
+            batch_size: Faces that go through the network at once.
+
+        Yields:
+            For each crop in order its embedding (D,) float32, or why it cannot be read.
+
+        Raises:
+            DataError: An option is out of its range.
+        """
+        for faces in self.stream(crops, batch_size, aligned=True):
+            yield faces if isinstance(faces, DataError) else faces[0].embedding
+
+
+class TeacherRuntime:
+    """A face network of another project behind ``Runtime``; nobody measured its threshold here.
+
+    Args:
+        teacher: From ``open_teacher``; opened here.
+
+    Raises:
+        WeightsError: It cannot be read, or its library is absent.
+    """
+
+    def __init__(self, teacher: "FaceTeacher") -> None:
+        self.teacher = teacher
+        teacher.embed(np.zeros((1, teacher.size, teacher.size, 3), np.uint8))  # opens it
+        self.facts = _facts((teacher.size, teacher.size), {})
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """See ``Runtime``."""
+        return {"embeddings": self.teacher.embed(images)}
+
+
+def _facts(size_hw: tuple[int, int], details: dict[str, Any]) -> ModelFacts:
+    return ModelFacts(
+        FaceEmbedder.job, size_hw, {}, dict(OUTPUTS), preparation=_PREPARATION, details=details
+    )
+
+
+def model_fingerprint(model: str | Path) -> dict[str, Any]:
+    """What tells a model from others: plain data, equal where its embeddings are.
+
+    Of a checkpoint the weights count, not its name or what else is in it, such as the threshold.
+
+    Args:
+        model: As for ``FaceEmbedder.load``.
+
+    Raises:
+        DataError: It is a checkpoint that cannot be read.
+    """
+    digest = hashlib.sha256()
+    if Path(model).is_file() and is_exported(model):
+        return {"kind": "exported", "sha256": hashlib.sha256(Path(model).read_bytes()).hexdigest()}
+    if Path(model).is_file():
+        from ...heads.checkpoint import read_checkpoint
+
+        checkpoint = read_checkpoint(model)
+        for name, value in sorted(checkpoint.get("state_dict", {}).items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.contiguous().numpy().tobytes())
+        return {"kind": "checkpoint", "sha256": digest.hexdigest()}
+    kind, _, rest = str(model).partition(":")
+    path = Path(rest)
+    files = [path, path.with_suffix(".bin")] if path.suffix == ".param" else [path]
+    if not path.is_file():
+        return {"kind": str(model)}
+    for file in files:
+        digest.update(file.read_bytes() if file.is_file() else b"")
+    return {"kind": kind, "sha256": digest.hexdigest()}

@@ -1,0 +1,35 @@
+"""The jobs there are: the one table to which a new one is added."""
+
+from typing import Any
+
+from ...datasets.errors import DataError
+from ...heads.task import ImageTask
+from .classification import Classifier
+from .detection import Detector
+from .face_analysis import FaceAnalyzer
+from .face_attributes import FaceAttributes
+from .face_embedding import FaceEmbedder
+from .geolocation import Geolocator
+from .predictor import Predictor
+
+PREDICTORS: tuple[type[Predictor[Any]], ...] = (
+    Detector,
+    Classifier,
+    FaceAttributes,
+    FaceEmbedder,
+    FaceAnalyzer,
+    Geolocator,
+)
+
+
+def predictor_of(task: ImageTask) -> type[Predictor[Any]]:
+    """Return what predicts with a task, and says what is exported of it.
+
+    Raises:
+        DataError: There is none.
+    """
+    for predictor in PREDICTORS:
+        if isinstance(task, predictor.task_class()):
+            return predictor
+    jobs = ", ".join(predictor.job for predictor in PREDICTORS)
+    raise DataError(f"{type(task).__name__} is a task of none of these jobs: {jobs}.")

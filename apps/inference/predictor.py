@@ -1,0 +1,214 @@
+"""What the Python APIs of all jobs share: load a model, read images, batch them, run it, decode."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Self, TypeVar
+
+import numpy as np
+
+from ...datasets.errors import DataError
+from ...datasets.images import stretch
+from ...heads.trust import trusting
+from .images import Picture, prepare_ahead
+from .metadata import ModelFacts
+from .runtime import EXPORTED_SUFFIXES, Runtime, is_exported, open_runtime
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ...heads.task import ImageTask
+    from .torch import Prepare
+
+CHECKPOINT_SUFFIX = ".ckpt"
+
+R = TypeVar("R")
+
+
+class Prepared(NamedTuple):
+    """An image as a network takes it."""
+
+    pixels: np.ndarray
+    """(h, w, 3) uint8 RGB, of the network's size."""
+    size_hw: tuple[int, int]
+    """Of the original image, in pixels."""
+
+
+class Predictor(ABC, Generic[R]):
+    """A model that takes images as people have them, one class for each job.
+
+    A job says what its task is (``task_class``), what its network puts out (``outputs``), what a
+    file is to say of it (``describe``), and what is made of the outputs (``decode``). The first
+    three serve checkpoints and ``mobilevision export`` alike.
+
+    Args:
+        runtime: What runs the network; ``load`` makes one.
+
+    Attributes:
+        job: What files call it.
+        hint: What to do where there is no model yet.
+    """
+
+    job: ClassVar[str]
+    hint: ClassVar[str] = "Give a checkpoint of `lightning fit` or `mobilevision import`."
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    # --- what a job says
+
+    @staticmethod
+    @abstractmethod
+    def task_class() -> "type[ImageTask]":
+        """Return the LightningModule that trains such models; imports torch."""
+
+    @classmethod
+    @abstractmethod
+    def describe(cls, task: Any, size_hw: tuple[int, int]) -> ModelFacts:
+        """Return what a model of a task says of itself: all but its origin."""
+
+    @staticmethod
+    @abstractmethod
+    def outputs(
+        network: "nn.Module",
+        pixels: "Tensor",
+        size_hw: tuple[int, int],
+        image_hw: tuple[Any, Any] | None,
+    ) -> "tuple[Tensor, ...]":
+        """Run a network and return the outputs that ``describe`` names, in order.
+
+        Args:
+            network: As ``adapted`` made it.
+            pixels: (B, 3, h, w) uint8 RGB, of the network's size.
+            size_hw: That size.
+            image_hw: See ``AdaptedNetwork``.
+        """
+
+    @staticmethod
+    def adapted(task: Any, prepare: "Prepare") -> "nn.Module":
+        """Return what ``outputs`` runs: the network of a task, copied and made ready."""
+        return prepare(task.network)
+
+    def decode(
+        self,
+        outputs: Mapping[str, np.ndarray],
+        images: Sequence[tuple[Picture, Prepared]],
+        **options: Any,
+    ) -> Iterable[R]:
+        """Return a result for each of B images.
+
+        Args:
+            outputs: Name -> array (B, ...).
+            images: The images and how they were prepared.
+            **options: Those of the job.
+        """
+        raise NotImplementedError
+
+    def prepare(self, image: Picture) -> Prepared:
+        """Read an image and bring it to the network's size, by default stretched."""
+        pixels = image.read()
+        return Prepared(stretch(pixels, self.size_hw), (pixels.shape[0], pixels.shape[1]))
+
+    # --- what all of them do
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        size_hw: tuple[int, int] | None = None,
+        trust: Iterable[str] = (),
+    ) -> Self:
+        """Load a checkpoint, trained or imported, or what ``mobilevision export`` made of one.
+
+        Args:
+            path: The file.
+            device: "auto" takes an accelerator where there is one, else the CPU; or what the
+                runtime calls its devices, such as "cpu" or "cuda:1".
+            size_hw: Height and width that the network works at; None takes those of training.
+            trust: Packages whose classes a checkpoint may name besides those of this package;
+                never for a file of a stranger.
+
+        Raises:
+            DataError: No such file or device, or no model of this job in it; the message says what
+                to do.
+        """
+        path = Path(path)
+        cls.require_model(path, size_hw)
+        if is_exported(path):
+            return cls(cls.accept(open_runtime(path, device), path, size_hw))
+        from .torch import open_checkpoint
+
+        with trusting(trust):
+            return cls(open_checkpoint(cls, path, device, size_hw))
+
+    @classmethod
+    def require_model(cls, path: Path, size_hw: tuple[int, int] | None = None) -> None:
+        """Refuse what is no model at all, before any runtime is imported.
+
+        Raises:
+            DataError: No such file, one of another kind, or no such size.
+        """
+        if not path.is_file():
+            raise DataError(f"{path}: no such model. {cls.hint}")
+        known = (CHECKPOINT_SUFFIX, *EXPORTED_SUFFIXES)
+        if path.suffix not in known:
+            raise DataError(
+                f"{path}: models are read from {', '.join(known)} files, not {path.suffix!r}."
+            )
+        if size_hw is not None and min(size_hw) < 1:
+            raise DataError(f"size_hw={size_hw}: height and width must be at least 1.")
+
+    @classmethod
+    def accept(
+        cls, runtime: Runtime, path: Path, size_hw: tuple[int, int] | None = None
+    ) -> Runtime:
+        """Return an exported file that was opened, if it is for this job and of this size.
+
+        Raises:
+            DataError: It is for another job, or works at another size.
+        """
+        runtime.facts.expect(cls.job, str(path))
+        if size_hw is not None and tuple(size_hw) != runtime.facts.size_hw:
+            height, width = runtime.facts.size_hw
+            raise DataError(
+                f"{path}: works at {height}x{width} px, which was decided when it was exported. "
+                "Leave the size out, or export the checkpoint again with --size."
+            )
+        return runtime
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of the network's input, in pixels."""
+        return self.runtime.facts.size_hw
+
+    @property
+    def categories(self) -> dict[int, str]:
+        """Id -> name of the classes; the position is the class index."""
+        return self.runtime.facts.categories
+
+    def run(
+        self, images: Iterable[Picture], batch_size: int, **options: Any
+    ) -> Iterator[R | DataError]:
+        """Predict any number of images, holding only a few of them.
+
+        Images are decoded in background threads, ahead of the network by two batches.
+
+        Args:
+            images: Read as they are used.
+            batch_size: Images that go through the network at once.
+            **options: Handed to ``decode``.
+
+        Yields:
+            For each image in order its result, or the error that says why it cannot be read.
+        """
+        prepared = prepare_ahead(images, self.prepare, ahead=2 * batch_size)
+        while batch := list(islice(prepared, batch_size)):
+            good = [(image, made) for image, made in batch if isinstance(made, Prepared)]
+            results: Iterator[R] = iter(())
+            if good:
+                outputs = self.runtime(np.stack([made.pixels for _, made in good]))
+                results = iter(self.decode(outputs, good, **options))
+            for _, made in batch:
+                yield made if isinstance(made, DataError) else next(results)
