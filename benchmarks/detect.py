@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torchvision.models import detection
 
 from mobilevision.apps import DetectionResult, Detector
-from mobilevision.apps.engines.eager import TorchEngine
+from mobilevision.apps.inference.torch import TorchRuntime
 from mobilevision.backbone import MobileNetV1
 from mobilevision.heads.detection import SSD, PostProcess
 from mobilevision.heads.detection.faster_rcnn import FasterRCNN
@@ -138,7 +138,7 @@ def ours(network: nn.Module) -> Side:
     detector = Detector.from_network(
         network, {number: str(number) for number in range(1, CLASSES + 1)}, device="cpu"
     )
-    process = cast(PostProcess, cast(TorchEngine, detector.engine).network.postprocess)
+    process = cast(PostProcess, cast(TorchRuntime, detector.runtime).network.network.postprocess)
     process.candidates_per_class = TOP_K
     usual, image = process.iou_threshold, picture()
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mobilevision.apps.faces.embedding_engines import TorchEmbeddingEngine
+from mobilevision.apps import FaceEmbedder
 from mobilevision.backbone import MobileNetV1
 from mobilevision.heads.face_embedding import FaceNetwork
 
@@ -71,16 +71,16 @@ def make_sides(size: int) -> dict[str, Callable[[np.ndarray], Callable[[], objec
     torch.manual_seed(0)
     student = FaceNetwork(MobileNetV1(), DIMENSION)
     settle(student, size)
-    engine = TorchEmbeddingEngine(student, size, device="cpu")
+    runtime = FaceEmbedder.from_network(student, size, device="cpu").runtime
     faces = np.random.default_rng(1).integers(0, 256, (4, size, size, 3), np.uint8)
-    difference = np.abs(engine(faces) - run(student, as_tensor(faces)).numpy()).max()
+    difference = np.abs(runtime(faces)["embeddings"] - run(student, as_tensor(faces)).numpy()).max()
     if difference > LARGEST_DIFFERENCE:
         raise ValueError(f"folding changed embeddings by {difference:.2g}")
     theirs = teacher()
     return {
         TEACHER: lambda faces: bound(theirs, (as_tensor(faces).float() - 127.5) / 128),
         PLAIN: lambda faces: bound(student, as_tensor(faces)),
-        OURS: lambda faces: lambda: engine(faces),
+        OURS: lambda faces: lambda: runtime(faces),
     }
 
 

@@ -22,9 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mobilevision.apps.faces.analysis_engine import Analysis, TorchAnalysisEngine
-from mobilevision.apps.faces.attribute_engine import TorchAttributeEngine
-from mobilevision.apps.faces.embedding_engines import TorchEmbeddingEngine
+from mobilevision.apps import FaceAnalyzer, FaceAttributes, FaceEmbedder
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.cost import count_cost
 from mobilevision.heads.face_attributes import AttributeNetwork
@@ -35,7 +33,7 @@ SIZE_HW, DIMENSION, ATTRIBUTES = (160, 128), 128, 40
 TWO, ONE = "two networks", "one network"
 LARGEST_DIFFERENCE = 1e-4
 
-Side = Callable[[np.ndarray], Analysis]
+Side = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def compare(
@@ -105,13 +103,17 @@ def make_sides(
     """
     both, embed, describe = networks
     thresholds = {str(number): 0.5 for number in range(ATTRIBUTES)}
-    one = TorchAnalysisEngine(both, thresholds, size_hw, device="cpu")
-    # Its engine takes what it is given: the side says only how large pictures are cut out.
-    embeddings = TorchEmbeddingEngine(embed, size_hw[0], device="cpu")
-    probabilities = TorchAttributeEngine(describe, thresholds, size_hw, "cpu")
+    analyze = FaceAnalyzer.from_network(both, thresholds, size_hw, device="cpu").runtime
+    # A runtime takes what it is given: the side says only how large images are cut out.
+    embedding = FaceEmbedder.from_network(embed, size_hw[0], device="cpu").runtime
+    attributes = FaceAttributes.from_network(describe, thresholds, size_hw, "cpu").runtime
 
-    def two(crops: np.ndarray) -> Analysis:
-        return Analysis(embeddings(crops), probabilities(crops))
+    def one(crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        outputs = analyze(crops)
+        return outputs["embeddings"], outputs["probabilities"]
+
+    def two(crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return embedding(crops)["embeddings"], attributes(crops)["probabilities"]
 
     crops = np.random.default_rng(1).integers(0, 256, (4, *size_hw, 3), np.uint8)
     difference = max(

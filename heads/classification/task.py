@@ -18,6 +18,9 @@ from .metrics import (
 from .mixing import BatchMix
 
 PREDICTIONS_FILE = "predictions.csv"
+CROP = "crop_fraction"
+"""Key of the metadata for the central part of an image that evaluation looks at, see
+``CentreCrop``; None is the whole image, stretched."""
 
 
 class ClassificationTask(EvaluatedTask[ClassificationEvaluator, ClassificationResult]):
@@ -63,6 +66,13 @@ class ClassificationTask(EvaluatedTask[ClassificationEvaluator, ClassificationRe
         self.loss = loss or nn.CrossEntropyLoss()
         self.mix = mix
         self.distillation = distillation
+
+    def setup(self, stage: str) -> None:
+        """Keep in checkpoints which part of an image evaluation looks at, for predictions."""
+        super().setup(stage)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and data is not None:
+            self.facts[CROP] = getattr(data.val_transform, "fraction", None)
 
     def losses(self, output: Tensor, batch: ClassificationBatch) -> dict[str, Tensor]:
         """Return the loss of logits (B, C) against the labels, and what the teacher adds.

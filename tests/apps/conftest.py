@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from mobilevision.apps.faces.finding import FaceFinder, FacesFound
+from mobilevision.apps.inference.face_detector import FaceFinder, FacesFound
 from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.celeba import read_celeba
 from mobilevision.datasets.synthetic import write_scenes

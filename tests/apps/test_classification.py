@@ -12,6 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
+from mobilevision.apps import Classifier
 from mobilevision.apps.cli import lightning
 from mobilevision.apps.main import main
 from mobilevision.apps.training import grid
@@ -101,6 +102,13 @@ def test_fit_validate_test_predict__agree(config: Path, tmp_path: Path, capsys) 
     )
     assert len(task.categories) == 8
     assert task.network.num_classes == 8
+    rows = list(csv.DictReader(predictions[0].splitlines()))
+    found = Classifier.load(runs[0] / "checkpoints/last.ckpt")([row["file"] for row in rows])
+    assert isinstance(found, list)
+    assert [result.name for result in found] == [row["predicted"] for row in rows]
+    assert [" | ".join(result.names) for result in found] == [row["top5"] for row in rows]
+    scores = [float(row["score"]) for row in rows]
+    assert [result.score for result in found] == pytest.approx(scores, abs=1e-4)
 
 
 @pytest.mark.slow

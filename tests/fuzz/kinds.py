@@ -20,13 +20,13 @@ from scipy.io import savemat
 from mobilevision.apps.callbacks.world_map import read_coastline
 from mobilevision.apps.costs.tradeoff import read_results
 from mobilevision.apps.detection.evaluate import evaluate_coco
-from mobilevision.apps.engines.exported_program_archive import read_checked
-from mobilevision.apps.engines.runtime import open_runtime
-from mobilevision.apps.export.facts import ModelFacts
 from mobilevision.apps.faces.gallery_facts import GalleryFacts, read_facts, write_facts
 from mobilevision.apps.files.journal import Journal
 from mobilevision.apps.files.videos import Video, mp4_writer
 from mobilevision.apps.importing.importing import read_labels
+from mobilevision.apps.inference.exported_program_archive import read_checked
+from mobilevision.apps.inference.metadata import ModelFacts
+from mobilevision.apps.inference.runtime import open_runtime
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.slim import slim_layers
 from mobilevision.backbone.timm import _layers as timm_layers

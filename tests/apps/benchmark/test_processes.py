@@ -10,7 +10,7 @@ from mobilevision.apps.benchmark import opening as openings
 from mobilevision.apps.benchmark.opening import Opened, Opening, open_side
 from mobilevision.apps.benchmark.processes import Worker
 from mobilevision.apps.benchmark.worker import Commands, peak_memory, serve
-from mobilevision.apps.export.facts import ModelFacts
+from mobilevision.apps.inference.metadata import ModelFacts
 from mobilevision.datasets.errors import DataError
 
 

@@ -14,9 +14,9 @@ import pytest
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from mobilevision.apps.detection.detector import Detector
-from mobilevision.apps.engines.protocol import Found
 from mobilevision.apps.files.videos import mp4_writer
+from mobilevision.apps.inference.detection import Detector
+from mobilevision.apps.inference.metadata import ModelFacts
 from mobilevision.apps.main import main
 from mobilevision.datasets.coco import COCO_CATEGORIES
 from mobilevision.datasets.detection import CocoDataModule
@@ -28,16 +28,16 @@ from mobilevision.heads.detection.weights import load_tensorflow_ssd
 class BrightFinder:
     """Finds the left half of every picture, as sure as it is bright, and its right half less so."""
 
-    size_hw = (32, 32)
-    categories = {1: "left", 4: "right"}  # noqa: RUF012
+    facts = ModelFacts("detection", (32, 32), {1: "left", 4: "right"}, {})
     pause_s = 0.0
 
-    def __call__(self, images: np.ndarray) -> Found:
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         time.sleep(self.pause_s)
         scores = images.mean(axis=(1, 2, 3), dtype=np.float32)[:, None] / np.float32(255)
         boxes = np.tile(np.float32([[0, 0, 16, 32], [16, 0, 32, 32]]), (len(images), 1, 1))
         labels = np.tile([0, 1], (len(images), 1))
-        return Found(boxes, np.concatenate([scores, scores / 4], axis=1), labels)
+        scores = np.concatenate([scores, scores / 4], axis=1)
+        return {"boxes": boxes, "scores": scores, "labels": labels}
 
 
 @pytest.fixture
@@ -229,8 +229,9 @@ def test_detect__killed_in_the_middle__goes_on_and_ends_as_if_nothing_had_been(
     out = tmp_path / "out"
     words = ["detect", str(photos), "--out", str(out), "--model", str(model), "--batch-size", "2"]
     script = (
-        "import time\nimport numpy as np\nfrom mobilevision.apps.engines.protocol import Found\n"
-        "from mobilevision.apps.detection.detector import Detector\n"
+        "import time\nimport numpy as np\n"
+        "from mobilevision.apps.inference.metadata import ModelFacts\n"
+        "from mobilevision.apps.inference.detection import Detector\n"
         f"{inspect.getsource(BrightFinder)}\n"
         "BrightFinder.pause_s = 0.05\n"
         "Detector.load = lambda *_: Detector(BrightFinder())\n"

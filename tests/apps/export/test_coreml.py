@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from mobilevision.apps.export.coreml import FORMAT, INPUT, quiet_coremltools
 from mobilevision.apps.export.deployed import Deployable
 from mobilevision.apps.export.exporting import largest_differences, made_up_picture
-from mobilevision.apps.export.facts import ModelFacts
 from mobilevision.apps.export.formats import ExportOptions
+from mobilevision.apps.inference.metadata import ModelFacts
 from mobilevision.apps.main import main
 from mobilevision.datasets.errors import DataError
 

@@ -14,7 +14,6 @@ from torchvision.ops import nms
 from mobilevision.apps import Detector
 from mobilevision.apps.benchmark.alone import alone
 from mobilevision.apps.benchmark.sides import runnable_formats, sides_of
-from mobilevision.apps.engines.runtime import open_runtime
 from mobilevision.apps.export import formats
 from mobilevision.apps.export.deployed import Deployable, DeployedNetwork
 from mobilevision.apps.export.exported_program import written_facts
@@ -26,6 +25,7 @@ from mobilevision.apps.export.exporting import (
     made_up_picture,
 )
 from mobilevision.apps.export.formats import ExportOptions, open_format
+from mobilevision.apps.inference.runtime import open_runtime
 from mobilevision.datasets.errors import DataError
 
 pytest.importorskip("executorch", reason="needs mobilevision[executorch]")

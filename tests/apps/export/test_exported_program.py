@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from mobilevision.apps import Detector
-from mobilevision.apps.engines.exported_program_archive import read_checked
-from mobilevision.apps.engines.runtime import open_runtime
 from mobilevision.apps.export.deployed import Deployable
 from mobilevision.apps.export.exported_program import written_facts
 from mobilevision.apps.export.exporting import largest_differences, made_up_picture
 from mobilevision.apps.export.formats import ExportOptions
+from mobilevision.apps.inference.exported_program_archive import read_checked
+from mobilevision.apps.inference.runtime import open_runtime
 from mobilevision.datasets.errors import DataError
 
 Deployables = Callable[[str], Deployable]

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from mobilevision.apps import FaceAnalyzer, FaceAttributes, FaceEmbedder, Threshold
-from mobilevision.apps.engines.runtime import open_runtime
 from mobilevision.apps.export.exporting import Exported, made_up_picture
-from mobilevision.apps.faces.embedding_engines import load_embedding_engine, model_facts
-from mobilevision.apps.faces.exported_engines import is_exported
-from mobilevision.apps.faces.finding import FaceFinder
+from mobilevision.apps.inference.face_detector import FaceFinder
+from mobilevision.apps.inference.face_embedding import model_fingerprint
+from mobilevision.apps.inference.runtime import is_exported, open_runtime
 from mobilevision.datasets.errors import DataError
 
 pytest.importorskip("onnxscript")
@@ -52,16 +51,16 @@ def test_embedder__same_embeddings_as_the_checkpoint(exported: Exports, small: F
         ours.embed_aligned(PICTURES), theirs.embed_aligned(PICTURES), atol=1e-4
     )
     assert ours.threshold == theirs.threshold == MEASURED
-    assert load_embedding_engine(path).size == 64
+    assert ours.size == 64
     assert not is_exported(f"onnx:{path}"), "that word is for other people's networks"
-    assert model_facts(path)["kind"] == "exported"
+    assert model_fingerprint(path)["kind"] == "exported"
 
 
 def test_attributes__same_probabilities_as_the_checkpoint(exported: Exports, small: Files) -> None:
     path = exported("face_attributes").path
     ours, theirs = (FaceAttributes.load(each, "cpu") for each in (path, small("face_attributes")))
     assert_same_faces(ours(PICTURES, aligned=True), theirs(PICTURES, aligned=True))
-    assert ours.engine.thresholds == theirs.engine.thresholds == CHOSEN
+    assert ours.thresholds == theirs.thresholds == CHOSEN
     with pytest.raises(DataError, match="works at 64x48 px"):
         FaceAttributes.load(path, size_hw=(32, 32))
 
@@ -78,8 +77,8 @@ def test_analyzer__same_faces_as_the_checkpoint(
     assert path.suffix == suffix
     assert_same_faces(ours(PICTURES, aligned=True), theirs(PICTURES, aligned=True))
     assert ours.attributes == theirs.attributes == list(CHOSEN)
-    assert ours.engine.thresholds == theirs.engine.thresholds == CHOSEN
-    assert ours.engine.size_hw == theirs.engine.size_hw == (64, 48)
+    assert ours.thresholds == theirs.thresholds == CHOSEN
+    assert ours.size_hw == theirs.size_hw == (64, 48)
     assert ours.threshold == theirs.threshold == MEASURED
     with pytest.raises(DataError, match="works at 64x48 px"):
         FaceAnalyzer.load(path, size_hw=(32, 32))

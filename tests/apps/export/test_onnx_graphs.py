@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from mobilevision.apps.export.deployed import Deployable, DeployedNetwork
 from mobilevision.apps.export.exporting import made_up_picture
-from mobilevision.apps.export.facts import ModelFacts
 from mobilevision.apps.export.formats import ExportOptions
 from mobilevision.apps.export.suppression import ExportablePostProcess
+from mobilevision.apps.inference.metadata import ModelFacts
 from mobilevision.heads.detection import PostProcess
 
 pytest.importorskip("onnxscript")

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from mobilevision.apps.export.deployed import Deployable, DeployedNetwork
-from mobilevision.apps.export.facts import ModelFacts
 from mobilevision.apps.export.folding import for_export
 from mobilevision.apps.export.formats import ExportOptions
+from mobilevision.apps.inference.metadata import ModelFacts
 from mobilevision.backbone import MobileNetV1
 
 onnx = pytest.importorskip("onnx")

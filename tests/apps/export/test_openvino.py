@@ -13,9 +13,9 @@ import torch.nn.functional as F  # noqa: N812
 from PIL import Image
 
 from mobilevision.apps import Detector
-from mobilevision.apps.engines.runtime import open_runtime
 from mobilevision.apps.export.deployed import Deployable
 from mobilevision.apps.export.exporting import Exported, largest_differences, made_up_picture
+from mobilevision.apps.inference.runtime import open_runtime
 from mobilevision.apps.main import main
 from mobilevision.datasets.errors import DataError
 

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torchvision.ops import box_iou
 
-from mobilevision.apps.engines.runtime import open_runtime
 from mobilevision.apps.export.exporting import Exported, export_checkpoint, made_up_picture
 from mobilevision.apps.export.formats import ExportOptions
 from mobilevision.apps.export.quantising_options import Calibration, find_pictures
 from mobilevision.apps.importing.importing import import_weights
+from mobilevision.apps.inference.runtime import open_runtime
 from mobilevision.apps.main import main
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.images import ImageFile

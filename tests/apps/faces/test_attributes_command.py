@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevision.apps.faces.finding import FacesFound
+from mobilevision.apps.inference.face_detector import FacesFound
 from mobilevision.apps.main import main
 from mobilevision.backbone import MobileNetV1
 from mobilevision.heads.checkpoint import Plan, write_checkpoint
@@ -38,7 +38,7 @@ def two_faces(monkeypatch: pytest.MonkeyPatch) -> None:
         return [FacesFound(boxes[:n], points[:n], np.ones(n, np.float32)) for n in counts]
 
     monkeypatch.setattr(
-        "mobilevision.apps.faces.finding.MTCNNFinder", lambda *_args, **_options: find
+        "mobilevision.apps.inference.face_detector.MTCNNFinder", lambda *_args, **_options: find
     )
 
 

@@ -18,8 +18,8 @@ from PIL import Image
 
 from mobilevision.apps import FaceEmbedder
 from mobilevision.apps.faces.embed import Work, make_table, named_files
-from mobilevision.apps.faces.embedding_engines import model_facts
 from mobilevision.apps.files.parquet_rows import Column
+from mobilevision.apps.inference.face_embedding import model_fingerprint
 from mobilevision.apps.main import main
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.face_views import FaceViews
@@ -205,29 +205,29 @@ def test_named_files__one_folder_or_several_words(texts: Path, tmp_path: Path) -
         make_table(work, named_files([str(texts), "absent"]), Counting())
 
 
-def test_model_facts__content_and_not_the_place(tmp_path: Path) -> None:
+def test_model_fingerprint__content_and_not_the_place(tmp_path: Path) -> None:
     for folder, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "net.param").write_bytes(b"layers")
         (tmp_path / folder / "net.bin").write_bytes(content)
-    a, b, c = (model_facts(f"ncnn:{tmp_path / folder / 'net.param'}") for folder in "abc")
+    a, b, c = (model_fingerprint(f"ncnn:{tmp_path / folder / 'net.param'}") for folder in "abc")
     assert a == b != c
     assert a["kind"] == "ncnn"
-    assert model_facts("facenet:vggface2") == {"kind": "facenet:vggface2"}
+    assert model_fingerprint("facenet:vggface2") == {"kind": "facenet:vggface2"}
 
 
-def test_model_facts__a_stored_threshold_leaves_the_model_what_it_is(
+def test_model_fingerprint__a_stored_threshold_leaves_the_model_what_it_is(
     write_face_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     plain = write_face_checkpoint(tmp_path / "a.ckpt")
     facts = {"verification": {"threshold": 0.4, "far": 0.01}}
     measured = write_face_checkpoint(tmp_path / "b.ckpt", **facts)
     assert plain.read_bytes() != measured.read_bytes()
-    assert model_facts(plain) == model_facts(str(measured))
+    assert model_fingerprint(plain) == model_fingerprint(str(measured))
     content = torch.load(plain, weights_only=True)
     next(iter(content["state_dict"].values())).view(-1)[0] += 1
     torch.save(content, tmp_path / "c.ckpt")
-    assert model_facts(tmp_path / "c.ckpt") != model_facts(plain)
+    assert model_fingerprint(tmp_path / "c.ckpt") != model_fingerprint(plain)
 
 
 # --- the command
@@ -345,13 +345,13 @@ def test_find_faces__table_that_the_data_sets_take(real_data: Path, tmp_path: Pa
 
 SLOW = """
 import sys, time
-from mobilevision.apps.faces import embedding_engines
+from mobilevision.apps.inference.torch import TorchRuntime
 from mobilevision.apps.main import main
-run = embedding_engines.TorchEmbeddingEngine.__call__
+run = TorchRuntime.__call__
 def slowly(self, faces):
     time.sleep(0.05)
     return run(self, faces)
-embedding_engines.TorchEmbeddingEngine.__call__ = slowly
+TorchRuntime.__call__ = slowly
 raise SystemExit(main(sys.argv[1:]))
 """
 

@@ -208,7 +208,7 @@ def test_import__real_detector__gives_the_recorded_coco_numbers(
 @pytest.mark.real_data
 def test_import__real_detector__serves_the_detector(real_data: Path, ssd: Path) -> None:
     detector = Detector.load(ssd, device="cpu")
-    assert detector.engine.size_hw == (300, 300)
+    assert detector.size_hw == (300, 300)
     names = (real_data / "weights/labelmap.txt").read_text().splitlines()
     assert detector.categories == {i: name for i, name in enumerate(names) if i and name != "???"}
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mobilevision.apps import DetectionResult, Detector
 from mobilevision.apps.cli import lightning
-from mobilevision.apps.engines.protocol import Found
+from mobilevision.apps.inference.metadata import ModelFacts
 from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.errors import DataError
 from mobilevision.heads.detection import SSD, PostProcess
@@ -29,13 +29,12 @@ NETWORK = {
 class WhiteFinder:
     """Finds what is white: a box around it; and around everything at a score of 0.1."""
 
-    size_hw = (50, 100)
-    categories = {3: "white", 7: "all"}  # noqa: RUF012
+    facts = ModelFacts("detection", (50, 100), {3: "white", 7: "all"}, {})
 
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def __call__(self, images: np.ndarray) -> Found:
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         assert images.shape[1:] == (50, 100, 3)
         assert images.dtype == np.uint8
         self.batches.append(len(images))
@@ -47,7 +46,8 @@ class WhiteFinder:
                 boxes[row, 0] = x.min(), y.min(), x.max() + 1, y.max() + 1
                 boxes[row, 1] = 0, 0, 100, 50
                 labels[row, :2] = 0, 1
-        return Found(boxes, np.tile(np.float32([0.9, 0.1, 0]), (len(images), 1)), labels)
+        scores = np.tile(np.float32([0.9, 0.1, 0]), (len(images), 1))
+        return {"boxes": boxes, "scores": scores, "labels": labels}
 
 
 def picture(height: int, width: int, box: tuple[int, int, int, int]) -> np.ndarray:
@@ -127,8 +127,8 @@ def test_call__broken_file__raises_and_stream_goes_on(tmp_path: Path) -> None:
     good, broken = tmp_path / "good.png", tmp_path / "broken.jpg"
     Image.fromarray(picture(9, 9, (0, 0, 9, 9))).save(good)
     broken.write_bytes(b"no picture")
-    engine = WhiteFinder()
-    detector = Detector(engine)
+    runtime = WhiteFinder()
+    detector = Detector(runtime)
     with pytest.raises(DataError, match=r"broken\.jpg: not a picture"):
         detector([good, broken, good])
     with pytest.raises(DataError, match=r"absent\.jpg: no such file"):
@@ -136,10 +136,10 @@ def test_call__broken_file__raises_and_stream_goes_on(tmp_path: Path) -> None:
     from mobilevision.datasets.images import ImageFile
 
     files = map(ImageFile, [broken, broken, good, broken, good])
-    engine.batches.clear()
+    runtime.batches.clear()
     kinds = [type(outcome).__name__ for outcome in detector.stream(files, batch_size=2)]
     assert kinds == ["DataError", "DataError", "DetectionResult", "DataError", "DetectionResult"]
-    assert engine.batches == [1, 1], "a batch without a good picture does not reach the network"
+    assert runtime.batches == [1, 1], "a batch without a good picture does not reach the network"
 
 
 def test_to_coco__rows_by_hand() -> None:
@@ -192,7 +192,7 @@ def test_result__lengths_that_differ__refused() -> None:
         )
 
 
-# --- the engine in torch
+# --- the runtime of torch
 
 
 def tiny_network() -> SSD:
@@ -238,12 +238,12 @@ def checkpoint(path: Path, **changes) -> Path:
 
 def test_load__checkpoint__size_and_categories_from_it(tmp_path: Path) -> None:
     detector = Detector.load(checkpoint(tmp_path / "a.ckpt"), device="cpu")
-    assert detector.engine.size_hw == (64, 96)
+    assert detector.size_hw == (64, 96)
     assert detector.categories == {1: "a", 5: "b"}
     other = Detector.load(tmp_path / "a.ckpt", size_hw=(32, 32))
-    assert other.engine.size_hw == (32, 32)
+    assert other.size_hw == (32, 32)
     expected = tiny_network().state_dict()["predictors.0.boxes.weight"]
-    loaded = detector.engine.network.state_dict()["predictors.0.boxes.weight"]  # type: ignore[attr-defined]
+    loaded = detector.runtime.network.state_dict()["network.predictors.0.boxes.weight"]  # type: ignore[attr-defined]
     torch.testing.assert_close(loaded, expected)
 
 
@@ -282,7 +282,7 @@ def test_load__checkpoint_of_lightning_fit__works(recipe: Path, scenes: Path) ->
                "--trainer.limit_train_batches=1"])  # fmt: skip
     (path,) = recipe.parent.glob("runs/version_0/checkpoints/last.ckpt")
     detector = Detector.load(path, device="cpu")
-    assert detector.engine.size_hw == (64, 64)
+    assert detector.size_hw == (64, 64)
     results = detector(sorted((scenes / "val2017").glob("*.jpg")) or
                        sorted(scenes.rglob("*.jpg"))[:3], score_threshold=0)  # fmt: skip
     assert isinstance(results, list)

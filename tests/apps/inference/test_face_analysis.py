@@ -11,8 +11,8 @@ from PIL import Image
 
 from mobilevision.apps import AnalyzedFace, FaceAnalyzer, similarity
 from mobilevision.apps.cli import lightning
-from mobilevision.apps.faces.finding import FaceFinder, FacesFound
-from mobilevision.apps.faces.results import Threshold
+from mobilevision.apps.inference.face_detector import FaceFinder, FacesFound
+from mobilevision.apps.inference.face_pipeline import Threshold
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.datasets.errors import DataError
@@ -71,7 +71,7 @@ def test_call__same_crops_and_answers_as_evaluation(
 
 def test_call__one_pass_for_all_faces_of_a_batch(analyze: FaceAnalyzer, drawn_people: Path) -> None:
     passes = []
-    analyze.engine.network.register_forward_hook(  # type: ignore[attr-defined]
+    analyze.runtime.network.network.register_forward_hook(  # type: ignore[attr-defined]
         lambda _, inputs, __: passes.append(len(inputs[0]))
     )
     analyze([picture(drawn_people, number) for number in (13, 14, 15)])
@@ -179,8 +179,8 @@ def test_load__checkpoint_of_a_training__thresholds_of_both_jobs(
     content["mobilevision"]["thresholds"] = {"Red_Face": 0.25}
     torch.save(content, path)
     loaded = FaceAnalyzer.load(path, "cpu", finder=listed_faces(drawn_people))
-    assert loaded.engine.size_hw == SIZE_HW
-    assert loaded.engine.thresholds == {"Red_Face": 0.25, "Wearing_Hat": 0.5, "Never": 0.5}
+    assert loaded.size_hw == SIZE_HW
+    assert loaded.thresholds == {"Red_Face": 0.25, "Wearing_Hat": 0.5, "Never": 0.5}
     measured = content["mobilevision"]["verification"]
     assert loaded.threshold == Threshold(measured["threshold"], measured["far"])
     face = only(loaded(picture(drawn_people, 13)))
@@ -197,8 +197,8 @@ def test_load__checkpoint_of_a_training__thresholds_of_both_jobs(
 
 
 def test_load__what_is_no_such_network__named(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"no such file; .* configs/face\.yaml"):
+    with pytest.raises(DataError, match=r"no such model.* configs/face\.yaml"):
         FaceAnalyzer.load(tmp_path / "gone.ckpt")
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
-    with pytest.raises(WeightsError, match="no checkpoint of a network of faces in one pass"):
+    with pytest.raises(WeightsError, match=r"no checkpoint of a network of faces in one pass"):
         FaceAnalyzer.load(tmp_path / "other.ckpt")

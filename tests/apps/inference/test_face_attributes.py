@@ -8,9 +8,8 @@ from PIL import Image
 
 from mobilevision.apps import FaceAttributes, FaceDescription
 from mobilevision.apps.drawing.attributes import draw_attributes
-from mobilevision.apps.faces.finding import FaceFinder, FacesFound
+from mobilevision.apps.inference.face_detector import FaceFinder, FacesFound
 from mobilevision.backbone import MobileNetV1
-from mobilevision.backbone.errors import WeightsError
 from mobilevision.datasets.attribute_modules import CelebAModule
 from mobilevision.datasets.celeba import read_celeba
 from mobilevision.datasets.errors import DataError
@@ -106,7 +105,7 @@ def test_stream__broken_picture__others_go_on(
 
 
 def test_load__no_such_file__named(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="no such file"):
+    with pytest.raises(DataError, match="no such model"):
         FaceAttributes.load(tmp_path / "gone.ckpt")
 
 
@@ -152,7 +151,7 @@ def test_call__real_face_in_a_photograph__framed_as_in_training(
     network: AttributeNetwork, real_data: Path
 ) -> None:
     pytest.importorskip("facenet_pytorch")
-    from mobilevision.apps.faces.finding import MTCNNFinder
+    from mobilevision.apps.inference.face_detector import MTCNNFinder
     from mobilevision.datasets.face_frame import crop_face
 
     table = read_celeba(real_data / "celeba").table

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevision.apps.faces.cascade import FaceCascade, _nms_of_smaller
-from mobilevision.apps.faces.finding import FacesFound, MTCNNFinder
+from mobilevision.apps.inference.face_detector import FacesFound, MTCNNFinder
+from mobilevision.apps.inference.mtcnn import FaceCascade, _nms_of_smaller
 from mobilevision.datasets.errors import DataError
 
 facenet_pytorch = pytest.importorskip("facenet_pytorch")

@@ -11,10 +11,9 @@ import torch
 from PIL import Image
 
 from mobilevision.apps import Face, FaceEmbedder, similarity
-from mobilevision.apps.faces.embedding_engines import TorchEmbeddingEngine, load_embedding_engine
-from mobilevision.apps.faces.finding import FacesFound
-from mobilevision.apps.faces.results import Threshold
-from mobilevision.apps.files.inputs import MemoryPicture
+from mobilevision.apps.inference.face_detector import FacesFound
+from mobilevision.apps.inference.face_pipeline import Threshold
+from mobilevision.apps.inference.images import MemoryPicture
 from mobilevision.datasets.alignment import align_face, scaled_template
 from mobilevision.datasets.errors import DataError
 from mobilevision.heads.face_embedding import FaceNetwork
@@ -198,7 +197,7 @@ def test_embed_aligned__other_sizes_are_stretched_and_none_is_empty(embedder: Fa
 
 
 def test_embed_aligned__needs_no_finder(face_network: FaceNetwork) -> None:
-    own = FaceEmbedder(TorchEmbeddingEngine(face_network, SIZE, device="cpu"))
+    own = FaceEmbedder.from_network(face_network, SIZE, device="cpu")
     assert own.embed_aligned([picture(SIZE, SIZE)]).shape == (1, 24)
     assert own._finder is None
 
@@ -273,7 +272,7 @@ def test_load__checkpoint_with_its_threshold(
     )
     loaded = FaceEmbedder.load(path, device="cpu", finder=Corners())
     assert loaded.threshold == Threshold(0.31, 0.001)
-    assert loaded.engine.size == SIZE
+    assert loaded.size == SIZE
     crops = [picture(SIZE, SIZE, seed=seed) for seed in range(3)]
     np.testing.assert_allclose(
         loaded.embed_aligned(crops), embedder.embed_aligned(crops), atol=1e-5
@@ -288,26 +287,26 @@ def test_load__checkpoint_without_threshold_or_size(
         FaceEmbedder.load(path)
     loaded = FaceEmbedder.load(path, size=48, device="cpu")
     assert loaded.threshold is None
-    assert loaded.engine.size == 48
+    assert loaded.size == 48
 
 
 def test_load__what_is_no_face_network(
     write_face_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match="no such model"):
-        load_embedding_engine(tmp_path / "absent.ckpt")
+        FaceEmbedder.load(tmp_path / "absent.ckpt")
     torch.save({"weight": torch.zeros(1)}, tmp_path / "weights.ckpt")
-    with pytest.raises(DataError, match="weights alone"):
-        load_embedding_engine(tmp_path / "weights.ckpt")
+    with pytest.raises(DataError, match="holds weights alone"):
+        FaceEmbedder.load(tmp_path / "weights.ckpt")
     torch.save({"state_dict": {}, "hyper_parameters": {}}, tmp_path / "python.ckpt")
     with pytest.raises(DataError, match="from_network"):
-        load_embedding_engine(tmp_path / "python.ckpt")
+        FaceEmbedder.load(tmp_path / "python.ckpt")
     path = write_face_checkpoint(tmp_path / "face.ckpt")
     content = torch.load(path, weights_only=True)
     content["state_dict"].popitem()
     torch.save(content, path)
-    with pytest.raises(DataError, match="cannot be rebuilt"):
-        load_embedding_engine(path)
+    with pytest.raises(DataError, match="can be rebuilt"):
+        FaceEmbedder.load(path)
 
 
 @pytest.mark.real_data

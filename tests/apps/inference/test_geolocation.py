@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from mobilevision.apps import Geolocator, LocationResult
-from mobilevision.apps.geolocation.results import geometry
+from mobilevision.apps.inference.geolocation import geometry
 from mobilevision.apps.main import main
 from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.errors import DataError
@@ -88,7 +88,7 @@ def test_call__one_picture__best_cell_is_the_answer(geolocator: Geolocator, worl
     pixels = np.array(Image.open(picture(world)))
     batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     with torch.no_grad():
-        expected = geolocator.engine.task.probabilities(batch)[0]  # type: ignore[attr-defined]
+        expected = geolocator.runtime.network.network.probabilities(batch)[0]  # type: ignore[attr-defined]
     assert result.places[0].index == int(expected.argmax())
     assert result.places[0].probability == pytest.approx(float(expected.max()), rel=1e-4)
 
@@ -129,7 +129,7 @@ def test_load__no_geolocator__says_what_to_do(tmp_path: Path, content: str) -> N
     path = tmp_path / "a.ckpt"
     if content == "other":
         torch.save({"state_dict": {}, "hyper_parameters": {}}, path)
-    with pytest.raises(DataError, match="no such model" if content == "absent" else "no cells"):
+    with pytest.raises(DataError, match="no such model" if content == "absent" else "from_network"):
         Geolocator.load(path)
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mobilevision.apps import Detector
-from mobilevision.apps.engines.onnx_runtime import choose_providers
-from mobilevision.apps.engines.runtime import open_runtime
-from mobilevision.apps.export.facts import ModelFacts
+from mobilevision.apps.inference.metadata import ModelFacts
+from mobilevision.apps.inference.onnx import choose_providers
+from mobilevision.apps.inference.runtime import open_runtime
 from mobilevision.datasets.errors import DataError
 
 FACTS = ModelFacts(
