@@ -148,17 +148,6 @@ def test_command_line__example_in_the_help__parses(command: str) -> None:
     assert not any(problems), problems
 
 
-def test_architecture__every_module__has_its_line() -> None:
-    folders = ("apps", "backbone", "benchmarks", "datasets", "heads")
-    modules = {
-        file.relative_to(REPOSITORY).as_posix()
-        for folder in folders
-        for file in (REPOSITORY / folder).rglob("*.py")
-        if file.name != "__init__.py"
-    }
-    assert modules - named_files(REPOSITORY / "docs" / "architecture.md") == set()
-
-
 def test_broken_links__made_up_document__found(tmp_path: Path) -> None:
     document = tmp_path / "a.md"
     document.write_text(
