@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..datasets.errors import DataError
-from .files.private import SharedFilesWarning
+from .private_files import SharedFilesWarning
 
 EXIT_FAULT = 1
 """The command ran and found faults."""

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 COMMANDS: dict[str, str] = {
     "detect": "detect",
     "embed": "embed",
+    "classify": "classify",
     "attributes": "attributes",
+    "analyze": "analyze",
     "gallery enroll": "gallery_enroll",
     "gallery identify": "gallery_identify",
     "gallery list": "gallery_list",

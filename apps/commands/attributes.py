@@ -52,7 +52,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Describe; 1 if files could not be read, the others are done."""
-    from ..faces.attribute_rows import describe_files
+    from ..batch.faces import describe_files
 
     counts = describe_files(
         arguments.inputs,

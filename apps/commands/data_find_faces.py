@@ -31,7 +31,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Find; 1 if files could not be read, the others are in the table."""
-    from ..faces.embed_command import find_faces
+    from ..batch.faces import find_faces
 
     counts = find_faces(arguments.inputs, arguments.out, arguments.batch_size, arguments.device)
     sys.stdout.flush()

@@ -20,7 +20,7 @@ def run(arguments: Namespace) -> int:
     """Write the table and say how many photos have no position."""
     from ...datasets.exif import read_gps
     from ...datasets.positions import write_positions
-    from ..files.input_files import find_files
+    from ..batch.inputs import find_files
 
     files = [file for file in find_files(arguments.inputs) if not file.is_video]
     report = read_gps([file.path for file in files], [file.name for file in files])

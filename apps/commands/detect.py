@@ -64,8 +64,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Detect; 1 if files could not be read, the others are done."""
-    from ..detection.detect import DetectOptions
-    from ..detection.detect_command import detect
+    from ..batch.detection import DetectOptions, detect
 
     options = DetectOptions(
         arguments.out, arguments.score_threshold, arguments.batch_size, not arguments.no_pictures

@@ -74,7 +74,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Embed; 1 if files could not be read, the others are in the table."""
-    from ..faces.embed_command import Views, embed
+    from ..batch.faces import Views, embed
 
     views = None
     if arguments.views is not None:

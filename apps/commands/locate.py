@@ -66,7 +66,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Locate; 1 if files could not be read, the others are done."""
-    from ..geolocation.locate import LocateOptions, locate
+    from ..batch.geolocation import LocateOptions, locate
     from ..inference.geolocation import Geolocator
 
     geolocator = Geolocator.load(

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...datasets.errors import DataError
 from ...datasets.images import ImageFile, stretch
-from ..files.input_files import find_files
+from ..batch.inputs import find_files
 
 METHODS = ("minmax", "entropy", "percentile")
 

@@ -29,7 +29,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...datasets.errors import DataError
-from ..files.private import (
+from ..inference.face_pipeline import Threshold
+from ..private_files import (
     PRIVATE_FILE,
     PRIVATE_FOLDER,
     SharedFilesWarning,
@@ -37,7 +38,6 @@ from ..files.private import (
     is_shared,
     make_private,
 )
-from ..inference.face_pipeline import Threshold
 from .gallery_facts import FACTS_FILE, GalleryFacts, read_facts, write_facts
 
 _TABLE = "faces"

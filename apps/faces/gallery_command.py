@@ -12,7 +12,7 @@ import numpy as np
 
 from ...datasets.errors import DataError
 from ...datasets.images import ImageFile
-from ..files.input_files import find_files
+from ..batch.inputs import find_files
 from ..inference.face_embedding import Face, FaceEmbedder, model_fingerprint
 from ..inference.face_pipeline import Threshold
 from .gallery import Gallery, Match, accepted, check_name

@@ -111,6 +111,12 @@ class FaceAnalyzer(FaceDescriber[AnalyzedFace], FaceComparer[AnalyzedFace]):
         facts = _facts(network, thresholds, size_hw, given_details(threshold))
         return cls(run_network(cls, network, facts, device), finder)
 
+    @property
+    def dimension(self) -> int:
+        """Length of an embedding."""
+        black = np.zeros((1, *self.size_hw, 3), np.uint8)  # a face of nobody tells it
+        return self.runtime(black)["embeddings"].shape[1]
+
     def face(
         self,
         box: np.ndarray,

@@ -11,7 +11,7 @@ import pytest
 
 from mobilevision.apps.cli import lightning
 from mobilevision.apps.errors import friendly_errors
-from mobilevision.apps.files.private import SharedFilesWarning
+from mobilevision.apps.private_files import SharedFilesWarning
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.datasets.errors import DataError
 

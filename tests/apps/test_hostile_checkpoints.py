@@ -301,6 +301,8 @@ LINES = {
     "detect": "IMAGE --model CKPT --out OUT",
     "embed": "IMAGE --model CKPT --out OUT.parquet --aligned",
     "attributes": "IMAGE --model CKPT --out OUT.csv --aligned",
+    "analyze": "IMAGE --model CKPT --out OUT.csv --aligned",
+    "classify": "IMAGE --model CKPT",
     "gallery enroll": "Ada IMAGE --gallery OUT --model CKPT --aligned",
     "gallery identify": "IMAGE --gallery GALLERY --model CKPT --aligned",
     "verify": "--pairs PAIRS --images FACES --model CKPT",

@@ -4,7 +4,7 @@ import csv
 import json
 import tarfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,12 +17,11 @@ from pyarrow import parquet
 from safetensors.torch import save_file
 from scipy.io import savemat
 
+from mobilevision.apps.batch.videos import Video, mp4_writer
 from mobilevision.apps.callbacks.world_map import read_coastline
+from mobilevision.apps.commands.evaluate_coco import evaluate_coco
 from mobilevision.apps.costs.tradeoff import read_results
-from mobilevision.apps.detection.evaluate import evaluate_coco
 from mobilevision.apps.faces.gallery_facts import GalleryFacts, read_facts, write_facts
-from mobilevision.apps.files.journal import Journal
-from mobilevision.apps.files.videos import Video, mp4_writer
 from mobilevision.apps.importing.importing import read_labels
 from mobilevision.apps.inference.exported_program_archive import read_checked
 from mobilevision.apps.inference.metadata import ModelFacts
@@ -341,17 +340,30 @@ def write_gallery(folder: Path) -> None:
 KINDS["gallery"] = Kind(write_gallery, (read_facts,))
 
 
-def write_journal(folder: Path) -> None:
-    with Journal(folder / "journal", {"model": "a"}) as journal:
-        journal.append([("a.jpg", [1, 2]), ("b.jpg", {"faces": []})])
+class Nothing(Job):
+    """Makes nothing of no file."""
+
+    depends = {"model": "a"}  # noqa: RUF012
+
+    def __call__(self, files: Iterable[Listed]) -> Iterator[tuple[Listed, Made | DataError]]:
+        return ((file, Made(0, b"")) for file in files)
 
 
-def journal(folder: Path) -> None:
-    with Journal(folder / "journal", {"model": "a"}) as found:
-        assert all(found[key] != () for key in ("a.jpg", "b.jpg") if key in found)
+def progress_files(folder: Path) -> list[tuple[InputFile, str, str]]:
+    return [(InputFile(folder / name, name), name, name) for name in ("a.jpg", "b.jpg")]
 
 
-KINDS["journal"] = Kind(write_journal, (journal,))
+def write_progress(folder: Path) -> None:
+    with run_over_files(progress_files(folder), Nothing(), folder / "progress"):
+        pass
+
+
+def progress(folder: Path) -> None:
+    with run_over_files(progress_files(folder), Nothing(), folder / "progress") as store:
+        assert len(list(store.results())) == 2
+
+
+KINDS["progress"] = Kind(write_progress, (progress,))
 
 # --- classification
 

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from mobilevision.apps.faces.gallery import Enrolled, Gallery, Match, accepted
-from mobilevision.apps.files.private import SharedFilesWarning
 from mobilevision.apps.inference.face_pipeline import Threshold
+from mobilevision.apps.private_files import SharedFilesWarning
 from mobilevision.datasets.errors import DataError
 
 pytest.importorskip("lancedb")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mobilevision.apps.files.input_files import InputFile, find_files, output_names
+from mobilevision.apps.batch.inputs import InputFile, find_files, output_names
 from mobilevision.datasets.errors import DataError
 
 

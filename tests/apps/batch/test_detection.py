@@ -4,9 +4,11 @@ import inspect
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from mobilevision.apps.files.videos import mp4_writer
+from mobilevision.apps.batch.videos import mp4_writer
 from mobilevision.apps.inference.detection import Detector
 from mobilevision.apps.inference.metadata import ModelFacts
 from mobilevision.apps.main import main
@@ -221,6 +223,16 @@ def test_detect__annotations_of_something_else__refused(
     assert message in capsys.readouterr().err
 
 
+def files_done(progress: Path) -> int:
+    if not progress.is_file():
+        return 0
+    with closing(sqlite3.connect(f"file:{progress}?mode=ro", uri=True)) as connection:
+        try:
+            return connection.execute("SELECT count(*) FROM made").fetchone()[0]
+        except sqlite3.Error:  # not made yet, or being written
+            return 0
+
+
 def test_detect__killed_in_the_middle__goes_on_and_ends_as_if_nothing_had_been(
     model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -237,16 +249,16 @@ def test_detect__killed_in_the_middle__goes_on_and_ends_as_if_nothing_had_been(
         "Detector.load = lambda *_: Detector(BrightFinder())\n"
         f"from mobilevision.apps.main import main\nmain({words!r})\n"
     )
-    journal = out / "progress.jsonl"
+    progress = out / "progress.sqlite"
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
-        if journal.exists() and journal.read_bytes().count(b"\n") > 6:
+        if files_done(progress) > 6:
             break
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it was still at work"
-    done = journal.read_bytes().count(b"\n") - 1
+    done = files_done(progress)
     assert 6 <= done < 40
     assert not (out / "results.json").exists()
     before = {path: path.stat().st_mtime_ns for path in (out / "pictures").glob("*.jpg")}

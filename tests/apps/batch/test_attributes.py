@@ -137,4 +137,4 @@ def test_attributes__no_model__status_2(tmp_path: Path, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit) as stopped:
         main(["attributes", str(tmp_path), "--model", "gone.ckpt", "--out", "t.csv"])
     assert stopped.value.code == 2
-    assert "no such file" in capsys.readouterr().err
+    assert "gone.ckpt: no such model" in capsys.readouterr().err

@@ -1,7 +1,7 @@
-"""What `mobilevision embed` has done so far: on disk, in order, for any number of files.
+"""What a run over files has done so far: on disk, in order, for any number of files.
 
-A `Journal` keeps its keys in memory, which is too much for a million files; here SQLite has them.
-Free of torch.
+SQLite keeps the list of files and what was made of each, so that memory does not grow with their
+number, and a run that was stopped or killed goes on where it was. Free of torch.
 """
 
 import json
@@ -10,17 +10,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+from ..private_files import create_private
+from .inputs import InputFile
 
-from ..files.input_files import InputFile
-from ..files.private import create_private
-
-STORE_FORMAT = 1
+STORE_FORMAT = 2
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS work (content TEXT);
-CREATE TABLE IF NOT EXISTS done (key TEXT PRIMARY KEY, rows INTEGER, numbers BLOB) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS made (key TEXT PRIMARY KEY, rows INTEGER, content BLOB) WITHOUT ROWID;
 DROP TABLE IF EXISTS listing;
+DROP TABLE IF EXISTS done;
 CREATE TABLE listing (
     position INTEGER PRIMARY KEY, path TEXT UNIQUE, name TEXT, key TEXT, fault TEXT);
 """
@@ -30,9 +29,21 @@ class Listed(NamedTuple):
     """A file of this run."""
 
     position: int
+    """From 1, in the order of the list."""
     path: Path
+    name: str
+    """In what is written."""
     key: str
     """Another size or time of change makes it another file."""
+
+
+class Made(NamedTuple):
+    """What was made of a file."""
+
+    rows: int
+    """Such as faces; 0 is a file that is done and has none."""
+    content: bytes
+    """As the job packed it."""
 
 
 class Counts(NamedTuple):
@@ -46,8 +57,8 @@ class Counts(NamedTuple):
     faults: int
 
 
-class EmbeddingStore:
-    """An SQLite file: the files of this run, and the rows of each file that is done.
+class ProgressStore:
+    """An SQLite file: the files of this run, and what was made of each file that is done.
 
     Rows may be embeddings of faces, which are biometric data: the file, and what SQLite writes
     beside it with the same rights, is its owner's alone. The table that is made of it is for
@@ -57,19 +68,20 @@ class EmbeddingStore:
     state before or after it. Memory does not grow with the number of files.
 
     Args:
-        path: The file; made where it is absent.
-        work: What the rows depend on, such as the model and the options: plain data. If the file
+        path: The file; made where it is absent. None keeps everything in memory.
+        work: What is made depends on it, such as the model and the options: plain data. If the file
             is of other work, it is begun anew.
 
     Attributes:
         begun_anew: Which parts of the work are not those of the file that was there.
     """
 
-    def __init__(self, path: Path, work: dict[str, Any]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path | None, work: dict[str, Any]) -> None:
         self.path = path
-        create_private(path)
-        self._connection = sqlite3.connect(path)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            create_private(path)
+        self._connection = sqlite3.connect(path or ":memory:")
         try:
             self._connection.executescript(_TABLES)
             self.begun_anew = self._resume({"store": STORE_FORMAT, **work})
@@ -79,16 +91,16 @@ class EmbeddingStore:
 
     def _resume(self, work: dict[str, Any]) -> list[str]:
         row = self._connection.execute("SELECT content FROM work").fetchone()
-        old = json.loads(row[0]) if row else None
+        old = _parsed(row[0]) if row else None
         if old == work:
             return []
         with self._connection:
-            self._connection.execute("DELETE FROM done")
+            self._connection.execute("DELETE FROM made")
             self._connection.execute("DELETE FROM work")
             self._connection.execute("INSERT INTO work VALUES (?)", (json.dumps(work),))
         return [] if old is None else [name for name in work if old.get(name) != work[name]]
 
-    def __enter__(self) -> "EmbeddingStore":
+    def __enter__(self) -> "ProgressStore":
         """Return the store."""
         return self
 
@@ -114,36 +126,35 @@ class EmbeddingStore:
         """
         last = 0
         while rows := self._connection.execute(
-            "SELECT position, path, key FROM listing WHERE position > ? AND fault IS NULL "
-            "AND key NOT IN (SELECT key FROM done) ORDER BY position LIMIT 256",
+            "SELECT position, path, name, key FROM listing WHERE position > ? AND fault IS NULL "
+            "AND key NOT IN (SELECT key FROM made) ORDER BY position LIMIT 256",
             (last,),
         ).fetchall():
-            for position, path, key in rows:
-                yield Listed(position, Path(path), key)
+            for position, path, name, key in rows:
+                yield Listed(position, Path(path), name, key)
             last = rows[-1][0]
 
     def add(
-        self, rows: Sequence[tuple[Listed, np.ndarray]], faults: Sequence[tuple[Listed, str]] = ()
+        self, made: Sequence[tuple[Listed, Made]], faults: Sequence[tuple[Listed, str]] = ()
     ) -> None:
-        """Enter files that are done, with their rows (K, N) float32, and files that failed."""
-        values = [
-            (file.key, len(numbers), np.ascontiguousarray(numbers, dtype="<f4").tobytes())
-            for file, numbers in rows
-        ]
+        """Enter files that are done, with what was made of them, and files that failed."""
         with self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO done VALUES (?, ?, ?)", values)
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO made VALUES (?, ?, ?)",
+                [(file.key, each.rows, each.content) for file, each in made],
+            )
             self._connection.executemany(
                 "UPDATE listing SET fault = ? WHERE position = ?",
                 [(message, file.position) for file, message in faults],
             )
 
-    def results(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Name and rows (K, N) float32 of the listed files that are done and have any, in order."""
-        for name, count, numbers in self._connection.execute(
-            "SELECT name, rows, numbers FROM listing JOIN done USING (key) WHERE rows > 0 "
+    def results(self) -> Iterator[tuple[Listed, Made]]:
+        """The listed files that are done, in order, and what was made of each."""
+        for position, path, name, key, rows, content in self._connection.execute(
+            "SELECT position, path, name, key, rows, content FROM listing JOIN made USING (key) "
             "ORDER BY position"
         ):
-            yield name, np.frombuffer(numbers, dtype="<f4").reshape(count, -1)
+            yield Listed(position, Path(path), name, key), Made(rows, content)
 
     def faults(self) -> Iterator[str]:
         """A message for each listed file that failed in this run, in order."""
@@ -155,7 +166,16 @@ class EmbeddingStore:
     def counts(self) -> Counts:
         """Count files, rows and faults of this run's files."""
         row = self._connection.execute(
-            "SELECT count(*), count(done.key), coalesce(sum(rows), 0), "
-            "coalesce(sum(rows = 0), 0), count(fault) FROM listing LEFT JOIN done USING (key)"
+            "SELECT count(*), count(made.key), coalesce(sum(rows), 0), "
+            "coalesce(sum(rows = 0), 0), count(fault) FROM listing LEFT JOIN made USING (key)"
         ).fetchone()
         return Counts(*row)
+
+
+def _parsed(text: Any) -> dict[str, Any]:
+    """What a file says its work is; nothing where it is damaged, so that it is begun anew."""
+    try:
+        content = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}

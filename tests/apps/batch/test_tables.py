@@ -3,8 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mobilevision.apps.files.parquet_rows import Column
-from mobilevision.apps.files.row_tables import check_table, row_table
+from mobilevision.apps.batch.tables import Column, check_table, row_table
 from mobilevision.datasets.errors import DataError
 
 COLUMNS = (Column("face", None, "int32"), Column("box", 2), Column("score", None))

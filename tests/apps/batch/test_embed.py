@@ -17,8 +17,9 @@ import torch
 from PIL import Image
 
 from mobilevision.apps import FaceEmbedder
-from mobilevision.apps.faces.embed import Work, make_table, named_files
-from mobilevision.apps.files.parquet_rows import Column
+from mobilevision.apps.batch.faces import Work, make_table
+from mobilevision.apps.batch.runner import named_files
+from mobilevision.apps.batch.tables import Column
 from mobilevision.apps.inference.face_embedding import model_fingerprint
 from mobilevision.apps.main import main
 from mobilevision.datasets.errors import DataError
@@ -361,7 +362,7 @@ def rows_on_disk(store: Path) -> int:
         return 0
     connection = sqlite3.connect(f"file:{store}?mode=ro", uri=True)
     try:
-        return connection.execute("SELECT count(*) FROM done").fetchone()[0]
+        return connection.execute("SELECT count(*) FROM made").fetchone()[0]
     except sqlite3.Error:  # not made yet, or being written
         return 0
     finally:
@@ -402,8 +403,9 @@ WIDE_ROWS = """
 import sys
 from pathlib import Path
 import numpy as np
-from mobilevision.apps.faces.embed import Work, make_table, named_files
-from mobilevision.apps.files.parquet_rows import Column
+from mobilevision.apps.batch.faces import Work, make_table
+from mobilevision.apps.batch.runner import named_files
+from mobilevision.apps.batch.tables import Column
 class Wide:
     columns, about = (Column("embedding", 1024),), {}
     def __call__(self, files):

@@ -1,16 +1,14 @@
-"""The whole of ``mobilevision locate``: places of files, as lines, a table and GeoJSON."""
+"""Tell where the images of any number of files were taken, as lines, JSON and GeoJSON."""
 
-import hashlib
 import json
-import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ...datasets.errors import DataError
 from ...datasets.exif import NoPosition, exif_position
@@ -18,9 +16,10 @@ from ...datasets.files import write_atomically
 from ...datasets.images import ImageFile
 from ...heads.geolocation.geodesy import distance_km
 from ...heads.geolocation.metrics import WITHIN_KM, shares_within
-from ..files.input_files import InputFile, find_files
-from ..files.journal import Journal
-from ..inference.geolocation import Geolocator
+from ..inference.geolocation import Geolocator, LocationResult
+from .inputs import find_files
+from .progress import Listed, Made
+from .runner import Job, file_digest, file_key, print_faults, run_over_files
 
 
 @dataclass(frozen=True)
@@ -44,98 +43,76 @@ class LocateOptions:
 
 def locate(
     inputs: Sequence[str], geolocator: Geolocator, model: Path, options: LocateOptions
-) -> list[str]:
-    """Locate pictures, print a line for each, and write what the options ask for.
+) -> int:
+    """Locate images, print a line for each, and write what the options ask for.
 
     Args:
         inputs: Files, folders and patterns; see ``find_files``.
         geolocator: The model.
-        model: Its file, for the journal.
+        model: Its file, which the results depend on.
         options: What to do.
 
     Returns:
-        A message for each picture that could not be read.
+        The number of images that could not be read.
 
     Raises:
         DataError: An input is absent, or an option is out of its range.
     """
-    files = [file for file in find_files(inputs) if not file.is_video]
+    files = [(file, file.name, file_key(file)) for file in find_files(inputs) if not file.is_video]
     if not files:
         raise DataError("only videos: give pictures")
-    entries: list[dict[str, Any]] = []
-    faults: list[str] = []
-    for outcome in _outcomes(files, geolocator, model, options):
-        if isinstance(outcome, str):
-            faults.append(outcome)
-        else:
-            entries.append(outcome)
-            print(_line(outcome), flush=True)
-    if options.geojson is not None:
-        features = [feature for entry in entries for feature in entry["features"]]
-        content = {"type": "FeatureCollection", "features": features}
-        write_atomically(options.geojson, (json.dumps(content) + "\n").encode())
-        print(f"GeoJSON: {options.geojson}")
-    if options.compare_exif:
-        print(_comparison(entries))
-    if faults:
-        print(f"{len(faults):,} files with faults:", *faults, sep="\n  ")
+    progress = None if options.out is None else Path(f"{options.out}.progress")
+    job = _LocateJob(geolocator, model, options)
+    with run_over_files(files, job, progress) as store:
+        entries = [json.loads(made.content) for _, made in store.results()]
+        for entry in entries:
+            print(_line(entry), flush=True)
+        if options.out is not None:
+            lines = [json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries]
+            write_atomically(options.out, "".join(lines).encode())
+        if options.geojson is not None:
+            features = [feature for entry in entries for feature in entry["features"]]
+            content = {"type": "FeatureCollection", "features": features}
+            write_atomically(options.geojson, (json.dumps(content) + "\n").encode())
+            print(f"GeoJSON: {options.geojson}")
+        if options.compare_exif:
+            print(_comparison(entries))
+        faults = store.counts().faults
+        print_faults(store, faults)
     return faults
 
 
-def _outcomes(
-    files: Sequence[InputFile], geolocator: Geolocator, model: Path, options: LocateOptions
-) -> Iterator[dict[str, Any] | str]:
-    """An entry for each file in order, or why there is none."""
-    if options.out is None:
-        yield from tqdm(_located(files, geolocator, options), total=len(files), unit="file")
-        return
-    with model.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    work = {
-        "model": digest,
-        "answer": geolocator.answer,
-        "five_crop": geolocator.five_crop,
-        "size_hw": list(geolocator.size_hw),
-        "top": options.top,
-        "geojson": options.geojson is not None,
-        "compare_exif": options.compare_exif,
-    }
-    with Journal(options.out, work) as journal:
-        if journal.begun_anew:
-            print(f"{options.out}: of other work; beginning anew", file=sys.stderr)
-        keys = [_key(file) for file in files]
-        left = [file for file, key in zip(files, keys, strict=True) if key not in journal]
-        done = tqdm(_located(left, geolocator, options), total=len(left), unit="file")
-        faults = []
-        for file, outcome in zip(left, done, strict=True):
-            if isinstance(outcome, str):
-                faults.append(outcome)
-            else:
-                journal.append([(_key(file), outcome)])
-        yield from (journal[key] for key in keys if key in journal)
-        yield from faults
+class _LocateJob(Job):
+    """Places of images; see ``Job``."""
 
+    def __init__(self, geolocator: Geolocator, model: Path, options: LocateOptions) -> None:
+        self.geolocator = geolocator
+        self.options = options
+        self.files_at_once = options.batch_size
+        self.depends = {
+            "model": file_digest(model),
+            "answer": geolocator.answer,
+            "five_crop": geolocator.five_crop,
+            "size_hw": list(geolocator.size_hw),
+            "top": options.top,
+            "geojson": options.geojson is not None,
+            "compare_exif": options.compare_exif,
+        }
 
-def _key(file: InputFile) -> str:
-    status = file.path.stat()
-    return f"{file.path.absolute()}|{status.st_size}|{status.st_mtime_ns}"
+    def __call__(self, files: Iterable[Listed]) -> Iterator[tuple[Listed, Made | DataError]]:
+        listed, read = tee(files)
+        images = (ImageFile(file.path) for file in read)
+        results = self.geolocator.stream(images, self.options.top, self.options.batch_size)
+        for file, result in zip(listed, results, strict=True):
+            yield file, result if isinstance(result, DataError) else self._made(file, result)
 
-
-def _located(
-    files: Sequence[InputFile], geolocator: Geolocator, options: LocateOptions
-) -> Iterator[dict[str, Any] | str]:
-    pictures = (ImageFile(file.path) for file in files)
-    results = geolocator.stream(pictures, options.top, options.batch_size)
-    for file, result in zip(files, results, strict=True):
-        if isinstance(result, DataError):
-            yield str(result)
-            continue
+    def _made(self, file: Listed, result: LocationResult) -> Made:
         entry = {"file": file.name, **result.to_dict()}
-        if options.geojson is not None:
+        if self.options.geojson is not None:
             entry["features"] = result.to_geojson(file.name)["features"]
-        if options.compare_exif:
+        if self.options.compare_exif:
             entry["exif"] = _compared(file.path, (result.latitude, result.longitude))
-        yield entry
+        return Made(1, json.dumps(entry).encode())
 
 
 def _compared(path: Path, answer_deg: tuple[float, float]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Results files of ``mobilevision detect``, and their measures against annotations. Torch-free."""
+"""COCO results files: written of what was found, and measured against annotations. Torch-free."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -15,10 +15,9 @@ from ...datasets.faults import FaultKind, Faults
 from ...datasets.files import write_atomically
 from ...datasets.pictures import fit_to_pictures
 from ...heads.detection.coco_engine import CocoResult, evaluate_boxes
-from ..files.input_files import InputFile
-from ..files.journal import Journal
-from ..files.json_rows import json_list
-from .detect import journal_key
+from .inputs import InputFile
+from .progress import Listed, ProgressStore
+from .tables import json_list
 
 
 @dataclass(frozen=True)
@@ -114,23 +113,20 @@ def _match(
     return rows, unknown
 
 
-def write_results(
-    path: Path, files: Sequence[InputFile], journal: Journal, numbering: Numbering
-) -> None:
-    """Write all detections in pictures in COCO's results format, in the order of the files.
+def write_results(path: Path, store: ProgressStore, numbering: Numbering) -> None:
+    """Write all detections in images in COCO's results format, in the order of the files.
 
-    Beside it goes ``<name of path>_images.json``, COCO's description of the pictures by image id,
+    Beside it goes ``<name of path>_images.json``, COCO's description of the images by image id,
     where the ids were made here.
 
     Args:
         path: The results file.
-        files: From ``find_files``; those that the journal does not have are left out.
-        journal: What was found.
-        numbering: The image ids.
+        store: What was found.
+        numbering: The image ids; files without one are left out.
     """
     images = []
     with json_list(path) as add_rows:
-        for file, number, entry in _entries(files, journal, numbering):
+        for file, number, entry in _entries(store, numbering):
             keys = ("image_id", "category_id", "bbox", "score")
             add_rows(
                 dict(zip(keys, (number, row[0], row[1:5], row[5]), strict=True))
@@ -143,19 +139,16 @@ def write_results(
         write_atomically(listing, json.dumps({"images": images}, indent=1).encode())
 
 
-def measure(
-    path: Path, files: Sequence[InputFile], journal: Journal, numbering: Numbering
-) -> CocoResult:
-    """The COCO numbers of a results file, on the pictures in which detection has run.
+def measure(path: Path, store: ProgressStore, numbering: Numbering) -> CocoResult:
+    """The COCO numbers of a results file, on the images in which detection has run.
 
     Args:
         path: From ``write_results``.
-        files: From ``find_files``.
-        journal: What was found.
+        store: What was found.
         numbering: With annotations.
     """
     assert numbering.annotations is not None
-    done = [number for _, number, _ in _entries(files, journal, numbering)]
+    done = [number for _, number, _ in _entries(store, numbering)]
     kept, _ = numbering.annotations.positions_of(np.array(done, dtype=np.int64))
     annotations = numbering.annotations.select(kept)
     results: list[dict[str, Any]] = json.loads(path.read_bytes())
@@ -165,9 +158,9 @@ def measure(
 
 
 def _entries(
-    files: Sequence[InputFile], journal: Journal, numbering: Numbering
-) -> Iterator[tuple[InputFile, int, dict[str, Any]]]:
-    """File, image id and entry of every picture that has an id and is done."""
-    for file in files:
-        if file.path in numbering.ids and (key := journal_key(file)) in journal:
-            yield file, numbering.ids[file.path], journal[key]
+    store: ProgressStore, numbering: Numbering
+) -> Iterator[tuple[Listed, int, dict[str, Any]]]:
+    """File, image id and entry of every image that has an id and is done."""
+    for file, made in store.results():
+        if file.path in numbering.ids:
+            yield file, numbering.ids[file.path], json.loads(made.content)

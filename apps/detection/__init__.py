@@ -1,1 +1,0 @@
-"""Detection from Python and over files, and its measures."""

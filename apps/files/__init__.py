@@ -1,1 +1,0 @@
-"""Pictures and videos in, tables out, and what a long command has done so far."""

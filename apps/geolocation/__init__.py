@@ -1,1 +1,0 @@
-"""Where pictures were taken, from Python and over files."""
