@@ -17,6 +17,9 @@ from pyarrow import parquet
 from safetensors.torch import save_file
 from scipy.io import savemat
 
+from mobilevision.apps.batch.inputs import InputFile
+from mobilevision.apps.batch.progress import Listed, Made
+from mobilevision.apps.batch.runner import Job, run_over_files
 from mobilevision.apps.batch.videos import Video, mp4_writer
 from mobilevision.apps.callbacks.world_map import read_coastline
 from mobilevision.apps.commands.evaluate_coco import evaluate_coco
@@ -41,6 +44,7 @@ from mobilevision.datasets.cifar import (
     CifarModule,
 )
 from mobilevision.datasets.coco import read_coco
+from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.exif import exif_position
 from mobilevision.datasets.face_pairs import read_pairs
 from mobilevision.datasets.generated import RECIPE_NAME, write_generated

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pyarrow import parquet
 
+from mobilevision.apps import FaceAnalyzer
 from mobilevision.apps.inference.face_detector import FacesFound
 from mobilevision.apps.main import main
 from mobilevision.backbone import MobileNetV1
 from mobilevision.heads.checkpoint import Plan, write_checkpoint
 from mobilevision.heads.face_attributes import AttributeNetwork, AttributeTask
+from mobilevision.heads.faces import FacesNetwork, FacesTask
 
 NAMES = {0: "Red_Face", 1: "Wearing_Hat"}
 
@@ -138,3 +141,23 @@ def test_attributes__no_model__status_2(tmp_path: Path, capsys: pytest.CaptureFi
         main(["attributes", str(tmp_path), "--model", "gone.ckpt", "--out", "t.csv"])
     assert stopped.value.code == 2
     assert "gone.ckpt: no such model" in capsys.readouterr().err
+
+
+def test_analyze__aligned__the_embedding_of_each_face_besides(
+    drawn_celeba: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    backbone = Plan(MobileNetV1, {"width_mult": 0.25, "out_strides": (32,)})
+    plan = Plan(FacesNetwork, {"backbone": backbone, "num_classes": 2, "dimension": 8})
+    model, out = tmp_path / "faces.ckpt", tmp_path / "faces.parquet"
+    write_checkpoint(model, FacesTask, plan, plan.build(), NAMES, (40, 32), {})
+    faces = drawn_celeba / "img_align_celeba"
+    assert main(["analyze", str(faces), "--model", str(model), "--out", str(out), "--aligned"]) == 0
+    rows = parquet.read_table(out).to_pylist()
+    analyze = FaceAnalyzer.load(model, "cpu")
+    found = analyze([faces / row["file"] for row in rows], aligned=True)
+    assert len(rows) == len(list(faces.iterdir()))
+    for row, (face,) in zip(rows, found, strict=True):  # type: ignore[misc]
+        np.testing.assert_allclose(row["embedding"], face.embedding, atol=1e-4)
+        assert row["Red_Face"] == pytest.approx(face.probabilities["Red_Face"], abs=1e-4)
+        assert row["Red_Face_yes"] == face.present["Red_Face"]
