@@ -17,7 +17,7 @@ from ..inference.jobs import predictor_of
 from ..inference.metadata import ModelFacts
 from ..inference.torch import adapt, input_size
 from .folding import for_export
-from .suppression import make_exportable
+from .nms import make_exportable
 
 UNKNOWN = "unknown"
 _LARGEST = 1 << 16
