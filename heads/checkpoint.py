@@ -156,12 +156,11 @@ def _hints(made: Any) -> dict[str, Any]:
 
 def _parts(hint: Any) -> Iterator[Any]:
     """An annotation and everything in it, as deep as it goes."""
-    yield hint
-    for each in get_args(hint):
+    listed = isinstance(hint, list)  # the arguments of a Callable
+    if not listed:
+        yield hint
+    for each in hint if listed else get_args(hint):
         yield from _parts(each)
-    if isinstance(hint, list):  # the arguments of a Callable
-        for each in hint:
-            yield from _parts(each)
 
 
 def _classes_in(hint: Any) -> Iterator[type]:
