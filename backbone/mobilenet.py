@@ -208,8 +208,11 @@ class ImageClassifier(nn.Module):
         head_channels: Channels of one more 1x1 convolution with normalisation and ReLU6 between
             the last map and the pooling: the "h" of timm's mobilenetv1_100h, which has
             max(1024, the channels of the map). None leaves it out, as the paper does.
-        norm_eps: Epsilon of that normalisation.
+        norm_eps: Epsilon of that normalization.
         norm_momentum: Momentum of its running statistics in PyTorch's sense.
+
+    Raises:
+        ValueError: num_classes is not positive, or dropout not in [0, 1).
     """
 
     def __init__(
@@ -222,6 +225,10 @@ class ImageClassifier(nn.Module):
         norm_momentum: float = 0.03,
     ) -> None:
         super().__init__()
+        if num_classes < 1 or not 0 <= dropout < 1:
+            raise ValueError(
+                f"num_classes={num_classes} must be at least 1 and dropout={dropout} in [0, 1)"
+            )
         self.backbone = backbone
         channels = backbone.feature_info.channels[-1]
         self.head: nn.Module = nn.Identity()

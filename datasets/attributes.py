@@ -12,7 +12,7 @@ from .face_crops import FaceCrop, FaceCropping, RandomFaceCrop
 from .faults import OnError
 from .image_dataset import ImageDataset
 from .image_folder import PICTURE_SUFFIXES
-from .image_module import ImageDataModule
+from .image_module import ImageDataModule, require_size, require_split
 from .images import ImageFile
 from .labels import (
     UNKNOWN,
@@ -159,12 +159,8 @@ class AttributeDataModule(ImageDataModule):
         self.train_transform = train_transform or RandomFaceCrop(self.size_hw)
         self.val_transform = val_transform or FaceCrop(self.size_hw)
         self.unlabelled = None if unlabelled is None else Path(unlabelled)
-        for transform in (self.train_transform, self.val_transform):
-            if tuple(transform.size_hw) != self.size_hw:
-                raise DataError(
-                    f"{type(transform).__name__} makes crops of {tuple(transform.size_hw)}, but "
-                    f"size_hw is {self.size_hw}. Give both the same height and width."
-                )
+        require_size(self.train_transform, self.size_hw)
+        require_size(self.val_transform, self.size_hw)
 
     @property
     def categories(self) -> dict[int, str]:
@@ -190,8 +186,7 @@ class AttributeDataModule(ImageDataModule):
         Raises:
             DataError: There is no such split or attribute, or a file is absent or faulty.
         """
-        if split not in self.splits:
-            raise DataError(f"{self.root}: there is no {split} split, only {sorted(self.splits)}.")
+        require_split(self.root, self.splits, split)
         table = self.read_table(split)
         if self.attributes is None:
             return table

@@ -10,8 +10,7 @@ from .classification_dataset import (
     collate_classification,
 )
 from .classification_transforms import CentreCrop, ClassificationTransform, RandomCrop
-from .errors import DataError
-from .image_module import ImageDataModule
+from .image_module import ImageDataModule, require_size, require_split
 
 
 class ClassificationDataModule(ImageDataModule):
@@ -50,12 +49,8 @@ class ClassificationDataModule(ImageDataModule):
         self.size_hw = (size_hw[0], size_hw[1])
         self.train_transform = train_transform or RandomCrop(self.size_hw)
         self.val_transform = val_transform or CentreCrop(self.size_hw)
-        for transform in (self.train_transform, self.val_transform):
-            if tuple(transform.size_hw) != self.size_hw:
-                raise DataError(
-                    f"{type(transform).__name__} makes pictures of {tuple(transform.size_hw)}, but "
-                    f"size_hw is {self.size_hw}. Give both the same height and width."
-                )
+        require_size(self.train_transform, self.size_hw)
+        require_size(self.val_transform, self.size_hw)
 
     @property
     def categories(self) -> dict[int, str]:
@@ -95,11 +90,7 @@ class ClassificationDataModule(ImageDataModule):
         Raises:
             DataError: there is no such split, or a file is absent or faulty.
         """
-        if split not in self.splits:
-            raise DataError(
-                f"{self.root}: there is no {split} split, only {', '.join(self.splits)}. Say where "
-                f"it is with the option data.{split}."
-            )
+        require_split(self.root, self.splits, split)
         table = self.read_table(split)
         check_labels(table, self.num_classes)
         return ClassificationDataset(table, transform, self.seed, self.on_error)

@@ -9,7 +9,7 @@ from .annotations import Annotations
 from .coco import COCO_CATEGORIES, official_title
 from .detection_dataset import DetectionDataset, Sample, collate
 from .errors import DataError
-from .image_module import ImageDataModule
+from .image_module import ImageDataModule, require_size, require_split
 from .layout import Split, find_layout, read_split
 from .mosaic import Mosaic
 from .pictures import drop_missing, fit_to_pictures
@@ -64,12 +64,8 @@ class DetectionDataModule(ImageDataModule):
         self.size_hw = (size_hw[0], size_hw[1])
         self.train_transform = train_transform or SSDAugment(self.size_hw)
         self.val_transform = val_transform or Resize(self.size_hw)
-        for transform in (self.train_transform, self.val_transform):
-            if tuple(transform.size_hw) != self.size_hw:
-                raise DataError(
-                    f"{type(transform).__name__} makes pictures of {tuple(transform.size_hw)}, but "
-                    f"size_hw is {self.size_hw}. Give both the same height and width."
-                )
+        require_size(self.train_transform, self.size_hw)
+        require_size(self.val_transform, self.size_hw)
         self.mosaic = mosaic
 
     @property
@@ -90,11 +86,7 @@ class DetectionDataModule(ImageDataModule):
         Raises:
             DataError: there is no such split, or a file is absent or faulty.
         """
-        if split not in self.splits:
-            raise DataError(
-                f"{self.root}: there is no {split} split, only {', '.join(self.splits)}. Say where "
-                f"it is with the option data.{split}."
-            )
+        require_split(self.root, self.splits, split)
         if split not in self._read:
             self._read[split] = self._read_split(split)
         return self._read[split]

@@ -13,7 +13,7 @@ from .errors import DataError
 from .faults import OnError
 from .file_names import FileNames
 from .image_dataset import ImageDataset
-from .image_module import ImageDataModule
+from .image_module import ImageDataModule, require_size, require_split
 from .images import ImageFile
 from .positions import CellTable, PositionTable, read_cell_table, read_positions
 from .sampling import SampleKey
@@ -179,15 +179,8 @@ class PhotoDataModule(ImageDataModule):
         self.train_transform = train_transform or RandomCrop(self.size_hw)
         self.val_transform = val_transform or CentreCrop(self.eval_size_hw)
         self._cell_tables: tuple[CellTable, ...] | None = None
-        for transform, wanted in (
-            (self.train_transform, self.size_hw),
-            (self.val_transform, self.eval_size_hw),
-        ):
-            if tuple(transform.size_hw) != tuple(wanted):
-                raise DataError(
-                    f"{type(transform).__name__} makes pictures of {tuple(transform.size_hw)}, but "
-                    f"they should be {tuple(wanted)}. Give both the same height and width."
-                )
+        require_size(self.train_transform, self.size_hw)
+        require_size(self.val_transform, self.eval_size_hw)
 
     @property
     def cell_tables(self) -> tuple[CellTable, ...]:
@@ -233,11 +226,7 @@ class PhotoDataModule(ImageDataModule):
         Raises:
             DataError: there is no such split, or a file is absent or faulty.
         """
-        if split not in self.splits:
-            raise DataError(
-                f"{self.root}: there is no {split} split, only {', '.join(self.splits)}. Say where "
-                f"it is with the option data.{split}."
-            )
+        require_split(self.root, self.splits, split)
         transform = self.train_transform if split == "train" else self.val_transform
         return PhotoDataset(self.read_source(split), transform, self.seed, self.on_error)
 

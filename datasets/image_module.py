@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import cv2
@@ -176,6 +177,24 @@ class ImageDataModule(LightningDataModule):
             persistent_workers=self.num_workers > 0,
             multiprocessing_context=self.multiprocessing_context if self.num_workers else None,
             **options,
+        )
+
+
+def require_split(root: Path, splits: Mapping[str, Any], split: str) -> None:
+    """Raise a `DataError` unless a data module knows where a split is."""
+    if split not in splits:
+        raise DataError(
+            f"{root}: there is no {split} split, only {', '.join(splits)}. Say where it is with "
+            f"the option data.{split}."
+        )
+
+
+def require_size(transform: Any, size_hw: tuple[int, int]) -> None:
+    """Raise a `DataError` unless a transform makes images of the size that the network takes."""
+    if tuple(transform.size_hw) != size_hw:
+        raise DataError(
+            f"{type(transform).__name__} makes images of {tuple(transform.size_hw)}, but the "
+            f"network takes {size_hw}. Give both the same height and width."
         )
 
 

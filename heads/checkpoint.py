@@ -125,23 +125,42 @@ def _is_kind(each: type, kind: type) -> bool:
     return wanted <= has
 
 
+def _takers(made: Any) -> Iterator[Callable[..., Any]]:
+    """A function, or the constructor of a class and those that it hands its ``**options`` to."""
+    if not isinstance(made, type):
+        yield made
+        return
+    for base in made.__mro__:
+        if "__init__" in vars(base):
+            yield base.__init__
+            if not _takes_anything(base.__init__):
+                return
+
+
+def _takes_anything(function: Callable[..., Any]) -> bool:
+    kinds = {each.kind for each in signature(function).parameters.values()}
+    return Parameter.VAR_KEYWORD in kinds
+
+
 def _hints(made: Any) -> dict[str, Any]:
     """Annotations of what a class or function takes; as text where they cannot be resolved."""
-    function = made.__init__ if isinstance(made, type) else made
-    try:
-        return get_type_hints(function)
-    except Exception:  # names that are imported for type checkers alone, and whatever else
-        return dict(getattr(function, "__annotations__", {}))
+    hints: dict[str, Any] = {}
+    for function in _takers(made):
+        try:
+            found = get_type_hints(function)
+        except Exception:  # names that are imported for type checkers alone, and whatever else
+            found = dict(getattr(function, "__annotations__", {}))
+        hints = found | hints  # a subclass may take less than its base
+    return hints
 
 
 def _parts(hint: Any) -> Iterator[Any]:
     """An annotation and everything in it, as deep as it goes."""
-    yield hint
-    for each in get_args(hint):
+    listed = isinstance(hint, list)  # the arguments of a Callable
+    if not listed:
+        yield hint
+    for each in hint if listed else get_args(hint):
         yield from _parts(each)
-    if isinstance(hint, list):  # the arguments of a Callable
-        for each in hint:
-            yield from _parts(each)
 
 
 def _classes_in(hint: Any) -> Iterator[type]:
@@ -420,8 +439,9 @@ def _rebuilt(
     strict: bool | None,
     overrides: Mapping[str, Any],
 ) -> T:
-    taken = signature(made).parameters
-    anything = any(each.kind is Parameter.VAR_KEYWORD for each in taken.values())
+    takers = list(_takers(made))
+    anything = _takes_anything(takers[-1])
+    taken = {name for each in takers for name in signature(each).parameters}
     plain = {
         name: value
         for name, value in stored.items()

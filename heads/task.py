@@ -1,4 +1,4 @@
-"""What the LightningModules of all jobs share: weights, optimiser, losses, the run's directory."""
+"""What the LightningModules of all jobs share: weights, optimizer, losses, the run's directory."""
 
 import inspect
 import warnings
@@ -58,26 +58,27 @@ class _Shared:
 
 
 class ImageTask(LightningModule):
-    """Base of the tasks: a network that takes uint8 pictures, and how it is trained.
+    """Base of the tasks: a network that takes uint8 images, and how it is trained.
 
-    A job gives ``losses`` and its own evaluation. Logs ``train/loss`` and its parts at each step.
-    A checkpoint has an entry ``mobilevision`` with the size of the pictures (``size_hw``) and, for
-    imported weights, where they came from.
+    A job gives ``losses`` and its own evaluation. Its constructor hands what it does not know on
+    as ``**options``, so that every task has all of these. Logs ``train/loss`` and its parts at each
+    step. A checkpoint has an entry ``mobilevision`` with the size of the images (``size_hw``) and,
+    for imported weights, where they came from.
 
     Args:
-        network: Takes (B, 3, H, W) uint8 RGB and normalises by its ``pixel_mean`` and
+        network: Takes (B, 3, H, W) uint8 RGB and normalizes by its ``pixel_mean`` and
             ``pixel_std``; its ``backbone`` is what ``weights`` fills.
         weights: ImageNet weights for the backbone: a public name or a file (see
             ``backbone.weights.load_weights``), read when training starts and never when a
             checkpoint is loaded.
-        optimizer: Makes the optimiser from parameter groups; normalisation and biases are in a
-            group without weight decay.
-        lr_scheduler: Makes the schedule from the optimiser and the number of training steps;
-            stepped after each optimiser step. None keeps the learning rate.
-        channels_last: Keep the network and the pictures in the memory format that convolutions
-            on CPUs and tensor cores prefer.
-        decay_depthwise: False puts depthwise filters into the group without weight decay: they
-            have few parameters (Howard et al. 2017, end of Section 3.2).
+        optimizer: Makes the optimizer from two groups of parameters; that of normalization and
+            biases has no weight decay. None is SGD at 0.01 with momentum 0.9.
+        lr_scheduler: Makes the schedule from the optimizer and the number of training steps;
+            it advances after each step. None keeps the learning rate.
+        channels_last: Keep the network and the images in the memory format that convolutions on
+            CPUs and tensor cores prefer.
+        decay_depthwise: False spares depthwise filters weight decay, since they have few
+            parameters (Howard et al. 2017, end of Section 3.2).
     """
 
     kind: ClassVar[str] = "a network of images"
@@ -175,7 +176,7 @@ class ImageTask(LightningModule):
         return self.log_losses("train", losses, batch, batch_idx)
 
     def configure_optimizers(self) -> Any:
-        """Optimiser and schedule as given; by default SGD at 0.01 with momentum 0.9."""
+        """Return the optimizer and the schedule that were given, or the default."""
         spared = set() if self.decay_depthwise else _depthwise_filters(self)
         decayed, plain = [], []
         for parameter in self.parameters():

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from ...datasets.types import ClassificationBatch
 from ..distillation import Distillation
 from ..evaluation import EvaluatedTask, dataset_name
-from ..task import MakeOptimizer, MakeSchedule
 from .metrics import (
     ClassificationEvaluator,
     ClassificationResult,
@@ -39,11 +38,7 @@ class ClassificationTask(EvaluatedTask[ClassificationEvaluator, ClassificationRe
         mix: Blends the pictures of a training batch; None leaves them.
         distillation: Lets the network learn from a teacher, too. Its loss is part of
             ``train/loss`` and of no other.
-        weights: As for ``ImageTask``, and so are the others.
-        optimizer: Makes the optimiser.
-        lr_scheduler: Makes the schedule.
-        channels_last: Memory format of network and pictures.
-        decay_depthwise: False leaves depthwise filters out of weight decay.
+        **options: See ``ImageTask``.
     """
 
     kind = "a classifier"
@@ -55,13 +50,9 @@ class ClassificationTask(EvaluatedTask[ClassificationEvaluator, ClassificationRe
         loss: nn.Module | None = None,
         mix: BatchMix | None = None,
         distillation: Distillation | None = None,
-        weights: str | None = None,
-        optimizer: MakeOptimizer | None = None,
-        lr_scheduler: MakeSchedule | None = None,
-        channels_last: bool = False,
-        decay_depthwise: bool = True,
+        **options: Any,
     ) -> None:
-        super().__init__(network, weights, optimizer, lr_scheduler, channels_last, decay_depthwise)
+        super().__init__(network, **options)
         self.categories = dict(categories)
         self.loss = loss or nn.CrossEntropyLoss()
         self.mix = mix

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from ...datasets.types import DetectionBatch, Detections, DetectionTarget
 from ..evaluation import EvaluatedTask
-from ..task import MakeOptimizer, MakeSchedule
 from .coco_engine import CocoResult
 from .coco_metrics import CocoEvaluator, format_table, write_metrics
 from .distillation import Distillation
@@ -46,12 +45,9 @@ class DetectionTask(EvaluatedTask[CocoEvaluator, CocoResult]):
         network: The detector, for instance ``SSD``.
         categories: COCO category id to name; the position is the class index. The command line
             links it from the data.
-        weights: As for ``ImageTask``, and so are the others.
-        optimizer: Makes the optimiser.
-        lr_scheduler: Makes the schedule.
-        channels_last: Memory format of network and pictures.
         distillation: Lets the network learn from a teacher, too, for instance
             ``SSDDistillation``. Its losses are part of ``train/loss`` and of no other.
+        **options: See ``ImageTask``.
     """
 
     kind = "a detector"
@@ -60,13 +56,10 @@ class DetectionTask(EvaluatedTask[CocoEvaluator, CocoResult]):
         self,
         network: nn.Module,
         categories: dict[int, str],
-        weights: str | None = None,
-        optimizer: MakeOptimizer | None = None,
-        lr_scheduler: MakeSchedule | None = None,
-        channels_last: bool = False,
         distillation: Distillation | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(network, weights, optimizer, lr_scheduler, channels_last)
+        super().__init__(network, **options)
         self.distillation = distillation
         self.categories = dict(categories)
 

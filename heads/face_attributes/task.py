@@ -9,7 +9,6 @@ from ...backbone.errors import WeightsError
 from ...datasets.errors import DataError
 from ...datasets.types import AttributeBatch
 from ..distillation import Distillation, SoftTargets
-from ..task import MakeOptimizer, MakeSchedule
 from .describing import DescribingTask
 from .evaluator import AttributeEvaluator
 from .job import AttributeJob, attribute_numbers
@@ -43,11 +42,7 @@ class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
         landmark_weight: Factor of the landmarks' loss, where the network says any.
         threshold_criterion: What the thresholds make as large as possible on validation.
         groups: Sensitive attributes: measures are given for those that have and lack them, too.
-        weights: As for ``ImageTask``, and so are the others.
-        optimizer: Makes the optimiser.
-        lr_scheduler: Makes the schedule.
-        channels_last: Memory format of network and pictures.
-        decay_depthwise: False leaves depthwise filters out of weight decay.
+        **options: See ``ImageTask``.
     """
 
     kind = "an attribute network"
@@ -62,13 +57,9 @@ class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
         landmark_weight: float = 1.0,
         threshold_criterion: Criterion = "f1",
         groups: tuple[str, ...] = ("Male", "Young"),
-        weights: str | None = None,
-        optimizer: MakeOptimizer | None = None,
-        lr_scheduler: MakeSchedule | None = None,
-        channels_last: bool = False,
-        decay_depthwise: bool = True,
+        **options: Any,
     ) -> None:
-        super().__init__(network, weights, optimizer, lr_scheduler, channels_last, decay_depthwise)
+        super().__init__(network, **options)
         self.categories = dict(categories)
         self.job = AttributeJob(self.categories, loss, landmark_weight, threshold_criterion, groups)
         self.distillation = distillation

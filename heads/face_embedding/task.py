@@ -13,7 +13,6 @@ from ...datasets.face_views import FaceViews
 from ...datasets.types import FaceBatch
 from ...datasets.vectors import VectorTable, write_vectors
 from ..evaluation import EvaluatedTask
-from ..task import MakeOptimizer, MakeSchedule
 from .evaluator import EmbeddingEvaluator
 from .losses import EmbeddingLoss, SquaredDifference
 from .teachers import EmbeddingTeacher
@@ -45,11 +44,7 @@ class FaceEmbeddingTask(EvaluatedTask[EmbeddingEvaluator, VerificationResult]):
         loss: What it learns; None is the paper's ``SquaredDifference`` (Section 4.7).
         teacher: What a loss compares with; read when training starts and never when a checkpoint
             is loaded. None for losses of identities alone.
-        weights: As for ``ImageTask``, and so are the others.
-        optimizer: Makes the optimiser.
-        lr_scheduler: Makes the schedule.
-        channels_last: Memory format of network and pictures.
-        decay_depthwise: False leaves depthwise filters out of weight decay.
+        **options: See ``ImageTask``.
     """
 
     kind = "a face network"
@@ -59,13 +54,9 @@ class FaceEmbeddingTask(EvaluatedTask[EmbeddingEvaluator, VerificationResult]):
         network: nn.Module,
         loss: EmbeddingLoss | None = None,
         teacher: EmbeddingTeacher | None = None,
-        weights: str | None = None,
-        optimizer: MakeOptimizer | None = None,
-        lr_scheduler: MakeSchedule | None = None,
-        channels_last: bool = False,
-        decay_depthwise: bool = True,
+        **options: Any,
     ) -> None:
-        super().__init__(network, weights, optimizer, lr_scheduler, channels_last, decay_depthwise)
+        super().__init__(network, **options)
         self.loss = loss or SquaredDifference()
         self.teacher = teacher
 

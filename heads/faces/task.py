@@ -37,7 +37,6 @@ from ..face_embedding.verification import (
     write_verification,
 )
 from ..face_embedding.verification import format_table as verification_table
-from ..task import MakeOptimizer, MakeSchedule
 from .model import FacesOutput
 
 
@@ -81,11 +80,7 @@ class FacesTask(DescribingTask[FacesEvaluator, FacesResult]):
         landmark_weight: Factor of the landmarks' loss, where the network says any.
         threshold_criterion: What the attributes' thresholds make as large as possible.
         groups: Sensitive attributes: measures are given for those that have and lack them, too.
-        weights: As for ``ImageTask``, and so are the others.
-        optimizer: Makes the optimiser.
-        lr_scheduler: Makes the schedule.
-        channels_last: Memory format of network and pictures.
-        decay_depthwise: False leaves depthwise filters out of weight decay.
+        **options: See ``ImageTask``.
     """
 
     kind = "a network of faces in one pass"
@@ -101,13 +96,9 @@ class FacesTask(DescribingTask[FacesEvaluator, FacesResult]):
         landmark_weight: float = 1.0,
         threshold_criterion: Criterion = "f1",
         groups: tuple[str, ...] = ("Male", "Young"),
-        weights: str | None = None,
-        optimizer: MakeOptimizer | None = None,
-        lr_scheduler: MakeSchedule | None = None,
-        channels_last: bool = False,
-        decay_depthwise: bool = True,
+        **options: Any,
     ) -> None:
-        super().__init__(network, weights, optimizer, lr_scheduler, channels_last, decay_depthwise)
+        super().__init__(network, **options)
         self.categories = dict(categories)
         self.teacher = teacher
         self.embedding_loss = embedding_loss or SquaredDifference()

@@ -13,7 +13,6 @@ from ...datasets.errors import DataError
 from ...datasets.geo import PhotoBatch
 from ...datasets.positions import CellTable
 from ..evaluation import EvaluatedTask, dataset_name
-from ..task import MakeOptimizer, MakeSchedule
 from .calibration import Calibration, CalibrationPhotos, calibrate
 from .cells import Partition
 from .decoding import Answer, Decoder, Places, cell_scores
@@ -53,11 +52,7 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
         answer: See ``decoding.Answer``.
         five_crop_hw: In evaluation, average over the four corners and the centre of this size; the
             pictures have to be larger (``data.eval_size_hw``). None takes pictures whole.
-        weights: As for ``ImageTask``, and so are the others.
-        optimizer: Makes the optimiser.
-        lr_scheduler: Makes the schedule.
-        channels_last: Memory format of network and pictures.
-        decay_depthwise: False leaves depthwise filters out of weight decay.
+        **options: See ``ImageTask``.
     """
 
     kind = "a network of geolocation"
@@ -69,13 +64,9 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
         loss: nn.Module | None = None,
         answer: Answer = "cell",
         five_crop_hw: tuple[int, int] | None = None,
-        weights: str | None = None,
-        optimizer: MakeOptimizer | None = None,
-        lr_scheduler: MakeSchedule | None = None,
-        channels_last: bool = False,
-        decay_depthwise: bool = True,
+        **options: Any,
     ) -> None:
-        super().__init__(network, weights, optimizer, lr_scheduler, channels_last, decay_depthwise)
+        super().__init__(network, **options)
         self.categories = dict(categories)
         self.loss = loss or CellLoss()
         self.answer: Answer = answer

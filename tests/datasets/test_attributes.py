@@ -142,7 +142,7 @@ def test_label_table_module__split_lacks_an_attribute__named(tmp_path: Path) -> 
 
 
 def test_module__transform_of_another_size__refused(drawn_celeba: Path) -> None:
-    with pytest.raises(DataError, match=r"FaceCrop makes crops of \(80, 64\)"):
+    with pytest.raises(DataError, match=r"FaceCrop makes images of \(80, 64\)"):
         CelebAModule(drawn_celeba, val_transform=FaceCrop((80, 64)), **OPTIONS)
 
 

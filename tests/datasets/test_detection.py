@@ -218,8 +218,8 @@ def test_coco_data_module__picture_missing__setup_raises_or_counts(root: Path) -
         ({"batch_size": 0}, "batch_size"),
         ({"num_workers": -1}, "num_workers"),
         ({"seed": -1}, "seed"),
-        ({"train_transform": Resize((9, 9))}, "Resize makes pictures"),
-        ({"val_transform": Resize((9, 9))}, "Resize makes pictures"),
+        ({"train_transform": Resize((9, 9))}, "Resize makes images"),
+        ({"val_transform": Resize((9, 9))}, "Resize makes images"),
         ({"on_error": "ignore"}, "on_error"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Trainer
+from torch import nn
 
 from mobilevision.backbone import MobileNetV1
 from mobilevision.heads import checkpoint as module
@@ -27,7 +29,7 @@ from mobilevision.heads.checkpoint import (
 )
 from mobilevision.heads.classification import ClassificationTask, Classifier
 from mobilevision.heads.detection import SSD, DefaultBoxes, DetectionTask
-from mobilevision.heads.task import ImageTask
+from mobilevision.heads.task import ImageTask, MakeOptimizer
 from mobilevision.heads.trust import is_trusted, trusted, trusting
 
 BACKBONE = Plan(MobileNetV1, {"width_mult": 0.25, "padding": "symmetric", "norm_eps": 1e-5})
@@ -158,6 +160,58 @@ def test_load_task__saved_again__rebuilt_again(tmp_path: Path) -> None:
     assert again.make_optimizer is not None
     assert again.make_optimizer(again.parameters()).param_groups[0]["lr"] == 0.25
     assert read_checkpoint(tmp_path / "b.ckpt")["hyper_parameters"]["optimizer"] == optimizer
+
+
+class Deeper(DetectionTask):
+    def __init__(
+        self, network: nn.Module, makers: Sequence[MakeOptimizer] = (), **options: Any
+    ) -> None:
+        super().__init__(network, **options)
+        self.makers = makers
+
+
+class Narrower(DetectionTask):
+    def __init__(self, network: nn.Module, categories: dict[int, str]) -> None:
+        super().__init__(network, categories, channels_last=True)
+
+
+def stored_as_plain(path: Path, **hyper_parameters: Any) -> Path:
+    """A checkpoint that does not say its task, as those of tasks that Python made."""
+    content = torch.load(written(path), weights_only=True)
+    content["hyper_parameters"] |= hyper_parameters
+    del content["hyper_parameters"]["_class_path"]
+    torch.save(content, path)
+    return path
+
+
+def test_load_task__options_of_every_base__built_by_their_annotations(tmp_path: Path) -> None:
+    optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.25}}
+    path = stored_as_plain(tmp_path / "a.ckpt", optimizer=optimizer, makers=[optimizer],
+                           distillation=None, decay_depthwise=False, forgotten=1)  # fmt: skip
+    task = load_task(path, Deeper)
+    assert task.categories == NAMES
+    assert task.decay_depthwise is False
+    for make in (task.make_optimizer, *task.makers):
+        assert make is not None
+        assert make(task.parameters()).param_groups[0]["lr"] == 0.25
+    assert not {"forgotten", "options"} & set(task.hparams)
+
+
+def test_load_task__subclass_that_takes_less_than_its_base__given_no_more(tmp_path: Path) -> None:
+    path = stored_as_plain(tmp_path / "a.ckpt", channels_last=False, decay_depthwise=False)
+    task = load_task(path, Narrower)
+    assert task.channels_last is True
+    assert task.decay_depthwise is True
+
+
+@pytest.mark.parametrize("name", ["optimizer", "lr_scheduler"])
+def test_check_classes__text_for_a_function_of_the_base__refused(name: str) -> None:
+    spec = {
+        "class_path": "mobilevision.heads.classification.ClassificationTask",
+        "init_args": {name: "shutil.rmtree"},
+    }
+    with pytest.raises(CheckpointError, match=rf"{name} names 'shutil\.rmtree'"):
+        check_classes(spec, "here")
 
 
 def test_load_task__weights_of_the_backbone_are_gone__not_asked_for(tmp_path: Path) -> None:
