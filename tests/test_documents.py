@@ -32,6 +32,7 @@ LIGHTNING_OPTIONS = {
     "trainer",
     "seed_everything",
     "ckpt_path",
+    "trust",
     "print_config",
     "help",
 }
