@@ -154,14 +154,14 @@ class MobileNetV1(nn.Module):
 
         Args:
             name_or_path: A public name, a published file or a checkpoint, see
-                ``backbone.weights.load_weights``.
+                ``backbone.weights.loading.load_weights``.
             out_strides: The maps to hand on, finest first.
 
         Raises:
             WeightsError: There are no such weights, or they do not fit; the message says what to
                 do.
         """
-        from .weights import load_pretrained
+        from .weights.loading import load_pretrained
 
         return load_pretrained(name_or_path, out_strides)[0]
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from .detection.data_errors import OnError
 from .errors import DataError
-from .faults import OnError
 from .sampling import SampleKey
 
 _Sample_co = TypeVar("_Sample_co", covariant=True)

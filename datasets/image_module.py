@@ -13,8 +13,8 @@ from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
+from .detection.data_errors import OnError
 from .errors import DataError
-from .faults import OnError
 from .image_dataset import ImageDataset
 from .sampling import EpochSampler, Progress, ResumableLoader
 

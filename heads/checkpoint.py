@@ -26,7 +26,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..backbone.errors import WeightsError
-from ..backbone.file_tensors import require_plausible_zip
+from ..backbone.weights.file_tensors import require_plausible_zip
 from ..datasets.errors import DataError
 from ..datasets.files import replaced_atomically
 from .trust import is_trusted
@@ -35,8 +35,15 @@ CHECKPOINT_ENTRY = "mobilevision"
 """Key of a checkpoint's metadata, such as the image size and where its weights come from."""
 CHECKPOINT_FORMAT = 1
 
-RENAMED: dict[str, str] = {}
-"""Class path that older checkpoints have -> the one of today, both without the package's name."""
+RENAMED = {
+    "backbone.peers": "backbone.external_backbones",
+    "heads.classification.mixing": "heads.classification.mixup",
+    "heads.detection.predictors": "heads.detection.prediction_heads",
+    "heads.detection.pyramid": "heads.detection.fpn",
+    "heads.face_attributes.mixing": "heads.face_attributes.mixup",
+    "heads.face_embedding.foreign": "heads.face_embedding.external_teachers",
+}
+"""Module or class path that older checkpoints have -> the one of today, without the package."""
 
 _PACKAGE = __name__.partition(".")[0]
 _ROOMS = (f"{_PACKAGE}.backbone", f"{_PACKAGE}.heads")
@@ -190,9 +197,7 @@ def _resolve(name: Any) -> Any:
     """
     if not isinstance(name, str):
         return None
-    inside = name.removeprefix(f"{_PACKAGE}.")
-    if inside != name and inside in RENAMED:
-        name = f"{_PACKAGE}.{RENAMED[inside]}"
+    name = _renamed(name)
     module, _, last = name.rpartition(".")
     if is_trusted(name):
         return getattr(import_module(module), last)
@@ -203,6 +208,15 @@ def _resolve(name: Any) -> Any:
             return None
         return found if isinstance(found, type) and found in allowed_classes() else None
     return _torch_classes().get(name)
+
+
+def _renamed(name: str) -> str:
+    """The class path of today for one of an older version."""
+    inside = name.removeprefix(f"{_PACKAGE}.")
+    if inside == name:
+        return name
+    module, _, last = inside.rpartition(".")
+    return f"{_PACKAGE}.{RENAMED.get(inside) or f'{RENAMED.get(module, module)}.{last}'}"
 
 
 def _is_teacher(name: str) -> bool:

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..backbone.mobilenet import MobileNetV1
 from ..backbone.norms import calibrate_norms
-from ..backbone.weights import load_weights
+from ..backbone.weights.loading import load_weights
 from ..datasets.errors import DataError
 from .checkpoint import CHECKPOINT_ENTRY, CHECKPOINT_FORMAT, load_task
 from .trust import trusting
@@ -69,7 +69,7 @@ class ImageTask(LightningModule):
         network: Takes (B, 3, H, W) uint8 RGB and normalizes by its ``pixel_mean`` and
             ``pixel_std``; its ``backbone`` is what ``weights`` fills.
         weights: ImageNet weights for the backbone: a public name or a file (see
-            ``backbone.weights.load_weights``), read when training starts and never when a
+            ``backbone.weights.loading.load_weights``), read when training starts and never when a
             checkpoint is loaded.
         optimizer: Makes the optimizer from two groups of parameters; that of normalization and
             biases has no weight decay. None is SGD at 0.01 with momentum 0.9.

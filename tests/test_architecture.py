@@ -15,7 +15,7 @@ ARROWS = {
     "apps": {"backbone", "datasets", "configs", "heads"},
 }
 """Folder -> the folders that it may import besides itself."""
-QUIET = Path("datasets/quiet_albumentations.py")
+QUIET = Path("datasets/transforms/quiet_albumentations.py")
 MAX_FILE_LINES = 600
 MAX_BODY_LINES = 60
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ...datasets.annotations import Annotations
-from ...datasets.coco import read_coco
+from ...datasets.detection.annotations import Annotations
+from ...datasets.detection.coco import read_coco
+from ...datasets.detection.data_errors import FaultKind, Faults
+from ...datasets.detection.image_checks import fit_to_pictures
 from ...datasets.errors import DataError
-from ...datasets.faults import FaultKind, Faults
 from ...datasets.files import write_atomically
-from ...datasets.pictures import fit_to_pictures
 from ...heads.detection.coco_engine import CocoResult, evaluate_boxes
 from .inputs import InputFile
 from .progress import Listed, ProgressStore

@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image
 
 from ...datasets.errors import DataError
-from ...datasets.face_views import FaceViews
-from ...datasets.faces import CelebAFaces, CelebAPart, Faces, FolderFaces
+from ...datasets.faces.labels import LANDMARK_COLUMNS
+from ...datasets.faces.sources import CelebAFaces, CelebAPart, Faces, FolderFaces
+from ...datasets.faces.views import FaceViews
 from ...datasets.files import replaced_atomically
 from ...datasets.images import ImageFile
-from ...datasets.labels import LANDMARK_COLUMNS
 from ..drawing.attributes import draw_attributes
 from ..inference.face_analysis import FaceAnalyzer
 from ..inference.face_attributes import FaceAttributes, FaceDescription
@@ -117,7 +117,7 @@ class AlignedFaces:
 
 
 class ViewsOfFaces:
-    """Embeddings of several views of each face; see ``datasets.face_views``.
+    """Embeddings of several views of each face; see ``datasets.faces.views``.
 
     Args:
         embedder: The model, usually a teacher.

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ...datasets.errors import DataError
-from ...datasets.exif import NoPosition, exif_position
 from ...datasets.files import write_atomically
+from ...datasets.geolocation.exif import NoPosition, exif_position
 from ...datasets.images import ImageFile
 from ...heads.geolocation.geodesy import distance_km
 from ...heads.geolocation.metrics import WITHIN_KM, shares_within

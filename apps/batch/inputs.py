@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ...datasets.detection.image_checks import PICTURE_SUFFIXES
 from ...datasets.errors import DataError
-from ...datasets.pictures import PICTURE_SUFFIXES
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"})
 """Extensions, in lower case, of the files that count as videos."""

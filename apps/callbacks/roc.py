@@ -7,7 +7,7 @@ import numpy as np
 from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
 
-from ...heads.face_embedding.rates import Roc
+from ...heads.face_embedding.far_frr import Roc
 from ...heads.face_embedding.task import FaceEmbeddingTask
 from ...heads.face_embedding.verification import VerificationResult
 from .evaluation_picture import EvaluationPicture, write_figure

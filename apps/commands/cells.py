@@ -46,7 +46,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Build and write the cells."""
-    from ...datasets.positions import check_format, read_positions
+    from ...datasets.geolocation.coordinates import check_format, read_positions
     from ...heads.geolocation.cells import build_partition
 
     check_format(arguments.out)  # before minutes of work

@@ -24,7 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Check, print the report, and return 1 if there were faults."""
-    from ...datasets.check import check_dataset
+    from ...datasets.detection.check import check_dataset
 
     report = check_dataset(arguments.root, quick=arguments.quick)
     print(json.dumps(report.as_dict(), indent=2) if arguments.json else report)

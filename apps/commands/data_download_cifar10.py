@@ -21,7 +21,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Fetch it, or say that it is there."""
-    from ...datasets.cifar import download_cifar10
+    from ...datasets.classification.cifar import download_cifar10
 
     fetched = download_cifar10(arguments.root)
     print(f"{arguments.root}: CIFAR-10 is {'complete' if fetched else 'there already'}.")

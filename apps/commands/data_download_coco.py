@@ -46,7 +46,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Show what is missing and how large it is, ask, and fetch it."""
-    from ...datasets.coco_download import (
+    from ...datasets.detection.coco_download import (
         BASE_URL,
         download_coco,
         missing_archives,

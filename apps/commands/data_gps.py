@@ -18,8 +18,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Write the table and say how many photos have no position."""
-    from ...datasets.exif import read_gps
-    from ...datasets.positions import write_positions
+    from ...datasets.geolocation.coordinates import write_positions
+    from ...datasets.geolocation.exif import read_gps
     from ..batch.inputs import find_files
 
     files = [file for file in find_files(arguments.inputs) if not file.is_video]

@@ -35,8 +35,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Write the shards; 1 if photos were left out."""
-    from ...datasets.positions import read_positions
-    from ...datasets.shards import write_shards
+    from ...datasets.geolocation.coordinates import read_positions
+    from ...datasets.geolocation.shards import write_shards
 
     table = read_positions(arguments.photos)
     index, missing = write_shards(

@@ -35,7 +35,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Write the scenes, unless the same ones are there."""
-    from ...datasets.synthetic import write_scenes
+    from ...datasets.synthetic.detection import write_scenes
 
     height, width = arguments.size
     written = write_scenes(

@@ -36,8 +36,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Fetch the archive, check it, and take the weights out of it into the cache."""
-    from ...backbone.hub import cached_path, find_public
-    from ...backbone.hugging_face import fetch, parse_name
+    from ...backbone.weights.hub import cached_path, find_public
+    from ...backbone.weights.hugging_face import fetch, parse_name
     from ...datasets.archives import extract_file
     from ...datasets.download import Checksum, download
     from ...datasets.errors import DataError

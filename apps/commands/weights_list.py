@@ -15,7 +15,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Print what is known of each name, and where its file lies if it is there."""
-    from ...backbone.hub import PUBLIC_WEIGHTS, cached_path
+    from ...backbone.weights.hub import PUBLIC_WEIGHTS, cached_path
 
     paths = {name: cached_path(name) for name in PUBLIC_WEIGHTS}
     there = {name: str(path) if path.is_file() else None for name, path in paths.items()}

@@ -133,7 +133,7 @@ class SsdVgg(nn.Module):
     def __init__(self) -> None:
         from torchvision.models.detection.ssd import SSDHead
 
-        from ...backbone.peers import VggSsdFeatures
+        from ...backbone.external_backbones import VggSsdFeatures
 
         super().__init__()
         self.backbone = VggSsdFeatures()

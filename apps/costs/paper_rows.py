@@ -86,8 +86,8 @@ def mobilenet_cost(
 
 @cache
 def peer_cost(name: str, outputs: int = 1000) -> tuple[int, Cost]:
-    """Input size in px and cost of a comparison model of ``backbone.peers``."""
-    from ...backbone.peers import PEERS
+    """Input size in px and cost of a comparison model of ``backbone.external_backbones``."""
+    from ...backbone.external_backbones import PEERS
 
     size, build = PEERS[name]
     return size, cost_at(lambda: build(outputs), (size, size))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ...backbone.fuse import FusedConvAct, fuse
 from ...backbone.layers import ConvNormAct
 from ...backbone.mobilenet import MobileNetV1
-from ...heads.detection.predictors import MapPredictor, Predictors, as_rows
+from ...heads.detection.prediction_heads import MapPredictor, Predictors, as_rows
 
 
 def for_export(network: nn.Module) -> nn.Module:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal, cast
 import numpy as np
 
 from ...datasets.errors import DataError
-from ...datasets.face_pairs import make_pairs, read_pairs
-from ...datasets.face_views import FaceViews
-from ...datasets.faces import CelebAFaces, CelebAPart, Faces, FolderFaces, named_faces
+from ...datasets.faces.pairs import make_pairs, read_pairs
+from ...datasets.faces.sources import CelebAFaces, CelebAPart, Faces, FolderFaces, named_faces
+from ...datasets.faces.views import FaceViews
 from ...datasets.vectors import read_vectors
-from ...heads.face_embedding.groups import measure_groups
+from ...heads.face_embedding.fairness import measure_groups
 from ...heads.face_embedding.verification import (
     VERIFICATION_FACTS,
     VerificationResult,

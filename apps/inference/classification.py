@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ...datasets.classification_transforms import IMAGENET_CROP, CentreCrop
 from ...datasets.errors import DataError
 from ...datasets.images import ImageFile
+from ...datasets.transforms.classification import IMAGENET_CROP, CentreCrop
 from .images import Picture, PictureLike, all_or_raise, as_pictures
 from .metadata import AS_THEY_ARE, ModelFacts, cropped
 from .predictor import Predictor, Prepared

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...heads.face_attributes.measures import stored_thresholds
+from ...heads.face_attributes.average_precision import stored_thresholds
 from .face_attributes import (
     PREPARATION,
     FaceDescriber,

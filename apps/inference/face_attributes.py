@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ...datasets.face_frame import crop_face
-from ...heads.face_attributes.measures import stored_thresholds
+from ...datasets.faces.frame import crop_face
+from ...heads.face_attributes.average_precision import stored_thresholds
 from .face_detector import FaceFinder
 from .face_pipeline import FacePredictor
 from .metadata import ModelFacts

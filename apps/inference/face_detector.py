@@ -25,7 +25,7 @@ class FacesFound(NamedTuple):
     """(K, 4) float32, xyxy in px of the picture; within the picture."""
     landmarks: np.ndarray
     """(K, 5, 2) float32, x and y in px: eyes, nose, corners of the mouth, as seen in the picture
-    left before right, as ``datasets.alignment.align_face`` takes them."""
+    left before right, as ``datasets.faces.alignment.align_face`` takes them."""
     scores: np.ndarray
     """(K,) float32 in [0, 1]."""
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ...datasets.alignment import align_face
 from ...datasets.errors import DataError
+from ...datasets.faces.alignment import align_face
 from ...datasets.images import stretch
 from .face_detector import FaceFinder
 from .face_pipeline import FaceComparer, Threshold, given_details, measured_details

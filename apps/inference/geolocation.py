@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ...datasets.classification_transforms import CentreCrop
 from ...datasets.errors import DataError
+from ...datasets.geolocation.coordinates import CellTable
 from ...datasets.images import ImageFile
-from ...datasets.positions import CellTable
+from ...datasets.transforms.classification import CentreCrop
 from ...heads.geolocation.calibration import Calibration
 from ...heads.geolocation.cells import Partition
 from ...heads.geolocation.decoding import Answer, Decoder

@@ -10,9 +10,9 @@ from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
 from ...backbone.errors import WeightsError
-from ...datasets.attributes import AttributeDataModule
-from ...datasets.classification import ClassificationDataModule
+from ...datasets.classification.module import ClassificationDataModule
 from ...datasets.errors import DataError
+from ...datasets.faces.attributes import AttributeDataModule
 from ...datasets.vectors import VectorTable, write_vectors
 from ...heads.face_attributes.teacher import AttributeTeacher
 from ...heads.teachers import CheckpointTeacher, ModelTeacher

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .metrics import ClassificationResult
-    from .mixing import BatchMix
+    from .mixup import BatchMix
     from .model import Classifier
     from .task import ClassificationTask
 
 __all__ = ["BatchMix", "ClassificationResult", "ClassificationTask", "Classifier"]
 
 _MODULES = {
-    "BatchMix": "mixing",
+    "BatchMix": "mixup",
     "ClassificationResult": "metrics",
     "ClassificationTask": "task",
     "Classifier": "model",

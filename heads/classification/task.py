@@ -8,13 +8,8 @@ from torch import Tensor, nn
 from ...datasets.types import ClassificationBatch
 from ..distillation import Distillation
 from ..evaluation import EvaluatedTask, dataset_name
-from .metrics import (
-    ClassificationEvaluator,
-    ClassificationResult,
-    format_table,
-    write_metrics,
-)
-from .mixing import BatchMix
+from .metrics import ClassificationEvaluator, ClassificationResult, format_table, write_metrics
+from .mixup import BatchMix
 
 PREDICTIONS_FILE = "predictions.csv"
 CROP = "crop_fraction"

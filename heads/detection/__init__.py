@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from .distillation import SSDDistillation
     from .faster_rcnn import FasterRCNN
     from .faster_rcnn_losses import RoILoss, RPNLoss
+    from .fpn import FeaturePyramid
     from .losses import AnchorLoss, FocalLoss, MinedCrossEntropy, MultiBoxLoss
     from .postprocess import PostProcess
-    from .predictors import DepthwisePredictors, Predictors, SharedPredictors
-    from .pyramid import FeaturePyramid
+    from .prediction_heads import DepthwisePredictors, Predictors, SharedPredictors
     from .rpn import GridAnchors, ProposalSelection
     from .ssd import SSD
     from .task import DetectionTask
@@ -56,10 +56,10 @@ _MODULES = {
     "AnchorLoss": "losses",
     "CocoEvaluator": "coco_metrics",
     "DefaultBoxes": "anchors",
-    "DepthwisePredictors": "predictors",
+    "DepthwisePredictors": "prediction_heads",
     "DetectionTask": "task",
     "FasterRCNN": "faster_rcnn",
-    "FeaturePyramid": "pyramid",
+    "FeaturePyramid": "fpn",
     "FocalLoss": "losses",
     "GridAnchors": "rpn",
     "IoUBoxLoss": "box_losses",
@@ -68,13 +68,13 @@ _MODULES = {
     "MultiBoxLoss": "losses",
     "MultiscaleAnchors": "anchors",
     "PostProcess": "postprocess",
-    "Predictors": "predictors",
+    "Predictors": "prediction_heads",
     "ProposalSelection": "rpn",
     "RPNLoss": "faster_rcnn_losses",
     "RoILoss": "faster_rcnn_losses",
     "SSD": "ssd",
     "SSDDistillation": "distillation",
-    "SharedPredictors": "predictors",
+    "SharedPredictors": "prediction_heads",
     "SimOTAAssigner": "assigners",
     "SmoothL1BoxLoss": "box_losses",
 }

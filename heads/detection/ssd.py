@@ -24,7 +24,7 @@ from .boxes import BoxCoder
 from .losses import AnchorLoss, MultiBoxLoss
 from .outputs import ScoreActivation, SSDOutput
 from .postprocess import PostProcess
-from .predictors import MakePredictors, Predictors
+from .prediction_heads import MakePredictors, Predictors
 
 EXTRA_CHANNELS = (512, 256, 256, 128)
 MIN_EXTRA_CHANNELS = 16

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from ...backbone.file_tensors import FileTensors
-from ...backbone.hub import resolve_weights
 from ...backbone.mobilenet import MobileNetV1
-from ...backbone.slim import SlimFile, load_folded_layer, load_slim
-from ...backbone.weights import WeightsError
+from ...backbone.weights.file_tensors import FileTensors
+from ...backbone.weights.hub import resolve_weights
+from ...backbone.weights.loading import WeightsError
+from ...backbone.weights.slim import SlimFile, load_folded_layer, load_slim
 from ..checkpoint import Plan
 from .anchors import DefaultBoxes
 from .postprocess import PostProcess
-from .predictors import MapPredictor
+from .prediction_heads import MapPredictor
 from .ssd import SSD, ExtraMap
 
 EXTRAS_SCOPE = "FeatureExtractor/MobilenetV1/Conv2d_13_pointwise"

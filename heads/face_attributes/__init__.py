@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .losses import BinaryCrossEntropy, ClassBalanced, FocalLoss
     from .metrics import AttributeResult
-    from .mixing import FaceMixup
+    from .mixup import FaceMixup
     from .model import AttributeHead, AttributeNetwork
     from .task import AttributeTask
     from .teacher import AttributeTeacher
@@ -34,7 +34,7 @@ _MODULES = {
     "AttributeTeacher": "teacher",
     "BinaryCrossEntropy": "losses",
     "ClassBalanced": "losses",
-    "FaceMixup": "mixing",
+    "FaceMixup": "mixup",
     "FocalLoss": "losses",
 }
 

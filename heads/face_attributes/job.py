@@ -10,9 +10,9 @@ from torch import Tensor
 from ...backbone.errors import WeightsError
 from ...datasets.types import AttributeBatch
 from ..evaluation import dataset_name
+from .average_precision import Criterion, choose_threshold
 from .evaluator import AttributeEvaluator
 from .losses import BinaryCrossEntropy, LabelLoss, expected_loss, landmark_loss, masked_mean
-from .measures import Criterion, choose_threshold
 from .metrics import AttributeResult, measure
 from .model import AttributeOutput, landmarks_in_pixels
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from ...datasets.labels import UNKNOWN
+from ...datasets.faces.labels import UNKNOWN
 
 _SMOOTH = 0.01
 """Errors of landmarks below this share of the crop count quadratically."""

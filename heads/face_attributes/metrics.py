@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...datasets.errors import DataError
+from ...datasets.faces.labels import UNKNOWN, label_counts
 from ...datasets.files import write_atomically
-from ...datasets.labels import UNKNOWN, label_counts
+from .average_precision import DEFAULT_THRESHOLD, Curve, average_precision, curve, decide, share
 from .evaluator import AttributePredictions
-from .measures import DEFAULT_THRESHOLD, Curve, average_precision, curve, decide, share
 
 
 class AttributeFigures(NamedTuple):

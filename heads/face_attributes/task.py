@@ -9,13 +9,13 @@ from ...backbone.errors import WeightsError
 from ...datasets.errors import DataError
 from ...datasets.types import AttributeBatch
 from ..distillation import Distillation, SoftTargets
+from .average_precision import Criterion
 from .describing import DescribingTask
 from .evaluator import AttributeEvaluator
 from .job import AttributeJob, attribute_numbers
 from .losses import LabelLoss
-from .measures import Criterion
 from .metrics import AttributeResult, write_metrics
-from .mixing import FaceMixup
+from .mixup import FaceMixup
 from .model import AttributeOutput
 from .tables import format_table
 

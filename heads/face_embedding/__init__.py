@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .foreign import FacenetTeacher, NcnnTeacher, OnnxTeacher
+    from .external_teachers import FacenetTeacher, NcnnTeacher, OnnxTeacher
     from .losses import (
         ArcFace,
         CosFace,
@@ -49,10 +49,10 @@ _MODULES = {
     "FaceEmbeddingTask": "task",
     "FaceNetwork": "model",
     "FaceTeacher": "teachers",
-    "FacenetTeacher": "foreign",
+    "FacenetTeacher": "external_teachers",
     "LossSum": "losses",
-    "NcnnTeacher": "foreign",
-    "OnnxTeacher": "foreign",
+    "NcnnTeacher": "external_teachers",
+    "OnnxTeacher": "external_teachers",
     "RelationalDistance": "losses",
     "SquaredDifference": "losses",
     "TableTeacher": "table_teacher",

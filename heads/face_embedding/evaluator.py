@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from ...datasets.errors import DataError
-from ...datasets.faces import Faces
+from ...datasets.faces.sources import Faces
 from .verification import VerificationResult, verify_pairs
 
 

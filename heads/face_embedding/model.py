@@ -114,7 +114,7 @@ class FaceNetwork(nn.Module):
 
         Args:
             images: (B, 3, H, W) uint8 or float in [0, 255], RGB; faces aligned to ArcFace's
-                template, see ``datasets.alignment``.
+                template, see ``datasets.faces.alignment``.
         """
         pixels = (images.float() - self.pixel_mean) / self.pixel_std
         return self.head(self.backbone(pixels)[-1])

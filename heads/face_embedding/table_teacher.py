@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ...backbone.errors import WeightsError
 from ...datasets.errors import DataError
-from ...datasets.face_views import FaceViews
+from ...datasets.faces.views import FaceViews
 from ...datasets.types import FaceBatch
 from ...datasets.vectors import read_vectors
-from .rates import normalised
+from .far_frr import normalised
 from .teachers import EmbeddingTeacher, check_dimension
 
 _NAMED = 5

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor, nn
 
 from ...datasets.errors import DataError
-from ...datasets.face_views import FaceViews
+from ...datasets.faces.views import FaceViews
 from ...datasets.types import FaceBatch
 from ...datasets.vectors import VectorTable, write_vectors
 from ..evaluation import EvaluatedTask

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from ...backbone.errors import WeightsError
-from ...datasets.face_views import FaceViews
+from ...datasets.faces.views import FaceViews
 from ...datasets.images import stretch
 from ...datasets.types import FaceBatch
-from .rates import normalised
+from .far_frr import normalised
 
 
 class EmbeddingTeacher(ABC):
@@ -131,7 +131,7 @@ def open_teacher(name: str) -> FaceTeacher | None:
     Returns:
         The teacher, not opened yet; None where the word names none, such as a checkpoint's path.
     """
-    from .foreign import FacenetTeacher, NcnnTeacher, OnnxTeacher
+    from .external_teachers import FacenetTeacher, NcnnTeacher, OnnxTeacher
 
     kind, _, rest = name.partition(":")
     kinds = {"facenet": FacenetTeacher, "onnx": OnnxTeacher, "ncnn": NcnnTeacher}

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from ...datasets.errors import DataError
-from ...datasets.face_pairs import Pairs
+from ...datasets.faces.pairs import Pairs
 from ...datasets.files import write_atomically
-from .groups import GroupResult, format_groups
-from .rates import (
+from .fairness import GroupResult, format_groups
+from .far_frr import (
     THRESHOLDS,
     AllPairs,
     Roc,

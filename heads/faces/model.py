@@ -72,7 +72,7 @@ class FacesNetwork(nn.Module):
 
         Args:
             images: (B, 3, H, W) uint8 or float in [0, 255], RGB; faces in the frame of
-                attributes, see ``datasets.face_frame``.
+                attributes, see ``datasets.faces.frame``.
         """
         features = self.backbone((images.float() - self.pixel_mean) / self.pixel_std)[-1]
         return FacesOutput(self.embedding(features), self.attributes(features))

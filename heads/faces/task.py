@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from ...datasets.errors import DataError
-from ...datasets.face_views import FaceViews
+from ...datasets.faces.views import FaceViews
 from ...datasets.types import AttributeBatch, FaceBatch
 from ..evaluation import dataset_name
+from ..face_attributes.average_precision import Criterion
 from ..face_attributes.describing import DescribingTask
 from ..face_attributes.evaluator import AttributeEvaluator
 from ..face_attributes.job import AttributeJob, attribute_numbers
 from ..face_attributes.losses import LabelLoss
-from ..face_attributes.measures import Criterion
 from ..face_attributes.metrics import AttributeResult, write_metrics
 from ..face_attributes.tables import format_table as attribute_table
 from ..face_attributes.task import PREDICTIONS_FILE

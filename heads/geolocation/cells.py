@@ -14,7 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ...datasets.errors import DataError
-from ...datasets.positions import CellTable, check_positions, read_cell_table, write_cell_table
+from ...datasets.geolocation.coordinates import (
+    CellTable,
+    check_positions,
+    read_cell_table,
+    write_cell_table,
+)
 from .geodesy import EARTH_RADIUS_KM, to_latlng_deg, unit_vectors
 from .outlines import outline
 from .s2 import (
@@ -142,7 +147,7 @@ class Partition:
         return outline(int(self.ids[index]), int(self.levels[index]))
 
     def write(self, path: Path) -> None:
-        """Write it as csv or Parquet, see ``datasets.positions.write_cell_table``."""
+        """Write it as csv or Parquet, see ``datasets.geolocation.coordinates.write_cell_table``."""
         write_cell_table(path, self.table)
 
 

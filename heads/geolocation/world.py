@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from ...datasets.errors import DataError
-from ...datasets.geo import PhotoTableModule
-from ...datasets.positions import CellTable
-from ...datasets.synthetic_world import world_photos, write_world
+from ...datasets.geolocation.coordinates import CellTable
+from ...datasets.geolocation.module import PhotoTableModule
+from ...datasets.synthetic.world import world_photos, write_world
 from .cells import build_partition
 
 

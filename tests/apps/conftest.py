@@ -13,8 +13,8 @@ from torch import nn
 
 from mobilevision.apps.inference.face_detector import FaceFinder, FacesFound
 from mobilevision.backbone import MobileNetV1
-from mobilevision.datasets.celeba import read_celeba
-from mobilevision.datasets.synthetic import write_scenes
+from mobilevision.datasets.faces.sources.celeba import read_celeba
+from mobilevision.datasets.synthetic.detection.detection import write_scenes
 from mobilevision.heads.checkpoint import Plan
 from mobilevision.heads.face_embedding import FaceEmbeddingTask, FaceNetwork
 
@@ -77,7 +77,7 @@ def recipe(tmp_path: Path, scenes: Path) -> Path:
             },
         },
         "data": {
-            "class_path": "mobilevision.datasets.detection.CocoDataModule",
+            "class_path": "mobilevision.datasets.detection.module.CocoDataModule",
             "init_args": {
                 "root": str(scenes),
                 "size_hw": [64, 64],

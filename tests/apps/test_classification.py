@@ -19,7 +19,7 @@ from mobilevision.apps.training import grid
 from mobilevision.apps.training.sweep import changed_settings
 from mobilevision.backbone.cost import count_cost
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.synthetic_classification import write_objects
+from mobilevision.datasets.synthetic.detection.classification import write_objects
 from mobilevision.datasets.vectors import read_vectors
 from mobilevision.heads.classification import ClassificationTask
 
@@ -65,7 +65,7 @@ def config(tmp_path: Path, objects: Path) -> Path:
             },
         },
         "data": {
-            "class_path": "mobilevision.datasets.image_folder.ImageFolderModule",
+            "class_path": "mobilevision.datasets.classification.image_folder.ImageFolderModule",
             "init_args": {
                 "root": str(objects),
                 "size_hw": [64, 64],

@@ -343,7 +343,7 @@ def test_command__hostile__refused(
     for number in (1, 2):
         Image.open(image).save(tmp_path / f"faces/train/Ada/Ada_000{number}.jpg")
     (tmp_path / "pairs.txt").write_text("1\t1\nAda\t1\t2\nAda\t1\tAda\t2\n")
-    data = {"class_path": "mobilevision.datasets.image_folder.ImageFolderModule"}
+    data = {"class_path": "mobilevision.datasets.classification.image_folder.ImageFolderModule"}
     config = {"data": {**data, "init_args": {"root": str(tmp_path / "faces")}}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     words = {

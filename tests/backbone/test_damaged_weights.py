@@ -12,13 +12,18 @@ import pytest
 import torch
 
 from mobilevision.backbone import MobileNetV1
-from mobilevision.backbone.file_tensors import (
+from mobilevision.backbone.weights.loading.file_tensors import (
     LARGEST_NETWORK_BYTES,
     FileTensors,
     load_torch_file,
     require_plausible_size,
 )
-from mobilevision.backbone.weights import WeightsError, load_pretrained, load_weights, slim_layers
+from mobilevision.backbone.weights.loading.loading import (
+    WeightsError,
+    load_pretrained,
+    load_weights,
+    slim_layers,
+)
 
 WIDTH = 1 / 32
 TENSOR_BYTES = 2 * LARGEST_NETWORK_BYTES

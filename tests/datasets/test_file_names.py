@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilevision.datasets.celeba import read_celeba
+from mobilevision.datasets.classification.module.image_folder import read_csv_table
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.geo import PhotoTableModule
-from mobilevision.datasets.image_folder import read_csv_table
-from mobilevision.datasets.labels import read_label_table
-from mobilevision.datasets.positions import PositionTable
-from mobilevision.datasets.shards import write_shards
+from mobilevision.datasets.faces.sources.celeba import read_celeba
+from mobilevision.datasets.faces.sources.labels import read_label_table
+from mobilevision.datasets.geolocation.coordinates import PositionTable
+from mobilevision.datasets.geolocation.module import PhotoTableModule
+from mobilevision.datasets.geolocation.shards import write_shards
 
 
 def csv_classes(root: Path, name: str) -> Sequence[str]:

@@ -8,8 +8,8 @@ import pytest
 
 from mobilevision.datasets import npz
 from mobilevision.datasets.errors import DataError
+from mobilevision.datasets.geolocation.shards import INDEX_NAME, read_index
 from mobilevision.datasets.npz import read_npz
-from mobilevision.datasets.shards import INDEX_NAME, read_index
 from mobilevision.datasets.vectors import VectorTable, read_vectors, write_vectors
 
 

@@ -216,7 +216,7 @@ def test_check_classes__text_for_a_function_of_the_base__refused(name: str) -> N
 
 def test_load_task__weights_of_the_backbone_are_gone__not_asked_for(tmp_path: Path) -> None:
     features = {"model": "squeezenet1_1", "nodes": ["features.7", "features.12"]}
-    backbone = {"class_path": "mobilevision.backbone.peers.TorchvisionFeatures"}
+    backbone = {"class_path": "mobilevision.backbone.external_backbones.TorchvisionFeatures"}
     spec = {
         "class_path": "mobilevision.heads.detection.SSD",
         "init_args": {"backbone": {**backbone, "init_args": features}, "num_classes": 2},
@@ -245,7 +245,10 @@ def test_build__lists_for_tuples_and_factories(tmp_path: Path) -> None:
     assert function.keywords == {"warmup_steps": 3}
     features = {"model": "squeezenet1_1", "nodes": ["features.7"]}
     made = build(
-        {"class_path": "mobilevision.backbone.peers.TorchvisionFeatures", "init_args": features},
+        {
+            "class_path": "mobilevision.backbone.external_backbones.TorchvisionFeatures",
+            "init_args": features,
+        },
         "here",
     )
     assert made(torch.zeros(1, 3, 64, 64))[0].ndim == 4

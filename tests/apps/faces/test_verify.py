@@ -18,7 +18,7 @@ from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.vectors import VectorTable, write_vectors
 from mobilevision.heads.checkpoint import Plan
 from mobilevision.heads.face_embedding import FaceEmbeddingTask, FaceNetwork
-from mobilevision.heads.face_embedding.rates import roc_curve
+from mobilevision.heads.face_embedding.far_frr import roc_curve
 from mobilevision.heads.face_embedding.verification import measure_scores
 
 LIST = "2\t1\nA\t1\t2\nA\t1\tB\t1\nB\t1\t2\nB\t2\tC\t1\n"

@@ -12,8 +12,8 @@ from torch.nn import functional as F  # noqa: N812
 from mobilevision.apps.cli import lightning
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
-from mobilevision.datasets.detection import CocoDataModule
-from mobilevision.datasets.synthetic import write_scenes
+from mobilevision.datasets.detection.module.module import CocoDataModule
+from mobilevision.datasets.synthetic.detection.detection import write_scenes
 from mobilevision.heads.detection import SSD, DetectionTask
 from mobilevision.heads.detection.distillation import SSDDistillation, soft_class_losses
 from mobilevision.heads.detection.outputs import SSDOutput
@@ -297,7 +297,7 @@ def test_fit__from_the_command_line__student_loads_without_its_teacher(
         "--model.distillation=mobilevision.heads.detection.SSDDistillation",
         f"--model.distillation.teacher={path}", "--model.distillation.temperature=2",
         "--trainer.callbacks+=mobilevision.apps.callbacks.averaging.RampedEMA",
-        "--data=mobilevision.datasets.detection.CocoDataModule", f"--data.root={scenes}",
+        "--data=mobilevision.datasets.detection.module.CocoDataModule", f"--data.root={scenes}",
         "--data.size_hw=[64, 64]", "--data.batch_size=4", "--data.num_workers=0",
     ])  # fmt: skip
     path.unlink()

@@ -7,9 +7,9 @@ from lightning.pytorch import Trainer
 
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
-from mobilevision.datasets.attribute_modules import CelebAModule
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.face_crops import FaceCrop
+from mobilevision.datasets.faces.sources.attribute_modules import CelebAModule
+from mobilevision.datasets.faces.sources.crops import FaceCrop
 from mobilevision.datasets.types import AttributeBatch
 from mobilevision.heads.distillation import Distillation, SoftLabels
 from mobilevision.heads.face_attributes import (
@@ -148,7 +148,7 @@ def test_fit_and_test__thresholds_and_files(drawn_celeba: Path, tmp_path: Path, 
 def test_validation__enough_pictures__chooses_thresholds(
     drawn_celeba: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mobilevision.heads.face_attributes.measures.FEWEST", 2)
+    monkeypatch.setattr("mobilevision.heads.face_attributes.average_precision.FEWEST", 2)
     task = small_task()
     quiet_trainer(tmp_path, max_epochs=1).fit(task, data(drawn_celeba))
     assert set(task.thresholds) == {"Red_Face", "Wearing_Hat"}

@@ -8,8 +8,8 @@ import yaml
 from mobilevision.apps.cli import lightning
 from mobilevision.apps.main import main
 from mobilevision.backbone.errors import WeightsError
-from mobilevision.datasets.attribute_modules import CelebAModule
-from mobilevision.datasets.face_crops import FaceCrop
+from mobilevision.datasets.faces.sources.attribute_modules import CelebAModule
+from mobilevision.datasets.faces.sources.crops import FaceCrop
 from mobilevision.datasets.vectors import read_vectors
 from mobilevision.heads.checkpoint import load_task
 from mobilevision.heads.face_attributes import AttributeTask, AttributeTeacher
@@ -40,7 +40,7 @@ def settings(root: Path, out: Path) -> dict:
             },
         },
         "data": {
-            "class_path": "mobilevision.datasets.attribute_modules.CelebAModule",
+            "class_path": "mobilevision.datasets.faces.attribute_modules.CelebAModule",
             "init_args": {
                 "root": str(root), "size_hw": [40, 32], "batch_size": 4, "num_workers": 0
             },
@@ -66,7 +66,7 @@ def checkpoint(drawn_celeba: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     torch.save(get_model("squeezenet1_1", weights=None).state_dict(), weights)
     network = content["model"]["init_args"]["network"]["init_args"]
     network["backbone"] = {
-        "class_path": "mobilevision.backbone.peers.TorchvisionFeatures",
+        "class_path": "mobilevision.backbone.external_backbones.TorchvisionFeatures",
         "init_args": {"model": "squeezenet1_1", "nodes": ["features.12"], "weights": str(weights)},
     }
     path = fit(content, out)

@@ -12,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.face_pairs import Pairs
-from mobilevision.heads.face_embedding.rates import (
+from mobilevision.datasets.faces.sources.pairs import Pairs
+from mobilevision.heads.face_embedding.far_frr import (
     all_against_all,
     area_under,
     equal_error_rate,
@@ -165,7 +165,7 @@ def slow_all(embeddings: np.ndarray, identities: np.ndarray, far: float) -> tupl
 
 
 def test_all_against_all__agrees_with_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mobilevision.heads.face_embedding.rates._BLOCK", 7)
+    monkeypatch.setattr("mobilevision.heads.face_embedding.far_frr._BLOCK", 7)
     rng = np.random.default_rng(2)
     identities = rng.integers(-1, 12, 90)
     centres = rng.normal(size=(13, 8))

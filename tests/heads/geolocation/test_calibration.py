@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mobilevision.datasets.positions import CellTable
+from mobilevision.datasets.geolocation.coordinates import CellTable
 from mobilevision.heads.geolocation.calibration import (
     LEAST_PHOTOS,
     Calibration,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from mobilevision.datasets.positions import CellTable
+from mobilevision.datasets.geolocation.coordinates import CellTable
 from mobilevision.heads.geolocation.cells import Partition
 from mobilevision.heads.geolocation.decoding import Decoder, cell_scores
 from mobilevision.heads.geolocation.geodesy import distance_km, mean_position_deg

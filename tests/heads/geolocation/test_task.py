@@ -7,9 +7,9 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 
 from mobilevision.backbone import MobileNetV1
-from mobilevision.datasets.classification_transforms import WholePicture
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.geo import PhotoBatch
+from mobilevision.datasets.geolocation.module import PhotoBatch
+from mobilevision.datasets.transforms.detection.classification import WholePicture
 from mobilevision.heads.geolocation import (
     CellClassifier,
     CellLoss,

@@ -1,0 +1,251 @@
+"""Feature extractors of torchvision and timm behind the ``Backbone`` protocol, and whole models.
+
+For the comparison rows of the MobileNet paper and for teachers. Heads hand on pictures in [-1, 1];
+each extractor turns them into what its own weights were trained on. Nothing is ever downloaded
+unless ``download`` asks for it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import WeightsError
+from .features import FeatureInfo
+from .weights.file_tensors import load_torch_file
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+INCEPTION_MEAN = INCEPTION_STD = (0.5, 0.5, 0.5)
+
+# torchvision's weights of these come from TensorFlow and want [-1, 1].
+_FROM_TENSORFLOW = {"googlenet", "inception_v3"}
+# Heads that only train the body; without them every parameter takes part in the forward pass.
+_NO_SIDE_HEADS = {"aux_logits": False, "init_weights": False}
+
+
+class PeerFeatures(nn.Module):
+    """Somebody's feature extractor with the pixel range and the protocol of this package.
+
+    Args:
+        extractor: Pictures (B, 3, H, W) to maps, finest first, in the range that ``pixel_mean``
+            and ``pixel_std`` say: a list, a tuple, or a dict in that order.
+        pixel_mean: Subtracted from each colour of pixels in [0, 1].
+        pixel_std: Then divided by.
+        probe_size_hw: Size of the picture of zeros that shows the channels and the strides of the
+            maps. Where a network does not pad, a stride is the nearest power of two.
+
+    Raises:
+        ValueError: The maps are not finest first, each at a stride of its own.
+    """
+
+    def __init__(
+        self,
+        extractor: nn.Module,
+        pixel_mean: Sequence[float] = IMAGENET_MEAN,
+        pixel_std: Sequence[float] = IMAGENET_STD,
+        probe_size_hw: tuple[int, int] = (320, 320),
+    ) -> None:
+        super().__init__()
+        self.extractor = extractor
+        # (x + 1) / 2 is in [0, 1], so the whole is scale * x + shift.
+        mean, std = torch.tensor(pixel_mean), torch.tensor(pixel_std)
+        self.register_buffer("scale", (0.5 / std).view(-1, 1, 1), persistent=False)
+        self.register_buffer("shift", ((0.5 - mean) / std).view(-1, 1, 1), persistent=False)
+        self.feature_info = self._probe(probe_size_hw)
+        if list(self.feature_info.strides) != sorted(set(self.feature_info.strides)):
+            raise ValueError(
+                f"maps must come finest first, one for each stride, got {self.feature_info}"
+            )
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of pictures (B, 3, H, W) float, RGB in [-1, 1], finest first."""
+        maps = self.extractor(images * self.get_buffer("scale") + self.get_buffer("shift"))
+        return tuple(maps.values()) if isinstance(maps, dict) else tuple(maps)
+
+    @torch.no_grad()
+    def _probe(self, size_hw: tuple[int, int]) -> FeatureInfo:
+        training = self.training
+        device = next(self.extractor.parameters()).device
+        self.to(device)
+        maps = self.eval()(torch.zeros(1, 3, *size_hw, device=device))
+        self.train(training)
+        exponents = [round(math.log2(size_hw[0] / each.shape[-2])) for each in maps]
+        return FeatureInfo(
+            tuple(int(each.shape[1]) for each in maps), tuple(2**each for each in exponents)
+        )
+
+
+class TorchvisionFeatures(PeerFeatures):
+    """Maps of any torchvision classifier, by the names of its nodes.
+
+    Args:
+        model: torchvision's name, such as ``resnet50``.
+        nodes: Nodes of its graph, finest first; ``torchvision.models.feature_extraction.
+            get_graph_node_names`` lists them. ``("layer3", "layer4")`` are those of a ResNet at
+            strides 16 and 32.
+        weights: A file with the model's state dict (``.pth``), read without pickle; None leaves
+            the weights random.
+        download: Fetch torchvision's own weights in place of ``weights``; torchvision compares
+            the file's hash with the one in its name.
+
+    Raises:
+        WeightsError: No such file, not a state dict, or not one of this model.
+        ValueError: No such model or node, or both ``weights`` and ``download``.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        nodes: Sequence[str] = ("layer3", "layer4"),
+        weights: str | Path | None = None,
+        download: bool = False,
+    ) -> None:
+        from torchvision.models import get_model, get_model_weights
+        from torchvision.models.feature_extraction import create_feature_extractor
+
+        if weights is not None and download:
+            raise ValueError("give either weights or download, not both")
+        inception = model in _FROM_TENSORFLOW
+        network = get_model(model, weights=None, **(_NO_SIDE_HEADS if inception else {}))
+        if download:
+            weights_of: Any = get_model_weights(model)
+            state = weights_of.DEFAULT.get_state_dict(progress=True, check_hash=True)
+            _load(network, _without_side_heads(state), f"torchvision's {model}")
+        if weights is not None:
+            _load(network, _without_side_heads(_read_state(Path(weights))), str(weights))
+        super().__init__(
+            create_feature_extractor(network, {node: node for node in nodes}),
+            INCEPTION_MEAN if inception else IMAGENET_MEAN,
+            INCEPTION_STD if inception else IMAGENET_STD,
+        )
+
+
+class TimmFeatures(PeerFeatures):
+    """Maps of any timm model that gives features; needs the extra ``peers``.
+
+    Mean and standard deviation of the pixels are those that timm states for the model.
+
+    Args:
+        model: timm's name, such as ``resnet50.a1_in1k``; the part after the dot names the weights
+            that it was made for.
+        out_strides: Strides of the maps, finest first.
+        weights: A file with the model's state dict (``.safetensors``, or ``.pth`` and ``.bin``,
+            read without pickle); None leaves the weights random. timm's own lie on the Hugging
+            Face hub, whose client downloads them.
+
+    Raises:
+        WeightsError: No such file, not a state dict, or not one of this model.
+        ValueError: No such model, or it has no map at one of the strides.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        out_strides: Sequence[int] = (16, 32),
+        weights: str | Path | None = None,
+    ) -> None:
+        import timm
+
+        if not timm.is_model(model):
+            raise ValueError(f"timm has no model {model!r}")
+        network: Any = timm.create_model(model, features_only=True)
+        strides = network.feature_info.reduction()
+        if not set(out_strides) <= set(strides):
+            raise ValueError(f"{model} has maps at the strides {strides}, asked: {out_strides}")
+        indices = tuple(len(strides) - 1 - strides[::-1].index(each) for each in out_strides)
+        extractor: Any = timm.create_model(model, features_only=True, out_indices=indices)
+        if weights is not None:
+            network = timm.create_model(model)
+            _load(network, _read_state(Path(weights)), str(weights))
+            _copy_by_name(extractor, network.state_dict())
+        config = extractor.pretrained_cfg
+        super().__init__(extractor, config["mean"], config["std"])
+
+
+class VggSsdFeatures(PeerFeatures):
+    """The six maps of SSD-300 on VGG-16 (Liu et al. 2016, Figure 2), as torchvision builds them.
+
+    38x38x512, 19x19x1024, 10x10x512, 5x5x256, 3x3x256 and 1x1x256 at 300 px; strides 8 to 256.
+
+    Args:
+        weights: A file with the state dict of torchvision's ``vgg16``; None leaves it random.
+
+    Raises:
+        WeightsError: as ``TorchvisionFeatures``.
+    """
+
+    def __init__(self, weights: str | Path | None = None) -> None:
+        from torchvision.models import vgg16
+        from torchvision.models.detection.ssd import _vgg_extractor
+
+        network = vgg16(weights=None)
+        if weights is not None:
+            _load(network, _read_state(Path(weights)), str(weights))
+        # torchvision's own weights of this detector want pixels in [0, 255] less the mean.
+        super().__init__(
+            _vgg_extractor(network, highres=False, trainable_layers=5),
+            pixel_mean=(0.48235, 0.45882, 0.40784),
+            pixel_std=(1 / 255, 1 / 255, 1 / 255),
+            probe_size_hw=(300, 300),
+        )
+
+
+def _classifier(name: str, **options: bool) -> Callable[..., nn.Module]:
+    def build(num_classes: int) -> nn.Module:
+        from torchvision.models import get_model
+
+        return get_model(name, weights=None, num_classes=num_classes, **options)
+
+    return build
+
+
+PEERS: dict[str, tuple[int, Callable[..., nn.Module]]] = {
+    "AlexNet": (224, _classifier("alexnet")),
+    "GoogLeNet": (224, _classifier("googlenet", **_NO_SIDE_HEADS)),
+    "Inception V3": (299, _classifier("inception_v3", **_NO_SIDE_HEADS)),
+    "ResNet-50": (224, _classifier("resnet50")),
+    "SqueezeNet": (224, _classifier("squeezenet1_0")),
+    "VGG-16": (224, _classifier("vgg16")),
+}
+"""Name in the paper's tables -> (input size in px, constructor that takes ``num_classes``)."""
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    reader = load_torch_file
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        reader = load_file
+    if not path.is_file():
+        raise WeightsError(f"no weights at {path}")
+    try:
+        state = reader(path)
+    except Exception as error:  # both readers raise many kinds for a broken file
+        raise WeightsError(f"{path}: not a readable weight file ({error})") from error
+    if not isinstance(state, dict) or not all(isinstance(each, Tensor) for each in state.values()):
+        raise WeightsError(f"{path}: holds no state dict (names and tensors)")
+    return state
+
+
+def _without_side_heads(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    prefixes = ("AuxLogits.", "aux1.", "aux2.")
+    return {name: tensor for name, tensor in state.items() if not name.startswith(prefixes)}
+
+
+def _load(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    try:
+        network.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise WeightsError(f"{source}: these weights do not fit: {error}") from error
+
+
+def _copy_by_name(extractor: nn.Module, state: dict[str, Tensor]) -> None:
+    """Fill a timm extractor; its names are the model's with "_" for some "." or below "model."."""
+    flat = {name.replace(".", "_"): tensor for name, tensor in state.items()}
+    names = {name: name.removeprefix("model.").replace(".", "_") for name in extractor.state_dict()}
+    own = {name: flat[original] for name, original in names.items()}
+    extractor.load_state_dict(own, strict=True)

@@ -1,0 +1,1 @@
+"""Public weight files, their formats and converters."""

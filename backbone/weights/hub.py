@@ -1,0 +1,145 @@
+"""Public weights by name: what they are, where they come from, where they lie when downloaded.
+
+Nothing here touches the network: ``mobilevision weights download NAME`` fetches, checks and unpacks
+a file into the cache, and everything that takes a path to weights takes the name from then on.
+"""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import WeightsError
+from .hugging_face import cached_file, parse_name
+
+
+class PublicWeights(NamedTuple):
+    """One published weight file."""
+
+    url: str
+    """The archive that holds it."""
+    sha256: str
+    """Of the archive, hexadecimal."""
+    member: str
+    """The file inside the archive."""
+    width_mult: float
+    """The width multiplier of the network that it fits."""
+    licence: str
+    source: str
+    """What it is and who published it."""
+
+
+_TENSORFLOW = "https://storage.googleapis.com/download.tensorflow.org/models"
+
+# Each sum is pinned for its address by two or more projects that do not copy from each other:
+# - the float classifier: the Yocto recipes renesas-rz/meta-renesas-ai (models-tensorflow.bb) and
+#   NobuoTsukamoto/meta-tensorflow-lite (python3-tensorflow-lite-example_2.19.0.bb);
+# - the 8-bit classifier of width 1: TensorFlow itself (tensorflow/workspace2.bzl,
+#   tflite_mobilenet_quant) and meta-renesas-ai (models for TensorFlow Lite);
+# - that of width 0.5: meta-renesas-ai (likewise) and STMicroelectronics/meta-st-x-linux-ai (its
+#   recipe of MobileNetV1 models);
+# - the detector: TensorFlow (tflite_mobilenet_ssd_quant, the same file under the name ..._0.75_...)
+#   and meta-st-x-linux-ai (its recipe of COCO models). "1.0" in its name is wrong, its width is
+#   0.75.
+PUBLIC_WEIGHTS: dict[str, PublicWeights] = {
+    "mobilenet_v1_1.0_224": PublicWeights(
+        url=f"{_TENSORFLOW}/mobilenet_v1_2018_02_22/mobilenet_v1_1.0_224.tgz",
+        sha256="1ccb74dbd9c5f7aea879120614e91617db9534bdfaa53dfea54b7c14162e126b",
+        member="mobilenet_v1_1.0_224.tflite",
+        width_mult=1.0,
+        licence="Apache-2.0",
+        source="TensorFlow: ImageNet classifier, float32",
+    ),
+    "mobilenet_v1_1.0_224_quant": PublicWeights(
+        url=f"{_TENSORFLOW}/mobilenet_v1_2018_08_02/mobilenet_v1_1.0_224_quant.tgz",
+        sha256="d32432d28673a936b2d6281ab0600c71cf7226dfe4cdcef3012555f691744166",
+        member="mobilenet_v1_1.0_224_quant.tflite",
+        width_mult=1.0,
+        licence="Apache-2.0",
+        source="TensorFlow: ImageNet classifier, 8-bit",
+    ),
+    "mobilenet_v1_0.5_128_quant": PublicWeights(
+        url=f"{_TENSORFLOW}/mobilenet_v1_2018_08_02/mobilenet_v1_0.5_128_quant.tgz",
+        sha256="0a5b18571d3df4d85a5ac6cb5be829d141dd5855243ea04422ca7d19f730a506",
+        member="mobilenet_v1_0.5_128_quant.tflite",
+        width_mult=0.5,
+        licence="Apache-2.0",
+        source="TensorFlow: ImageNet classifier, 8-bit",
+    ),
+    "ssd_mobilenet_v1_0.75_coco_quant": PublicWeights(
+        url=f"{_TENSORFLOW}/tflite/coco_ssd_mobilenet_v1_1.0_quant_2018_06_29.zip",
+        sha256="a809cd290b4d6a2e8a9d5dad076e0bd695b8091974e0eed1052b480b2f21b6dc",
+        member="detect.tflite",
+        width_mult=0.75,
+        licence="Apache-2.0",
+        source="TensorFlow: COCO detector SSD-300, 8-bit",
+    ),
+}
+"""The weights that can be downloaded, by name."""
+
+
+def cache_folder() -> Path:
+    """Where downloaded weights lie; the folder need not exist.
+
+    ``weights`` in the folder that the environment variable ``MOBILEVISION_CACHE`` names, else in
+    ``mobilevision`` in the user's cache: ``XDG_CACHE_HOME``, by default ``~/.cache``.
+    """
+    own = os.environ.get("MOBILEVISION_CACHE")
+    if own:
+        return Path(own).expanduser() / "weights"
+    shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(shared).expanduser() / "mobilevision" / "weights"
+
+
+def find_public(name: str) -> PublicWeights:
+    """Look a name up.
+
+    Raises:
+        WeightsError: There is no such name; the message lists those there are.
+    """
+    if name not in PUBLIC_WEIGHTS:
+        raise WeightsError(f"{name}: no public weights of this name; {_known_names()}")
+    return PUBLIC_WEIGHTS[name]
+
+
+def cached_path(name: str) -> Path:
+    """Where the weights of a public name lie once they are downloaded.
+
+    Raises:
+        WeightsError: There is no such name.
+    """
+    return cache_folder() / f"{name}{Path(find_public(name).member).suffix}"
+
+
+def resolve_weights(name_or_path: str | Path) -> Path:
+    """Return the existing file that a public name or a path stands for.
+
+    Args:
+        name_or_path: A key of ``PUBLIC_WEIGHTS``, ``hf:OWNER/REPOSITORY[@REVISION]`` (see
+            ``backbone.weights.hugging_face``) or a path.
+
+    Raises:
+        WeightsError: There is no such name and no such file, or the named weights were not
+            downloaded yet; the message says how to.
+    """
+    name = str(name_or_path)
+    if parse_name(name) is not None:
+        return cached_file(name)
+    if name in PUBLIC_WEIGHTS:
+        path = cached_path(name)
+        if not path.is_file():
+            raise WeightsError(
+                f"{name}: these public weights are not in {cache_folder()} yet; fetch them with: "
+                f"mobilevision weights download {name}"
+            )
+        return path
+    path = Path(name_or_path).expanduser()
+    if not path.is_file():
+        raise WeightsError(
+            f"no weights at {path}: give the path of an .npz, .tflite, .h5, .safetensors, .pth or "
+            f".ckpt file or a public name; {_known_names()}, and hf:OWNER/REPOSITORY"
+        )
+    return path
+
+
+def _known_names() -> str:
+    return f"the names are {', '.join(PUBLIC_WEIGHTS)}"

@@ -1,0 +1,268 @@
+"""From weight files to a backbone: published ones and our checkpoints, strictly.
+
+Formats are told by content: TF-slim's arrays (``.npz``, ``.tflite``), Keras' ``.h5``, timm's
+``.safetensors``, ``.pth`` or ``.bin``, and checkpoints of this package (``.ckpt``). Every array of
+the file's MobileNet is used, every parameter is set, every shape is compared.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import WeightsError
+from ..layers import Activation
+from ..mobilenet import BLOCKS, ImageClassifier, MobileNetV1, scale_channels
+from ..norms import set_folded_bias
+from .file_tensors import file_format, load_torch_file
+from .hub import resolve_weights
+from .keras import read_keras
+from .public_model import MOST_WIDTH, PublicModel
+from .slim import read_slim, slim_layers
+from .timm import STEM as TIMM_STEM
+from .timm import read_timm, timm_to_mobilenet
+
+__all__ = [
+    "LoadedWeights",
+    "PublicModel",
+    "WeightsError",
+    "load_classifier",
+    "load_pretrained",
+    "load_weights",
+    "read_public",
+    "slim_layers",
+    "timm_to_mobilenet",
+]
+
+_LAST_CHANNELS = BLOCKS[-1][0]
+_STEM = "stem.conv.weight"
+_ENTRY = "mobilevision"  # of our checkpoints, beside the weights
+
+
+class LoadedWeights(NamedTuple):
+    """What ``load_weights`` did."""
+
+    path: Path
+    folded: bool
+    """Batch normalisation was folded into the file: call ``calibrate_norms`` before training."""
+    activation: Activation = "relu6"
+    """What the weights were trained with. In a backbone with the other they are a start to train
+    from, not a network to use."""
+
+
+class _OwnBackbone(NamedTuple):
+    """The backbone of a checkpoint of this package."""
+
+    state: dict[str, Tensor]
+    arguments: dict[str, Any] | None
+    """What it was made with; None where the checkpoint does not say it."""
+    folded: bool
+
+
+def load_weights(backbone: MobileNetV1, path: str | Path) -> LoadedWeights:
+    """Fill a backbone from a weight file, in place.
+
+    Blocks of the file past the backbone's last one are left out.
+
+    Args:
+        backbone: The network to fill; its width and padding must be the file's, and unless
+            normalisation is folded in, its ``norm_eps``.
+        path: A public name (see ``backbone.weights.hub``) that was downloaded, a file of one of the
+            formats above, or a checkpoint of this package whose network holds such a backbone.
+
+    Raises:
+        WeightsError: No such name or file, an unknown kind of file, a tensor missing, left over or
+            of another shape, or other conventions. Another activation is no error, see
+            ``LoadedWeights``.
+    """
+    path = resolve_weights(path)
+    content = _own_content(path)
+    if content is None:
+        public = read_public(path)
+        state, arguments = public.backbone.state_dict(), public.backbone_arguments
+        folded = public.folded
+    else:
+        state, arguments, folded = _own_backbone(content, path)
+    if arguments is not None:
+        _require_same_conventions(backbone, arguments, folded, path)
+    _fill(backbone, state, path)
+    if folded:  # the scale that does nothing depends on epsilon, which may be another
+        for norm in backbone.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                set_folded_bias(norm, norm.bias.clone())
+    return LoadedWeights(path, folded, (arguments or {}).get("activation", "relu6"))
+
+
+def load_pretrained(
+    name_or_path: str | Path, out_strides: Sequence[int] = (16, 32)
+) -> tuple[MobileNetV1, LoadedWeights]:
+    """Make the backbone that a weight file is of, with its weights, in evaluation mode.
+
+    Args:
+        name_or_path: as for ``load_weights``.
+        out_strides: The maps to hand on, finest first.
+
+    Raises:
+        WeightsError: as ``load_weights``, or a checkpoint does not say what its backbone is.
+        ValueError: out_strides are not rising strides of the net.
+    """
+    path = resolve_weights(name_or_path)
+    content = _own_content(path)
+    if content is None:
+        arguments: dict[str, Any] | None = read_public(path).backbone_arguments
+    else:
+        arguments = _own_backbone(content, path).arguments
+    if arguments is None:
+        raise WeightsError(
+            f"{path}: does not say what its backbone was made with; it was trained from Python "
+            "with objects. Make a MobileNetV1 as it was and fill it with load_weights(backbone, "
+            "path)"
+        )
+    try:
+        backbone = MobileNetV1(**{**arguments, "out_strides": tuple(out_strides)})
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{path}: no backbone can be made as it says ({error})") from error
+    return backbone.eval(), load_weights(backbone, path)
+
+
+def load_classifier(path: str | Path, width_mult: float | None = None) -> ImageClassifier:
+    """Return the classifier of a published weight file, in evaluation mode.
+
+    Args:
+        path: A public name or a file, as for ``load_weights``; no checkpoint.
+        width_mult: What the file's width has to be; None takes what it is.
+
+    Raises:
+        WeightsError: as ``load_weights``, or there is no classifier in the file.
+    """
+    public = read_public(resolve_weights(path))
+    if public.classifier is None:
+        raise WeightsError(f"{public.path}: no classifier in this file, only a backbone")
+    if width_mult not in (None, public.backbone.width_mult):
+        raise WeightsError(
+            f"{public.path}: its width_mult is {public.backbone.width_mult:g}, not {width_mult:g}"
+        )
+    return public.classifier
+
+
+def read_public(path: Path) -> PublicModel:
+    """Read a published weight file of any of the formats; of a detector its backbone.
+
+    Raises:
+        WeightsError: No such file, an unknown kind of file, or its content does not fit.
+    """
+    kind = file_format(path)
+    if kind in ("npz", "tflite"):
+        return read_slim(path)
+    return read_keras(path) if kind == "hdf5" else read_timm(path)
+
+
+def _own_content(path: Path) -> dict[str, Any] | None:
+    """A checkpoint of this package; None for files of other kinds."""
+    if file_format(path) != "torch":
+        return None
+    content = load_torch_file(path)
+    state = content.get("state_dict")
+    if not isinstance(state, dict) or TIMM_STEM in state:
+        return None
+    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise WeightsError(f"{path}: its state_dict holds something else than named tensors")
+    for name, value in state.items():
+        if value.layout != torch.strided or value.is_meta or value.is_quantized:
+            raise WeightsError(f"{path}: {name} is no plain array of numbers")
+    for entry in ("hyper_parameters", _ENTRY):
+        if not isinstance(content.setdefault(entry, {}), dict):
+            raise WeightsError(f"{path}: its {entry} are a {type(content[entry]).__name__}")
+    return content
+
+
+def _own_backbone(content: dict[str, Any], path: Path) -> _OwnBackbone:
+    state: dict[str, Tensor] = content["state_dict"]
+    prefixes = [name.removesuffix(_STEM) for name in state if name.endswith(f".{_STEM}")]
+    # A teacher may lie beside the network.
+    prefixes.sort(key=lambda prefix: (not prefix.startswith("network."), len(prefix)))
+    if not prefixes:
+        raise WeightsError(f"{path}: the network of this checkpoint has no MobileNetV1 backbone")
+    prefix = prefixes[0]
+    own = {
+        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
+    }
+    try:
+        arguments = _arguments(content["hyper_parameters"].get("network"))
+    except RecursionError as error:
+        raise WeightsError(f"{path}: what describes its network nests without end") from error
+    if arguments is not None:
+        _require_numbers(arguments, path)
+    provenance = content[_ENTRY].get("provenance")
+    folded = isinstance(provenance, dict) and bool(provenance.get("folded"))
+    # Once trained further, the statistics are measured ones.
+    unmeasured = all(not value.any() for name, value in own.items() if "running_mean" in name)
+    return _OwnBackbone(own, arguments, folded and unmeasured)
+
+
+def _arguments(spec: Any) -> dict[str, Any] | None:
+    """The arguments of the first MobileNetV1 in what describes a network."""
+    if not isinstance(spec, dict):
+        return None
+    inside = spec.get("init_args")
+    inside = inside if isinstance(inside, dict) else {}
+    if str(spec.get("class_path", "")).rpartition(".")[2] == MobileNetV1.__name__:
+        return dict(inside)
+    for value in inside.values():
+        found = _arguments(value)
+        if found is not None:
+            return found
+    return None
+
+
+def _require_numbers(arguments: dict[str, Any], path: Path) -> None:
+    """Refuse a width that would fill the memory, and what cannot be compared."""
+    for name, most in (("width_mult", MOST_WIDTH), ("norm_eps", 1.0)):
+        value = arguments.get(name, most)
+        if type(value) not in (int, float) or not 0 < value <= most:
+            raise WeightsError(
+                f"{path}: {name}={value!r:.40}, wanted is a number above 0 and up to {most:g}; "
+                "the file is damaged"
+            )
+
+
+def _require_same_conventions(
+    backbone: MobileNetV1, arguments: dict[str, Any], folded: bool, path: Path
+) -> None:
+    own = {"padding": backbone.stem.conv.kind, "norm_eps": backbone.stem.norm.eps}
+    theirs = {"width_mult": 1.0, "padding": "same", "norm_eps": 1e-3} | arguments
+    widths = (theirs["width_mult"], backbone.width_mult)
+    if len({scale_channels(_LAST_CHANNELS, width) for width in widths}) > 1:
+        raise WeightsError(
+            f"{path}: these weights are for width_mult={widths[0]:g}, the backbone has "
+            f"width_mult={widths[1]:g}; set it to the file's"
+        )
+    if own["padding"] != theirs["padding"] or (
+        not folded and own["norm_eps"] != theirs["norm_eps"]
+    ):
+        raise WeightsError(
+            f"{path}: these weights are for padding={theirs['padding']!r} and "
+            f"norm_eps={theirs['norm_eps']:g}, the backbone has padding={own['padding']!r} and "
+            f"norm_eps={own['norm_eps']:g}; set them to the same"
+        )
+
+
+@torch.no_grad()
+def _fill(backbone: MobileNetV1, state: dict[str, Tensor], path: Path) -> None:
+    last = len(backbone.blocks)
+    known = backbone.state_dict()
+    for name, target in known.items():
+        if name not in state:
+            raise WeightsError(f"{path}: {name} is missing; it is of another network")
+        if state[name].shape != target.shape:
+            raise WeightsError(
+                f"{path}: {name} has shape {tuple(state[name].shape)}, the backbone wants "
+                f"{tuple(target.shape)}; it is of another variant (convolution, shallow)"
+            )
+    for name in state.keys() - known.keys():
+        number = name.split(".")[1] if name.startswith("blocks.") else ""
+        if not number.isdecimal() or int(number) < last:
+            raise WeightsError(f"{path}: {name} has no place in this backbone")
+    backbone.load_state_dict({name: state[name] for name in known})

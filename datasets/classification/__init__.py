@@ -1,0 +1,1 @@
+"""Classification data: folders, tables, ImageNet, CIFAR-10 and Stanford Dogs."""

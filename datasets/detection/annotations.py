@@ -1,0 +1,272 @@
+"""A detection data set in memory: COCO's terms, held in arrays.
+
+Whatever the format on disk, the readers end here, and training, evaluation and checking start here.
+Nothing in this module needs torch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import DataError
+from .data_errors import FaultKind, Faults
+from .validation import first_occurrences
+
+_MINIVALS = {
+    ("COCO val2017", 5000): "minival: the 5,000 images of val2017",
+    ("COCO val2014", 8059): "the paper's minival: 8,059 images of val2014",
+}
+
+
+class ImageTable(NamedTuple):
+    """The M images."""
+
+    ids: np.ndarray
+    """(M,) int64, unique."""
+    file_names: np.ndarray
+    """(M,) str objects, as the annotation file names them."""
+    paths: np.ndarray
+    """(M,) str objects, where the files are."""
+    sizes_hw: np.ndarray
+    """(M, 2) int64, the declared height and width in pixels."""
+
+
+class BoxTable(NamedTuple):
+    """K boxes, of one image or of all, sorted by image."""
+
+    ids: np.ndarray
+    """(K,) int64, annotation ids."""
+    xywh: np.ndarray
+    """(K, 4) float64, as annotated: left, top, width, height in pixels of the declared size."""
+    xyxy: np.ndarray
+    """(K, 4) float32, clipped to the picture: left, top, right, bottom."""
+    labels: np.ndarray
+    """(K,) int64, class indices: positions in the categories."""
+    crowd: np.ndarray
+    """(K,) bool, regions to ignore (COCO's ``iscrowd``, VOC's ``difficult``)."""
+    areas: np.ndarray
+    """(K,) float64, as annotated (COCO: the mask's area in pixels)."""
+
+    def take(self, rows: np.ndarray | slice) -> "BoxTable":
+        """Some rows, chosen by a mask, by positions or by a slice."""
+        return BoxTable(*(column[rows] for column in self))
+
+
+@dataclass(frozen=True, eq=False)
+class Annotations:
+    """Images, boxes and categories of one data set or split.
+
+    Make one with `build`, or with `read_coco` and `read_voc`.
+
+    Attributes:
+        title: what the data set is called, without its number of images.
+        categories: COCO category id -> name. The position in this dict is the class index: it is
+            the one map between the two. Ids may have gaps.
+        images: the M images.
+        boxes: all K boxes, sorted by image.
+        starts: (M + 1,) int64; the boxes of image i are the rows ``starts[i]:starts[i + 1]``.
+        faults: what was left out.
+        set_aside: number of boxes of classes that the file declares and nobody asked for.
+    """
+
+    title: str
+    categories: dict[int, str]
+    images: ImageTable
+    boxes: BoxTable
+    starts: np.ndarray
+    faults: Faults
+    set_aside: int = 0
+
+    @classmethod
+    def build(
+        cls,
+        title: str,
+        categories: dict[int, str],
+        images: ImageTable,
+        boxes: BoxTable,
+        *,
+        owners: np.ndarray,
+        faults: Faults,
+    ) -> "Annotations":
+        """Put one together from boxes in any order.
+
+        Args:
+            title: see the class, as for the next two and the last.
+            categories: id -> name.
+            images: the images.
+            boxes: in any order.
+            owners: (K,) int64, for each box the position of its image.
+            faults: what was left out.
+        """
+        order = np.argsort(owners, kind="stable")
+        starts = np.searchsorted(owners[order], np.arange(len(images.ids) + 1))
+        return cls(title, categories, images, boxes.take(order), starts, faults)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to worker processes: not the dict that `ground_truth` has cached."""
+        return {key: value for key, value in self.__dict__.items() if key != "ground_truth"}
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.images.ids)
+
+    @property
+    def name(self) -> str:
+        """What results call this data set: the title and how many images, or which "minival"."""
+        minival = _MINIVALS.get((self.title, len(self)))
+        return f"{self.title} ({minival or f'{len(self):,} images'})"
+
+    @property
+    def owners(self) -> np.ndarray:
+        """(K,) int64, for each box the position of its image."""
+        return np.repeat(np.arange(len(self)), np.diff(self.starts))
+
+    def boxes_of(self, index: int) -> BoxTable:
+        """The boxes of the image at a position."""
+        return self.boxes.take(slice(self.starts[index], self.starts[index + 1]))
+
+    def select(self, images: np.ndarray) -> "Annotations":
+        """The images at these positions (or under this mask (M,) bool), with their boxes."""
+        images = np.arange(len(self))[images]
+        position = np.full(len(self), -1)
+        position[images] = np.arange(len(images))
+        owners = position[self.owners]
+        chosen = ImageTable(*(column[images] for column in self.images))
+        rows = np.flatnonzero(owners >= 0)
+        rows = rows[np.argsort(owners[rows], kind="stable")]
+        starts = np.searchsorted(owners[rows], np.arange(len(images) + 1))
+        return replace(self, images=chosen, boxes=self.boxes.take(rows), starts=starts)
+
+    def positions_of(self, image_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where images are.
+
+        Args:
+            image_ids: (N,) int64.
+
+        Returns:
+            (N,) int64 positions, valid where the second, (N,) bool, says that the image is known.
+        """
+        return find(self.images.ids, image_ids)
+
+    @cached_property
+    def ground_truth(self) -> dict[str, Any]:
+        """The COCO-format dict (images, annotations, categories) that pycocotools takes.
+
+        Boxes and areas stand as annotated, not clipped; masks are left out.
+        """
+        images, boxes = self.images, self.boxes
+        category_ids = np.array(list(self.categories), dtype=np.int64)[boxes.labels]
+        image_rows = zip(
+            images.ids.tolist(), images.file_names, images.sizes_hw.tolist(), strict=True
+        )
+        keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
+        columns = (
+            boxes.ids.tolist(),
+            images.ids[self.owners].tolist(),
+            category_ids.tolist(),
+            boxes.xywh.tolist(),
+            boxes.areas.tolist(),
+            boxes.crowd.astype(int).tolist(),
+        )
+        return {
+            "info": {"description": self.name},
+            "images": [
+                {"id": image_id, "file_name": name, "height": height, "width": width}
+                for image_id, name, (height, width) in image_rows
+            ],
+            "annotations": [
+                dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)
+            ],
+            "categories": [{"id": key, "name": name} for key, name in self.categories.items()],
+        }
+
+    def summary(self) -> str:
+        """One line: what is there, and what was left out."""
+        crowd = int(self.boxes.crowd.sum())
+        empty = int((np.diff(self.starts) == 0).sum())
+        boxes = f"{len(self.boxes.ids):,} boxes"
+        if crowd:
+            boxes += f" (of which {crowd:,} crowd regions)"
+        line = f"{self.name}: {boxes}, classes: {len(self.categories)}"
+        if empty:
+            line = f"{line}, images without boxes: {empty:,}"
+        if self.set_aside:
+            line = f"{line}; {self.set_aside:,} boxes of other classes set aside"
+        return f"{line}; left out: {self.faults.summary()}" if self.faults.total else line
+
+
+def merge(parts: Sequence[Annotations]) -> Annotations:
+    """One data set from several parts, in their order.
+
+    Raises:
+        DataError: the parts have different categories, or an image or annotation id in common.
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    for part in parts[1:]:
+        if list(part.categories.items()) != list(first.categories.items()):
+            raise DataError(
+                f"{first.title} and {part.title} declare different categories, so they cannot be "
+                "parts of one split. Give both files the same categories."
+            )
+    images = ImageTable(*(np.concatenate(c) for c in zip(*(p.images for p in parts), strict=True)))
+    boxes = BoxTable(*(np.concatenate(c) for c in zip(*(p.boxes for p in parts), strict=True)))
+    title = " + ".join(part.title for part in parts)
+    for what, ids in (("image", images.ids), ("annotation", boxes.ids)):
+        again = ids[~first_occurrences(ids)]
+        if again.size:
+            raise DataError(
+                f"{title}: {again.size:,} {what} ids occur in more than one part, the first is "
+                f"{again[0]}. Renumber one of the files, or leave images out with exclude_ids."
+            )
+    offsets = np.cumsum([0] + [len(part) for part in parts[:-1]])
+    owners = np.concatenate([p.owners + offset for p, offset in zip(parts, offsets, strict=True)])
+    faults = Faults(first.faults.on_error)
+    for part in parts:
+        faults.extend(part.faults)
+    merged = Annotations.build(title, first.categories, images, boxes, owners=owners, faults=faults)
+    return replace(merged, set_aside=sum(part.set_aside for part in parts))
+
+
+def choose(
+    annotations: Annotations, image_ids: np.ndarray, source: str, *, keep: bool
+) -> Annotations:
+    """Keep only the images of a list of ids, or all others.
+
+    Args:
+        annotations: the data set.
+        image_ids: (N,) int64.
+        source: where the ids come from, for messages.
+        keep: True keeps the listed images, False leaves them out.
+
+    Raises:
+        DataError: an id is unknown (counted instead under ``on_error="skip"``).
+    """
+    positions, known = annotations.positions_of(image_ids)
+    faults = annotations.faults.copy()
+    faults.add_where(
+        FaultKind.UNKNOWN_IMAGE,
+        ~known,
+        lambda row: f"{source}: image id {image_ids[row]} is not in {annotations.title}",
+    )
+    listed = np.zeros(len(annotations), dtype=bool)
+    listed[positions[known]] = True
+    return replace(annotations.select(listed if keep else ~listed), faults=faults)
+
+
+def find(haystack: np.ndarray, needles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each of ``needles`` (N,) is in ``haystack`` (M,), both int64, the latter unique.
+
+    Returns:
+        (N,) int64 positions, valid where the second result, (N,) bool, is True.
+    """
+    if not haystack.size:
+        return np.zeros(len(needles), dtype=np.int64), np.zeros(len(needles), dtype=bool)
+    order = np.argsort(haystack)
+    place = np.minimum(np.searchsorted(haystack, needles, sorter=order), len(haystack) - 1)
+    positions = order[place]
+    return positions, haystack[positions] == needles

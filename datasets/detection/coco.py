@@ -1,0 +1,344 @@
+"""Reading annotation files in COCO's format (https://cocodataset.org/#format-data).
+
+Any such file will do: category and image ids may have gaps and come in any order, ``area`` and
+``iscrowd`` may be absent, further keys are ignored. Nothing in this module needs torch.
+"""
+
+import logging
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from ..file_names import FileNames
+from ..files import read_json
+from ..images import ImageFile
+from .annotations import Annotations, BoxTable, ImageTable, find
+from .data_errors import FaultKind, Faults, OnError
+from .json_schema import Column, integers, names, quadruples, read_columns, sides, whole_number
+from .validation import TOLERANCE_PX, check_boxes, first_occurrences
+
+# A child of Lightning's logger, whose messages are shown by default.
+_log = logging.getLogger("lightning.pytorch.mobilevision.data")
+
+# fmt: off
+_COCO_NAMES = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
+    "traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat",
+    "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack",
+    "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball",
+    "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket",
+    "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple",
+    "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair",
+    "couch", "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse",
+    "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
+    "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier",
+    "toothbrush",
+)
+# fmt: on
+_UNUSED_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+
+COCO_CATEGORIES: dict[int, str] = dict(
+    zip([i for i in range(1, 91) if i not in _UNUSED_IDS], _COCO_NAMES, strict=True)
+)
+"""COCO's 80 classes: category id (1 to 90, with gaps) -> name."""
+
+OFFICIAL_FILES: dict[str, tuple[int, str]] = {
+    "instances_train2017.json": (469_785_474, "COCO train2017"),
+    "instances_val2017.json": (19_987_840, "COCO val2017"),
+    "instances_train2014.json": (332_556_225, "COCO train2014"),
+    "instances_val2014.json": (160_682_675, "COCO val2014"),
+}
+"""The released files: name -> size in bytes, what they are called in results.
+
+They are large, their categories are known, and nobody can mend them: annotation 918 of train2017,
+for instance, has no height (github.com/cocodataset/cocoapi/issues/355).
+"""
+
+
+_PATH = "path of the file"
+"""Key that is put into the entries of images."""
+_IMAGE_COLUMNS = (
+    Column("id", integers, "an integer"),
+    Column("file_name", names, "a name"),
+    Column("height", sides, "an integer above zero"),
+    Column("width", sides, "an integer above zero"),
+)
+_BOX_COLUMNS = (
+    Column("id", integers, "an integer"),
+    Column("image_id", integers, "an integer"),
+    Column("category_id", integers, "an integer"),
+    Column("bbox", quadruples, "four numbers [x, y, width, height]"),
+)
+
+
+def official_title(file: Path) -> str | None:
+    """What COCO calls a file of its releases, told by name and size; None for any other."""
+    size, title = OFFICIAL_FILES.get(file.name, (-1, ""))
+    return title if file.is_file() and file.stat().st_size == size else None
+
+
+def read_coco(
+    annotation_file: str | Path,
+    images_dir: str | Path,
+    categories: dict[int, str] | None = None,
+    on_error: OnError = "raise",
+) -> Annotations:
+    """Read one annotation file. The pictures are not opened.
+
+    Args:
+        annotation_file: COCO-format JSON.
+        images_dir: the folder that ``file_name`` is relative to.
+        categories: id -> name, the classes to read, in class order; each must be declared in the
+            file under this name, and boxes of other declared classes are left aside. None: all
+            that the file declares, by rising id.
+        on_error: what faulty entries lead to. In COCO's own releases, which nobody can mend, they
+            are always left out and counted, and boxes that reach beyond the picture are clipped.
+
+    Raises:
+        DataError: the file is absent, not JSON, lacks a list, declares other categories than asked
+            for, or, under ``on_error="raise"``, has a faulty entry.
+    """
+    file, folder = Path(annotation_file), Path(images_dir)
+    document = load_document(file)
+    official = official_title(file)
+    faults = Faults("skip" if official else on_error)
+    declared = declared_categories(file, document)
+    categories = _chosen(file, declared, categories)
+    images = _read_images(file, folder, document["images"], faults)
+    boxes, owners = _read_boxes(
+        file,
+        document["annotations"],
+        images,
+        declared,
+        faults,
+        tolerance_px=math.inf if official else TOLERANCE_PX,
+    )
+    labels, chosen = find(np.array(list(categories), dtype=np.int64), boxes.labels)
+    boxes = boxes._replace(labels=labels).take(chosen)
+    title = official or "/".join(file.resolve().parts[-3:])
+    faults.on_error = on_error
+    annotations = Annotations.build(
+        title, categories, images, boxes, owners=owners[chosen], faults=faults
+    )
+    return replace(annotations, set_aside=int((~chosen).sum()))
+
+
+def load_document(file: Path) -> dict[str, Any]:
+    """Parse an annotation file and make sure that it has its three lists.
+
+    Masks are dropped while parsing: they are most of the file and no box needs them.
+
+    Raises:
+        DataError: the file is absent, not JSON, or not of COCO's form.
+    """
+
+    def without_mask(entry: dict[str, Any]) -> dict[str, Any]:
+        entry.pop("segmentation", None)
+        return entry
+
+    document = read_json(file, without_mask)
+    if not isinstance(document, dict):
+        raise DataError(
+            f"{file}: holds a JSON {type(document).__name__}, but COCO's format is an object with "
+            '"images", "annotations" and "categories". (A list is the format of results.)'
+        )
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(document.get(key), list):
+            raise DataError(f'{file}: lacks the list "{key}". COCO\'s format needs it, even empty.')
+    return document
+
+
+def declared_categories(file: Path, document: dict[str, Any]) -> dict[int, str]:
+    """The categories of a parsed file: id -> name, by rising id.
+
+    Raises:
+        DataError: there is none, or one is malformed, or an id or a name occurs twice.
+    """
+    declared: dict[int, str] = {}
+    for entry in document["categories"]:
+        category_id = whole_number(entry.get("id")) if isinstance(entry, dict) else None
+        if category_id is None or not isinstance(entry.get("name"), str):
+            raise DataError(
+                f'{file}: the category {entry!r} needs an integer "id" of at most 64 bits and a '
+                '"name". Add them.'
+            )
+        if category_id in declared or entry["name"] in declared.values():
+            raise DataError(
+                f"{file}: category {category_id} ({entry['name']}) has an id or a name that "
+                "another one has, too. Make both unique."
+            )
+        declared[category_id] = entry["name"]
+    if not declared:
+        raise DataError(f'{file}: "categories" is empty. Declare at least one class.')
+    return dict(sorted(declared.items()))
+
+
+def _chosen(file: Path, declared: dict[int, str], wanted: dict[int, str] | None) -> dict[int, str]:
+    if wanted is None:
+        return declared
+    for category_id, name in wanted.items():
+        # A model may know more classes than this file declares, but not by other names.
+        if declared.get(category_id, name) != name:
+            raise DataError(
+                f"{file}: category {category_id} should be {name!r} but is "
+                f"{declared[category_id]!r}. All files of a data set, and the option categories, "
+                "must agree."
+            )
+    if not wanted.keys() & declared.keys():
+        raise DataError(
+            f"{file}: declares none of the wanted categories {dict(list(wanted.items())[:5])}, "
+            f"only {dict(list(declared.items())[:5])}. Name those of the file."
+        )
+    return dict(wanted)
+
+
+def _read_images(file: Path, folder: Path, entries: list[Any], faults: Faults) -> ImageTable:
+    files = FileNames(folder)
+    entries = _with_paths(file, files, entries, faults)
+    entries = _with_sizes(file, entries, faults)
+    entries, columns = read_columns(file, "image", entries, _IMAGE_COLUMNS, faults)
+    ids, file_names, heights, widths = columns
+    files.warn_of_foreign(file)
+    first = first_occurrences(ids)
+    faults.add_where(
+        FaultKind.DUPLICATE_IMAGE,
+        ~first,
+        lambda row: f"{file}: image id {ids[row]} ({file_names[row]}) is used twice",
+    )
+    paths = np.array([entry[_PATH] for entry in entries], dtype=object)
+    table = ImageTable(ids, file_names, paths, np.stack([heights, widths], axis=1))
+    return ImageTable(*(column[first] for column in table))
+
+
+def _with_paths(file: Path, files: FileNames, entries: list[Any], faults: Faults) -> list[Any]:
+    """The entries of images with the path of each; those that lead elsewhere are left out."""
+    kept = []
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
+            kept.append(entry)  # named as malformed later
+            continue
+        try:
+            path = str(files.locate(entry["file_name"]))
+        except ValueError as error:
+            faults.add(FaultKind.MALFORMED, f"{file}: image {entry.get('id')}: file_name {error}")
+            continue
+        kept.append({**entry, _PATH: path})
+    return kept
+
+
+def _with_sizes(file: Path, entries: list[Any], faults: Faults) -> list[Any]:
+    """The entries of images, those without a size with that of their file."""
+    kept, measured = [], 0
+    for entry in entries:
+        sides_px = (
+            [entry.get(side) for side in ("height", "width")] if isinstance(entry, dict) else []
+        )
+        if None not in sides_px or _PATH not in entry:
+            kept.append(entry)
+            continue
+        try:
+            height, width = ImageFile(Path(entry[_PATH])).size_hw
+        except DataError as error:
+            there = Path(entry[_PATH]).is_file()
+            kind = FaultKind.UNREADABLE if there else FaultKind.MISSING
+            what = str(error) if there else f"{entry[_PATH]}: no such picture"
+            faults.add(kind, f"{file}: image without a size: {what}")
+            continue
+        measured += 1
+        kept.append({**entry, "height": height, "width": width})
+    if measured:
+        _log.warning(
+            f"{file}: {measured:,} images have no width and height; they were read from the files"
+        )
+    return kept
+
+
+def _read_boxes(
+    file: Path,
+    entries: list[Any],
+    images: ImageTable,
+    declared: dict[int, str],
+    faults: Faults,
+    *,
+    tolerance_px: float,
+) -> tuple[BoxTable, np.ndarray]:
+    """Returns the boxes, with the category id for a label, and the position of each one's image."""
+    entries, columns = read_columns(file, "annotation", entries, _BOX_COLUMNS, faults)
+    ids, image_ids, category_ids, xywh = columns
+    ids, keep = _distinct_ids(file, columns, faults)
+    owners, known = find(images.ids, image_ids)
+    faults.add_where(
+        FaultKind.UNKNOWN_IMAGE,
+        ~known,
+        lambda row: (
+            f"{file}: annotation {ids[row]} belongs to image {image_ids[row]}, which is not "
+            'in "images"'
+        ),
+    )
+    right = np.isin(category_ids, list(declared))
+    faults.add_where(
+        FaultKind.UNKNOWN_CATEGORY,
+        ~right,
+        lambda row: (
+            f"{file}: annotation {ids[row]} has category {category_ids[row]}, which is not "
+            'in "categories"'
+        ),
+    )
+    keep &= known & right
+    crowd = np.array([entry.get("iscrowd") in (1, "1") for entry in entries], dtype=bool)
+    areas = np.array([_area(entry) for entry in entries], dtype=np.float64)
+    areas = np.where(np.isfinite(areas), areas, xywh[:, 2] * xywh[:, 3])
+    rows = np.flatnonzero(keep)
+    xyxy, right = check_boxes(
+        xywh[rows],
+        images.sizes_hw[owners[rows]],
+        faults,
+        lambda row: f"{file}: annotation {ids[rows[row]]}",
+        tolerance_px=tolerance_px,
+    )
+    boxes = BoxTable(ids[rows], xywh[rows], xyxy, category_ids[rows], crowd[rows], areas[rows])
+    return boxes.take(right), owners[rows][right]
+
+
+def _distinct_ids(
+    file: Path, columns: list[np.ndarray], faults: Faults
+) -> tuple[np.ndarray, np.ndarray]:
+    """Number annotations anew whose id is taken, and find those that are there twice.
+
+    Some tools write one id for all. Only an annotation that is equal in image, category and box to
+    another one of its id is the same one.
+
+    Returns:
+        (N,) int64 ids without repetition, and (N,) bool: whether an annotation is kept.
+    """
+    ids = columns[0]
+    first = first_occurrences(ids)
+    if first.all():
+        return ids, first
+    # Floats do not tell large ids apart, so each id is replaced by its rank.
+    ranks = [np.unique(column, return_inverse=True)[1] for column in columns[:3]]
+    numbers = np.column_stack([*ranks, columns[3]])
+    alone = np.zeros(len(ids), dtype=bool)
+    alone[np.unique(numbers, axis=0, return_index=True)[1]] = True
+
+    def message(row: int) -> str:
+        what = "numbered anew" if alone[row] else "the same annotation again, left out"
+        return f"{file}: annotation id {ids[row]} is used twice ({what})"
+
+    faults.add_where(FaultKind.DUPLICATE_ANNOTATION, ~first, message)
+    again = np.flatnonzero(~first & alone)
+    unused = np.setdiff1d(np.arange(1, len(ids) + len(again) + 1), ids)
+    ids = ids.copy()
+    ids[again] = unused[: len(again)]
+    return ids, first | alone
+
+
+def _area(entry: dict[str, Any]) -> float:
+    try:
+        return float(entry["area"]) if isinstance(entry.get("area"), int | float) else math.nan
+    except OverflowError:  # an integer beyond the largest float
+        return math.nan

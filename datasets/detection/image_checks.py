@@ -1,0 +1,134 @@
+"""Annotations meet their pictures: is the file there, is it as large as declared, is it upright.
+
+Boxes are in the pixels of the declared width and height. Where that is the size of the upright
+picture (EXIF rotation applied), they fit. Where it is the size as stored and EXIF turns the picture
+by a quarter, the boxes were drawn on the unturned picture and are turned with it. A picture that
+EXIF mirrors or turns by half has the same size either way and counts as annotated upright.
+"""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+from ..errors import DataError
+from ..images import ImageFile
+from .annotations import Annotations
+from .data_errors import FaultKind
+
+_ORIENTATION_TAG = 0x0112
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+"""Extensions, in lower case, of the files that count as pictures."""
+
+
+def turn_boxes(boxes: np.ndarray, stored_hw: tuple[int, int], orientation: int) -> np.ndarray:
+    """Move boxes from the pixels as stored to those of the upright picture.
+
+    Args:
+        boxes: (N, 4) xyxy pixels of the stored picture.
+        stored_hw: its height and width.
+        orientation: EXIF orientation 1 to 8 (CIPA DC-008, tag 0x0112).
+
+    Returns:
+        (N, 4) of the same dtype, xyxy pixels of the upright picture.
+    """
+    height, width = stored_hw
+    x0, y0, x1, y1 = np.moveaxis(boxes, -1, 0)
+    if orientation in (2, 3, 7, 8):
+        x0, x1 = width - x1, width - x0
+    if orientation in (3, 4, 6, 7):
+        y0, y1 = height - y1, height - y0
+    if orientation >= 5:
+        x0, y0, x1, y1 = y0, x0, y1, x1
+    return np.stack([x0, y0, x1, y1], axis=-1).astype(boxes.dtype)
+
+
+def quarter_turn(image: ImageFile, declared_hw: tuple[int, int]) -> int | None:
+    """The EXIF orientation to turn boxes by, or None where they fit as they are.
+
+    Args:
+        image: the picture; its header is read.
+        declared_hw: height and width that the annotations declare.
+
+    Raises:
+        DataError: the picture cannot be read, or has another size than declared.
+    """
+    height, width = image.size_hw
+    if (height, width) == declared_hw:
+        return None
+    if (width, height) == declared_hw:
+        with Image.open(image.path) as header:
+            orientation = header.getexif().get(_ORIENTATION_TAG, 1)
+        if orientation in (5, 6, 7, 8):
+            return orientation
+    raise DataError(
+        f"{image.path}: the picture is {width}x{height} pixels, but the annotations declare "
+        f"{declared_hw[1]}x{declared_hw[0]}. {FaultKind.SIZE.fix}"
+    )
+
+
+def drop_missing(annotations: Annotations) -> Annotations:
+    """Leave out images whose file is not there; folders are listed, no file is opened.
+
+    Raises:
+        DataError: a file is missing and the annotations' ``on_error`` is "raise".
+    """
+    listings: dict[str, set[str]] = {}
+    present = np.zeros(len(annotations), dtype=bool)
+    for index, path in enumerate(annotations.images.paths):
+        folder, name = os.path.split(path)
+        if folder not in listings:
+            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        present[index] = name in listings[folder]
+    faults = annotations.faults.copy()
+    faults.add_where(
+        FaultKind.MISSING, ~present, lambda row: f"{annotations.images.paths[row]}: no such picture"
+    )
+    return replace(annotations.select(present), faults=faults)
+
+
+def fit_to_pictures(annotations: Annotations) -> Annotations:
+    """Read every picture's header: turn boxes with EXIF rotation, leave out what is wrong.
+
+    The result's sizes and boxes, also those of its ground truth, are those of the upright pictures.
+
+    Raises:
+        DataError: a picture is missing, unreadable or of another size than declared, and the
+            annotations' ``on_error`` is "raise".
+    """
+    annotations = drop_missing(annotations)
+    faults = annotations.faults.copy()
+    sizes_hw = annotations.images.sizes_hw.copy()
+    xywh, xyxy = annotations.boxes.xywh.copy(), annotations.boxes.xyxy.copy()
+    good = np.ones(len(annotations), dtype=bool)
+    for index, path in enumerate(annotations.images.paths):
+        image, declared_hw = ImageFile(path), _pair(sizes_hw[index])
+        kind = FaultKind.UNREADABLE
+        try:
+            upright_hw = image.size_hw
+            kind = FaultKind.SIZE
+            orientation = quarter_turn(image, declared_hw)
+        except DataError as error:
+            faults.add(kind, str(error))
+            good[index] = False
+            continue
+        if orientation is not None:
+            rows = slice(annotations.starts[index], annotations.starts[index + 1])
+            corners = xywh[rows].copy()
+            corners[:, 2:] += corners[:, :2]
+            turned = turn_boxes(corners, declared_hw, orientation)
+            xywh[rows] = np.concatenate([turned[:, :2], turned[:, 2:] - turned[:, :2]], axis=1)
+            xyxy[rows] = turn_boxes(xyxy[rows], declared_hw, orientation)
+            sizes_hw[index] = upright_hw
+    fitted = replace(
+        annotations,
+        images=annotations.images._replace(sizes_hw=sizes_hw),
+        boxes=annotations.boxes._replace(xywh=xywh, xyxy=xyxy),
+        faults=faults,
+    )
+    return fitted.select(good)
+
+
+def _pair(size_hw: np.ndarray) -> tuple[int, int]:
+    return int(size_hw[0]), int(size_hw[1])

@@ -1,0 +1,338 @@
+"""Reading data sets in Pascal VOC's format: an XML file for each picture.
+
+VOC counts pixels from 1 and its corners lie inside the box (Everingham et al., "The PASCAL VOC2012
+Development Kit", section on annotation): a box that covers the first pixel alone is (1, 1, 1, 1).
+Ours is (xmin - 1, ymin - 1, xmax, ymax). Files of tools that count from 0 come out one pixel too
+large to the left and the top, which is within the tolerance. Nothing in this module needs torch.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+
+from ..errors import DataError
+from ..images import ImageFile
+from .annotations import Annotations, BoxTable, ImageTable
+from .data_errors import FaultKind, Faults, OnError
+from .image_checks import PICTURE_SUFFIXES
+from .layout import SPLITS
+from .validation import check_boxes
+
+# fmt: off
+VOC_NAMES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor",
+)
+# fmt: on
+"""The twenty classes of VOC 2007 to 2012; as category ids we give them 1 to 20."""
+
+_CLASS_FLAG = re.compile(r"\s+(-1|0|1)$")
+_DECLARED_ENCODING = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)["'][^>]*\?>""")
+_XML_FOLDERS = ("Annotations", "annotations", "")
+_IS_VOC = re.compile(r"\bVOC ?20\d\d\b")
+"""In the element "database" of VOC's own files, such as "The VOC2007 Database"."""
+_PICTURE_FOLDERS = ("JPEGImages", "images", "")
+
+
+@dataclass(frozen=True)
+class VocPart:
+    """XML files and their pictures.
+
+    Attributes:
+        annotations: the folder of XML files.
+        images: the folder of pictures.
+        stems: file names without extension; None takes every XML file.
+    """
+
+    annotations: Path
+    images: Path
+    stems: tuple[str, ...] | None = None
+
+
+class VocObject(NamedTuple):
+    """One object of an XML file."""
+
+    name: str
+    xyxy: tuple[float, float, float, float]
+    """Left, top, right, bottom in pixels, our convention."""
+    difficult: bool
+
+
+class VocImage(NamedTuple):
+    """What an XML file says."""
+
+    file: Path
+    file_name: str
+    """As the XML names it; may be empty."""
+    size_hw: tuple[int, int] | None
+    """None where it is not stated (some tools write 0)."""
+    objects: list[VocObject]
+    is_voc: bool
+    """Whether the file says that it is of Pascal VOC itself, as those of 2007 to 2012 do."""
+
+
+def find_voc_split(root: Path, name: str) -> list[VocPart]:
+    """Find an image set or a folder by its name ("train", "val", "trainval", ...).
+
+    ``ImageSets/Main/<name>.txt`` in the root or in its ``VOC*`` folders comes first, then a folder
+    of that name with XML files. "val" may also be called "valid" or "validation".
+
+    Raises:
+        DataError: there is neither.
+    """
+    releases = [root, *sorted(root.glob("VOC*"))]
+    for alias in SPLITS.get(name, (name,)):
+        listings = [(folder, folder / "ImageSets" / "Main" / f"{alias}.txt") for folder in releases]
+        parts = [
+            VocPart(
+                folder / "Annotations",
+                folder / "JPEGImages",
+                _read_stems(listing, folder / "Annotations"),
+            )
+            for folder, listing in listings
+            if listing.is_file()
+        ]
+        if parts:
+            return parts
+        for folder in _XML_FOLDERS:
+            if next((root / alias / folder).glob("*.xml"), None) is not None:
+                pictures = [root / alias / images for images in _PICTURE_FOLDERS]
+                there = next(path for path in pictures if path.is_dir())
+                return [VocPart(root / alias / folder, there)]
+    raise DataError(
+        f"{root.absolute()}: no image set ImageSets/Main/{name}.txt, here or in a VOC* folder, and "
+        f"no folder {name} with XML files. Check the root, and the names of the splits."
+    )
+
+
+def _read_stems(listing: Path, annotations: Path) -> tuple[str, ...]:
+    """The names of an image set, without extensions.
+
+    The sets of one class have 1, -1 or 0 behind each name. Names may hold spaces, so a number is
+    taken off only where there is no file of the whole name; the same holds for extensions.
+
+    Raises:
+        DataError: The file cannot be read or is no text.
+    """
+    try:
+        lines = listing.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{listing}: not a readable image set ({error}). Write one name on each line, in UTF-8."
+        ) from error
+    there = {path.stem for path in annotations.glob("*.xml")}
+    return tuple(_stem(line.strip(), there) for line in lines if line.strip())
+
+
+def _stem(line: str, there: set[str]) -> str:
+    name = _CLASS_FLAG.sub("", line)
+    shorter = (name.removesuffix(Path(name).suffix) for name in (line, name))
+    return next((each for each in (line, name, *shorter) if each in there), name)
+
+
+def read_voc(
+    parts: Sequence[VocPart],
+    categories: dict[int, str] | None = None,
+    on_error: OnError = "raise",
+    *,
+    ignore_difficult: bool = True,
+    voc_classes: bool | None = None,
+) -> Annotations:
+    """Read XML files. The pictures are opened only where the XML does not state their size.
+
+    Images and boxes are numbered from 1 in the order of the files; areas are those of the boxes.
+
+    Args:
+        parts: where they are.
+        categories: id -> name; None takes VOC's twenty or the names that occur, sorted, from id 1.
+        on_error: what faulty files and objects lead to.
+        ignore_difficult: "difficult" objects become regions to ignore (``crowd``).
+        voc_classes: whether the classes are VOC's twenty, where ``categories`` is None. None takes
+            them only where every file says that it is of VOC itself: a data set of cats alone has
+            one class.
+
+    Raises:
+        DataError: there is nothing to read, or something is faulty under ``on_error="raise"``.
+    """
+    faults = Faults(on_error)
+    read: list[VocImage] = []
+    paths: list[Path] = []
+    sizes_hw: list[tuple[int, int]] = []
+    for part in parts:
+        pictures = _list_pictures(part.images)
+        for file in _xml_files(part, faults):
+            try:
+                image = read_voc_file(file)
+            except DataError as error:
+                faults.add(FaultKind.MALFORMED, str(error))
+                continue
+            named = image.file_name or f"{file.stem}.jpg"
+            path = part.images / pictures.get(file.stem, named)
+            size_hw = image.size_hw or _measure(path, faults)
+            if size_hw is not None:
+                read.append(image)
+                paths.append(path)
+                sizes_hw.append(size_hw)
+    if not read:
+        raise DataError(f"{parts[0].annotations}: no XML file that can be read. Check the folder.")
+    table = ImageTable(
+        ids=np.arange(1, len(read) + 1),
+        file_names=np.array([path.name for path in paths], dtype=object),
+        paths=np.array([str(path) for path in paths], dtype=object),
+        sizes_hw=np.array(sizes_hw, dtype=np.int64).reshape(-1, 2),
+    )
+    categories = categories or _categories(read, voc_classes)
+    boxes, owners = _read_objects(read, table, categories, faults)
+    if not ignore_difficult:
+        boxes = boxes._replace(crowd=np.zeros_like(boxes.crowd))
+    title = " + ".join("/".join(part.annotations.resolve().parts[-2:]) for part in parts)
+    return Annotations.build(title, categories, table, boxes, owners=owners, faults=faults)
+
+
+def _xml_files(part: VocPart, faults: Faults) -> list[Path]:
+    if part.stems is None:
+        return sorted(part.annotations.glob("*.xml"))
+    files = [part.annotations / f"{stem}.xml" for stem in part.stems]
+    there = {path.name for path in part.annotations.glob("*.xml")}
+    faults.add_where(
+        FaultKind.UNKNOWN_IMAGE,
+        np.array([file.name not in there for file in files], dtype=bool),
+        lambda row: f"{files[row]}: the image set names it, but there is no such file",
+    )
+    return [file for file in files if file.name in there]
+
+
+def _list_pictures(folder: Path) -> dict[str, str]:
+    """Stem -> file name of the pictures in a folder."""
+    if not folder.is_dir():
+        return {}
+    names = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    return {path.stem: path.name for path in names}
+
+
+def _measure(path: Path, faults: Faults) -> tuple[int, int] | None:
+    try:
+        return ImageFile(path).size_hw
+    except DataError as error:
+        faults.add(FaultKind.UNREADABLE, str(error))
+        return None
+
+
+def _categories(read: list[VocImage], voc_classes: bool | None) -> dict[int, str]:
+    names = {item.name for image in read for item in image.objects}
+    if voc_classes is None:
+        voc_classes = names <= set(VOC_NAMES) and all(image.is_voc for image in read)
+    if not names and not voc_classes:
+        raise DataError(f"{read[0].file.parent}: no objects, so no classes. Give the categories.")
+    ordered = VOC_NAMES if voc_classes else sorted(names)
+    return dict(enumerate(ordered, start=1))
+
+
+def _read_objects(
+    read: list[VocImage], table: ImageTable, categories: dict[int, str], faults: Faults
+) -> tuple[BoxTable, np.ndarray]:
+    items = [item for image in read for item in image.objects]
+    owners = np.repeat(np.arange(len(read)), [len(image.objects) for image in read])
+    labels_by_name = {name: label for label, name in enumerate(categories.values())}
+    labels = np.array([labels_by_name.get(item.name, -1) for item in items], dtype=np.int64)
+    xyxy = np.array([item.xyxy for item in items], dtype=np.float64).reshape(-1, 4)
+    xywh = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1)
+    numbers = np.array([i for image in read for i in range(1, len(image.objects) + 1)], dtype=int)
+
+    def where(row: int) -> str:
+        return f"{read[owners[row]].file}: object {numbers[row]} ({items[row].name})"
+
+    faults.add_where(
+        FaultKind.UNKNOWN_CATEGORY,
+        labels < 0,
+        lambda row: f"{where(row)} is of none of the {len(categories)} classes",
+    )
+    clipped, right = check_boxes(xywh, table.sizes_hw[owners], faults, where)
+    right &= labels >= 0
+    boxes = BoxTable(
+        ids=np.arange(1, len(items) + 1),
+        xywh=xywh,
+        xyxy=clipped,
+        labels=labels,
+        crowd=np.array([item.difficult for item in items], dtype=bool),
+        areas=xywh[:, 2] * xywh[:, 3],
+    )
+    return boxes.take(right), owners[right]
+
+
+class _NoDoctype(ElementTree.TreeBuilder):
+    """Refuses document type definitions: entities that expand without end start with one."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        del pubid, system
+        raise DataError(f"declares a document type ({name}), which VOC files have no use for")
+
+
+def read_voc_file(file: Path) -> VocImage:
+    """Parse one XML file.
+
+    Raises:
+        DataError: it is absent, not XML, has a document type definition, or lacks a part of an
+            object.
+    """
+    try:
+        tree = _parse(file.read_bytes())
+        size = (_number(tree, "size/height", "0"), _number(tree, "size/width", "0"))
+        return VocImage(
+            file=file,
+            file_name=Path(tree.findtext("filename", "").strip().replace("\\", "/")).name,
+            size_hw=(int(size[0]), int(size[1])) if min(size) >= 1 else None,
+            objects=[_object(element) for element in tree.iterfind("object")],
+            is_voc=_IS_VOC.search(tree.findtext("source/database", "")) is not None,
+        )
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such annotation file. Check the path.") from None
+    except (OSError, ElementTree.ParseError, LookupError, ValueError, OverflowError) as error:
+        raise DataError(f"{file}: {error}. {FaultKind.MALFORMED.fix}") from error
+
+
+def _parse(content: bytes) -> ElementTree.Element:
+    """Parse an XML file, also in encodings that Python knows and the XML parser does not.
+
+    Raises:
+        LookupError: Nobody knows the encoding.
+        ValueError: It is not written in the encoding that it declares.
+        ElementTree.ParseError: It is no XML.
+    """
+    try:
+        return ElementTree.XML(content, ElementTree.XMLParser(target=_NoDoctype()))
+    except (LookupError, ValueError) as error:
+        declared = _DECLARED_ENCODING.match(content)
+        if declared is None or isinstance(error, ElementTree.ParseError):
+            raise
+        text = content[declared.end() :].decode(declared[1].decode())
+        return ElementTree.XML(text, ElementTree.XMLParser(target=_NoDoctype()))
+
+
+def _object(element: ElementTree.Element) -> VocObject:
+    name = element.findtext("name", "").strip()
+    if not name:
+        raise ValueError('an object lacks its "name"')
+    xmin, ymin, xmax, ymax = (
+        _number(element, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")
+    )
+    stated = (element.findtext("difficult") or "").strip()
+    # Several tools write nothing or "Unspecified" for what is not difficult.
+    difficult = stated.casefold() not in ("", "unspecified") and _number(element, "difficult") == 1
+    return VocObject(name, (xmin - 1, ymin - 1, xmax, ymax), difficult)
+
+
+def _number(element: ElementTree.Element, path: str, default: str | None = None) -> float:
+    text = element.findtext(path, default)
+    if text is None:
+        raise ValueError(f'an object lacks "{path}"')
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f'"{path}" is {text!r}, not a number') from None

@@ -1,0 +1,1 @@
+"""Face data: CelebA, LFW and tables, for attributes and embeddings."""

@@ -1,0 +1,139 @@
+"""Faces brought into one position by their landmarks.
+
+One function, `align_face`, serves training, evaluation and the use of a model: a face network sees
+faces as it was trained on them, or it does not recognise them.
+"""
+
+import cv2
+import numpy as np
+
+from ..errors import DataError
+
+ARCFACE_SIZE = 112
+"""Side in px of the crop that `ARCFACE_TEMPLATE` is for."""
+
+ARCFACE_TEMPLATE = np.array(
+    [
+        [38.2946, 51.6963],
+        [73.5318, 51.5014],
+        [56.0252, 71.7366],
+        [41.5493, 92.3655],
+        [70.7299, 92.2041],
+    ]
+)
+"""(5, 2) float64, x and y in px: eyes, nose, corners of the mouth, as seen in the picture left
+before right. The positions of ArcFace (Deng et al. 2019) at 112 px; (0, 0) is the centre of the
+first pixel."""
+ARCFACE_TEMPLATE.setflags(write=False)
+
+
+def scaled_template(size: int, template_xy: np.ndarray = ARCFACE_TEMPLATE) -> np.ndarray:
+    """The landmarks' positions in a crop of another size.
+
+    Scaled about the corner of the picture, not about the centre of its first pixel: a crop of
+    ``size`` px then shows what the 112 px crop shows once that is resized.
+
+    Args:
+        size: side of the crop in px.
+        template_xy: (5, 2), at 112 px.
+
+    Returns:
+        (5, 2) float64, px.
+    """
+    return (template_xy + 0.5) * (size / ARCFACE_SIZE) - 0.5
+
+
+def fit_similarity(source_xy: np.ndarray, target_xy: np.ndarray) -> np.ndarray:
+    """The rotation, scale and shift that bring points nearest to others, by least squares.
+
+    The solution of Umeyama (1991) in two dimensions, where a similarity is the multiplication by
+    one complex number and a shift. Mirror images are excluded.
+
+    Args:
+        source_xy: (K, 2), K at least 2.
+        target_xy: (K, 2), where they should go.
+
+    Returns:
+        (2, 3) float64, as `cv2.warpAffine` wants it.
+
+    Raises:
+        DataError: The points are not finite or all at one place.
+    """
+    source = np.asarray(source_xy, dtype=np.float64) @ (1, 1j)
+    target = np.asarray(target_xy, dtype=np.float64) @ (1, 1j)
+    centred = source - source.mean()
+    spread = float((np.abs(centred) ** 2).sum())
+    if not np.isfinite(spread) or not np.isfinite(target).all() or spread < 1e-6:
+        raise DataError(
+            f"landmarks {np.asarray(source_xy).tolist()}: not {len(source)} different places, so "
+            "no face can be aligned by them. Correct or remove this row."
+        )
+    turn = (centred.conj() * (target - target.mean())).sum() / spread
+    shift = target.mean() - turn * source.mean()
+    return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
+
+
+def align_face(
+    image: np.ndarray,
+    landmarks_xy: np.ndarray,
+    size: int = ARCFACE_SIZE,
+    template_xy: np.ndarray = ARCFACE_TEMPLATE,
+) -> np.ndarray:
+    """Cut out a face so that its landmarks lie at the template's.
+
+    Bilinear; what lies outside the picture is black. A face more than twice as large as the crop
+    is averaged down first, since bilinear interpolation would only look at every second pixel.
+
+    Args:
+        image: (H, W, 3) uint8.
+        landmarks_xy: (5, 2), px, in the order of `ARCFACE_TEMPLATE`.
+        size: side of the crop in px.
+        template_xy: (5, 2), at 112 px whatever ``size`` is.
+
+    Returns:
+        (size, size, 3) uint8.
+
+    Raises:
+        DataError: The landmarks are not finite or all at one place.
+    """
+    matrix = fit_similarity(landmarks_xy, scaled_template(size, template_xy))
+    return warp_face(image, matrix, size)
+
+
+def warp_face(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+    """Cut a square crop out of a picture by an affine transform; see `align_face`.
+
+    Args:
+        image: (H, W, 3) uint8.
+        matrix: (2, 3), from the picture's pixels to the crop's.
+        size: side of the crop in px.
+
+    Returns:
+        (size, size, 3) uint8.
+    """
+    scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    if scale < 0.5:
+        image, matrix = _averaged(image, matrix, size, max(1, int(1 / max(scale, 1e-6))))
+    return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR)
+
+
+def _averaged(
+    image: np.ndarray, matrix: np.ndarray, size: int, factor: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The part of a picture that a crop shows, ``factor`` times smaller, and its transform."""
+    corners = np.array([[-1, -1], [size, -1], [-1, size], [size, size]], dtype=np.float64)
+    inverse = np.linalg.inv(matrix[:, :2])
+    seen = (corners - matrix[:, 2]) @ inverse.T
+    limit = (image.shape[1], image.shape[0])
+    first = np.clip(np.floor(seen.min(axis=0)) - factor, 0, limit).astype(int)
+    last = np.clip(np.ceil(seen.max(axis=0)) + factor, 0, limit).astype(int)
+    width, height = (last - first) // factor
+    if min(width, height) < 1:
+        return image, matrix
+    part = image[first[1] : first[1] + height * factor, first[0] : first[0] + width * factor]
+    smaller = cv2.resize(part, (int(width), int(height)), interpolation=cv2.INTER_AREA)
+    # Pixel u of the small picture is centred at first + factor * (u + 0.5) - 0.5 of the whole one.
+    offset = first + (factor - 1) / 2
+    linear = matrix[:, :2]
+    shift = matrix[:, 2] + linear @ offset
+    return smaller, np.column_stack([linear * factor, shift])

@@ -1,0 +1,246 @@
+"""Tables of pictures and yes/no labels: which attributes a picture has, as far as that is known."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import DataError
+from ..file_names import FileNames
+
+UNKNOWN = -1
+"""Of a label that nobody has given: it is predicted, neither learned from nor measured."""
+
+LANDMARK_NAMES = ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
+"""Left and right as seen in the picture; the order of `alignment.ARCFACE_TEMPLATE`."""
+LANDMARK_COLUMNS = tuple(f"{name}_{axis}" for name in LANDMARK_NAMES for axis in "xy")
+"""Columns of the landmarks in px, as CelebA calls them."""
+
+_NAMED = 5
+_TRUTH = {"": np.nan, "nan": np.nan, "none": np.nan, "true": 1.0, "false": 0.0}
+
+
+class LabelTable(NamedTuple):
+    """N pictures with A labels each."""
+
+    name: str
+    """What results call the data."""
+    attributes: tuple[str, ...]
+    """A names."""
+    paths: Sequence[str]
+    """N names of files, each once."""
+    labels: np.ndarray
+    """(N, A) int8: 1 yes, 0 no, -1 not known."""
+    landmarks: np.ndarray | None = None
+    """(N, 5, 2) float32, x and y in px of the file's pixels, in the order of `LANDMARK_NAMES`; NaN
+    where they are not known. None: of no picture."""
+    identities: np.ndarray | None = None
+    """(N,) int64, a number for each person, at least 0; -1 where it is not known. None: of no
+    picture."""
+
+    def take(self, name: str, rows: np.ndarray) -> "LabelTable":
+        """Some of them: positions (M,) int64, or a mask (N,) bool."""
+        numbers = np.flatnonzero(rows) if rows.dtype == bool else rows
+        return LabelTable(
+            name,
+            self.attributes,
+            [self.paths[row] for row in numbers.tolist()],
+            self.labels[numbers],
+            None if self.landmarks is None else self.landmarks[numbers],
+            None if self.identities is None else self.identities[numbers],
+        )
+
+
+def label_counts(labels: np.ndarray) -> np.ndarray:
+    """How many pictures are known to lack and to have each attribute.
+
+    Args:
+        labels: (N, A) int8, see `LabelTable`.
+
+    Returns:
+        (A, 2) int64: no, yes.
+    """
+    return np.stack([(labels == 0).sum(axis=0), (labels == 1).sum(axis=0)], axis=1)
+
+
+def as_labels(
+    values: np.ndarray, source: Path, rows: Sequence[str], attributes: Sequence[str]
+) -> np.ndarray:
+    """Read numbers as labels: 1 is yes; 0, or -1 as CelebA writes it, is no; NaN is not known.
+
+    Args:
+        values: (N, A) float.
+        source: The file they come from, for messages.
+        rows: N names of pictures, for messages.
+        attributes: A names, for messages.
+
+    Returns:
+        (N, A) int8 as in `LabelTable`.
+
+    Raises:
+        DataError: Another number, or both 0 and -1: nobody can tell which of them is no.
+    """
+    strange = ~np.isnan(values) & ~np.isin(values, (-1, 0, 1))
+    if strange.any():
+        row, column = np.argwhere(strange)[0].tolist()
+        raise DataError(
+            f"{source}: {attributes[column]} of {rows[row]} is {values[row, column]:g} "
+            f"({int(strange.sum()):,} such values). Labels are 1 for yes, 0 or -1 for no, and "
+            "empty where they are not known."
+        )
+    if (values == 0).any() and (values == -1).any():
+        row, column = np.argwhere(values == 0)[0].tolist()
+        raise DataError(
+            f"{source}: has 0 ({attributes[column]} of {rows[row]}) and -1, so that it is not "
+            "clear which of them is no. Write 0 for no, and leave empty what is not known."
+        )
+    return np.where(np.isnan(values), UNKNOWN, values == 1).astype(np.int8)
+
+
+def read_label_table(
+    path: Path,
+    root: Path,
+    attributes: Sequence[str] | None = None,
+    file_column: str = "file",
+    name: str | None = None,
+) -> LabelTable:
+    """Read a table with a column of files and a column for each attribute.
+
+    Labels are read by `as_labels`; ``true`` and ``false`` count as 1 and 0. Columns named as
+    `LANDMARK_COLUMNS`, all ten of them, are landmarks.
+
+    Args:
+        path: ``.csv`` with a heading, or ``.parquet``, which needs pyarrow (extra ``parquet``).
+        root: Folder that the files are relative to.
+        attributes: Columns to take, in this order; None takes all that are neither file nor
+            landmark.
+        file_column: The column of files.
+        name: What results call the data; None takes the table's.
+
+    Raises:
+        DataError: The table cannot be read, lacks a column, has no rows, names a file twice or
+            none, or has a value that is no label.
+    """
+    columns = _read_columns(path)
+    has_landmarks = set(LANDMARK_COLUMNS) <= set(columns)
+    taken = {file_column, *(LANDMARK_COLUMNS if has_landmarks else ())}
+    names = [each for each in columns if each not in taken] if attributes is None else attributes
+    absent = [each for each in (file_column, *names) if each not in columns]
+    if absent or not names:
+        raise DataError(
+            f"{path}: has the columns {', '.join(columns)}; it lacks "
+            f"{', '.join(absent) or 'attributes: give each a column'}."
+        )
+    files = [str(each or "").strip() for each in columns[file_column]]
+    check_files(path, files)
+    values = np.array([_numbers(path, each, columns[each]) for each in names]).T
+    labels = as_labels(values, path, files, names)
+    landmarks = None
+    if has_landmarks:
+        points = [_numbers(path, each, columns[each]) for each in LANDMARK_COLUMNS]
+        landmarks = np.array(points, dtype=np.float32).T.reshape(-1, len(LANDMARK_NAMES), 2)
+    paths = FileNames(root).locate_all(files, path)
+    return LabelTable(name or path.stem, tuple(names), paths, labels, landmarks)
+
+
+def _read_columns(path: Path) -> dict[str, Sequence[Any]]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such table")
+    if path.suffix == ".parquet":
+        return _read_parquet(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{path}: not a readable table ({error})") from error
+    if not rows:
+        raise DataError(f"{path}: is empty; it should begin with the names of its columns")
+    heading, *body = ([cell.strip() for cell in row] for row in rows)
+    for number, row in enumerate(body, start=2):
+        if len(row) != len(heading):
+            raise DataError(f"{path}, line {number}: {len(row)} cells, not {len(heading)}")
+    cells = zip(*body, strict=True) if body else ([] for _ in heading)
+    return dict(zip(heading, cells, strict=True))
+
+
+def _read_parquet(path: Path) -> dict[str, Sequence[Any]]:
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise DataError(
+            f"{path}: Parquet needs pyarrow: pip install 'mobilevision[parquet]'"
+        ) from error
+    try:
+        return parquet.read_table(path).to_pydict()
+    except Exception as error:  # pyarrow raises many kinds for a foreign file
+        raise DataError(f"{path}: not a readable table ({error})") from error
+
+
+def _numbers(path: Path, column: str, cells: Iterable[Any]) -> np.ndarray:
+    try:
+        return np.array([_number(cell) for cell in cells], dtype=np.float64)
+    except ValueError as error:
+        raise DataError(f"{path}: column {column}: {error}; wanted are numbers") from error
+
+
+def _number(cell: Any) -> float:
+    if cell is None:
+        return np.nan
+    text = str(cell).strip().lower()
+    return _TRUTH[text] if text in _TRUTH else float(text)
+
+
+def check_files(path: Path, files: Sequence[str]) -> None:
+    """Refuse a table that names no picture, a picture twice or a row without one.
+
+    Raises:
+        DataError: It does.
+    """
+    if not files:
+        raise DataError(f"{path}: no rows")
+    if "" in files:
+        raise DataError(f"{path}: row {files.index('') + 1} after the heading names no file")
+    if len(set(files)) < len(files):
+        names, counts = np.unique(files, return_counts=True)
+        raise DataError(f"{path}: {names[counts > 1][0]} is there {counts.max()} times")
+
+
+def without_missing(table: LabelTable, source: Path) -> tuple[LabelTable, list[str]]:
+    """Leave out rows whose file does not exist.
+
+    Returns:
+        The rest, and the files that are missing.
+
+    Raises:
+        DataError: None of the files exists.
+    """
+    # A listing of each folder is much faster than asking for every file.
+    folders = {Path(path).parent for path in table.paths}
+    there = {
+        str(file) for folder in folders if folder.is_dir() for file in folder.iterdir()
+    }  # fmt: skip
+    kept = np.array([str(Path(path)) in there for path in table.paths])
+    missing = [path for path, found in zip(table.paths, kept.tolist(), strict=True) if not found]
+    if not kept.any():
+        raise DataError(
+            f"{source}: none of its {len(table.paths):,} pictures exists; the first is "
+            f"{table.paths[0]}. Correct the folder that they are relative to."
+        )
+    return (table.take(table.name, kept) if missing else table), missing
+
+
+def refuse_missing(source: Path, missing: Sequence[str]) -> None:
+    """Name the files that do not exist.
+
+    Raises:
+        DataError: There are any.
+    """
+    if missing:
+        more = f" and {len(missing) - _NAMED:,} more" if len(missing) > _NAMED else ""
+        raise DataError(
+            f"{source}: {len(missing):,} pictures do not exist: "
+            f"{', '.join(missing[:_NAMED])}{more}. Put them there, or leave "
+            "them out and count them with on_error=skip."
+        )

@@ -1,0 +1,149 @@
+"""Pairs of faces for verification: LFW's list, and lists drawn like it. Free of torch."""
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import DataError
+
+FOLDS = 10
+
+
+class Pairs(NamedTuple):
+    """P pairs of faces."""
+
+    first: np.ndarray
+    """(P,) int64, position of a face."""
+    second: np.ndarray
+    """(P,) int64."""
+    same: np.ndarray
+    """(P,) bool, whether both are one person."""
+    folds: np.ndarray
+    """(P,) int64, from 0."""
+
+
+def read_pairs(path: str | Path, files: Sequence[str]) -> Pairs:
+    """Read a list in the form of LFW's ``pairs.txt``.
+
+    The first line has the number of folds F and of pairs n; each fold has n lines of the same
+    person (name, number, number) and n of different ones (name, number, name, number). A face is
+    ``name/name_0001.jpg``, with any suffix. The parts are separated by tabs, and a name may hold
+    spaces; in a line without a tab they are separated by spaces.
+
+    Args:
+        path: The list.
+        files: The faces there are, relative to their folder.
+
+    Raises:
+        DataError: The list has another form, or names faces that are not there.
+    """
+    path = Path(path)
+    try:
+        lines = [_words(line) for line in path.read_text(encoding="utf-8-sig").split("\n")]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a readable list of pairs ({error})") from error
+    while lines and not lines[-1]:
+        lines.pop()
+    folds, size = _heading(path, lines)
+    known = {str(PurePosixPath(file).with_suffix("")): row for row, file in enumerate(files)}
+    absent: list[str] = []
+    rows = np.empty((folds * size * 2, 2), dtype=np.int64)
+    same = np.arange(len(rows)) // size % 2 == 0
+    for position, words in enumerate(lines[1:]):
+        for side, name in enumerate(_names(path, position + 2, words, bool(same[position]))):
+            rows[position, side] = known.get(name, -1)
+            if name not in known:
+                absent.append(name)
+    if absent:
+        raise DataError(
+            f"{path}: {len(set(absent)):,} faces that it names are not there: "
+            f"{', '.join(sorted(set(absent))[:5])}. Complete the folder, or check that the list "
+            "belongs to it."
+        )
+    return Pairs(rows[:, 0], rows[:, 1], same, np.arange(len(rows)) // (2 * size))
+
+
+def _words(line: str) -> list[str]:
+    if "\t" not in line.strip():
+        return line.split()
+    return [word.strip() for word in line.strip().split("\t")]
+
+
+def _is_number(word: str) -> bool:
+    return word.isdecimal() and len(word) < 10  # Python refuses numbers of thousands of digits
+
+
+def _heading(path: Path, lines: Sequence[Sequence[str]]) -> tuple[int, int]:
+    heading = lines[0] if lines else []
+    if len(heading) not in (1, 2) or not all(map(_is_number, heading)):
+        raise DataError(f"{path}: line 1 says how many folds and pairs, such as '10 300'")
+    folds, size = (1, int(heading[0])) if len(heading) == 1 else map(int, heading)
+    if folds < 1 or size < 1 or len(lines) - 1 != folds * size * 2:
+        raise DataError(
+            f"{path}: line 1 announces {folds} folds of 2 x {size} pairs, and {len(lines) - 1} "
+            "lines follow. Take a complete list."
+        )
+    return folds, size
+
+
+def _names(path: Path, line: int, words: Sequence[str], same: bool) -> tuple[str, str]:
+    numbers = words[1::2] if len(words) == 4 else words[1:]
+    fits = len(words) == (3 if same else 4) and all(words)
+    if not fits or not all(map(_is_number, numbers)):
+        kind = "'name number number'" if same else "'name number name number'"
+        raise DataError(
+            f"{path}, line {line}: {' '.join(words)!r} is not {kind}; separate the parts by tabs "
+            "where names hold spaces"
+        )
+    people = (words[0], words[0]) if same else (words[0], words[2])
+    first, second = (f"{person}/{person}_{int(number):04}"
+                     for person, number in zip(people, numbers, strict=True))  # fmt: skip
+    return first, second
+
+
+def make_pairs(identities: np.ndarray, per_fold: int, seed: int = 0, name: str = "faces") -> Pairs:
+    """Draw pairs as LFW's were made: folds of different people, as many same as different pairs.
+
+    Args:
+        identities: (N,) int64, person index; -1 is not used.
+        per_fold: Same pairs in each fold, and different ones; fewer where a fold has fewer.
+        seed: Of the draw.
+        name: What messages call the faces.
+
+    Returns:
+        Pairs in ten folds, or in fewer where there are fewer than 20 people.
+
+    Raises:
+        DataError: There are not two folds of two people, or nobody has two pictures.
+    """
+    rng = np.random.default_rng(seed)
+    people, counts = np.unique(identities[identities >= 0], return_counts=True)
+    drawn = rng.permutation(len(people))
+    # Those with many pictures are dealt first, so that no fold goes short.
+    people = people[drawn[np.argsort(-counts[drawn], kind="stable")]]
+    folds = min(FOLDS, len(people) // 2)
+    if folds < 2 or per_fold < 1:
+        raise DataError(
+            f"{name}: {len(people)} known people and {per_fold} pairs in a fold; pairs need at "
+            "least 4 people and 1 pair"
+        )
+    parts: list[Pairs] = []
+    for fold in range(folds):
+        rows = np.flatnonzero(np.isin(identities, people[fold::folds]))
+        first, second = np.triu_indices(len(rows), k=1)
+        same = identities[rows[first]] == identities[rows[second]]
+        count = min(per_fold, int(same.sum()), int((~same).sum()))
+        for kind in (True, False):
+            chosen = rng.permutation(np.flatnonzero(same == kind))[:count]
+            parts.append(
+                Pairs(rows[first[chosen]], rows[second[chosen]], same[chosen],
+                      np.full(count, fold))
+            )  # fmt: skip
+    pairs = Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    if not pairs.same.any():
+        raise DataError(
+            f"{name}: no person has two pictures (of these people), so no pair shows one person"
+        )
+    return pairs

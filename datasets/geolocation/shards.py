@@ -1,0 +1,244 @@
+"""Photos in tar shards of the WebDataset form, for data sets of millions of files.
+
+A shard ``photos-000000.tar`` holds for each photo its file, as it is, and a JSON of the same name
+with ``file``, ``latitude`` and ``longitude``; WebDataset reads it, and shards that WebDataset wrote
+with such a JSON are read here. An index beside them, ``index.npz``, says where in which shard each
+photo lies, so that a photo is one read at a known place. That makes the order of training a
+function of seed and epoch alone, whatever the number of workers and processes, and lets a run go on
+in the middle of an epoch: no photo comes twice or never. So that a disk is still read in long
+stretches, shards are shuffled first and photos only within a few neighbouring shards.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from ..errors import DataError
+from ..file_names import FileNames
+from ..files import replaced_atomically
+from ..npz import read_npz
+from .coordinates import PositionTable, check_positions
+
+INDEX_NAME = "index.npz"
+_META = ".json"
+
+
+class ShardIndex(NamedTuple):
+    """Where N photos lie in their shards."""
+
+    folder: Path
+    shards: Sequence[str]
+    """Names of the tar files."""
+    sizes: np.ndarray
+    """Bytes of each shard, to notice another one of the same name."""
+    files: np.ndarray
+    """(N,) str, as the table called them."""
+    latlng_deg: np.ndarray
+    """(N, 2) float64."""
+    shard: np.ndarray
+    """(N,) int64, rising."""
+    offset: np.ndarray
+    """(N,) int64, where the photo's bytes begin in the shard."""
+    length: np.ndarray
+    """(N,) int64, bytes."""
+
+
+def write_shards(
+    table: PositionTable,
+    images: Path,
+    out: Path,
+    photos_per_shard: int = 5000,
+    skip_missing: bool = False,
+    progress: bool = True,
+) -> tuple[ShardIndex, list[str]]:
+    """Write the photos of a table, in its order, as shards with an index.
+
+    Shards that are there already with the same photos are left as they are, so an interrupted run
+    goes on. The same input gives the same bytes.
+
+    Args:
+        table: the photos.
+        images: folder that their names are relative to.
+        out: folder for the shards.
+        photos_per_shard: at least 1.
+        skip_missing: leave out files that are absent or empty, and return them.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        The index, and the files that were left out.
+
+    Raises:
+        DataError: an option is out of its range, or a file is absent or empty.
+    """
+    if photos_per_shard < 1:
+        raise DataError(f"photos_per_shard={photos_per_shard} must be at least 1")
+    kept, missing = [], []
+    paths = [Path(each) for each in FileNames(images).locate_all(table.files, images)]
+    for row, (file, path) in enumerate(zip(table.files, paths, strict=True)):
+        if path.is_file() and path.stat().st_size:
+            kept.append(row)
+        elif skip_missing:
+            missing.append(file)
+        else:
+            raise DataError(f"{path}: no such file, or an empty one; --skip-missing leaves it out")
+    if not kept:
+        raise DataError(f"{images}: none of the {len(table.files):,} photos is there")
+    starts = range(0, len(kept), photos_per_shard)
+    for number, start in enumerate(tqdm(starts, unit="shard", disable=not progress)):
+        rows = kept[start : start + photos_per_shard]
+        _write_shard(out / f"photos-{number:06d}.tar", table, paths, rows)
+    index = index_shards(out, [f"photos-{number:06d}.tar" for number in range(len(starts))])
+    write_index(index)
+    return index, missing
+
+
+def _write_shard(
+    path: Path, table: PositionTable, paths: Sequence[Path], rows: Sequence[int]
+) -> None:
+    metas = [
+        {
+            "file": table.files[row],
+            "latitude": float(table.latlng_deg[row, 0]),
+            "longitude": float(table.latlng_deg[row, 1]),
+        }
+        for row in rows
+    ]
+    if path.is_file():
+        try:
+            there = [meta for meta, _ in _entries(path)]
+        except DataError:
+            there = []
+        if there == metas:
+            return
+    with replaced_atomically(path) as temporary, tarfile.open(temporary, "w") as tar:
+        for row, meta in zip(rows, metas, strict=True):
+            # A key without dots: WebDataset parts names at the first one.
+            key, suffix = f"{row:09d}", Path(table.files[row]).suffix.lower() or ".jpg"
+            _add(tar, key + suffix, paths[row].read_bytes())
+            _add(tar, key + _META, json.dumps(meta).encode())
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def _entries(path: Path) -> Iterator[tuple[dict[str, Any], tuple[int, int]]]:
+    """The JSON of each photo of a shard, and where its bytes begin and how many they are."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            meta: dict[str, Any] | None = None
+            place: tuple[int, int] | None = None
+            key = ""
+            for member in tar:
+                if not member.isfile():
+                    continue
+                stem = member.name.partition(".")[0]
+                if stem != key:
+                    key, meta, place = stem, None, None
+                if member.name.endswith(_META):
+                    content = tar.extractfile(member)
+                    assert content is not None
+                    meta = dict(json.loads(content.read()))
+                else:
+                    place = (member.offset_data, member.size)
+                if meta is not None and place is not None:
+                    yield {"file": key, **meta}, place
+                    meta, place = None, None
+    except (OSError, tarfile.TarError, TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a readable tar shard ({error})") from error
+
+
+def index_shards(folder: Path, names: Sequence[str] | None = None) -> ShardIndex:
+    """Look through shards for where each photo lies; pictures are not read.
+
+    Args:
+        folder: holds the shards.
+        names: which; None takes all ``*.tar``, by name.
+
+    Raises:
+        DataError: there are none, one cannot be read, or a JSON lacks a position.
+    """
+    names = sorted(path.name for path in folder.glob("*.tar")) if names is None else list(names)
+    files: list[str] = []
+    positions: list[tuple[float, float]] = []
+    places: list[tuple[int, int, int]] = []
+    for number, name in enumerate(names):
+        for meta, (offset, length) in _entries(folder / name):
+            try:
+                positions.append((float(meta["latitude"]), float(meta["longitude"])))
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                raise DataError(
+                    f"{folder / name}: the JSON of {meta['file']} has no latitude and longitude"
+                ) from error
+            files.append(str(meta["file"]))
+            places.append((number, offset, length))
+    if not files:
+        raise DataError(f"{folder}: no shards with photos; `mobilevision data shard` makes them")
+    latlng_deg = np.array(positions, dtype=np.float64)
+    check_positions(latlng_deg, str(folder))
+    columns = np.array(places, dtype=np.int64).T
+    sizes = np.array([(folder / name).stat().st_size for name in names], dtype=np.int64)
+    return ShardIndex(folder, names, sizes, np.array(files), latlng_deg, *columns)
+
+
+def write_index(index: ShardIndex) -> None:
+    """Write ``index.npz`` beside the shards, atomically."""
+    arrays = index._asdict()
+    del arrays["folder"]
+    with replaced_atomically(index.folder / INDEX_NAME) as temporary:
+        np.savez_compressed(temporary, **{**arrays, "shards": np.array(index.shards)})
+
+
+def read_index(folder: Path) -> ShardIndex:
+    """Read ``index.npz``, or look through the shards where there is none.
+
+    Raises:
+        DataError: the index is broken or of other shards, or there are no shards.
+    """
+    path = folder / INDEX_NAME
+    if not path.is_file():
+        return index_shards(folder)
+    try:
+        content = read_npz(path)
+        index = ShardIndex(folder, **{**content, "shards": content["shards"].tolist()})
+        _check_places(index)
+    except Exception as error:  # numpy raises many kinds for a foreign file
+        raise DataError(f"{path}: not an index of shards ({error}); delete it") from error
+    check_positions(index.latlng_deg, str(path))
+    for name, size in zip(index.shards, index.sizes.tolist(), strict=True):
+        shard = folder / name
+        if not shard.is_file() or shard.stat().st_size != size:
+            raise DataError(
+                f"{shard}: absent, or not as {path} says; fetch it again, or delete the index"
+            )
+    return index
+
+
+def _check_places(index: ShardIndex) -> None:
+    """Refuse an index whose columns do not belong together, or that points out of its shards.
+
+    Raises:
+        ValueError: It does.
+    """
+    shards, photos = len(index.shards), len(index.files)
+    numbers = (index.sizes, index.shard, index.offset, index.length)
+    shapes = [(photos, 2), (shards,), *[(photos,)] * 3]
+    if [column.shape for column in (index.latlng_deg, *numbers)] != shapes or not photos:
+        raise ValueError("its columns are of different lengths, or empty")
+    if index.files.dtype.kind != "U" or any(column.dtype != np.int64 for column in numbers):
+        raise ValueError("its columns are not names and integers")
+    if index.latlng_deg.dtype != np.float64 or not all(isinstance(x, str) for x in index.shards):
+        raise ValueError("its columns are not names and positions")
+    if (np.diff(index.shard) < 0).any() or index.shard[0] < 0 or index.shard[-1] >= shards:
+        raise ValueError("photos are in shards that it does not name")
+    rest = index.sizes[index.shard] - index.offset
+    if ((index.offset < 0) | (index.length < 0) | (index.length > rest)).any():
+        raise ValueError("photos lie outside their shards")

@@ -1,0 +1,1 @@
+"""Generated data for every job, written once as real files."""

@@ -1,0 +1,1 @@
+"""Image and box transforms, run on the CPU as samples are read."""

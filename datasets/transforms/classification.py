@@ -1,0 +1,237 @@
+"""From a picture file to the input of a classifier.
+
+As in ``transforms.py``, a transform reads the picture itself, and all randomness comes from the
+generator that is handed in.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from ..errors import DataError
+from ..images import REDUCTIONS, ImageFile, stretch
+from .apply_transform import seed_operation
+from .quiet_albumentations import A
+
+IMAGENET_CROP = 0.875
+"""224 of 256: the central crop that most published ImageNet figures were measured with."""
+_TRIES = 10
+
+
+class ClassificationTransform(ABC):
+    """What a data module calls for each picture.
+
+    A base class and not a protocol: the command line takes a protocol with a ``__call__`` for a
+    function.
+    """
+
+    size_hw: tuple[int, int]
+    """Height and width of every picture that comes out, in pixels."""
+
+    @abstractmethod
+    def __call__(self, image: ImageFile, rng: np.random.Generator) -> np.ndarray:
+        """Read a picture and return it as (h, w, 3) uint8 RGB.
+
+        Raises:
+            DataError: The picture cannot be read.
+        """
+
+
+class CentreCrop(ClassificationTransform):
+    """The evaluation of ImageNet: the largest central part of the network's shape, resized.
+
+    Args:
+        size_hw: Height and width of the result, in pixels.
+        fraction: Side of that part: 0.875 is the usual "resize to 256, crop 224"; 1 takes all
+            that fits the network's shape.
+
+    Raises:
+        DataError: An option is out of its range.
+    """
+
+    def __init__(self, size_hw: tuple[int, int], fraction: float = IMAGENET_CROP) -> None:
+        self.size_hw = _checked_size(size_hw)
+        _check("fraction", fraction, 0 < fraction <= 1)
+        self.fraction = fraction
+
+    def __call__(self, image: ImageFile, rng: np.random.Generator) -> np.ndarray:
+        """See `ClassificationTransform`; ``rng`` is not used."""
+        del rng
+        pixels = image.read()
+        height, width = pixels.shape[:2]
+        unit = self.fraction * min(height / self.size_hw[0], width / self.size_hw[1])
+        h, w = unit * self.size_hw[0], unit * self.size_hw[1]
+        left, top = (width - w) / 2, (height - h) / 2
+        return _resize(pixels, (left, top, left + w, top + h), self.size_hw)
+
+
+class WholePicture(ClassificationTransform):
+    """The whole picture stretched to the network's size; nothing is cut off.
+
+    Args:
+        size_hw: Height and width of the result, in pixels.
+
+    Raises:
+        DataError: A side is not positive.
+    """
+
+    def __init__(self, size_hw: tuple[int, int]) -> None:
+        self.size_hw = _checked_size(size_hw)
+
+    def __call__(self, image: ImageFile, rng: np.random.Generator) -> np.ndarray:
+        """See `ClassificationTransform`; ``rng`` is not used."""
+        del rng
+        return stretch(image.read(), self.size_hw)
+
+
+class RandomCrop(ClassificationTransform):
+    """A random part of the picture, resized, mirrored, its colours changed (Szegedy et al. 2015).
+
+    The MobileNet paper (Section 3.2) trains small models with less of this: a larger ``area``. The
+    part is drawn first and the picture then decoded no larger than it needs.
+
+    Args:
+        size_hw: Height and width of the result, in pixels.
+        area: Range of the part's share of the picture's area.
+        aspect: Range of its width to height, for a square network; drawn on a logarithmic scale.
+        flip_p: Chance to mirror left to right.
+        photometric: Any albumentations operation on colours, such as
+            ``datasets.transforms.color.ColourDistortion``; null is none.
+        operations: torchvision ``transforms.v2`` modules that keep size and uint8, such as
+            ``RandAugment`` or ``TrivialAugmentWide``, applied last.
+
+    Raises:
+        DataError: An option is out of its range.
+    """
+
+    def __init__(
+        self,
+        size_hw: tuple[int, int],
+        area: tuple[float, float] = (0.08, 1.0),
+        aspect: tuple[float, float] = (3 / 4, 4 / 3),
+        flip_p: float = 0.5,
+        photometric: A.BasicTransform | None = None,
+        operations: Sequence[nn.Module] = (),
+    ) -> None:
+        self.size_hw = _checked_size(size_hw)
+        _check("area", area, 0 < area[0] <= area[1] <= 1)
+        _check("aspect", aspect, 0 < aspect[0] <= aspect[1])
+        _check("flip_p", flip_p, 0 <= flip_p <= 1)
+        self.area = area
+        self.aspect = aspect
+        self.flip_p = flip_p
+        self.photometric = photometric
+        self.operations = tuple(operations)
+
+    def __call__(self, image: ImageFile, rng: np.random.Generator) -> np.ndarray:
+        """See `ClassificationTransform`; also DataError where an operation changes the form."""
+        left, top, right, bottom = self._draw(image.size_hw, rng)
+        room = min((bottom - top) / self.size_hw[0], (right - left) / self.size_hw[1])
+        reduce = max([r for r in REDUCTIONS if r <= room], default=1)
+        box = (left / reduce, top / reduce, right / reduce, bottom / reduce)
+        pixels = _resize(image.read(reduce), box, self.size_hw)
+        if rng.random() < self.flip_p:
+            pixels = pixels[:, ::-1]
+        if self.photometric is not None:
+            seed_operation(self.photometric, rng)
+            pixels = self.photometric(image=np.ascontiguousarray(pixels))["image"]
+        if self.operations:
+            pixels = self._operate(pixels, rng, image)
+        return np.ascontiguousarray(pixels)
+
+    def _draw(
+        self, picture_hw: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom; after too many tries the largest central part of this shape."""
+        height, width = picture_hw
+        shape = self.size_hw[1] / self.size_hw[0]
+        for _ in range(_TRIES):
+            share = rng.uniform(*self.area) * height * width
+            aspect = shape * math.exp(
+                rng.uniform(math.log(self.aspect[0]), math.log(self.aspect[1]))
+            )
+            w, h = math.sqrt(share * aspect), math.sqrt(share / aspect)
+            if w <= width and h <= height:
+                left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
+                return left, top, left + w, top + h
+        aspect = min(max(width / height, shape * self.aspect[0]), shape * self.aspect[1])
+        w, h = min(width, height * aspect), min(height, width / aspect)
+        return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
+
+    def _operate(
+        self, pixels: np.ndarray, rng: np.random.Generator, image: ImageFile
+    ) -> np.ndarray:
+        tensor = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+        # torchvision draws from torch's global generator.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(rng.integers(2**63)))
+            for operation in self.operations:
+                tensor = operation(tensor)
+        if tensor.dtype != torch.uint8 or tuple(tensor.shape) != (3, *self.size_hw):
+            raise DataError(
+                f"{image.path}: the operations made {tuple(tensor.shape)} {tensor.dtype} of it, "
+                f"not {(3, *self.size_hw)} uint8: leave out Resize, ToDtype and Normalize."
+            )
+        return tensor.permute(1, 2, 0).numpy()
+
+
+class PadCrop(ClassificationTransform):
+    """Zeros around the picture, then a random part of the network's size, as usual for CIFAR.
+
+    Args:
+        size_hw: Height and width of the result, in pixels; other pictures are stretched to it
+            first.
+        padding: Pixels on each side.
+        flip_p: Chance to mirror left to right.
+
+    Raises:
+        DataError: An option is out of its range.
+    """
+
+    def __init__(
+        self, size_hw: tuple[int, int] = (32, 32), padding: int = 4, flip_p: float = 0.5
+    ) -> None:
+        self.size_hw = _checked_size(size_hw)
+        _check("padding", padding, padding >= 0)
+        _check("flip_p", flip_p, 0 <= flip_p <= 1)
+        self.padding = padding
+        self.flip_p = flip_p
+
+    def __call__(self, image: ImageFile, rng: np.random.Generator) -> np.ndarray:
+        """See `ClassificationTransform`."""
+        pixels, pad = image.read(), self.padding
+        if pixels.shape[:2] != self.size_hw:
+            pixels = stretch(pixels, self.size_hw)
+        padded = np.pad(pixels, ((pad, pad), (pad, pad), (0, 0)))
+        top, left = rng.integers(2 * pad + 1, size=2).tolist()
+        part = padded[top : top + self.size_hw[0], left : left + self.size_hw[1]]
+        return np.ascontiguousarray(part[:, ::-1] if rng.random() < self.flip_p else part)
+
+
+def _resize(
+    pixels: np.ndarray, box: tuple[float, float, float, float], size_hw: tuple[int, int]
+) -> np.ndarray:
+    """A part (left, top, right, bottom) of a picture at another size, as `images.stretch` does."""
+    height, width = pixels.shape[:2]
+    left, top, right, bottom = box
+    inside = (max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height))
+    small = Image.fromarray(pixels).resize(
+        (size_hw[1], size_hw[0]), Image.Resampling.BILINEAR, inside
+    )
+    return np.array(small)
+
+
+def _checked_size(size_hw: tuple[int, int]) -> tuple[int, int]:
+    height, width = size_hw
+    _check("size_hw", size_hw, height >= 1 and width >= 1)
+    return height, width
+
+
+def _check(name: str, value: object, good: bool) -> None:
+    if not good:
+        raise DataError(f"{name}={value!r} is out of its range; see the options of the transform.")

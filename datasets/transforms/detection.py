@@ -1,0 +1,248 @@
+"""From a picture file and its objects to the network's input.
+
+A transform reads the picture itself, because only it knows how large the picture has to be decoded.
+All randomness comes from the generator that is handed in: the same state gives the same bits in
+every process.
+"""
+
+from typing import Protocol
+
+import numpy as np
+
+from ..errors import DataError
+from ..images import REDUCTIONS, ImageFile, stretch
+from .apply_transform import draw_placement, large_enough, move_objects, seed_operation
+from .color import ColourDistortion
+from .geometry import CropRule, Objects, Rect, place, sample_crop, sample_expansion, whole
+from .quiet_albumentations import A
+
+__all__ = ["AlbumentationsPipeline", "Objects", "Resize", "SSDAugment", "Transform"]
+
+
+class Transform(Protocol):
+    """What a data module calls for each picture."""
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of every picture that comes out, in pixels."""
+        ...
+
+    def __call__(
+        self, image: ImageFile, objects: Objects, rng: np.random.Generator
+    ) -> tuple[np.ndarray, Objects]:
+        """Read a picture and make it the network's input.
+
+        Args:
+            image: The file.
+            objects: Its objects, in pixels of the whole picture, EXIF rotation applied.
+            rng: The only source of randomness.
+
+        Returns:
+            (h, w, 3) uint8 RGB, writable, and the objects in its pixels, in their order.
+
+        Raises:
+            DataError: The picture cannot be read.
+        """
+        ...
+
+
+class Resize:
+    """Stretch the whole picture to the network's size, for evaluation; every object stays.
+
+    SSD does not keep the aspect ratio.
+
+    Args:
+        size_hw: Height and width of the result, in pixels.
+
+    Raises:
+        DataError: A side is not positive.
+    """
+
+    def __init__(self, size_hw: tuple[int, int]) -> None:
+        self.size_hw = _checked_size(size_hw)
+
+    def __call__(
+        self, image: ImageFile, objects: Objects, rng: np.random.Generator
+    ) -> tuple[np.ndarray, Objects]:
+        """See `Transform`; ``rng`` is not used."""
+        del rng
+        height, width = self.size_hw
+        pixels = image.read()
+        factors = np.array([width / pixels.shape[1], height / pixels.shape[0]] * 2)
+        objects = objects._replace(boxes=(objects.boxes * factors).astype(np.float32))
+        return stretch(pixels, self.size_hw), objects
+
+
+class SSDAugment:
+    """The augmentation of SSD (Liu et al. 2016, sections 2.2 and 3.6), for training.
+
+    Zoom out onto a canvas of the mean colour, crop with a least IoU, mirror, resize, distort the
+    colours. All geometry is drawn first, from sizes and boxes alone; then the picture is decoded
+    no larger than needed and resized once. Colours are distorted at the output's size and not on
+    the canvas, which stays at the mean as in the paper.
+
+    An object stays if its centre lies in the crop and at least a pixel of each side is left of it;
+    it is clipped. Crowd regions follow the geometry and stay as long as they are visible, but have
+    no say in the choice of the crop.
+
+    Args:
+        size_hw: Height and width of the result, in pixels.
+        expand_p: Chance to zoom out.
+        expand_max_ratio: The most that both sides grow by; 4 is the paper's "16x" of the area.
+        crop_min_iou: What is asked of a crop, chosen with equal chances: null is the whole picture,
+            0 any part, other values the least IoU with at least one object.
+        crop_side: Range of a crop's size as a fraction of the canvas, as sqrt(w * h); 0.3 is the
+            paper's 0.1 of the area.
+        crop_aspect: Range of a crop's width to height, as fractions of the canvas.
+        crop_tries: Crops to draw before the picture is left whole.
+        flip_p: Chance to mirror left to right.
+        fill_rgb: The mean colour of the canvas.
+        photometric: Any albumentations operation on colours; null is `ColourDistortion` as in the
+            paper, ``albumentations.NoOp`` is none.
+        max_reduce: The smallest fraction 1/max_reduce at which a JPEG may be decoded; 1 always
+            decodes whole.
+        min_resolution: Decoded pixels for each pixel of the output that are enough. 0.7 takes
+            the fraction that is nearest to the output's size on a logarithmic scale.
+
+    Raises:
+        DataError: An option is out of its range.
+    """
+
+    def __init__(
+        self,
+        size_hw: tuple[int, int],
+        *,
+        expand_p: float = 0.5,
+        expand_max_ratio: float = 4.0,
+        crop_min_iou: tuple[float | None, ...] = (None, 0.0, 0.1, 0.3, 0.5, 0.7, 0.9),
+        crop_side: tuple[float, float] = (0.3, 1.0),
+        crop_aspect: tuple[float, float] = (0.5, 2.0),
+        crop_tries: int = 50,
+        flip_p: float = 0.5,
+        fill_rgb: tuple[int, int, int] = (123, 117, 104),
+        photometric: A.BasicTransform | A.BaseCompose | None = None,
+        max_reduce: int = 8,
+        min_resolution: float = 0.7,
+    ) -> None:
+        self.size_hw = _checked_size(size_hw)
+        check_option("expand_p", expand_p, 0 <= expand_p <= 1)
+        check_option("expand_max_ratio", expand_max_ratio, expand_max_ratio >= 1)
+        ious = [iou for iou in crop_min_iou if iou is not None]
+        check_option(
+            "crop_min_iou", crop_min_iou, crop_min_iou and all(0 <= iou <= 1 for iou in ious)
+        )
+        check_option("crop_side", crop_side, 0 < crop_side[0] <= crop_side[1] <= 1)
+        check_option("crop_aspect", crop_aspect, 0 < crop_aspect[0] <= 1 <= crop_aspect[1])
+        check_option("crop_tries", crop_tries, crop_tries >= 1)
+        check_option("flip_p", flip_p, 0 <= flip_p <= 1)
+        check_option(
+            "fill_rgb", fill_rgb, len(fill_rgb) == 3 and all(0 <= c <= 255 for c in fill_rgb)
+        )
+        check_option("max_reduce", max_reduce, max_reduce in REDUCTIONS)
+        check_option("min_resolution", min_resolution, min_resolution > 0)
+        self.expand_p = expand_p
+        self.expand_max_ratio = expand_max_ratio
+        self.crop_min_iou = tuple(crop_min_iou)
+        self.crop_side = crop_side
+        self.crop_aspect = crop_aspect
+        self.crop_tries = crop_tries
+        self.flip_p = flip_p
+        self.fill_rgb = fill_rgb
+        self.photometric = ColourDistortion() if photometric is None else photometric
+        self.min_resolution = min_resolution
+        self._reductions = tuple(r for r in REDUCTIONS if r <= max_reduce)
+
+    def __call__(
+        self, image: ImageFile, objects: Objects, rng: np.random.Generator
+    ) -> tuple[np.ndarray, Objects]:
+        """See `Transform`."""
+        crop = self._sample(image.size_hw, objects.boxes[~objects.crowd], rng)
+        mirror = bool(rng.random() < self.flip_p)
+        placement = place(
+            crop,
+            image.size_hw,
+            self.size_hw,
+            mirror=mirror,
+            reductions=self._reductions,
+            min_resolution=self.min_resolution,
+        )
+        seed_operation(self.photometric, rng)
+        pixels = draw_placement(image, placement, self.photometric, self.fill_rgb)
+        return pixels, move_objects(objects, crop, placement)
+
+    def _sample(
+        self, picture_hw: tuple[int, int], boxes: np.ndarray, rng: np.random.Generator
+    ) -> Rect:
+        canvas = whole(picture_hw)
+        if rng.random() < self.expand_p:
+            canvas = sample_expansion(picture_hw, self.expand_max_ratio, rng)
+        min_iou = self.crop_min_iou[rng.integers(len(self.crop_min_iou))]
+        if min_iou is None:
+            return canvas
+        rule = CropRule(min_iou, self.crop_side, self.crop_aspect, self.crop_tries)
+        return sample_crop(canvas, picture_hw, boxes, rule, rng)
+
+
+class AlbumentationsPipeline:
+    """Any list of albumentations operations, made reproducible.
+
+    Pictures that come out in another size are stretched to ``size_hw`` at the end. Boxes are
+    clipped to the picture; what is left of one must measure at least a pixel.
+
+    Args:
+        size_hw: Height and width of the result, in pixels.
+        transforms: Operations, applied in this order; a YAML names them by ``class_path``. They
+            must leave uint8 pixels: the model normalises.
+
+    Raises:
+        DataError: A side is not positive.
+    """
+
+    def __init__(
+        self, size_hw: tuple[int, int], transforms: list[A.BasicTransform | A.BaseCompose]
+    ) -> None:
+        self.size_hw = _checked_size(size_hw)
+        self.transforms = list(transforms)
+        # Labels stay in their own arrays: albumentations would carry them as floats.
+        self._compose = A.Compose(
+            [*self.transforms, A.Resize(*self.size_hw)],
+            bbox_params=A.BboxParams(format="pascal_voc", label_fields=["rows"], clip=True),
+        )
+
+    def __call__(
+        self, image: ImageFile, objects: Objects, rng: np.random.Generator
+    ) -> tuple[np.ndarray, Objects]:
+        """See `Transform`; also raises DataError where an operation fails or changes the dtype."""
+        seed_operation(self._compose, rng)
+        pixels, rows = image.read(), np.arange(len(objects.boxes))
+        try:
+            result = self._compose(image=pixels, bboxes=objects.boxes, rows=rows)
+        except Exception as error:
+            # Operations raise what they like; albumentations' own errors derive from Exception.
+            raise DataError(f"{image.path}: an albumentations operation failed: {error}") from error
+        pixels = result["image"]
+        if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8:
+            raise DataError(
+                f"{image.path}: the albumentations operations gave {getattr(pixels, 'dtype', None)}"
+                " pixels, not uint8: leave out Normalize, ToFloat and ToTensorV2."
+            )
+        rows = np.asarray(result["rows"], dtype=np.int64)
+        boxes = np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4)
+        kept = objects.select(rows)._replace(boxes=boxes.clip(0, [*self.size_hw[::-1]] * 2))
+        return np.ascontiguousarray(pixels), kept.select(large_enough(kept.boxes))
+
+
+def _checked_size(size_hw: tuple[int, int]) -> tuple[int, int]:
+    height, width = size_hw
+    check_option("size_hw", size_hw, height >= 1 and width >= 1)
+    return height, width
+
+
+def check_option(name: str, value: object, good: object) -> None:
+    """Refuse an option that is out of its range.
+
+    Raises:
+        DataError: ``good`` is false.
+    """
+    if not good:
+        raise DataError(f"{name}={value!r} is out of its range; see the options of the transform.")

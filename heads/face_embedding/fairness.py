@@ -1,0 +1,134 @@
+"""Whether a face network errs more often within one group of people. Free of torch.
+
+Within a group every face is compared with every other. All groups are judged by one threshold,
+because that is how a model is used.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .far_frr import THRESHOLDS, Roc, compare_all, equal_error_rate, normalised
+
+LEAST_PAIRS = 100
+"""Fewer pairs of a kind have counts and no rate."""
+ANSWERS = {"yes": 1, "no": 0}
+"""Names of the groups of an attribute, and their label."""
+
+
+class GroupRates(NamedTuple):
+    """The faces of a group, compared with each other; rates are None where pairs are too few."""
+
+    faces: int
+    people: int
+    genuine: int
+    """Pairs of one person."""
+    impostors: int
+    """Pairs of two."""
+    far: float | None
+    """Share of the impostor pairs that are called the same."""
+    frr: float | None
+    """False reject rate: share of the genuine pairs that are called different."""
+    accuracy: float | None
+    """Share of right answers, both kinds of pairs weighted alike."""
+    eer: float | None
+    """Where both errors are equal, at a threshold of the group's own; in steps of 0.001."""
+
+
+class GroupResult(NamedTuple):
+    """What groups showed at one threshold."""
+
+    threshold: float
+    origin: str
+    """Where the threshold is from, in words."""
+    everyone: GroupRates
+    by_attribute: dict[str, dict[str, GroupRates]]
+    """Attribute -> "yes" and "no" -> pairs of which both faces have it, or both lack it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "threshold": self.threshold,
+            "threshold_origin": self.origin,
+            "all": self.everyone._asdict(),
+            "by_attribute": {
+                name: {answer: rates._asdict() for answer, rates in parts.items()}
+                for name, parts in self.by_attribute.items()
+            },
+        }
+
+
+def measure_groups(
+    embeddings: np.ndarray,
+    identities: np.ndarray,
+    labels: Mapping[str, np.ndarray],
+    threshold: float,
+    origin: str,
+    least_pairs: int = LEAST_PAIRS,
+) -> GroupResult:
+    """Measure the faces that have and those that lack each attribute.
+
+    Args:
+        embeddings: (N, D), finite, of any length but zero.
+        identities: (N,) int; faces with -1 take no part.
+        labels: Attribute -> (N,) int: 1 yes, 0 no, anything else not known.
+        threshold: Least cosine of one person.
+        origin: Where it is from, in words.
+        least_pairs: Fewer pairs of a kind have no rate.
+    """
+    rows = normalised(embeddings)
+
+    def measured(chosen: np.ndarray) -> GroupRates:
+        kept = chosen & (identities >= 0)
+        return _rates(rows[kept], identities[kept], threshold, least_pairs)
+
+    by_attribute = {
+        name: {answer: measured(column == label) for answer, label in ANSWERS.items()}
+        for name, column in labels.items()
+    }
+    everyone = measured(np.ones(len(rows), dtype=bool))
+    return GroupResult(threshold, origin, everyone, by_attribute)
+
+
+def _rates(rows: np.ndarray, owners: np.ndarray, threshold: float, least: int) -> GroupRates:
+    accepted = np.zeros(2, np.int64)  # impostors, genuine
+    reached = np.zeros((2, len(THRESHOLDS) + 1), np.int64)  # pairs by the thresholds they reach
+    for pairs in compare_all(rows, owners):
+        for kind, scores in enumerate((pairs.impostors, pairs.genuine)):
+            accepted[kind] += np.count_nonzero(scores >= threshold)
+            steps = np.searchsorted(THRESHOLDS, scores, side="right")
+            reached[kind] += np.bincount(steps, minlength=reached.shape[1])
+    impostors, genuine = reached.sum(axis=1).tolist()
+    far = float(accepted[0] / impostors) if impostors >= max(least, 1) else None
+    frr = float(1 - accepted[1] / genuine) if genuine >= max(least, 1) else None
+    accuracy = eer = None
+    if far is not None and frr is not None:
+        accuracy = 1 - (far + frr) / 2
+        rising = reached[:, ::-1].cumsum(axis=1) / reached.sum(axis=1, keepdims=True)
+        curve = np.concatenate([np.zeros((2, 1)), rising], axis=1)
+        limits = np.concatenate([[np.inf], THRESHOLDS[::-1], [-np.inf]])
+        eer = equal_error_rate(Roc(curve[0], curve[1], limits))
+    people = len(np.unique(owners))
+    return GroupRates(len(rows), people, genuine, impostors, far, frr, accuracy, eer)
+
+
+def format_groups(result: GroupResult) -> list[str]:
+    """Lines of text: a table of everyone and each group."""
+    rows = {"all": result.everyone}
+    for name, parts in result.by_attribute.items():
+        rows |= {f"{name}: {answer}": rates for answer, rates in parts.items()}
+    width = max(len(name) for name in rows)
+    head = f" {'':{width}}  faces people    genuine    impostors    FAR    FRR  accuracy    EER"
+    lines = [f"Within groups, at the threshold {result.threshold:.3f} ({result.origin}):", head]
+    for name, row in rows.items():
+        far, frr, accuracy, eer = (
+            "-" if rate is None else f"{rate:.4f}"
+            for rate in (row.far, row.frr, row.accuracy, row.eer)
+        )
+        lines.append(
+            f" {name:{width}} {row.faces:6,} {row.people:6,} {row.genuine:10,} {row.impostors:12,} "
+            f"{far:>6} {frr:>6}    {accuracy:>6} {eer:>6}"
+        )
+    lines.append(" Accuracy weights both kinds of pairs alike. A dash: too few pairs.")
+    return lines

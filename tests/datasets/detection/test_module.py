@@ -1,0 +1,371 @@
+import logging
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from PIL import Image
+
+from mobilevision.datasets.detection.module import coco
+from mobilevision.datasets.detection.module.annotations import Annotations
+from mobilevision.datasets.detection.module.coco import COCO_CATEGORIES, read_coco
+from mobilevision.datasets.detection.module.module import (
+    CocoDataModule,
+    DetectionDataset,
+    Split,
+    collate,
+)
+from mobilevision.datasets.detection.module.voc_module import VocDataModule
+from mobilevision.datasets.errors import DataError
+from mobilevision.datasets.sampling import SampleKey
+from mobilevision.datasets.transforms.detection.detection import Resize, SSDAugment
+from mobilevision.datasets.types import DetectionBatch
+
+Write = Callable[..., Path]
+Document = dict[str, Any]
+
+SIZE_HW = (40, 50)
+
+
+@pytest.fixture
+def root(write_coco: Write, document: Document) -> Path:
+    return write_coco(train=document, val=document)
+
+
+def module(root: Path, **options: Any) -> CocoDataModule:
+    options = {"batch_size": 2, "num_workers": 0, "size_hw": SIZE_HW} | options
+    return CocoDataModule(root, **options)
+
+
+def read(root: Path, on_error: Any = "raise") -> Annotations:
+    return read_coco(root / "annotations" / "train.json", root / "images", on_error=on_error)
+
+
+def same(first: DetectionBatch, second: DetectionBatch) -> bool:
+    ours = (first.images, *first.target, first.image_ids, first.sizes_hw)
+    theirs = (second.images, *second.target, second.image_ids, second.sizes_hw)
+    equal = [torch.equal(one, two) for one, two in zip(ours, theirs, strict=True)]
+    return all(equal) and first.paths == second.paths
+
+
+def test_detection_dataset__sample__pixels_and_scaled_boxes(root: Path) -> None:
+    dataset = DetectionDataset(read(root), Resize(SIZE_HW))
+    sample = dataset[0]
+    assert sample.image.shape == (*SIZE_HW, 3)
+    assert sample.image_id == 10
+    assert sample.size_hw == (80, 100)
+    np.testing.assert_allclose(sample.objects.boxes[0], [5.25, 10, 20.25, 30])
+    assert (len(dataset), dataset.categories) == (3, {3: "cat", 9: "dog"})
+    assert dataset.name == "set/annotations/train.json (3 images)"
+    assert len(dataset.ground_truth["images"]) == 3
+    with pytest.raises(IndexError):
+        dataset[3]
+
+
+def test_detection_dataset__augmentation__of_seed_epoch_and_position_alone(root: Path) -> None:
+    def image(seed: int, key: SampleKey | int) -> np.ndarray:
+        return DetectionDataset(read(root), SSDAugment(SIZE_HW), seed)[key].image
+
+    first = image(1, SampleKey(0, 3))
+    assert np.array_equal(first, image(1, SampleKey(0, 3)))
+    assert not np.array_equal(first, image(1, SampleKey(0, 4)))
+    assert not np.array_equal(first, image(2, SampleKey(0, 3)))
+    assert np.array_equal(image(1, 1), image(1, SampleKey(1, 0)))
+
+
+def test_detection_dataset__pickled__same_samples(root: Path) -> None:
+    dataset = DetectionDataset(read(root), SSDAugment(SIZE_HW), seed=4)
+    twin = pickle.loads(pickle.dumps(dataset))
+    key = SampleKey(1, 5)
+    assert same(collate([dataset[key]]), collate([twin[key]]))
+
+
+def test_detection_dataset__no_images__error(root: Path) -> None:
+    with pytest.raises(DataError, match="no images are left"):
+        DetectionDataset(read(root).select(np.array([], dtype=int)), Resize(SIZE_HW))
+
+
+def test_collate__samples_of_various_counts__padded_batch(root: Path) -> None:
+    dataset = DetectionDataset(read(root), Resize(SIZE_HW))
+    batch = collate([dataset[index] for index in range(3)])
+    assert batch.images.shape == (3, 3, *SIZE_HW)
+    assert batch.images.dtype == torch.uint8
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(batch.images[1], torch.from_numpy(dataset[1].image).permute(2, 0, 1))
+    assert batch.target.labels.tolist() == [[0, 1], [1, -1], [-1, -1]]
+    assert batch.target.crowd.tolist() == [[False, False], [True, False], [False, False]]
+    assert batch.target.boxes[1].tolist() == [[0, 0, 25, 20], [0, 0, 0, 0]]
+    assert batch.image_ids.tolist() == [10, 20, 5]
+    assert batch.sizes_hw.tolist() == [[80, 100]] * 3
+    assert [Path(path).name for path in batch.paths] == ["a.jpg", "b.jpg", "c.jpg"]
+
+
+def test_collate__no_boxes_at_all__empty_target(root: Path) -> None:
+    batch = collate([DetectionDataset(read(root), Resize(SIZE_HW))[2]])
+    assert batch.target.boxes.shape == (1, 0, 4)
+    assert batch.target.labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_detection_dataset__unreadable_under_raise__message_without_traceback(
+    root: Path, num_workers: int
+) -> None:
+    data = module(root, num_workers=num_workers, batch_size=1)
+    data.setup("fit")
+    (root / "images" / "b.jpg").write_bytes(b"not a picture")
+    with pytest.raises(DataError) as caught:
+        list(data.train_dataloader())
+    assert str(caught.value).startswith(str(root / "images" / "b.jpg"))
+    assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_detection_dataset__unreadable_under_skip__next_one_and_counted(
+    root: Path, num_workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = module(root, num_workers=num_workers, batch_size=3, on_error="skip")
+    data.setup("fit")
+    content = (root / "images" / "b.jpg").read_bytes()
+    (root / "images" / "b.jpg").write_bytes(content[: len(content) // 2])
+    (batch,) = list(data.train_dataloader())
+    assert sorted(batch.image_ids.tolist()) == [5, 5, 10]
+    assert data.datasets["train"].unreadable == [str(root / "images" / "b.jpg")]
+    with caplog.at_level(logging.WARNING, "lightning.pytorch"):
+        data.teardown("fit")
+    assert "1 of 3 pictures could not be read during fit" in caplog.text
+    assert "b.jpg" in caplog.text
+
+
+def test_detection_dataset__nothing_readable_under_skip__error(root: Path) -> None:
+    dataset = DetectionDataset(read(root), Resize(SIZE_HW), on_error="skip")
+    for path in (root / "images").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="none of the pictures can be read"):
+        dataset[0]
+
+
+def test_detection_dataset__another_size_than_declared__error(
+    write_coco: Write, root: Path, document: Document
+) -> None:
+    document["images"][0]["height"] = 81
+    write_coco(pictures=False, train=document)
+    with pytest.raises(DataError, match=r"a\.jpg: the picture is 100x80"):
+        DetectionDataset(read(root), Resize(SIZE_HW))[0]
+
+
+def test_coco_data_module__root_alone__splits_and_classes_known(root: Path) -> None:
+    data = module(root)
+    assert data.num_classes == 2
+    assert data.categories == {3: "cat", 9: "dog"}
+    assert data.num_workers == 0
+    batches = list(data.val_dataloader())
+    assert [batch.image_ids.tolist() for batch in batches] == [[10, 20], [5]]
+    assert isinstance(data.val_dataloader().dataset, DetectionDataset)
+    assert same(next(iter(data.test_dataloader())), batches[0])
+    assert same(next(iter(data.predict_dataloader())), batches[0])
+
+
+def test_coco_data_module__splits_given__taken(root: Path) -> None:
+    (root / "ids.txt").write_text("5")
+    data = module(
+        root,
+        train=[Split("annotations/train.json", "images", exclude_ids="ids.txt")],
+        val=Split("annotations/val.json", "images", ids="ids.txt"),
+        test=Split("annotations/train.json", "images"),
+    )
+    data.setup("fit")
+    data.setup("test")
+    assert {name: len(dataset) for name, dataset in data.datasets.items()} == {
+        "train": 2, "val": 1, "test": 3
+    }  # fmt: skip
+
+
+def test_coco_data_module__batch_larger_than_the_set__one_batch(root: Path) -> None:
+    assert len(list(module(root, batch_size=8).train_dataloader())) == 1
+    assert len(list(module(root, batch_size=2).train_dataloader())) == 1
+
+
+def test_coco_data_module__no_data__error_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="mobilevision data download coco"):
+        module(tmp_path / "absent")
+
+
+def test_coco_data_module__split_not_there__error(root: Path) -> None:
+    data = module(root, val=Split("annotations/val.json", "images"))
+    with pytest.raises(DataError, match="there is no train split, only val"):
+        data.setup("fit")
+
+
+def test_coco_data_module__picture_missing__setup_raises_or_counts(root: Path) -> None:
+    (root / "images" / "a.jpg").unlink()
+    with pytest.raises(DataError, match=r"a\.jpg: no such picture"):
+        module(root).setup("fit")
+    data = module(root, on_error="skip")
+    data.setup("fit")
+    assert [image["id"] for image in data.datasets["val"].ground_truth["images"]] == [20, 5]
+    assert len(data.datasets["train"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"num_workers": -1}, "num_workers"),
+        ({"seed": -1}, "seed"),
+        ({"train_transform": Resize((9, 9))}, "Resize makes images"),
+        ({"val_transform": Resize((9, 9))}, "Resize makes images"),
+        ({"on_error": "ignore"}, "on_error"),
+    ],
+)
+def test_coco_data_module__option_out_of_range__error(root: Path, options: Any, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        module(root, **options)
+
+
+def test_coco_data_module__released_file__classes_known_without_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "annotations").mkdir()
+    file = tmp_path / "annotations" / "instances_train2017.json"
+    file.write_text("not read")
+    monkeypatch.setitem(coco.OFFICIAL_FILES, file.name, (len("not read"), "COCO train2017"))
+    data = module(tmp_path)
+    assert data.categories == COCO_CATEGORIES
+    assert data.num_classes == 80
+    with pytest.raises(DataError, match="not a JSON file"):
+        data.setup("fit")
+
+
+def trainer_after(batches: int) -> SimpleNamespace:
+    """As much of a Trainer as a data module asks, three batches an epoch."""
+    progress = SimpleNamespace(total=SimpleNamespace(processed=batches))
+    epoch_loop = SimpleNamespace(batch_progress=progress)
+    return SimpleNamespace(num_training_batches=3, fit_loop=SimpleNamespace(epoch_loop=epoch_loop))
+
+
+def test_train_dataloader__any_number_of_workers__same_batches(root: Path) -> None:
+    def batches(num_workers: int) -> Iterator[DetectionBatch]:
+        data = module(root, num_workers=num_workers, batch_size=1, seed=6)
+        loader = data.train_dataloader()
+        for epoch in range(2):
+            data.trainer = trainer_after(epoch * 3)
+            yield from loader
+
+    first, second = list(batches(0)), list(batches(2))
+    assert len(first) == 6
+    assert all(same(one, two) for one, two in zip(first, second, strict=True))
+    assert len({int(batch.images.sum()) for batch in first}) == 6
+
+
+class Recorder(LightningModule):
+    """Learns nothing, and keeps what it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: list[tuple[int, list[int], int]] = []
+
+    def training_step(self, batch: DetectionBatch, batch_idx: int) -> torch.Tensor:
+        del batch_idx
+        pixels = int(batch.images.sum())
+        self.seen.append((self.current_epoch, batch.image_ids.tolist(), pixels))
+        return self.weight.sum()
+
+    def validation_step(self, batch: DetectionBatch, batch_idx: int) -> None:
+        del batch, batch_idx
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def record(
+    root: Path,
+    tmp_path: Path,
+    epochs: int,
+    checkpoint: Path | None = None,
+    callbacks: list[Callback] | None = None,
+) -> Recorder:
+    trainer = Trainer(
+        default_root_dir=tmp_path,
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        enable_checkpointing=bool(callbacks),
+        callbacks=callbacks,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    model = Recorder()
+    trainer.fit(model, datamodule=module(root, batch_size=1), ckpt_path=checkpoint)
+    trainer.save_checkpoint(tmp_path / "end.ckpt", weights_only=False)
+    return model
+
+
+def test_trainer__epochs_and_resume__order_and_augmentation_of_an_uninterrupted_run(
+    root: Path, tmp_path: Path
+) -> None:
+    whole = record(root, tmp_path, epochs=3).seen
+    begun = record(root, tmp_path, epochs=1).seen
+    rest = record(root, tmp_path, epochs=3, checkpoint=tmp_path / "end.ckpt").seen
+    assert begun + rest == whole
+    assert [epoch for epoch, _, _ in whole] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    pixels = {(image_ids[0], pixels) for _, image_ids, pixels in whole}
+    assert len(pixels) == 9
+    orders = {tuple(ids[0] for epoch, ids, _ in whole if epoch == wanted) for wanted in range(3)}
+    assert len(orders) > 1
+
+
+@pytest.mark.parametrize("when", ["step", "validation", "epoch"])
+def test_trainer__resume_anywhere__rest_of_an_uninterrupted_run(
+    root: Path, tmp_path: Path, when: str
+) -> None:
+    every = {
+        "step": {"every_n_train_steps": 1},
+        "validation": {"save_on_train_epoch_end": False},
+        "epoch": {"save_on_train_epoch_end": True},
+    }[when]
+    saves = ModelCheckpoint(tmp_path / "all", filename="{step}", save_top_k=-1, **every)
+    whole = record(root, tmp_path, epochs=3, callbacks=[saves]).seen
+    checkpoints = sorted((tmp_path / "all").glob("*.ckpt"))
+    assert len(checkpoints) == (9 if when == "step" else 3)
+    for checkpoint in checkpoints:
+        done = int(checkpoint.stem.removeprefix("step="))
+        rest = record(root, tmp_path, epochs=3, checkpoint=checkpoint).seen
+        assert rest == whole[done:], checkpoint.name
+
+
+def write_voc(root: Path) -> None:
+    for split, name in (("train", "a"), ("valid", "b")):
+        (root / split).mkdir(parents=True)
+        (root / split / f"{name}.xml").write_text(
+            "<annotation><object><name>owl</name><bndbox><xmin>1</xmin><ymin>1</ymin>"
+            "<xmax>8</xmax><ymax>6</ymax></bndbox></object></annotation>"
+        )
+        pixels = np.zeros((6, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / split / f"{name}.png")
+
+
+def test_voc_data_module__flat_folders__batches(tmp_path: Path) -> None:
+    write_voc(tmp_path)
+    data = VocDataModule(tmp_path, batch_size=1, num_workers=0, size_hw=SIZE_HW)
+    assert data.categories == {1: "owl"}
+    batch = next(iter(data.val_dataloader()))
+    assert batch.target.boxes.tolist() == [[[0, 0, 50, 40]]]
+    assert data.datasets["val"].ground_truth["annotations"][0]["bbox"] == [0, 0, 8, 6]
+    assert len(list(data.train_dataloader())) == 1
+
+
+@pytest.mark.real_data
+def test_coco_data_module__real_sets__validate_whole(real_data: Path) -> None:
+    for name, images, boxes, classes in (("raccoon", 40, 43, 1), ("coco", 188, 1692, 80)):
+        data = CocoDataModule(real_data / name, num_workers=0, size_hw=(32, 32))
+        assert data.num_classes == classes
+        seen = [(batch.image_ids, batch.target.labels) for batch in data.val_dataloader()]
+        assert len(torch.cat([ids for ids, _ in seen]).unique()) == images
+        assert sum(int((labels >= 0).sum()) for _, labels in seen) == boxes
