@@ -41,6 +41,7 @@ RENAMED = {
     "heads.detection.predictors": "heads.detection.prediction_heads",
     "heads.detection.pyramid": "heads.detection.fpn",
     "heads.face_attributes.mixing": "heads.face_attributes.mixup",
+    "heads.teachers.CheckpointTeacher": "heads.classification.teacher.CheckpointTeacher",
     "heads.face_embedding.foreign": "heads.face_embedding.external_teachers",
 }
 """Module or class path that older checkpoints have -> the one of today, without the package."""

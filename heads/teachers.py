@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from ..backbone.errors import WeightsError
 from ..datasets.vectors import VectorTable, read_vectors
-from .checkpoint import load_task
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -132,27 +131,6 @@ class ModelTeacher(Teacher):
                 "classes in the same order."
             )
         return said.float()
-
-
-class CheckpointTeacher(ModelTeacher):
-    """A classifier of this package, trained or imported, from its checkpoint.
-
-    Args:
-        checkpoint: A checkpoint of a ``ClassificationTask``.
-        size_hw: What pictures are resized to for it; None leaves them.
-    """
-
-    def __init__(self, checkpoint: str | Path, size_hw: tuple[int, int] | None = None) -> None:
-        super().__init__(nn.Identity, size_hw=size_hw)
-        self.path = Path(checkpoint)
-
-    def _make(self) -> nn.Module:
-        from .classification.task import ClassificationTask
-
-        return load_task(self.path, ClassificationTask).network
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        return images  # the network normalises
 
 
 class CachedTeacher(Teacher):

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,23 @@ ARROWS = {
     "apps": {"backbone", "datasets", "configs", "heads"},
 }
 """Folder -> the folders that it may import besides itself."""
+APPS_ARROWS = {
+    "batch": {"drawing", "inference", "private_files"},
+    "benchmark": {"export", "inference"},
+    "callbacks": {"drawing"},
+    "cli": {"errors", "help", "training"},
+    "commands": {
+        "batch", "benchmark", "callbacks", "costs", "errors", "export", "faces", "help",
+        "importing", "inference", "training",
+    },
+    "errors": {"private_files"},
+    "export": {"batch", "inference"},
+    "faces": {"batch", "inference", "private_files", "training"},
+    "inference": {"drawing"},
+    "main": {"cli", "errors", "help"},
+    "training": {"costs"},
+}  # fmt: skip
+"""Folder or file of apps/ -> those beside it that it may import, also when it is called."""
 QUIET = Path("datasets/transforms/quiet_albumentations.py")
 MAX_FILE_LINES = 600
 MAX_BODY_LINES = 60
@@ -89,6 +107,70 @@ def body_length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     if not statements:
         return 0
     return (statements[-1].end_lineno or 0) - statements[0].lineno + 1
+
+
+def imported(path: Path, modules: dict[str, Path], root: Path, late: bool) -> set[str]:
+    """Modules of the tree that a file imports, with ``late`` also those inside functions.
+
+    What is imported for type checkers alone does not count.
+    """
+    parts = path.relative_to(root).with_suffix("").parts
+    here = parts[:-1]
+    found = set()
+    waiting: list[ast.AST] = [ast.parse(path.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, ast.FunctionDef) and not late:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = here[: len(here) - node.level + 1]
+            target = ".".join([*base, *(node.module or "").split(".")]).strip(".")
+            named = {f"{target}.{alias.name}" for alias in node.names}
+            found |= {name if name in modules else target for name in named}
+        waiting += ast.iter_child_nodes(node)
+    return (found & modules.keys()) - {".".join(parts)}
+
+
+def import_graph(root: Path, late: bool = False) -> dict[str, set[str]]:
+    files = {path for folder in ARROWS for path in (root / folder).rglob("*.py")}
+    modules = {
+        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in files
+    }
+    return {name: imported(path, modules, root, late) for name, path in modules.items()}
+
+
+def test_imports__this_repository__no_circle(repository: Path) -> None:
+    graph = import_graph(repository)
+    assert len(graph) > 200
+    TopologicalSorter(graph).prepare()  # raises CycleError with the circle
+
+
+def test_imports__made_up_circle__found(tmp_path: Path) -> None:
+    write_module(tmp_path, "heads/a.py", "from .job.b import x\n")
+    write_module(tmp_path, "heads/job/b.py", "from ..c import x\n")
+    write_module(tmp_path, "heads/c.py", "from . import a\n")
+    with pytest.raises(CycleError, match="in a cycle") as caught:
+        TopologicalSorter(import_graph(tmp_path)).prepare()
+    assert {"heads.a", "heads.job.b", "heads.c"} == set(caught.value.args[1])
+    late = "def f():\n    from . import a\nif TYPE_CHECKING:\n    from . import a\n"
+    write_module(tmp_path, "heads/c.py", late)
+    TopologicalSorter(import_graph(tmp_path)).prepare()
+    assert import_graph(tmp_path, late=True)["heads.c"] == {"heads.a"}
+
+
+def test_imports__between_the_folders_of_apps__go_one_way(repository: Path) -> None:
+    found: dict[str, set[str]] = {}
+    for name, targets in import_graph(repository, late=True).items():
+        own = name.split(".")
+        for target in targets:
+            other = target.split(".")
+            if own[0] == other[0] == "apps" and len(own) > 1 and own[1] != other[1]:
+                found.setdefault(own[1], set()).add(other[1])
+    assert found == APPS_ARROWS
+    TopologicalSorter(found).prepare()
 
 
 def write_module(root: Path, name: str, source: str) -> None:

@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..inference.face_attributes import FaceDescription
 from .boxes import class_colour, font, shortened, solid_box
+
+if TYPE_CHECKING:
+    from ..inference.face_attributes import FaceDescription
 
 _INK = (20, 20, 24)
 _PANEL = (255, 255, 255, 205)
@@ -15,7 +18,7 @@ _SMALLEST_LETTERS = 10
 _LEGIBLE_PX = 640
 
 
-def draw_attributes(image: np.ndarray, faces: Sequence[FaceDescription]) -> np.ndarray:
+def draw_attributes(image: np.ndarray, faces: Sequence["FaceDescription"]) -> np.ndarray:
     """Draw a box around each face and list beside it what is said to be there.
 
     The list stands right of the box, or left of it where there is more room; the surest attribute
@@ -43,7 +46,7 @@ def draw_attributes(image: np.ndarray, faces: Sequence[FaceDescription]) -> np.n
     return np.asarray(canvas)
 
 
-def _lines(face: FaceDescription) -> list[str]:
+def _lines(face: "FaceDescription") -> list[str]:
     probabilities, thresholds = face.probabilities, face.thresholds
     named = sorted(face.names, key=lambda name: thresholds[name] - probabilities[name])
     lines = [f"{name.replace('_', ' ')} {probabilities[name]:.2f}" for name in named]

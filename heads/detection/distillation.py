@@ -5,7 +5,7 @@ the idea over to detectors: soft classes everywhere, boxes where the teacher see
 """
 
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -15,18 +15,7 @@ from ...backbone.errors import WeightsError
 from ..checkpoint import load_task
 from ..distillation import SoftLabels, SoftTargets
 from .outputs import ScoreActivation, SSDOutput
-
-
-class Distillation(Protocol):
-    """What ``DetectionTask`` asks of a way to learn from a teacher."""
-
-    def prepare(self, student: nn.Module, categories: dict[int, str], device: torch.device) -> None:
-        """Read the teacher, once, when training starts; see whether it fits the student."""
-        ...
-
-    def __call__(self, images: Tensor, output: Any) -> dict[str, Tensor]:
-        """Return further parts of the loss of a batch, scalars with gradients to ``output``."""
-        ...
+from .task import DetectionTask
 
 
 class SSDDistillation:
@@ -88,8 +77,6 @@ class SSDDistillation:
         self._teacher.to(device)
 
     def _load(self, student: nn.Module, categories: dict[int, str]) -> nn.Module:
-        from .task import DetectionTask
-
         task = load_task(self.path, DetectionTask)
         if list(task.categories.items()) != list(categories.items()):
             raise WeightsError(

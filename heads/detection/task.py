@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import torch
 from torch import Tensor, nn
 
 from ...datasets.types import DetectionBatch, Detections, DetectionTarget
 from ..evaluation import EvaluatedTask
 from .coco_engine import CocoResult
 from .coco_metrics import CocoEvaluator, format_table, write_metrics
-from .distillation import Distillation
 
 
 class DetectionNetwork(Protocol):
@@ -31,6 +31,18 @@ class DetectionNetwork(Protocol):
 
     def detect(self, output: Any, size_hw: tuple[int, int]) -> Detections:
         """Return a batch of detections in pixels of the network's input."""
+        ...
+
+
+class Distillation(Protocol):
+    """What ``DetectionTask`` asks of a way to learn from a teacher."""
+
+    def prepare(self, student: nn.Module, categories: dict[int, str], device: torch.device) -> None:
+        """Read the teacher, once, when training starts; see whether it fits the student."""
+        ...
+
+    def __call__(self, images: Tensor, output: Any) -> dict[str, Tensor]:
+        """Return further parts of the loss of a batch, scalars with gradients to ``output``."""
         ...
 
 

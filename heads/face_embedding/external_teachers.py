@@ -219,3 +219,18 @@ def _library(module: str, extra: str) -> Any:
         raise WeightsError(
             f"this teacher needs {module}: pip install 'mobilevision[{extra}]'"
         ) from error
+
+
+def open_teacher(name: str) -> FaceTeacher | None:
+    """A teacher by one word, for command lines.
+
+    Args:
+        name: ``facenet:vggface2``, ``facenet:casia-webface``, ``facenet:FILE``, ``onnx:FILE`` or
+            ``ncnn:FILE.param``.
+
+    Returns:
+        The teacher, not opened yet; None where the word names none, such as a checkpoint's path.
+    """
+    kind, _, rest = name.partition(":")
+    kinds = {"facenet": FacenetTeacher, "onnx": OnnxTeacher, "ncnn": NcnnTeacher}
+    return kinds[kind](rest) if kind in kinds and rest else None

@@ -1,4 +1,4 @@
-"""What a student learns faces from, behind one base class; ``foreign.py`` has the networks."""
+"""What a student learns faces from; the networks are in ``external_teachers.py``."""
 
 from abc import ABC, abstractmethod
 
@@ -119,20 +119,3 @@ def check_dimension(name: str, theirs: int, ours: int) -> None:
             f"{name}: gives {theirs} numbers for a face, and the student {ours}. Set the network's "
             f"dimension to {theirs}."
         )
-
-
-def open_teacher(name: str) -> FaceTeacher | None:
-    """A teacher by one word, for command lines.
-
-    Args:
-        name: ``facenet:vggface2``, ``facenet:casia-webface``, ``facenet:FILE``, ``onnx:FILE`` or
-            ``ncnn:FILE.param``.
-
-    Returns:
-        The teacher, not opened yet; None where the word names none, such as a checkpoint's path.
-    """
-    from .external_teachers import FacenetTeacher, NcnnTeacher, OnnxTeacher
-
-    kind, _, rest = name.partition(":")
-    kinds = {"facenet": FacenetTeacher, "onnx": OnnxTeacher, "ncnn": NcnnTeacher}
-    return kinds[kind](rest) if kind in kinds and rest else None
