@@ -29,7 +29,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from mobilevision.datasets.images import ImageFile
-from mobilevision.datasets.transforms.detection.detection import Objects, SSDAugment
+from mobilevision.datasets.transforms.detection import Objects, SSDAugment
 
 SIZE_HW = (300, 300)
 FILL_RGB = (123, 117, 104)

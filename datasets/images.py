@@ -34,6 +34,8 @@ _MIRRORED_AXES = {2: "x", 3: "xy", 4: "y", 6: "x", 7: "xy", 8: "y"}
 """Axes to reverse for each EXIF orientation, after the transposition that 5 to 8 ask for."""
 _PNG_ROTATION_MARKS = (b"eXIf", b"Raw profile type exif", b"com.adobe.xmp")
 
+IMAGENET_CROP = 0.875
+"""Side of the central part that ImageNet's evaluation looks at: "resize to 256, crop 224"."""
 _MAX_PIXELS = "MOBILEVISION_MAX_PIXELS"
 if _MAX_PIXELS in os.environ:
     if not os.environ[_MAX_PIXELS].isdecimal():
@@ -297,6 +299,37 @@ def stretch(pixels: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
     """
     height, width = size_hw
     return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def resize_part(
+    pixels: np.ndarray, box: tuple[float, float, float, float], size_hw: tuple[int, int]
+) -> np.ndarray:
+    """Resize a part (left, top, right, bottom) of an image, as ``stretch`` does."""
+    height, width = pixels.shape[:2]
+    left, top, right, bottom = box
+    inside = (max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height))
+    small = Image.fromarray(pixels).resize(
+        (size_hw[1], size_hw[0]), Image.Resampling.BILINEAR, inside
+    )
+    return np.array(small)
+
+
+def center_crop(pixels: np.ndarray, size_hw: tuple[int, int], fraction: float) -> np.ndarray:
+    """Resize the largest central part of the shape of ``size_hw``, or a fraction of its side.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+        size_hw: Height and width of the result, in pixels.
+        fraction: In (0, 1].
+
+    Returns:
+        (h, w, 3) uint8.
+    """
+    height, width = pixels.shape[:2]
+    unit = fraction * min(height / size_hw[0], width / size_hw[1])
+    h, w = unit * size_hw[0], unit * size_hw[1]
+    left, top = (width - w) / 2, (height - h) / 2
+    return resize_part(pixels, (left, top, left + w, top + h), size_hw)
 
 
 def _explain(path: Path, error: Exception) -> DataError:

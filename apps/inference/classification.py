@@ -11,13 +11,12 @@ Free of torch; the runtime that the model's file is for is imported when it is l
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...datasets.errors import DataError
-from ...datasets.images import ImageFile
-from ...datasets.transforms.classification import IMAGENET_CROP, CentreCrop
+from ...datasets.images import IMAGENET_CROP, center_crop
 from .images import Picture, PictureLike, all_or_raise, as_pictures
 from .metadata import AS_THEY_ARE, ModelFacts, cropped
 from .predictor import Predictor, Prepared
@@ -193,9 +192,9 @@ class Classifier(Predictor[ClassificationResult]):
         fraction = self.runtime.facts.details.get(_CROP, IMAGENET_CROP)
         if fraction is None:
             return super().prepare(image)
-        crop = CentreCrop(self.size_hw, fraction)
-        pixels = crop(cast(ImageFile, image), np.random.default_rng(0))  # draws nothing
-        return Prepared(pixels, self.size_hw)
+        pixels = image.read()
+        size_hw = (pixels.shape[0], pixels.shape[1])
+        return Prepared(center_crop(pixels, self.size_hw, fraction), size_hw)
 
     def decode(  # type: ignore[override]
         self,

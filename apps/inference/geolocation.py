@@ -19,8 +19,7 @@ import numpy as np
 
 from ...datasets.errors import DataError
 from ...datasets.geolocation.coordinates import CellTable
-from ...datasets.images import ImageFile
-from ...datasets.transforms.classification import CentreCrop
+from ...datasets.images import center_crop
 from ...heads.geolocation.calibration import Calibration
 from ...heads.geolocation.cells import Partition
 from ...heads.geolocation.decoding import Answer, Decoder
@@ -370,9 +369,9 @@ class Geolocator(Predictor[LocationResult]):
             size_hw, fraction = (height, width), 1.0
         if fraction is None:
             return super().prepare(image)
-        crop = CentreCrop(size_hw, fraction)
-        pixels = crop(cast(ImageFile, image), np.random.default_rng(0))  # draws nothing
-        return Prepared(pixels, size_hw)
+        pixels = image.read()
+        original_hw = (pixels.shape[0], pixels.shape[1])
+        return Prepared(center_crop(pixels, size_hw, fraction), original_hw)
 
     def decode(  # type: ignore[override]
         self,

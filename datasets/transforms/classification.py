@@ -10,15 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 
 from ..errors import DataError
-from ..images import REDUCTIONS, ImageFile, stretch
+from ..images import IMAGENET_CROP, REDUCTIONS, ImageFile, center_crop, resize_part, stretch
 from .apply_transform import seed_operation
 from .quiet_albumentations import A
 
-IMAGENET_CROP = 0.875
 """224 of 256: the central crop that most published ImageNet figures were measured with."""
 _TRIES = 10
 
@@ -62,12 +60,7 @@ class CentreCrop(ClassificationTransform):
     def __call__(self, image: ImageFile, rng: np.random.Generator) -> np.ndarray:
         """See `ClassificationTransform`; ``rng`` is not used."""
         del rng
-        pixels = image.read()
-        height, width = pixels.shape[:2]
-        unit = self.fraction * min(height / self.size_hw[0], width / self.size_hw[1])
-        h, w = unit * self.size_hw[0], unit * self.size_hw[1]
-        left, top = (width - w) / 2, (height - h) / 2
-        return _resize(pixels, (left, top, left + w, top + h), self.size_hw)
+        return center_crop(image.read(), self.size_hw, self.fraction)
 
 
 class WholePicture(ClassificationTransform):
@@ -134,7 +127,7 @@ class RandomCrop(ClassificationTransform):
         room = min((bottom - top) / self.size_hw[0], (right - left) / self.size_hw[1])
         reduce = max([r for r in REDUCTIONS if r <= room], default=1)
         box = (left / reduce, top / reduce, right / reduce, bottom / reduce)
-        pixels = _resize(image.read(reduce), box, self.size_hw)
+        pixels = resize_part(image.read(reduce), box, self.size_hw)
         if rng.random() < self.flip_p:
             pixels = pixels[:, ::-1]
         if self.photometric is not None:
@@ -211,19 +204,6 @@ class PadCrop(ClassificationTransform):
         top, left = rng.integers(2 * pad + 1, size=2).tolist()
         part = padded[top : top + self.size_hw[0], left : left + self.size_hw[1]]
         return np.ascontiguousarray(part[:, ::-1] if rng.random() < self.flip_p else part)
-
-
-def _resize(
-    pixels: np.ndarray, box: tuple[float, float, float, float], size_hw: tuple[int, int]
-) -> np.ndarray:
-    """A part (left, top, right, bottom) of a picture at another size, as `images.stretch` does."""
-    height, width = pixels.shape[:2]
-    left, top, right, bottom = box
-    inside = (max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height))
-    small = Image.fromarray(pixels).resize(
-        (size_hw[1], size_hw[0]), Image.Resampling.BILINEAR, inside
-    )
-    return np.array(small)
 
 
 def _checked_size(size_hw: tuple[int, int]) -> tuple[int, int]:

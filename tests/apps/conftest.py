@@ -13,8 +13,8 @@ from torch import nn
 
 from mobilevision.apps.inference.face_detector import FaceFinder, FacesFound
 from mobilevision.backbone import MobileNetV1
-from mobilevision.datasets.faces.sources.celeba import read_celeba
-from mobilevision.datasets.synthetic.detection.detection import write_scenes
+from mobilevision.datasets.faces.celeba import read_celeba
+from mobilevision.datasets.synthetic.detection import write_scenes
 from mobilevision.heads.checkpoint import Plan
 from mobilevision.heads.face_embedding import FaceEmbeddingTask, FaceNetwork
 

@@ -19,7 +19,7 @@ from mobilevision.apps.training import grid
 from mobilevision.apps.training.sweep import changed_settings
 from mobilevision.backbone.cost import count_cost
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.synthetic.detection.classification import write_objects
+from mobilevision.datasets.synthetic.classification import write_objects
 from mobilevision.datasets.vectors import read_vectors
 from mobilevision.heads.classification import ClassificationTask
 

@@ -17,7 +17,7 @@ from lightning.pytorch import LightningModule
 from mobilevision.apps.cli import lightning
 from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.image_module import ImageDataModule
-from mobilevision.datasets.synthetic.detection.module import SyntheticDataModule
+from mobilevision.datasets.synthetic.module import SyntheticDataModule
 from mobilevision.heads.classification import Classifier
 from mobilevision.heads.evaluation import EvaluatedTask
 from mobilevision.heads.face_attributes.describing import DescribingTask

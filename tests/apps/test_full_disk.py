@@ -21,7 +21,7 @@ from mobilevision.apps.errors import friendly_errors
 from mobilevision.apps.main import main
 from mobilevision.apps.training.runs import AtomicCheckpointIO
 from mobilevision.backbone import MobileNetV1
-from mobilevision.datasets.synthetic.detection.world import write_world
+from mobilevision.datasets.synthetic.world import write_world
 from mobilevision.heads.checkpoint import Plan, write_checkpoint
 from mobilevision.heads.classification import ClassificationTask, Classifier
 from mobilevision.heads.detection import SSD, DetectionTask

@@ -184,7 +184,7 @@ def test_main__no_arguments_given__takes_those_of_the_process(
 
 
 def test_main__ctrl_c__status_130(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from mobilevision.datasets.synthetic.detection import detection as synthetic
+    from mobilevision.datasets.synthetic import detection as synthetic
 
     def interrupt(*_: object, **__: object) -> bool:
         raise KeyboardInterrupt
@@ -259,7 +259,7 @@ def test_evaluate_coco__file_missing__message_and_status_2(tmp_path: Path, capsy
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
     """The calls of ``download_coco``, which fetches nothing."""
-    from mobilevision.datasets.detection.module import coco_download
+    from mobilevision.datasets.detection import coco_download
 
     calls: list[dict[str, object]] = []
 

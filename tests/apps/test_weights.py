@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mobilevision.apps.main import main
-from mobilevision.backbone.weights.loading import hub
+from mobilevision.backbone.weights import hub
 from mobilevision.datasets import download as download_module
 
 CONTENT = b"made-up weights " * 5000

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from mobilevision.backbone import MobileNetV1
-from mobilevision.backbone.weights.loading.file_tensors import (
+from mobilevision.backbone.weights.file_tensors import (
     LARGEST_NETWORK_BYTES,
     FileTensors,
     load_torch_file,
     require_plausible_size,
 )
-from mobilevision.backbone.weights.loading.loading import (
+from mobilevision.backbone.weights.loading import (
     WeightsError,
     load_pretrained,
     load_weights,

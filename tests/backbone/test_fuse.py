@@ -14,7 +14,7 @@ from mobilevision.backbone import ImageClassifier, MobileNetV1, fuse
 from mobilevision.backbone.fuse import FusedConvAct
 from mobilevision.backbone.layers import ConvNormAct
 from mobilevision.backbone.norms import freeze_norms
-from mobilevision.backbone.weights.loading.loading import load_classifier
+from mobilevision.backbone.weights.loading import load_classifier
 from mobilevision.heads.detection.ssd import SSD
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilevision.datasets.classification.module.image_folder import read_csv_table
+from mobilevision.datasets.classification.image_folder import read_csv_table
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.faces.sources.celeba import read_celeba
-from mobilevision.datasets.faces.sources.labels import read_label_table
+from mobilevision.datasets.faces.celeba import read_celeba
+from mobilevision.datasets.faces.labels import read_label_table
 from mobilevision.datasets.geolocation.coordinates import PositionTable
 from mobilevision.datasets.geolocation.module import PhotoTableModule
 from mobilevision.datasets.geolocation.shards import write_shards

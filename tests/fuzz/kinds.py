@@ -30,33 +30,33 @@ from mobilevision.apps.inference.exported_program_archive import read_checked
 from mobilevision.apps.inference.metadata import ModelFacts
 from mobilevision.apps.inference.runtime import open_runtime
 from mobilevision.backbone import MobileNetV1
-from mobilevision.backbone.weights.loading.loading import load_pretrained, load_weights, read_public
-from mobilevision.backbone.weights.loading.slim import slim_layers
-from mobilevision.backbone.weights.loading.timm import _layers as timm_layers
-from mobilevision.backbone.weights.loading.timm import read_state_dict
+from mobilevision.backbone.weights.loading import load_pretrained, load_weights, read_public
+from mobilevision.backbone.weights.slim import slim_layers
+from mobilevision.backbone.weights.timm import _layers as timm_layers
+from mobilevision.backbone.weights.timm import read_state_dict
 from mobilevision.datasets.archives import extract_file, unzip
-from mobilevision.datasets.classification.module.cifar import (
+from mobilevision.datasets.classification.cifar import (
     NAMES_FILE,
     RECORD_BYTES,
     TEST_FILES,
     TRAIN_FILES,
     CifarModule,
 )
-from mobilevision.datasets.classification.module.image_folder import CsvModule
-from mobilevision.datasets.classification.module.imagenet import (
+from mobilevision.datasets.classification.image_folder import CsvModule
+from mobilevision.datasets.classification.imagenet import (
     DEVKIT,
     GROUND_TRUTH,
     ImageNetModule,
 )
-from mobilevision.datasets.classification.module.stanford_dogs import StanfordDogsModule
-from mobilevision.datasets.detection.module.coco import read_coco
-from mobilevision.datasets.detection.module.image_checks import fit_to_pictures
-from mobilevision.datasets.detection.module.layout import read_ids
-from mobilevision.datasets.detection.module.voc import find_voc_split, read_voc
+from mobilevision.datasets.classification.stanford_dogs import StanfordDogsModule
+from mobilevision.datasets.detection.coco import read_coco
+from mobilevision.datasets.detection.image_checks import fit_to_pictures
+from mobilevision.datasets.detection.layout import read_ids
+from mobilevision.datasets.detection.voc import find_voc_split, read_voc
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.faces.sources.celeba import read_celeba
-from mobilevision.datasets.faces.sources.labels import LANDMARK_COLUMNS, read_label_table
-from mobilevision.datasets.faces.sources.pairs import read_pairs
+from mobilevision.datasets.faces.celeba import read_celeba
+from mobilevision.datasets.faces.labels import LANDMARK_COLUMNS, read_label_table
+from mobilevision.datasets.faces.pairs import read_pairs
 from mobilevision.datasets.geolocation.coordinates import (
     CellTable,
     PositionTable,
@@ -68,12 +68,12 @@ from mobilevision.datasets.geolocation.exif import exif_position
 from mobilevision.datasets.geolocation.sharded_photos import ShardedPhotos
 from mobilevision.datasets.geolocation.shards import index_shards, read_index, write_shards
 from mobilevision.datasets.images import ImageFile
-from mobilevision.datasets.synthetic.detection.generated import RECIPE_NAME, write_generated
+from mobilevision.datasets.synthetic.generated import RECIPE_NAME, write_generated
 from mobilevision.datasets.vectors import VectorTable, read_vectors, write_vectors
 from mobilevision.heads.face_embedding.table_teacher import read_view_table
 from mobilevision.heads.geolocation.cells import read_partitions
 
-from ..backbone.test_tflite import CONV, DEPTHWISE, Constant, Convolution, write_tflite
+from ..backbone.weights.test_tflite import CONV, DEPTHWISE, Constant, Convolution, write_tflite
 
 WIDTH = 1 / 32
 """Of backbones: the least that a weight file may have."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mobilevision.datasets.faces.sources.sources import Faces
+from mobilevision.datasets.faces.sources import Faces
 from mobilevision.heads.classification.metrics import ClassificationEvaluator
 from mobilevision.heads.face_attributes.evaluator import AttributeEvaluator
 from mobilevision.heads.face_embedding.evaluator import EmbeddingEvaluator

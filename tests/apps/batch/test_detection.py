@@ -20,9 +20,9 @@ from mobilevision.apps.batch.videos import mp4_writer
 from mobilevision.apps.inference.detection import Detector
 from mobilevision.apps.inference.metadata import ModelFacts
 from mobilevision.apps.main import main
-from mobilevision.datasets.detection.module.coco import COCO_CATEGORIES
-from mobilevision.datasets.detection.module.layout import Split
-from mobilevision.datasets.detection.module.module import CocoDataModule
+from mobilevision.datasets.detection.coco import COCO_CATEGORIES
+from mobilevision.datasets.detection.layout import Split
+from mobilevision.datasets.detection.module import CocoDataModule
 from mobilevision.heads.detection import DetectionTask
 from mobilevision.heads.detection.weights import load_tensorflow_ssd
 

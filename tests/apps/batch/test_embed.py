@@ -23,8 +23,8 @@ from mobilevision.apps.batch.tables import Column
 from mobilevision.apps.inference.face_embedding import model_fingerprint
 from mobilevision.apps.main import main
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.faces.sources.sources import FolderFaces
-from mobilevision.datasets.faces.sources.views import FaceViews
+from mobilevision.datasets.faces.sources import FolderFaces
+from mobilevision.datasets.faces.views import FaceViews
 from mobilevision.datasets.vectors import read_vectors
 from mobilevision.heads.face_embedding.table_teacher import read_view_table
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from mobilevision.apps.callbacks.attribute_pictures import AttributePictures, draw_precision_recall
 from mobilevision.backbone import MobileNetV1
-from mobilevision.datasets.faces.sources.attribute_modules import CelebAModule
+from mobilevision.datasets.faces.attribute_modules import CelebAModule
 from mobilevision.heads.face_attributes import AttributeNetwork, AttributeTask
 from mobilevision.heads.face_attributes.evaluator import AttributePredictions
 from mobilevision.heads.face_attributes.metrics import AttributeResult, measure

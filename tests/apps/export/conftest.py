@@ -14,7 +14,7 @@ from mobilevision.apps.export.exported_program import ExportedProgramFormat
 from mobilevision.apps.export.exporting import Exported, export_checkpoint
 from mobilevision.apps.export.formats import ExportOptions
 from mobilevision.backbone import MobileNetV1
-from mobilevision.datasets.synthetic.detection.world import world_photos
+from mobilevision.datasets.synthetic.world import world_photos
 from mobilevision.heads.checkpoint import Plan, write_checkpoint
 from mobilevision.heads.classification import ClassificationTask
 from mobilevision.heads.classification.model import Classifier

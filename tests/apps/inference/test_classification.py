@@ -1,5 +1,7 @@
 """The Python API of classification: any image in, the most probable classes out."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +111,12 @@ def test_load__checkpoint__same_as_its_network(tmp_path: Path) -> None:
 def test_load__no_such_file__says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no such model.*mobilevision import"):
         Classifier.load(tmp_path / "a.ckpt")
+
+
+def test_classifier__imported__needs_no_torch() -> None:
+    code = (
+        "import sys, mobilevision.apps.batch.classification as a\n"
+        "print(a.Classifier.job, {'torch', 'lightning'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "classification set()\n"

@@ -16,7 +16,7 @@ from mobilevision.apps.inference.face_pipeline import Threshold
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.faces.sources.people_module import CelebAPeopleModule
+from mobilevision.datasets.faces.people_module import CelebAPeopleModule
 from mobilevision.heads.faces import FacesNetwork
 
 THRESHOLDS = {"Red_Face": 0.3, "Wearing_Hat": 0.5, "Never": 0.9}

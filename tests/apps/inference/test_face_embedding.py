@@ -15,7 +15,7 @@ from mobilevision.apps.inference.face_detector import FacesFound
 from mobilevision.apps.inference.face_pipeline import Threshold
 from mobilevision.apps.inference.images import MemoryPicture
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.faces.sources.alignment import align_face, scaled_template
+from mobilevision.datasets.faces.alignment import align_face, scaled_template
 from mobilevision.heads.face_embedding import FaceNetwork
 
 SIZE = 32

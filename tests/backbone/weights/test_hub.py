@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from mobilevision.backbone import MobileNetV1
-from mobilevision.backbone.weights.loading.hub import (
+from mobilevision.backbone.weights.hub import (
     PUBLIC_WEIGHTS,
     cache_folder,
     cached_path,
     find_public,
     resolve_weights,
 )
-from mobilevision.backbone.weights.loading.loading import WeightsError, load_weights
+from mobilevision.backbone.weights.loading import WeightsError, load_weights
 
 NAME = "mobilenet_v1_1.0_224"
 

@@ -14,9 +14,9 @@ import pytest
 
 from mobilevision.apps.main import main
 from mobilevision.backbone.errors import WeightsError
-from mobilevision.backbone.weights.loading import hugging_face
-from mobilevision.backbone.weights.loading.hub import resolve_weights
-from mobilevision.backbone.weights.loading.hugging_face import (
+from mobilevision.backbone.weights import hugging_face
+from mobilevision.backbone.weights.hub import resolve_weights
+from mobilevision.backbone.weights.hugging_face import (
     cached_file,
     commit_of,
     fetch,

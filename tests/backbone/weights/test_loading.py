@@ -8,7 +8,7 @@ from PIL import Image
 
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.norms import calibrate_norms
-from mobilevision.backbone.weights.loading.loading import (
+from mobilevision.backbone.weights.loading import (
     WeightsError,
     load_classifier,
     load_weights,

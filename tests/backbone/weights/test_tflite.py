@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mobilevision.backbone import MobileNetV1
-from mobilevision.backbone.weights.loading.loading import WeightsError, load_weights
-from mobilevision.backbone.weights.loading.tflite import read_tflite
+from mobilevision.backbone.weights.loading import WeightsError, load_weights
+from mobilevision.backbone.weights.tflite import read_tflite
 
 flatbuffers = pytest.importorskip("flatbuffers")
 tflite = pytest.importorskip("tflite")

@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mobilevision.datasets.classification.module import cifar
-from mobilevision.datasets.classification.module.cifar import (
+from mobilevision.datasets.classification import cifar
+from mobilevision.datasets.classification.cifar import (
     FOLDER,
     NAMES_FILE,
     TEST_FILES,

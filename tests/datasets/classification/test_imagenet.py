@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from mobilevision.datasets.classification.module.imagenet import GROUND_TRUTH, ImageNetModule
+from mobilevision.datasets.classification.imagenet import GROUND_TRUTH, ImageNetModule
 from mobilevision.datasets.errors import DataError
 
 # Numbers of the development kit, in another order than the WordNet ids.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from mobilevision.datasets.classification.module.matlab import read_mat
+from mobilevision.datasets.classification.matlab import read_mat
 from mobilevision.datasets.errors import DataError
 
 

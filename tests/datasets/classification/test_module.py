@@ -9,12 +9,12 @@ from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torchvision.transforms import v2
 
-from mobilevision.datasets.classification.module.dataset import (
+from mobilevision.datasets.classification.dataset import (
     ClassificationDataset,
     FileTable,
     collate_classification,
 )
-from mobilevision.datasets.classification.module.image_folder import (
+from mobilevision.datasets.classification.image_folder import (
     CsvModule,
     ImageFolderModule,
     class_folders,
@@ -23,7 +23,7 @@ from mobilevision.datasets.classification.module.image_folder import (
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.images import ImageFile
 from mobilevision.datasets.sampling import SampleKey
-from mobilevision.datasets.transforms.detection.classification import (
+from mobilevision.datasets.transforms.classification import (
     CentreCrop,
     PadCrop,
     RandomCrop,

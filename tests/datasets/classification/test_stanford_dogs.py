@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from mobilevision.datasets.classification.module.stanford_dogs import StanfordDogsModule
+from mobilevision.datasets.classification.stanford_dogs import StanfordDogsModule
 from mobilevision.datasets.errors import DataError
 
 FOLDERS = ["n02085620-Chihuahua", "n02085782-Japanese_spaniel", "n02099429-curly-coated_retriever"]

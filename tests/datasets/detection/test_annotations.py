@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mobilevision.datasets.detection.module.annotations import (
+from mobilevision.datasets.detection.annotations import (
     Annotations,
     BoxTable,
     ImageTable,
@@ -16,8 +16,8 @@ from mobilevision.datasets.detection.module.annotations import (
     find,
     merge,
 )
-from mobilevision.datasets.detection.module.coco import read_coco
-from mobilevision.datasets.detection.module.data_errors import FaultKind, Faults
+from mobilevision.datasets.detection.coco import read_coco
+from mobilevision.datasets.detection.data_errors import FaultKind, Faults
 from mobilevision.datasets.errors import DataError
 
 Write = Callable[..., Path]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mobilevision.datasets import download
-from mobilevision.datasets.detection.module import coco_download as module
-from mobilevision.datasets.detection.module.coco_download import (
+from mobilevision.datasets.detection import coco_download as module
+from mobilevision.datasets.detection.coco_download import (
     CocoArchive,
     download_coco,
     missing_archives,

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mobilevision.datasets.detection.module.layout import Split, find_layout, read_ids, read_split
+from mobilevision.datasets.detection.layout import Split, find_layout, read_ids, read_split
 from mobilevision.datasets.errors import DataError
 
 Write = Callable[..., Path]

@@ -12,19 +12,19 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 
-from mobilevision.datasets.detection.module import coco
-from mobilevision.datasets.detection.module.annotations import Annotations
-from mobilevision.datasets.detection.module.coco import COCO_CATEGORIES, read_coco
-from mobilevision.datasets.detection.module.module import (
+from mobilevision.datasets.detection import coco
+from mobilevision.datasets.detection.annotations import Annotations
+from mobilevision.datasets.detection.coco import COCO_CATEGORIES, read_coco
+from mobilevision.datasets.detection.module import (
     CocoDataModule,
     DetectionDataset,
     Split,
     collate,
 )
-from mobilevision.datasets.detection.module.voc_module import VocDataModule
+from mobilevision.datasets.detection.voc_module import VocDataModule
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.sampling import SampleKey
-from mobilevision.datasets.transforms.detection.detection import Resize, SSDAugment
+from mobilevision.datasets.transforms.detection import Resize, SSDAugment
 from mobilevision.datasets.types import DetectionBatch
 
 Write = Callable[..., Path]

@@ -8,16 +8,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mobilevision.datasets.detection.module.coco import read_coco
-from mobilevision.datasets.detection.module.data_errors import FaultKind
-from mobilevision.datasets.detection.module.voc import (
+from mobilevision.datasets.detection.coco import read_coco
+from mobilevision.datasets.detection.data_errors import FaultKind
+from mobilevision.datasets.detection.voc import (
     VOC_NAMES,
     VocPart,
     find_voc_split,
     read_voc,
     read_voc_file,
 )
-from mobilevision.datasets.detection.module.voc_module import VocDataModule
+from mobilevision.datasets.detection.voc_module import VocDataModule
 from mobilevision.datasets.errors import DataError
 
 Write = Callable[..., Path]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.faces.sources.alignment import (
+from mobilevision.datasets.faces.alignment import (
     ARCFACE_TEMPLATE,
     align_face,
     fit_similarity,

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.faces.sources.celeba import read_celeba
-from mobilevision.datasets.faces.sources.labels import LANDMARK_COLUMNS
+from mobilevision.datasets.faces.celeba import read_celeba
+from mobilevision.datasets.faces.labels import LANDMARK_COLUMNS
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.faces.sources.labels import (
+from mobilevision.datasets.faces.labels import (
     LANDMARK_COLUMNS,
     as_labels,
     label_counts,

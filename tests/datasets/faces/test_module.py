@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.faces.sources.module import FaceDataModule, FaceDataset
-from mobilevision.datasets.faces.sources.sources import FolderFaces
-from mobilevision.datasets.faces.sources.views import FaceViews
+from mobilevision.datasets.faces.module import FaceDataModule, FaceDataset
+from mobilevision.datasets.faces.sources import FolderFaces
+from mobilevision.datasets.faces.views import FaceViews
 from mobilevision.datasets.sampling import SampleKey
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.faces.sources.pairs import make_pairs, read_pairs
+from mobilevision.datasets.faces.pairs import make_pairs, read_pairs
 
 FILES = ["Ada/Ada_0001.jpg", "Ada/Ada_0012.png", "Bo/Bo_0001.jpg", "Cy/Cy_0003.jpg"]
 LIST = "2\t1\nAda\t1\t12\nAda\t1\tBo\t1\nAda\t12\t1\nCy\t3\tAda\t12\n"

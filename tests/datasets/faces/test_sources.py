@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.faces.sources.sources import CelebAFaces, FolderFaces, LfwFaces
+from mobilevision.datasets.faces.sources import CelebAFaces, FolderFaces, LfwFaces
 from mobilevision.datasets.vectors import VectorTable, write_vectors
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.faces.sources.alignment import ARCFACE_TEMPLATE, align_face
-from mobilevision.datasets.faces.sources.sources import CelebAFaces, Faces, FolderFaces
-from mobilevision.datasets.faces.sources.views import FaceViews, ViewRecipe, student_noise
+from mobilevision.datasets.faces.alignment import ARCFACE_TEMPLATE, align_face
+from mobilevision.datasets.faces.sources import CelebAFaces, Faces, FolderFaces
+from mobilevision.datasets.faces.views import FaceViews, ViewRecipe, student_noise
 from mobilevision.datasets.images import ImageFile
 
 STILL = ViewRecipe(*[0.0] * 15)

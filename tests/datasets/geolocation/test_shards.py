@@ -21,7 +21,7 @@ from mobilevision.datasets.geolocation.sharded_photos import (
 from mobilevision.datasets.geolocation.shards import index_shards, read_index, write_shards
 from mobilevision.datasets.images import ImageFile
 from mobilevision.datasets.sampling import Progress
-from mobilevision.datasets.transforms.detection.classification import WholePicture
+from mobilevision.datasets.transforms.classification import WholePicture
 
 COUNT = 23
 

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.synthetic.detection.classification import (
+from mobilevision.datasets.synthetic.classification import (
     SyntheticClassificationModule,
     write_objects,
 )
-from mobilevision.datasets.synthetic.detection.scenes import draw_object
-from mobilevision.datasets.synthetic.detection.shapes import CLASS_NAMES
+from mobilevision.datasets.synthetic.scenes import draw_object
+from mobilevision.datasets.synthetic.shapes import CLASS_NAMES
 
 
 def digests(root: Path) -> dict[str, str]:

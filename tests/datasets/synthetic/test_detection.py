@@ -16,15 +16,15 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.synthetic.detection import detection as synthetic
-from mobilevision.datasets.synthetic.detection import generated
-from mobilevision.datasets.synthetic.detection.detection import (
+from mobilevision.datasets.synthetic import detection as synthetic
+from mobilevision.datasets.synthetic import generated
+from mobilevision.datasets.synthetic.detection import (
     CATEGORIES,
     annotation_file,
     tight_box_xywh,
     write_scenes,
 )
-from mobilevision.datasets.synthetic.detection.scenes import Scene
+from mobilevision.datasets.synthetic.scenes import Scene
 
 SIZE_HW = (96, 128)
 

@@ -7,11 +7,11 @@ import torch
 from jsonargparse import ArgumentParser
 from pycocotools.coco import COCO
 
-from mobilevision.datasets.detection.module.module import CocoDataModule
+from mobilevision.datasets.detection.module import CocoDataModule
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.synthetic.detection.detection import tight_box_xywh, write_scenes
-from mobilevision.datasets.synthetic.detection.module import SyntheticDataModule
-from mobilevision.datasets.synthetic.detection.shapes import CLASS_NAMES
+from mobilevision.datasets.synthetic.detection import tight_box_xywh, write_scenes
+from mobilevision.datasets.synthetic.module import SyntheticDataModule
+from mobilevision.datasets.synthetic.shapes import CLASS_NAMES
 
 
 def module(root: Path, train_scenes: int = 9) -> SyntheticDataModule:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mobilevision.datasets.synthetic.detection.scenes import (
+from mobilevision.datasets.synthetic.scenes import (
     COUNTS,
     LEAST_VISIBLE,
     SIZES,
@@ -11,7 +11,7 @@ from mobilevision.datasets.synthetic.detection.scenes import (
     _leaves_others_visible,
     draw_scene,
 )
-from mobilevision.datasets.synthetic.detection.shapes import SHAPES
+from mobilevision.datasets.synthetic.shapes import SHAPES
 
 SIZE_HW = (120, 144)
 

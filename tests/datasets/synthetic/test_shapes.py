@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mobilevision.datasets.synthetic.detection.shapes import (
+from mobilevision.datasets.synthetic.shapes import (
     CLASS_NAMES,
     SHAPES,
     ShapeClass,

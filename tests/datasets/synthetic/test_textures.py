@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobilevision.datasets.synthetic.detection.textures import (
+from mobilevision.datasets.synthetic.textures import (
     TEXTURES,
     Texture,
     background,

@@ -6,7 +6,7 @@ from PIL import Image
 
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.geolocation.coordinates import read_positions
-from mobilevision.datasets.synthetic.detection.world import (
+from mobilevision.datasets.synthetic.world import (
     LANDMARK_SHARE,
     draw_photo,
     site_positions,

@@ -20,15 +20,15 @@ from torchvision.transforms.v2 import functional as v2
 
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.images import ImageFile
-from mobilevision.datasets.transforms.detection.color import ColourDistortion, colour_matrix
-from mobilevision.datasets.transforms.detection.detection import (
+from mobilevision.datasets.transforms.color import ColourDistortion, colour_matrix
+from mobilevision.datasets.transforms.detection import (
     AlbumentationsPipeline,
     Objects,
     Resize,
     SSDAugment,
     Transform,
 )
-from mobilevision.datasets.transforms.detection.geometry import (
+from mobilevision.datasets.transforms.geometry import (
     CropRule,
     _iou,
     place,

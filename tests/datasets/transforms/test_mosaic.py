@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 from PIL import Image
 
-from mobilevision.datasets.detection.module.annotations import Annotations
-from mobilevision.datasets.detection.module.coco import read_coco
-from mobilevision.datasets.detection.module.module import CocoDataModule, DetectionDataset
+from mobilevision.datasets.detection.annotations import Annotations
+from mobilevision.datasets.detection.coco import read_coco
+from mobilevision.datasets.detection.module import CocoDataModule, DetectionDataset
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.images import ImageFile
 from mobilevision.datasets.sampling import SampleKey
-from mobilevision.datasets.transforms.detection.detection import Resize, SSDAugment
-from mobilevision.datasets.transforms.detection.geometry import Objects
-from mobilevision.datasets.transforms.detection.mosaic import Mosaic
+from mobilevision.datasets.transforms.detection import Resize, SSDAugment
+from mobilevision.datasets.transforms.geometry import Objects
+from mobilevision.datasets.transforms.mosaic import Mosaic
 
 PLAIN: dict[str, Any] = {"photometric": A.NoOp(), "flip_p": 0.0, "aspect": (1.0, 1.0)}
 """Keeps the drawn colours, so that they can be found again."""

@@ -9,10 +9,10 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from mobilevision.backbone import MobileNetV1
-from mobilevision.backbone.weights.loading.loading import load_classifier
-from mobilevision.datasets.classification.module.image_folder import CsvModule, ImageFolderModule
-from mobilevision.datasets.synthetic.detection.classification import SyntheticClassificationModule
-from mobilevision.datasets.transforms.detection.classification import WholePicture
+from mobilevision.backbone.weights.loading import load_classifier
+from mobilevision.datasets.classification.image_folder import CsvModule, ImageFolderModule
+from mobilevision.datasets.synthetic.classification import SyntheticClassificationModule
+from mobilevision.datasets.transforms.classification import WholePicture
 from mobilevision.datasets.types import ClassificationBatch
 from mobilevision.heads.classification import BatchMix, ClassificationTask, Classifier
 from mobilevision.heads.distillation import Distillation, SoftTargets

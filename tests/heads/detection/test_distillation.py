@@ -12,8 +12,8 @@ from torch.nn import functional as F  # noqa: N812
 from mobilevision.apps.cli import lightning
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
-from mobilevision.datasets.detection.module.module import CocoDataModule
-from mobilevision.datasets.synthetic.detection.detection import write_scenes
+from mobilevision.datasets.detection.module import CocoDataModule
+from mobilevision.datasets.synthetic.detection import write_scenes
 from mobilevision.heads.detection import SSD, DetectionTask
 from mobilevision.heads.detection.distillation import SSDDistillation, soft_class_losses
 from mobilevision.heads.detection.outputs import SSDOutput

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.norms import calibrate_norms
-from mobilevision.backbone.weights.loading.loading import load_weights, slim_layers
+from mobilevision.backbone.weights.loading import load_weights, slim_layers
 from mobilevision.datasets.types import DetectionTarget, stack_targets
 from mobilevision.heads.detection.faster_rcnn import FasterRCNN
 from mobilevision.heads.detection.faster_rcnn_losses import RoILoss

@@ -9,9 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mobilevision.apps.cli import lightning
 from mobilevision.backbone import MobileNetV1
-from mobilevision.datasets.detection.module.module import CocoDataModule
-from mobilevision.datasets.synthetic.detection.detection import write_scenes
-from mobilevision.datasets.transforms.detection.detection import Resize
+from mobilevision.datasets.detection.module import CocoDataModule
+from mobilevision.datasets.synthetic.detection import write_scenes
+from mobilevision.datasets.transforms.detection import Resize
 from mobilevision.datasets.types import DetectionTarget, stack_targets
 from mobilevision.heads.detection import (
     SSD,

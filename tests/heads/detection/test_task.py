@@ -7,12 +7,12 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
 from mobilevision.backbone import MobileNetV1
-from mobilevision.backbone.weights.loading.loading import LoadedWeights
-from mobilevision.datasets.detection.module.coco import COCO_CATEGORIES
-from mobilevision.datasets.detection.module.module import CocoDataModule
+from mobilevision.backbone.weights.loading import LoadedWeights
+from mobilevision.datasets.detection.coco import COCO_CATEGORIES
+from mobilevision.datasets.detection.module import CocoDataModule
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.synthetic.detection.detection import write_scenes
-from mobilevision.datasets.transforms.detection.detection import Resize
+from mobilevision.datasets.synthetic.detection import write_scenes
+from mobilevision.datasets.transforms.detection import Resize
 from mobilevision.heads import task as task_module
 from mobilevision.heads.detection import SSD, DetectionTask
 from mobilevision.heads.detection.weights import load_tensorflow_ssd

@@ -8,8 +8,8 @@ from lightning.pytorch import Trainer
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.faces.sources.attribute_modules import CelebAModule
-from mobilevision.datasets.faces.sources.crops import FaceCrop
+from mobilevision.datasets.faces.attribute_modules import CelebAModule
+from mobilevision.datasets.faces.crops import FaceCrop
 from mobilevision.datasets.types import AttributeBatch
 from mobilevision.heads.distillation import Distillation, SoftLabels
 from mobilevision.heads.face_attributes import (

@@ -8,8 +8,8 @@ import yaml
 from mobilevision.apps.cli import lightning
 from mobilevision.apps.main import main
 from mobilevision.backbone.errors import WeightsError
-from mobilevision.datasets.faces.sources.attribute_modules import CelebAModule
-from mobilevision.datasets.faces.sources.crops import FaceCrop
+from mobilevision.datasets.faces.attribute_modules import CelebAModule
+from mobilevision.datasets.faces.crops import FaceCrop
 from mobilevision.datasets.vectors import read_vectors
 from mobilevision.heads.checkpoint import load_task
 from mobilevision.heads.face_attributes import AttributeTask, AttributeTeacher

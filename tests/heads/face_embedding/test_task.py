@@ -13,8 +13,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.faces.sources.module import FaceDataModule
-from mobilevision.datasets.faces.sources.sources import FolderFaces
+from mobilevision.datasets.faces.module import FaceDataModule
+from mobilevision.datasets.faces.sources import FolderFaces
 from mobilevision.datasets.types import FaceBatch
 from mobilevision.datasets.vectors import VectorTable, read_vectors, write_vectors
 from mobilevision.heads.face_embedding import (

@@ -10,9 +10,9 @@ import torch
 
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.faces.sources.module import collate
-from mobilevision.datasets.faces.sources.sources import CelebAFaces, Faces, LfwFaces
-from mobilevision.datasets.faces.sources.views import FaceViews
+from mobilevision.datasets.faces.module import collate
+from mobilevision.datasets.faces.sources import CelebAFaces, Faces, LfwFaces
+from mobilevision.datasets.faces.views import FaceViews
 from mobilevision.datasets.types import FaceBatch
 from mobilevision.datasets.vectors import VectorTable, write_vectors
 from mobilevision.heads.face_embedding import (

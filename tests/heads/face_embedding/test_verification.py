@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.faces.sources.pairs import Pairs
+from mobilevision.datasets.faces.pairs import Pairs
 from mobilevision.heads.face_embedding.far_frr import (
     all_against_all,
     area_under,

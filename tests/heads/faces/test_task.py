@@ -15,10 +15,10 @@ from mobilevision.apps.callbacks.roc import RocPicture
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.faces.sources.attribute_modules import CelebAModule
-from mobilevision.datasets.faces.sources.people_module import CelebAPeopleModule
-from mobilevision.datasets.faces.sources.sources import CelebAFaces
-from mobilevision.datasets.faces.sources.views import FaceViews
+from mobilevision.datasets.faces.attribute_modules import CelebAModule
+from mobilevision.datasets.faces.people_module import CelebAPeopleModule
+from mobilevision.datasets.faces.sources import CelebAFaces
+from mobilevision.datasets.faces.views import FaceViews
 from mobilevision.datasets.types import AttributeBatch
 from mobilevision.datasets.vectors import VectorTable, read_vectors, write_vectors
 from mobilevision.heads.face_embedding import ArcFace, SquaredDifference, TableTeacher
