@@ -89,8 +89,7 @@ def run(arguments: Namespace) -> int:
     """Write the file, run it, and say what is in it."""
     from ...datasets.errors import DataError
     from ..export.exporting import export_checkpoint, format_exported
-    from ..export.formats import ExportOptions
-    from ..export.quantising_options import Calibration, find_pictures
+    from ..export.formats import Calibration, ExportOptions, find_pictures
 
     if arguments.batch is not None and arguments.batch < 1:
         raise DataError(f"--batch {arguments.batch}: must be at least 1")
@@ -109,7 +108,7 @@ def run(arguments: Namespace) -> int:
     )
     print(format_exported(exported))
     if calibration:
-        from ..export.quantising import format_report, read_report
+        from ..export.quantization import format_report, read_report
 
         print(format_report(read_report(arguments.out)))
     return 0

@@ -11,20 +11,23 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
+from torch.export import ExportedProgram, default_decompositions
 
 from ...datasets.errors import DataError
 from ...datasets.files import replaced_folder
-from .coreml_operators import coreml_operators
 from .deployed import UNKNOWN, Deployable, DeployedNetwork
 from .facts import AS_THEY_ARE, ModelFacts
 from .formats import ExportOptions
+from .nms import DECOMPOSITIONS, roi_align
 
 INPUT = "image"
 _TYPES = {"labels": np.int32}
 """Outputs that are not float32; Core ML has no int64."""
 _OF_OTHERS = "executorch_debug_handle_mapping.json"
 """What coremltools puts beside a network for the profiler of ExecuTorch alone."""
+_ATEN = torch.ops.aten
+_KEPT = (_ATEN.zeros_like.default, _ATEN.grid_sampler.default)
+"""Taken as they are: zeros keep their type that way, and the core sampler has another name."""
 
 
 class ImageNetwork(nn.Module):
@@ -180,4 +183,43 @@ def describe(model: Any, facts: ModelFacts) -> None:
     model.user_defined_metadata.update(facts.to_strings())
 
 
-FORMAT = CoreMlFormat()
+def coreml_operators() -> dict[Any, Any]:
+    """Torch's operators as coremltools 9 takes them, for ``ExportedProgram.run_decompositions``.
+
+    That is torch's core set, but for those that coremltools does not have or gets wrong.
+    """
+    table = default_decompositions()
+    for operator in _KEPT:
+        table.pop(operator)
+    return {
+        **table,
+        **DECOMPOSITIONS,
+        _ATEN.alias.default: lambda values: values,
+        _ATEN.arange.start_step: whole_numbers,
+        _ATEN.floor_divide.default: whole_quotient,
+        _ATEN.gather.default: gather,
+        torch.ops.torchvision.roi_align.default: roi_align,
+    }
+
+
+def whole_numbers(
+    start: float, end: float, step: float = 1, dtype: torch.dtype | None = None, **_: Any
+) -> Tensor:
+    """``torch.arange``, whose values become integers in coremltools whatever the type asked for."""
+    if dtype is None or not dtype.is_floating_point:
+        return NotImplemented  # as it is
+    return torch.arange(start, end, step, dtype=torch.int64).to(dtype)
+
+
+def gather(values: Tensor, dim: int, index: Tensor, sparse_grad: bool = False) -> Tensor:  # noqa: ARG001
+    """``torch.gather``, which Core ML has for numbers alone."""
+    if values.dtype != torch.bool:
+        return NotImplemented  # as it is
+    return values.to(torch.int32).gather(dim, index).to(torch.bool)
+
+
+def whole_quotient(left: Tensor, right: Tensor | int) -> Tensor:
+    """``//`` of whole numbers from 0 to 2 ** 24, of which coremltools makes floats."""
+    if left.dtype.is_floating_point:
+        return NotImplemented  # as it is
+    return (left.to(torch.float32) / right).to(left.dtype)

@@ -9,7 +9,7 @@ from ...heads.detection.task import DetectionNetwork, DetectionTask
 from .facts import ModelFacts
 from .folding import for_export
 from .jobs import Job
-from .suppression import make_exportable
+from .nms import make_exportable
 
 _OUTPUTS = {
     "boxes": "(batch, detections, 4) float32: x1, y1, x2, y2 in pixels of the picture given",

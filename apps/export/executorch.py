@@ -1,4 +1,4 @@
-"""ExecuTorch files: the network for XNNPACK, decoding and suppression for ExecuTorch's kernels."""
+"""ExecuTorch files: the network for XNNPACK, decoding and NMS for ExecuTorch's kernels."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -19,8 +19,7 @@ from ...datasets.files import replaced_atomically
 from .deployed import Deployable
 from .exported_program import plain_program, written_facts
 from .formats import ExportOptions, with_fixed_shapes
-from .roi_sampling import roi_align
-from .suppression import ExportablePostProcess
+from .nms import ExportablePostProcess, roi_align
 
 _MATMUL = torch.ops.aten.matmul.default
 
@@ -74,28 +73,25 @@ def matmul(left: Tensor, right: Tensor) -> Tensor:
 
 
 def network_configs() -> list[type[XNNPartitionerConfig]]:
-    """What XNNPACK can run, but for suppression.
+    """What XNNPACK can run, but for NMS.
 
     That has a product and a comparison in turn, many times. XNNPACK has no comparison: each product
     would be a network of its own, whose making takes most of the time of an export.
     """
-    return [_outside_suppression(config) for config in ALL_PARTITIONER_CONFIGS]
+    return [_outside_nms(config) for config in ALL_PARTITIONER_CONFIGS]
 
 
-def _outside_suppression(config: type[XNNPartitionerConfig]) -> type[XNNPartitionerConfig]:
+def _outside_nms(config: type[XNNPartitionerConfig]) -> type[XNNPartitionerConfig]:
     class Outside(config):
         def check_constraints(self, node: Node, ep: ExportedProgram) -> bool:
-            return not is_suppression(node) and super().check_constraints(node, ep)
+            return not is_nms(node) and super().check_constraints(node, ep)
 
     return Outside
 
 
-def is_suppression(node: Node) -> bool:
-    """Whether an operation comes from the module that suppresses boxes."""
+def is_nms(node: Node) -> bool:
+    """Whether an operation comes from the module that does NMS."""
     modules = node.meta.get("nn_module_stack") or {}
     return any(
         str(kind).endswith(f".{ExportablePostProcess.__name__}") for _, kind in modules.values()
     )
-
-
-FORMAT = ExecutorchFormat()

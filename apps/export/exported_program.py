@@ -13,7 +13,7 @@ from ...datasets.files import write_atomically
 from .deployed import Deployable
 from .facts import AS_THEY_ARE, ModelFacts
 from .formats import ExportOptions
-from .suppression import DECOMPOSITIONS
+from .nms import DECOMPOSITIONS
 
 
 def plain_program(deployable: Deployable, options: ExportOptions) -> ExportedProgram:
@@ -49,6 +49,3 @@ class ExportedProgramFormat:
         torch.export.save(program, buffer, extra_files=entries)  # type: ignore[arg-type]
         write_atomically(out, buffer.getvalue())
         return {"torch": torch.__version__}
-
-
-FORMAT = ExportedProgramFormat()

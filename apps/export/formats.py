@@ -1,29 +1,67 @@
-"""Which formats there are, and how a network gets into a file of each."""
+"""Which formats there are, what is left open in their files, and how a network gets into one."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from ...datasets.errors import DataError
+from ..files.input_files import find_files
 from .deployed import Deployable
 from .facts import ModelFacts
-from .quantising_options import Calibration
 
-FORMATS = {
-    "onnx": "onnx",
-    "exported-program": "exported_program",
-    "openvino": "openvino",
-    "executorch": "executorch",
-    "coreml": "coreml",
-}
-"""Name of a format -> the module of this folder whose ``FORMAT`` writes it."""
-EXTRAS = {"openvino": "export,openvino", "executorch": "executorch"}
-"""Name of a format -> extras of this package that it needs, where that is not ``export``."""
 FIXED_SHAPES = ("executorch",)
 """Formats whose files take pictures of the network's size alone, and a fixed number of them."""
-INT8_FORMATS = {"onnx": "quantised_onnx", "openvino": "quantised_openvino"}
-"""The same for files in 8 bits."""
+INT8_FORMATS = ("onnx", "openvino")
+"""Formats that have files in int8."""
+CALIBRATION_METHODS = ("minmax", "entropy", "percentile")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Where the ranges of an int8 network come from, and how much may be lost.
+
+    Attributes:
+        pictures: Files as the network will meet them, prepared as the file's facts say.
+        method: One of ``CALIBRATION_METHODS``: the extremes that were seen, the range that keeps
+            most information, or all but the rarest values.
+        limit_db: Signal to noise that the network's answers must keep; layers stay in float32, the
+            costliest first, until they do.
+
+    Raises:
+        DataError: There are no pictures, or no such method.
+    """
+
+    pictures: tuple[Path, ...]
+    method: str = "minmax"
+    limit_db: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not self.pictures:
+            raise DataError("--int8 needs pictures to calibrate on: --calibrate FOLDER")
+        if self.method not in CALIBRATION_METHODS:
+            raise DataError(
+                f"--calibrate-method {self.method}: there are {', '.join(CALIBRATION_METHODS)}."
+            )
+
+
+def find_pictures(words: Sequence[str], count: int) -> tuple[Path, ...]:
+    """Pictures that the words of a command line mean, evenly spread if there are more.
+
+    Args:
+        words: Files, folders and patterns.
+        count: How many to take at most, at least 1.
+
+    Raises:
+        DataError: A word names nothing, or the number is less than 1.
+    """
+    if count < 1:
+        raise DataError(f"--calibrate-count {count}: must be at least 1")
+    files = [file.path for file in find_files(words) if not file.is_video]
+    places = np.linspace(0, len(files) - 1, min(count, len(files))).round().astype(int)
+    return tuple(files[place] for place in places)
 
 
 @dataclass(frozen=True)
@@ -34,7 +72,7 @@ class ExportOptions:
         batch: Pictures of each call; None takes any number, where the format allows it.
         any_picture: Whether pictures of any size are resized inside, where the format allows it;
             otherwise they have to have the network's size.
-        int8: How the network gets into 8 bits; None leaves it in float32.
+        int8: How the network gets into int8; None leaves it in float32.
     """
 
     batch: int | None = None
@@ -77,15 +115,57 @@ class OwnFacts(Protocol):
         ...
 
 
+def _onnx() -> Format:
+    from .onnx import OnnxFormat
+
+    return OnnxFormat()
+
+
+def _exported_program() -> Format:
+    from .exported_program import ExportedProgramFormat
+
+    return ExportedProgramFormat()
+
+
+def _openvino() -> Format:
+    from .openvino import OpenVinoFormat
+
+    return OpenVinoFormat()
+
+
+def _executorch() -> Format:
+    from .executorch import ExecutorchFormat
+
+    return ExecutorchFormat()
+
+
+def _coreml() -> Format:
+    from .coreml import CoreMlFormat
+
+    return CoreMlFormat()
+
+
+FORMATS: dict[str, Callable[[], Format]] = {
+    "onnx": _onnx,
+    "exported-program": _exported_program,
+    "openvino": _openvino,
+    "executorch": _executorch,
+    "coreml": _coreml,
+}
+"""Name of a format -> what makes its writer; the packages that it needs are imported only then."""
+EXTRAS = {"openvino": "export,openvino", "executorch": "executorch"}
+"""Name of a format -> extras of this package that it needs, where that is not ``export``."""
+
+
 def open_format(name: str, int8: bool = False) -> Format:
     """Return what writes a format.
 
     Args:
         name: One of ``FORMATS``.
-        int8: Whether its files are to be in 8 bits.
+        int8: Whether its file is to be in int8.
 
     Raises:
-        DataError: There is none of this name, it is not written in 8 bits, or a package that it
+        DataError: There is none of this name, it has no files in int8, or a package that it
             needs is not installed.
     """
     if name not in FORMATS:
@@ -93,10 +173,9 @@ def open_format(name: str, int8: bool = False) -> Format:
     if int8 and name not in INT8_FORMATS:
         raise DataError(f"--int8: is for {' and '.join(INT8_FORMATS)}, not for {name}.")
     try:
-        module = import_module(f".{INT8_FORMATS[name] if int8 else FORMATS[name]}", __package__)
+        return FORMATS[name]()
     except ImportError as error:
         extras = EXTRAS.get(name, "export")
         raise DataError(
             f"--format {name} needs the package {error.name}: pip install 'mobilevision[{extras}]'"
         ) from error
-    return cast(Format, module.FORMAT)

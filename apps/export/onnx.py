@@ -1,7 +1,8 @@
-"""ONNX files: any number of pictures of any size, suppression by ONNX's own operator."""
+"""ONNX files, in float32 or int8: any number of pictures of any size, ONNX's own NMS."""
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx
@@ -12,9 +13,9 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from ...datasets.files import replaced_atomically
 from .deployed import Deployable
 from .formats import ExportOptions
-from .onnx_suppression import translate_suppression
-from .onnx_tuning import tune
-from .suppression import SUPPRESSION
+from .nms import MULTICLASS_NMS
+from .onnx_passes import resize_as_torch, speed_up, translate_nms
+from .quantization import quantize, report_notes, with_provenance
 
 OPSET = 18
 _AXES = ("batch", "height", "width")
@@ -37,8 +38,16 @@ class OnnxFormat:
     suffix = ".onnx"
 
     def write(self, deployable: Deployable, out: Path, options: ExportOptions) -> dict[str, Any]:
-        """See ``Format``."""
-        model = make_model(deployable, options, tune)
+        """See ``Format``; for int8 a report is written beside the file."""
+        if options.int8 is not None:
+            with TemporaryDirectory() as folder:
+                path = Path(folder) / "float.onnx"
+                deployable = with_provenance(deployable, options.int8)
+                # Of the passes, only the resize changes pixels; the others are for float32.
+                onnx.save(make_model(deployable, options, resize_as_torch), path)
+                report = quantize(path, out, deployable.facts.size_hw, options.int8)
+            return {"opset": OPSET, **report_notes(report)}
+        model = make_model(deployable, options, speed_up)
         with replaced_atomically(out) as temporary:
             onnx.save(model, temporary)
         return {"opset": OPSET, "onnx": onnx.__version__}
@@ -65,7 +74,7 @@ def make_model(
         opset_version=OPSET,
         input_names=["images"],
         output_names=list(deployable.facts.outputs),
-        custom_translation_table={SUPPRESSION: translate_suppression},
+        custom_translation_table={MULTICLASS_NMS: translate_nms},
         verbose=False,
     )
     assert program is not None
@@ -81,6 +90,3 @@ def make_model(
     onnx.helper.set_model_props(model, deployable.facts.to_strings())
     onnx.checker.check_model(model, full_check=True)
     return model
-
-
-FORMAT = OnnxFormat()

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from mobilevision.apps.export import exported_program
 from mobilevision.apps.export.deployed import Deployable, open_deployable
+from mobilevision.apps.export.exported_program import ExportedProgramFormat
 from mobilevision.apps.export.exporting import Exported, export_checkpoint
 from mobilevision.apps.export.formats import ExportOptions
 from mobilevision.backbone import MobileNetV1
@@ -208,7 +208,7 @@ def program(
     def write(kind: str) -> Path:
         out = folder / f"{kind}.pt2"
         if not out.exists():
-            exported_program.FORMAT.write(deployable(kind), out, ExportOptions())
+            ExportedProgramFormat().write(deployable(kind), out, ExportOptions())
         return out
 
     return write

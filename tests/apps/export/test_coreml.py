@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from mobilevision.apps.export.coreml import FORMAT, INPUT, quiet_coremltools
+from mobilevision.apps.export.coreml import INPUT, CoreMlFormat, quiet_coremltools
 from mobilevision.apps.export.deployed import Deployable
 from mobilevision.apps.export.exporting import largest_differences, made_up_picture
 from mobilevision.apps.export.facts import ModelFacts
@@ -53,7 +53,7 @@ def written(folder: Path, deployable: Callable[[str], Deployable]) -> Callable[[
     def write(kind: str) -> Path:
         path = folder / f"{kind}.mlpackage"
         if not path.exists():
-            FORMAT.write(deployable(kind), path, ExportOptions())
+            CoreMlFormat().write(deployable(kind), path, ExportOptions())
         return path
 
     return write
@@ -291,7 +291,7 @@ def test_write__operator_without_counterpart__named(
     pytest.importorskip("coremltools", reason="coremltools is not installed")
     monkeypatch.setattr("mobilevision.apps.export.coreml.coreml_operators", dict)
     with pytest.raises(DataError, match=r"cannot convert this network: Unsupported fx node \w+"):
-        FORMAT.write(deployable("ssd"), tmp_path / "a.mlpackage", ExportOptions())
+        CoreMlFormat().write(deployable("ssd"), tmp_path / "a.mlpackage", ExportOptions())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -299,7 +299,7 @@ def test_write__several_pictures__refused(
     deployable: Callable[[str], Deployable], tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match="one image a call"):
-        FORMAT.write(deployable("ssd"), tmp_path / "a.mlpackage", ExportOptions(batch=2))
+        CoreMlFormat().write(deployable("ssd"), tmp_path / "a.mlpackage", ExportOptions(batch=2))
 
 
 def test_write__not_installed__names_the_extra(
@@ -307,5 +307,5 @@ def test_write__not_installed__names_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "coremltools", None)
     with pytest.raises(DataError, match=r"pip install 'mobilevision\[coreml\]'"):
-        FORMAT.write(deployable("ssd"), tmp_path / "a.mlpackage", ExportOptions())
+        CoreMlFormat().write(deployable("ssd"), tmp_path / "a.mlpackage", ExportOptions())
     assert list(tmp_path.iterdir()) == []

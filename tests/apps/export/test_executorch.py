@@ -32,7 +32,7 @@ pytest.importorskip("executorch", reason="needs mobilevision[executorch]")
 
 from executorch.extension.pybindings import portable_lib
 
-from mobilevision.apps.export.executorch import FORMAT
+from mobilevision.apps.export.executorch import ExecutorchFormat
 
 KINDS = (
     "ssd", "faster_rcnn", "classification", "face_attributes", "face_embedding", "geolocation"
@@ -159,7 +159,7 @@ def test_open_runtime__no_program__says_so(content: bytes, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_format__network_alone__answers_as_torch(deployable: Deployables, tmp_path: Path) -> None:
     bare = alone(deployable("ssd"))
-    FORMAT.write(bare, tmp_path / "network.pte", ExportOptions(any_picture=False))
+    ExecutorchFormat().write(bare, tmp_path / "network.pte", ExportOptions(any_picture=False))
     images = pictures(1, bare.facts.size_hw)
     with torch.no_grad():
         expected = bare.module(torch.from_numpy(images))
@@ -184,17 +184,17 @@ def test_format__operation_without_a_kernel__refused(
     foreign = replace(deployable("ssd"), module=DeployedNetwork(Foreign(), height_width))
     foreign = replace(foreign, facts=replace(foreign.facts, size_hw=height_width))
     with pytest.raises(DataError, match=r"foreign\.pte: .*torchvision\.nms.*Choose onnx"):
-        FORMAT.write(foreign, tmp_path / "foreign.pte", ExportOptions())
+        ExecutorchFormat().write(foreign, tmp_path / "foreign.pte", ExportOptions())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_open_format__executorch_absent__names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "executorch" in runnable_formats()
 
-    def absent(name: str, package: str) -> None:
-        raise ImportError(f"no {name} in {package}", name="executorch")
+    def absent() -> None:
+        raise ImportError("no executorch", name="executorch")
 
-    monkeypatch.setattr(formats, "import_module", absent)
+    monkeypatch.setattr(formats, "FORMATS", dict.fromkeys(formats.FORMATS, absent))
     with pytest.raises(DataError, match=r"executorch: pip install 'mobilevision\[executorch\]'"):
         open_format("executorch")
     assert runnable_formats() == []

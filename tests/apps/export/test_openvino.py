@@ -1,4 +1,4 @@
-"""OpenVINO files: that they answer as eager torch does, in float32 and in 8 bits."""
+"""OpenVINO files: that they answer as eager torch does, in float32 and in int8."""
 
 import shutil
 import subprocess
@@ -22,8 +22,7 @@ from mobilevision.datasets.errors import DataError
 openvino = pytest.importorskip("openvino")
 pytest.importorskip("onnxscript")
 
-from mobilevision.apps.export.openvino import convert  # noqa: E402 (after what may be absent)
-from mobilevision.apps.export.openvino_resize import resize_as_torch  # noqa: E402
+from mobilevision.apps.export.openvino import convert, resize_as_torch  # noqa: E402 (after what may be absent)
 
 KINDS = (
     "ssd",

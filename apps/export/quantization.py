@@ -1,7 +1,7 @@
-"""An ONNX file in 8 bits: ranges from pictures, the costliest layers left in float32, a report."""
+"""An ONNX file in int8: ranges from pictures, the costliest layers left in float32, a report."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,17 +18,19 @@ from tqdm import tqdm
 
 from ...datasets.errors import DataError
 from ...datasets.files import replaced_atomically, write_atomically
-from .quantising_graph import (
+from ...datasets.images import ImageFile, stretch
+from .deployed import Deployable
+from .formats import Calibration
+from .quantization_graph import (
     CLIPPING,
     KINDS,
     Layer,
     Ranges,
     answers_of,
     find_layers,
-    quantised,
+    quantized,
     without_rest,
 )
-from .quantising_options import Calibration, read_stretched
 
 REPORT_SUFFIX = ".int8.json"
 _METHODS = {
@@ -60,10 +62,10 @@ class Network:
     images: list[np.ndarray]
 
 
-def quantise(
+def quantize(
     source: Path, out: Path, size_hw: tuple[int, int], calibration: Calibration
 ) -> dict[str, Any]:
-    """Write a float32 ONNX file again in 8 bits, and its report beside it.
+    """Write a float32 ONNX file again in int8, and its report beside it.
 
     Args:
         source: Of ``mobilevision export``.
@@ -75,7 +77,7 @@ def quantise(
         The report, plain data.
 
     Raises:
-        DataError: A picture cannot be read, or no layer can be in 8 bits within the limit.
+        DataError: A picture cannot be read, or no layer can be in int8 within the limit.
         OSError: A file cannot be written.
     """
     model = onnx.load(source)
@@ -83,7 +85,7 @@ def quantise(
     ranges = measure_ranges(network.model, network.images, calibration.method)
     costs = measure_costs(network, ranges)
     kept, reached = choose_layers(network, ranges, costs, calibration.limit_db)
-    result = quantised(model, kept, ranges)
+    result = quantized(model, kept, ranges)
     onnx.checker.check_model(result, full_check=True)
     report = {
         "method": calibration.method,
@@ -105,6 +107,22 @@ def quantise(
         onnx.save(result, temporary)
     write_atomically(report_path(out), (json.dumps(report, indent=1) + "\n").encode())
     return report
+
+
+def with_provenance(deployable: Deployable, calibration: Calibration) -> Deployable:
+    """Return a network whose facts say how its file in int8 was calibrated."""
+    facts = deployable.facts
+    how = {"method": calibration.method, "pictures": len(calibration.pictures)}
+    return replace(deployable, facts=replace(facts, provenance={**facts.provenance, "int8": how}))
+
+
+def report_notes(report: dict[str, Any]) -> dict[str, Any]:
+    """What ``Format.write`` returns of a report."""
+    layers = report["layers"]
+    return {
+        "int8 layers": f"{sum(layer['int8'] for layer in layers)} of {len(layers)}",
+        "signal to noise": f"{report['signal_to_noise_db']} dB",
+    }
 
 
 def report_path(out: Path) -> Path:
@@ -131,7 +149,8 @@ def open_network(
     # A file may be for a fixed number of pictures.
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
     images = [
-        np.repeat(read_stretched(path, size_hw), batch, axis=0) for path in calibration.pictures
+        np.repeat(stretch(ImageFile(path).read(), size_hw)[None], batch, axis=0)
+        for path in calibration.pictures
     ]
     return Network(without_rest(model, answers_of(model, layers)), layers, images)
 
@@ -170,12 +189,12 @@ class _Reader(CalibrationDataReader):
 
 
 def measure_costs(network: Network, ranges: Ranges) -> dict[str, float]:
-    """Name of each layer -> signal to noise of the network's answers when it alone is in 8 bits."""
+    """Name of each layer -> signal to noise of the network's answers when it alone is in int8."""
     images = network.images[:_MEASURED]
     expected = answers(network.model, images)
     return {
         layer.name: signal_to_noise(
-            expected, answers(quantised(network.model, [layer], ranges), images)
+            expected, answers(quantized(network.model, [layer], ranges), images)
         )
         for layer in tqdm(network.layers, "cost of layers", unit="layer")
     }
@@ -187,7 +206,7 @@ def choose_layers(
     """Leave the costliest layers out, as many as it takes.
 
     Returns:
-        The layers that go into 8 bits, and the signal to noise that is kept, in dB.
+        The layers that go into int8, and the signal to noise that is kept, in dB.
 
     Raises:
         DataError: Not one can.
@@ -199,7 +218,7 @@ def choose_layers(
     while left_out < len(network.layers):
         out = {layer.name for layer in worst_first[:left_out]}
         kept = [layer for layer in network.layers if layer.name not in out]
-        reached = signal_to_noise(expected, answers(quantised(network.model, kept, ranges), images))
+        reached = signal_to_noise(expected, answers(quantized(network.model, kept, ranges), images))
         if reached >= limit_db:
             return kept, reached
         left_out += 1 + left_out // 4  # rarely many, and then not one by one

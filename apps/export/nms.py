@@ -1,12 +1,13 @@
-"""Non-maximum suppression that can be exported: the answers of ``PostProcess`` with fixed shapes.
+"""Detection operators that can be exported: non-maximum suppression (NMS) and RoIAlign.
 
 ``heads.detection.postprocess`` looks at as many candidates as it takes, which no exported graph
-can. Here every anchor is looked at, and one operator decides which scores survive. Each format says
-how it runs that operator: ONNX has its own for it, and ``DECOMPOSITIONS`` has public tensor
-operations for formats without one.
+can. Here every anchor is looked at, and one operator, ``multiclass_nms``, decides which scores
+survive. Each format says how it runs that operator: ONNX has its own for it, and ``DECOMPOSITIONS``
+has public tensor operations for formats without one.
 """
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, library, nn
 from torchvision.ops import nms
 
@@ -21,8 +22,8 @@ DENSE_ROUNDS = 32
 """Longest chain of boxes, each hiding the next, that the tensor operations follow to its end."""
 
 
-@library.custom_op("mobilevision::best_survivors", mutates_args=())
-def best_survivors(
+@library.custom_op("mobilevision::multiclass_nms", mutates_args=())
+def multiclass_nms(
     boxes: Tensor,
     scores: Tensor,
     iou_threshold: float,
@@ -30,7 +31,7 @@ def best_survivors(
     candidates: int,
     wanted: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The best of what greedy non-maximum suppression leaves in each group of each image.
+    """The best of what greedy NMS leaves in each group of each image.
 
     Args:
         boxes: (B, A, 4) float, xyxy.
@@ -56,14 +57,14 @@ def best_survivors(
     return best, index // scores.shape[2], index % scores.shape[2]
 
 
-@best_survivors.register_fake
+@multiclass_nms.register_fake
 def _(boxes, scores, iou_threshold, score_threshold, candidates, wanted):  # noqa: ARG001
     best = scores.new_empty(scores.shape[0], wanted)
     places = torch.empty_like(best, dtype=torch.int64)
     return best, places, torch.empty_like(places)
 
 
-def best_survivors_dense(
+def multiclass_nms_dense(
     boxes: Tensor,
     scores: Tensor,
     iou_threshold: float,
@@ -71,9 +72,10 @@ def best_survivors_dense(
     candidates: int,
     wanted: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same as public tensor operations of fixed shapes, for formats without suppression.
+    """``multiclass_nms`` as tensor operations of fixed shapes, for formats without NMS.
 
-    The same up to ``DENSE_CANDIDATES`` boxes above the threshold and ``DENSE_ROUNDS``.
+    The answers are the same up to ``DENSE_CANDIDATES`` boxes above the threshold and
+    ``DENSE_ROUNDS``.
     """
     count, flat = scores.shape[2], scores.flatten(1)
     looked_at = min(max(DENSE_CANDIDATES, wanted), flat.shape[1])
@@ -91,10 +93,58 @@ def best_survivors_dense(
     return front, rows.gather(1, places), groups.gather(1, places)
 
 
-SUPPRESSION = torch.ops.mobilevision.best_survivors.default
+MULTICLASS_NMS = torch.ops.mobilevision.multiclass_nms.default
 """The operator as it stands in exported programs."""
-DECOMPOSITIONS = {SUPPRESSION: best_survivors_dense}
+DECOMPOSITIONS = {MULTICLASS_NMS: multiclass_nms_dense}
 """For ``ExportedProgram.run_decompositions``."""
+
+
+def roi_align(
+    features: Tensor,
+    rows: Tensor,
+    spatial_scale: float,
+    pooled_height: int,
+    pooled_width: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """``torchvision.ops.roi_align`` by ``grid_sample``, for formats that have only that.
+
+    The same for boxes within the picture, in the order of the pictures and as many of each, as
+    ``RoIHead`` gives them.
+
+    Args:
+        features: (B, C, H, W).
+        rows: (B x P, 5): position of the picture (not looked at), then xyxy in pixels of it.
+        spatial_scale: From those to cells of the features.
+        pooled_height: Rows of the output.
+        pooled_width: Columns.
+        sampling_ratio: Samples in each direction that a cell of the output is the mean of.
+        aligned: Whether the centre of a cell is at a half; must be true.
+
+    Returns:
+        (B x P, C, pooled_height, pooled_width).
+    """
+    assert aligned
+    assert sampling_ratio > 0
+    batch, channels, height, width = features.shape
+    x1, y1, x2, y2 = (rows[:, 1:] * spatial_scale).split(1, dim=1)  # (B x P, 1) each
+    down, across = pooled_height * sampling_ratio, pooled_width * sampling_ratio
+    x = x1 + (x2 - x1) * ((torch.arange(across, dtype=rows.dtype) + 0.5) / across)
+    y = y1 + (y2 - y1) * ((torch.arange(down, dtype=rows.dtype) + 0.5) / down)
+    shape = (len(rows), down, across)
+    places = torch.stack(
+        [
+            (x * (2 / width) - 1)[:, None, :].expand(shape),
+            (y * (2 / height) - 1)[:, :, None].expand(shape),
+        ],
+        dim=-1,
+    )
+    samples = F.grid_sample(
+        features, places.view(batch, -1, across, 2), padding_mode="border", align_corners=False
+    )
+    by_box = samples.view(batch, channels, -1, down, across).transpose(1, 2)
+    return F.avg_pool2d(by_box.reshape(-1, channels, down, across), sampling_ratio)
 
 
 class ExportablePostProcess(nn.Module):
@@ -116,7 +166,7 @@ class ExportablePostProcess(nn.Module):
         count, classes = scores.shape[1:]
         if boxes.ndim == 3:
             wanted = min(self.max_detections, count * classes)
-            best, row, label = best_survivors(
+            best, row, label = multiclass_nms(
                 boxes, scores.float(), *self.limits, self.candidates, wanted
             )
         else:
@@ -140,7 +190,7 @@ class ExportablePostProcess(nn.Module):
         """
         classes, count = scores.shape[1:]
         each = min(self.max_detections, count)
-        of_class, place, _ = best_survivors(
+        of_class, place, _ = multiclass_nms(
             boxes.reshape(-1, count, 4), scores.reshape(-1, count, 1),
             *self.limits, self.candidates, each,
         )  # fmt: skip
@@ -174,7 +224,7 @@ class ExportableProposals(nn.Module):
         # They are sorted: their places serve as scores, which no two share.
         places = torch.arange(total, 0, -1, dtype=torch.float32, device=boxes.device)
         wanted = min(self.count, total)
-        best, index, _ = best_survivors(
+        best, index, _ = multiclass_nms(
             boxes, (places * large)[..., None], self.iou_threshold, 0.0, total, wanted
         )
         kept = torch.zeros_like(boxes[..., 0]).scatter_add(1, index, (best > 0).to(boxes.dtype))
@@ -185,7 +235,7 @@ class ExportableProposals(nn.Module):
 
 
 def make_exportable(network: nn.Module) -> nn.Module:
-    """Put the exportable twins in the place of a network's suppression, at any depth."""
+    """Replace the post-processing and proposals of a network, at any depth, by their twins here."""
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             twin = _TWINS.get(type(child))

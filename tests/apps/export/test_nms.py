@@ -1,14 +1,16 @@
-"""Suppression with fixed shapes against ``PostProcess`` and ``ProposalSelection`` themselves."""
+"""NMS of fixed shapes against ``PostProcess`` and ``ProposalSelection``; RoIAlign by sampling."""
 
 import pytest
 import torch
 from torch import Tensor
+from torchvision.ops import roi_align as torchvision_roi_align
 
-from mobilevision.apps.export.suppression import (
+from mobilevision.apps.export.nms import (
     ExportablePostProcess,
     ExportableProposals,
-    best_survivors,
-    best_survivors_dense,
+    multiclass_nms,
+    multiclass_nms_dense,
+    roi_align,
 )
 from mobilevision.heads.detection import PostProcess
 from mobilevision.heads.detection.boxes import BoxCoder
@@ -34,10 +36,10 @@ def among_all(found: tuple[Tensor, Tensor, Tensor], scores: Tensor) -> Tensor:
     return nothing.scatter_add(1, rows * scores.shape[2] + groups, best).view_as(scores)
 
 
-def test_best_survivors__by_hand() -> None:
+def test_multiclass_nms__by_hand() -> None:
     boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 6.5], [20, 20, 30, 30]]])
     scores = torch.tensor([[[0.9, 0.1], [0.8, 0.8], [0.7, 0.7], [0.6, 0.05]]])
-    for suppress in (best_survivors, best_survivors_dense):
+    for suppress in (multiclass_nms, multiclass_nms_dense):
         # IoU 0.8, 0.65 and 0.8125: the second hides the third only where it is there itself.
         found = suppress(boxes, scores, 0.7, 0.06, 10, 8)
         expected = [[[0.9, 0], [0, 0.8], [0.7, 0], [0.6, 0]]]
@@ -53,13 +55,13 @@ def test_best_survivors__by_hand() -> None:
 
 
 @pytest.mark.parametrize("candidates", [5, 1000])
-def test_best_survivors_dense__same_as_the_operator(candidates: int) -> None:
+def test_multiclass_nms_dense__same_as_the_operator(candidates: int) -> None:
     for seed in range(3):
         boxes, scores = crowd(4, seed=seed)
         limits = (0.6, 0.1, candidates, 240)
-        expected = among_all(best_survivors(boxes, scores, *limits), scores)
+        expected = among_all(multiclass_nms(boxes, scores, *limits), scores)
         assert 0 < int((expected > 0).sum()) < int((scores > 0.1).sum())
-        found = among_all(best_survivors_dense(boxes, scores, *limits), scores)
+        found = among_all(multiclass_nms_dense(boxes, scores, *limits), scores)
         assert torch.equal(found, expected)
 
 
@@ -102,3 +104,14 @@ def test_proposals__same_boxes_and_same_order() -> None:
         assert torch.equal(found.valid, expected.valid)
         assert expected.valid.any()
         assert count < 1000 or not expected.valid.all()
+
+
+def test_roi_align__boxes_within_several_pictures__as_torchvision() -> None:
+    torch.manual_seed(0)
+    features = torch.rand(2, 3, 7, 9)
+    corners = torch.rand(20, 2, 2).sort(dim=1).values * torch.tensor([144.0, 112.0])
+    rows = torch.cat([torch.arange(2.0).repeat_interleave(10)[:, None], corners.flatten(1)], dim=1)
+    arguments = {"spatial_scale": 1 / 16, "sampling_ratio": 2, "aligned": True}
+    expected = torchvision_roi_align(features, rows, (4, 3), **arguments)
+    found = roi_align(features, rows, pooled_height=4, pooled_width=3, **arguments)
+    torch.testing.assert_close(found, expected)

@@ -1,4 +1,4 @@
-"""Networks in 8 bits: numbers by hand, what stays in float, files and their reports."""
+"""Networks in int8: numbers by hand, what stays in float, files and their reports."""
 
 import json
 import re
@@ -13,8 +13,7 @@ from torchvision.ops import box_iou
 
 from mobilevision.apps.engines.runtime import open_runtime
 from mobilevision.apps.export.exporting import Exported, export_checkpoint, made_up_picture
-from mobilevision.apps.export.formats import ExportOptions
-from mobilevision.apps.export.quantising_options import Calibration, find_pictures
+from mobilevision.apps.export.formats import Calibration, ExportOptions, find_pictures
 from mobilevision.apps.importing.importing import import_weights
 from mobilevision.apps.main import main
 from mobilevision.datasets.errors import DataError
@@ -24,21 +23,21 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-from mobilevision.apps.export.quantising import (  # noqa: E402 (after what may be absent)
+from mobilevision.apps.export.quantization import (  # noqa: E402 (after what may be absent)
     Network,
     answers,
     choose_layers,
     format_report,
     measure_costs,
     measure_ranges,
-    quantise,
+    quantize,
     read_report,
     signal_to_noise,
 )
-from mobilevision.apps.export.quantising_graph import (  # noqa: E402
+from mobilevision.apps.export.quantization_graph import (  # noqa: E402
     answers_of,
     find_layers,
-    quantised,
+    quantized,
     scale_of,
     weight_scales,
     without_rest,
@@ -122,9 +121,9 @@ def test_answers_of__what_is_split_counts_apart(exported: Callable[[str], Export
     assert {x.ndim for x in found} == {3}
 
 
-def test_quantised__numbers_by_hand() -> None:
+def test_quantized__numbers_by_hand() -> None:
     model = two_layers()
-    eight = quantised(model, find_layers(model), RANGES)
+    eight = quantized(model, find_layers(model), RANGES)
     onnx.checker.check_model(eight, full_check=True)
     kinds = [node.op_type for node in eight.graph.node]
     assert kinds.count("QuantizeLinear") == 2, "what comes out of the last layer stays in float"
@@ -146,23 +145,23 @@ def test_quantised__numbers_by_hand() -> None:
     assert clipped.item() == pytest.approx(6 * 0.64, abs=1e-5)
 
 
-def test_quantised__some_layers__others_as_they_were() -> None:
+def test_quantized__some_layers__others_as_they_were() -> None:
     model = two_layers()
     one, two = find_layers(model)
-    assert quantised(model, [], RANGES) == model
-    kinds = [node.op_type for node in quantised(model, [two], RANGES).graph.node]
+    assert quantized(model, [], RANGES) == model
+    kinds = [node.op_type for node in quantized(model, [two], RANGES).graph.node]
     assert kinds.count("QuantizeLinear") == 1
-    wide = quantised(two_layers(clip=3.0), [one._replace(bounds=(0.0, 3.0))], RANGES)
+    wide = quantized(two_layers(clip=3.0), [one._replace(bounds=(0.0, 3.0))], RANGES)
     assert "Clip" in [node.op_type for node in wide.graph.node], "it clips more than rounding does"
     ((second, _),) = answers(wide, [pixels(9, 0, 0)])
     assert second.item() == pytest.approx(round(3 / 6 * 255) * 6 / 255 * 0.635, abs=1e-4)
 
 
-def test_quantised__channel_without_weight__keeps_its_bias(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quantized__channel_without_weight__keeps_its_bias(monkeypatch: pytest.MonkeyPatch) -> None:
     weak = FIRST * np.array([[1e-12], [1]], np.float32)
     monkeypatch.setitem(globals(), "FIRST", weak)
     model = two_layers(bias=(3.0, 0.0))
-    ((second, _),) = answers(quantised(model, find_layers(model), RANGES), [pixels(5, 0, 0)])
+    ((second, _),) = answers(quantized(model, find_layers(model), RANGES), [pixels(5, 0, 0)])
     assert second.item() == pytest.approx(3.0 * 0.64, abs=0.02)
 
 
@@ -223,13 +222,13 @@ def test_find_pictures__evenly_spread(photos: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["classification", "face_embedding"])
-def test_quantise__small_network__near_and_smaller(
+def test_quantize__small_network__near_and_smaller(
     kind: str, exported: Callable[[str], Exported], photos: Path, tmp_path: Path
 ) -> None:
     source, out = exported(kind).path, tmp_path / "small.onnx"
     facts = open_runtime(source).facts
     pictures = find_pictures([str(photos)], 6)
-    report = quantise(source, out, facts.size_hw, Calibration(pictures, limit_db=15.0))
+    report = quantize(source, out, facts.size_hw, Calibration(pictures, limit_db=15.0))
     assert out.stat().st_size < 0.6 * source.stat().st_size
     assert report["signal_to_noise_db"] >= 15
     assert any(layer["int8"] for layer in report["layers"])
@@ -281,7 +280,7 @@ def test_command__wrong_options__exit_status_2(
 
 @pytest.mark.slow
 @pytest.mark.real_data
-def test_quantise__public_detector__same_objects(real_data: Path, tmp_path: Path) -> None:
+def test_quantize__public_detector__same_objects(real_data: Path, tmp_path: Path) -> None:
     weights = real_data / "weights/ssd_mobilenet_v1_0.75_coco_300.npz"
     import_weights(str(weights), tmp_path / "ssd.ckpt")
     pictures = find_pictures([str(real_data / "coco/train2017")], 6)

@@ -1,5 +1,6 @@
-"""Parts of ONNX graphs against what they stand for: suppression and the resize."""
+"""Parts of ONNX graphs against what they stand for: NMS, the resize, graphs sped up."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,22 @@ from torch import Tensor, nn
 from mobilevision.apps.export.deployed import Deployable, DeployedNetwork
 from mobilevision.apps.export.exporting import made_up_picture
 from mobilevision.apps.export.facts import ModelFacts
+from mobilevision.apps.export.folding import for_export
 from mobilevision.apps.export.formats import ExportOptions
-from mobilevision.apps.export.suppression import ExportablePostProcess
+from mobilevision.apps.export.nms import ExportablePostProcess
+from mobilevision.backbone import MobileNetV1
 from mobilevision.heads.detection import PostProcess
 
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 ort = pytest.importorskip("onnxruntime")
 
-from mobilevision.apps.export.onnx import FORMAT, OPSET  # noqa: E402
-from mobilevision.apps.export.onnx_suppression import translate_suppression  # noqa: E402
-from mobilevision.apps.export.suppression import SUPPRESSION  # noqa: E402
+from mobilevision.apps.export.nms import MULTICLASS_NMS  # noqa: E402
+from mobilevision.apps.export.onnx import OPSET, OnnxFormat, make_model  # noqa: E402
+from mobilevision.apps.export.onnx_passes import speed_up, translate_nms  # noqa: E402
 
 CLASSES, ANCHORS, SIZE_HW = 5, 80, (90, 100)
+MAP_HW = (32, 48)
 
 
 class Suppressed(nn.Module):
@@ -57,9 +62,7 @@ def heap(seed: int, spread: float) -> tuple[Tensor, Tensor]:
         ({"max_detections": 100, "candidates_per_class": 10}, 15.0),
     ],
 )
-def test_suppression__onnx__same_detections(
-    options: dict[str, Any], spread: float, tmp_path: Path
-) -> None:
+def test_nms__onnx__same_detections(options: dict[str, Any], spread: float, tmp_path: Path) -> None:
     module = Suppressed(options)
     batch = torch.export.Dim("batch", min=1)
     program = torch.onnx.export(
@@ -67,7 +70,7 @@ def test_suppression__onnx__same_detections(
         dynamo=True,
         opset_version=OPSET,
         input_names=["boxes", "scores"],
-        custom_translation_table={SUPPRESSION: translate_suppression},
+        custom_translation_table={MULTICLASS_NMS: translate_nms},
         verbose=False,
     )
     assert program is not None
@@ -93,7 +96,7 @@ class Pixels(nn.Module):
 def test_resize__onnx__pixels_of_torch_up_to_the_edge(noise: bool, tmp_path: Path) -> None:
     facts = ModelFacts("classification", (30, 44), {}, {"pixels": "(batch, 3, 30, 44) float32"})
     deployable = Deployable(DeployedNetwork(Pixels(), facts.size_hw), facts)
-    FORMAT.write(deployable, tmp_path / "resize.onnx", ExportOptions())
+    OnnxFormat().write(deployable, tmp_path / "resize.onnx", ExportOptions())
     session = ort.InferenceSession(tmp_path / "resize.onnx", providers=["CPUExecutionProvider"])
     for size_hw in ((97, 61), (480, 640), (20, 30), (31, 300), (30, 44)):
         picture = made_up_picture(size_hw)
@@ -108,3 +111,66 @@ def test_resize__onnx__pixels_of_torch_up_to_the_edge(noise: bool, tmp_path: Pat
         apart = np.abs(found - expected)
         assert apart.max() <= 1
         assert (apart > 0).mean() < 0.1  # halves are rounded either way
+
+
+class Means(nn.Module):
+    """Answers with the average of each map."""
+
+    def __init__(self, keepdim: bool, **options: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone = MobileNetV1(**options)
+        for parameter in self.backbone.parameters():
+            if parameter.ndim == 1:
+                nn.init.uniform_(parameter, 0.5, 1.5)
+        self.pixel_std, self.keepdim = 127.5, keepdim
+
+    def forward(self, pixels: Tensor, picture_hw: Any = None) -> tuple[Tensor, ...]:  # noqa: ARG002
+        maps = self.backbone((pixels.float() - 127.5) / self.pixel_std)
+        return tuple(each.mean(dim=(2, 3), keepdim=self.keepdim) for each in maps)
+
+
+@pytest.mark.parametrize(
+    ("options", "parts", "keepdim"),
+    [
+        ({"width_mult": 1.0, "out_strides": (8,)}, 1, True),  # 128 filters before stride 8
+        ({"width_mult": 0.75, "out_strides": (8,), "activation": "relu"}, 1, True),  # 96
+        ({"width_mult": 0.5, "out_strides": (16,)}, 1, False),  # 128 before stride 16
+        ({"width_mult": 0.25, "out_strides": (8,)}, 0, False),  # none has so many
+        ({"width_mult": 1.0, "out_strides": (4, 8)}, 0, True),  # the map is needed itself
+    ],
+)
+def test_speed_up__same_answers(
+    options: dict[str, Any], parts: int, keepdim: bool, tmp_path: Path
+) -> None:
+    network = Means(keepdim, **options).eval()
+    names = [f"map{stride}" for stride in options["out_strides"]]
+    facts = ModelFacts("classification", MAP_HW, {}, dict.fromkeys(names, "(batch, channels)"))
+    deployable = Deployable(DeployedNetwork(for_export(network), MAP_HW), facts)
+    images = np.random.default_rng(0).integers(0, 256, (3, *MAP_HW, 3), dtype=np.uint8)
+    answers, kinds = [], []
+    for change in (None, speed_up):
+        model = make_model(deployable, ExportOptions(any_picture=False), change)
+        kinds.append(Counter(node.op_type for node in model.graph.node))
+        onnx.save(model, tmp_path / "graph.onnx")
+        session = ort.InferenceSession(tmp_path / "graph.onnx", providers=["CPUExecutionProvider"])
+        answers.append(session.run(None, {"images": images}))
+    plain, tuned = kinds
+    assert tuned["Conv"] == plain["Conv"] + 2 * parts
+    assert tuned["Concat"] == plain["Concat"] + parts
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images).permute(0, 3, 1, 2))
+    for found, same, torchs in zip(*answers, expected, strict=True):
+        assert found.shape == same.shape == torchs.shape
+        size = np.abs(found).max()
+        assert size > 0
+        np.testing.assert_allclose(same, found, rtol=0, atol=1e-5 * size)
+        np.testing.assert_allclose(same, torchs.numpy(), rtol=0, atol=1e-4 * size)
+    assert not unused(model)
+    assert (tuned["GlobalAveragePool"], tuned["ReduceMean"]) == (len(names), 0)
+
+
+def unused(model: Any) -> set[str]:
+    """Values that travel along for nothing."""
+    used = {name for node in model.graph.node for name in node.input}
+    return {value.name for value in model.graph.initializer} - used

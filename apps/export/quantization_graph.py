@@ -1,9 +1,9 @@
-"""The layers of an ONNX graph, and the same graph with some of them in 8 bits.
+"""The layers of an ONNX graph, and the same graph with some of them in int8.
 
-Pairs of QuantizeLinear and DequantizeLinear stand around a layer, as ONNX Runtime and OpenVINO
-expect them: activations uint8, one range for each tensor; weights int8, symmetric, one scale for
-each channel of the output; biases int32. What comes after the last layers, and the suppression of
-detectors, stays in float32.
+Layers are written in the QDQ format, with pairs of QuantizeLinear and DequantizeLinear around them,
+which ONNX Runtime and OpenVINO both fuse: activations uint8, one range for each tensor; weights
+int8, symmetric, one scale for each output channel; biases int32. What comes after the last layers,
+and the NMS of detectors, stays in float32.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -41,7 +41,7 @@ class Layer(NamedTuple):
 
 
 def find_layers(model: onnx.ModelProto) -> list[Layer]:
-    """List the layers that can be in 8 bits, in their order: those before any suppression."""
+    """List the layers that can be in int8, in their order: those before any NMS."""
     values = constants(model)
     layers: list[Layer] = []
     behind: dict[str, set[str]] = {}  # tensor -> layers that lead to it
@@ -106,8 +106,8 @@ def without_rest(model: onnx.ModelProto, outputs: Collection[str]) -> onnx.Model
     return part
 
 
-def quantised(model: onnx.ModelProto, layers: Iterable[Layer], ranges: Ranges) -> onnx.ModelProto:
-    """Return a copy of a graph with these layers in 8 bits.
+def quantized(model: onnx.ModelProto, layers: Iterable[Layer], ranges: Ranges) -> onnx.ModelProto:
+    """Return a copy of a graph with these layers in int8.
 
     Args:
         model: Stays as it is.
@@ -138,7 +138,7 @@ class _Writer:
                 if name in self._outputs:
                     node.input[place] = self._pairs[name]
             if layer:
-                self._quantise(node, layer)
+                self._quantize(node, layer)
             name = node.output[0]
             if name in self._outputs and name not in public and self._is_idle(node):
                 self._add_pair(name, node.input[0])
@@ -164,7 +164,7 @@ class _Writer:
         slack = scale / 2
         return least >= layer.bounds[0] - slack and most <= layer.bounds[1] + slack
 
-    def _quantise(self, node: onnx.NodeProto, layer: Layer) -> None:
+    def _quantize(self, node: onnx.NodeProto, layer: Layer) -> None:
         if node.input[0] == layer.source:
             if layer.source not in self._pairs:
                 self._add_pair(layer.source, layer.source)
@@ -191,7 +191,7 @@ class _Writer:
         self._store(f"{name}.scale", np.array(scale, np.float32))
         self._store(f"{name}.zero", np.array(zero, np.uint8))
         both = [f"{name}.scale", f"{name}.zero"]
-        steps, back = f"{name}.steps", f"{name}.quantised"
+        steps, back = f"{name}.steps", f"{name}.quantized"
         self._nodes += [
             helper.make_node("QuantizeLinear", [source, *both], [steps], f"{name}.q"),
             helper.make_node("DequantizeLinear", [steps, *both], [back], f"{name}.dq"),
@@ -203,7 +203,7 @@ class _Writer:
         self._store(f"{name}.scales", scales)
         self._store(f"{name}.zeros", np.zeros(len(scales), whole.dtype))
         inputs = [f"{name}.{part}" for part in ("steps", "scales", "zeros")]
-        back = f"{name}.quantised"
+        back = f"{name}.quantized"
         self._nodes.append(
             helper.make_node("DequantizeLinear", inputs, [back], f"{name}.dq", axis=axis)
         )
