@@ -159,7 +159,10 @@ def test_command__fixed_size__writes_and_compares(
         (["--out", "x.onnx", "--format", "abacus"], "--format abacus: there are onnx"),
         (["--out", "x.onnx", "--batch", "0"], "at least 1"),
         (["--out", "x.onnx", "--size", "0", "3"], "at least 1"),
-        (["--out", "x.onnx", "--ckpt", "absent.ckpt"], r"no checkpoint at absent\.ckpt"),
+        (
+            ["--out", "x.onnx", "--ckpt", "absent.ckpt"],
+            r"absent\.ckpt: no such file\. Name a check",
+        ),
     ],
 )
 def test_command__wrong_options__exit_status_2(
