@@ -22,7 +22,7 @@ from ...datasets.images import ImageFile, stretch
 from .deployed import Deployable
 from .formats import Calibration
 from .quantization_graph import (
-    CLIPPING,
+    ACTIVATIONS,
     KINDS,
     Layer,
     Ranges,
@@ -162,7 +162,7 @@ def measure_ranges(model: onnx.ModelProto, images: list[np.ndarray], method: str
         onnx.save(model, path)
         calibrator = create_calibrator(
             path,
-            [*KINDS, *CLIPPING],
+            [*KINDS, *ACTIVATIONS],
             str(path.with_name("watched.onnx")),
             _METHODS[method],
             extra_options={"symmetric": False},

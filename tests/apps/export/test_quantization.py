@@ -38,8 +38,6 @@ from mobilevision.apps.export.quantization_graph import (  # noqa: E402
     answers_of,
     find_layers,
     quantized,
-    scale_of,
-    weight_scales,
     without_rest,
 )
 
@@ -87,23 +85,12 @@ def pixels(*values: int) -> np.ndarray:
     return np.array(values, np.uint8).reshape(1, 1, 1, 3)
 
 
-def test_scales__by_hand() -> None:
-    assert scale_of(0.0, 127.5) == (0.5, 0)
-    assert scale_of(-1.0, 254.0) == (1.0, 1)
-    assert scale_of(51.0, 255.0) == (1.0, 0), "zero itself has to be met"
-    assert scale_of(-255.0, -3.0) == (1.0, 255)
-    assert scale_of(0.0, 0.0) == (1.0, 0)
-    np.testing.assert_allclose(weight_scales(FIRST, 0), [0.01, 0.002])
-    np.testing.assert_allclose(weight_scales(np.zeros((2, 3), np.float32), 1), [1, 1, 1])
-
-
-def test_find_layers__order_bounds_and_ends() -> None:
+def test_find_layers__order_and_ends() -> None:
     layers = find_layers(two_layers())
     assert [(each.name, each.source, each.output) for each in layers] == [
         ("one", "pixels", "first"),
         ("two", "first", "second"),
     ], "what comes after a choice stays in float"
-    assert [each.bounds for each in layers] == [(0, 6), None]
     assert [each.is_last for each in layers] == [False, True]
 
 
@@ -127,14 +114,11 @@ def test_quantized__numbers_by_hand() -> None:
     onnx.checker.check_model(eight, full_check=True)
     kinds = [node.op_type for node in eight.graph.node]
     assert kinds.count("QuantizeLinear") == 2, "what comes out of the last layer stays in float"
-    assert "Clip" not in kinds, "rounding to 0 ... 6 clips"
     stored = {each.name: onnx.numpy_helper.to_array(each) for each in eight.graph.initializer}
-    np.testing.assert_array_equal(
-        stored["one.weight.steps"][..., 0, 0], [[127, 50, 0], [-10, 127, 50]]
-    )
-    assert stored["one.weight.steps"].dtype == np.int8
-    np.testing.assert_array_equal(stored["one.bias.steps"], [50, -500])
-    np.testing.assert_array_equal(stored["two.weight.steps"][..., 0, 0], [[64, -127]])
+    np.testing.assert_array_equal(stored["w1_quantized"][..., 0, 0], [[127, 50, 0], [-10, 127, 50]])
+    assert stored["w1_quantized"].dtype == np.int8
+    np.testing.assert_array_equal(stored["b1_quantized"], [50, -500])
+    np.testing.assert_array_equal(stored["w2_quantized"][..., 0, 0], [[64, -127]])
     assert not {"w1", "b1", "w2"} & set(stored)
     # 2 * 1.27 + 1 * 0.5 + 0.5 = 3.54 is 150.45 steps of 6 / 255; -0.04 + 0.254 + 3 - 1 is 94.095
     ((second, third),) = answers(eight, [pixels(2, 1, 30)])
@@ -151,8 +135,7 @@ def test_quantized__some_layers__others_as_they_were() -> None:
     assert quantized(model, [], RANGES) == model
     kinds = [node.op_type for node in quantized(model, [two], RANGES).graph.node]
     assert kinds.count("QuantizeLinear") == 1
-    wide = quantized(two_layers(clip=3.0), [one._replace(bounds=(0.0, 3.0))], RANGES)
-    assert "Clip" in [node.op_type for node in wide.graph.node], "it clips more than rounding does"
+    wide = quantized(two_layers(clip=3.0), [one], RANGES)  # it clips more than rounding does
     ((second, _),) = answers(wide, [pixels(9, 0, 0)])
     assert second.item() == pytest.approx(round(3 / 6 * 255) * 6 / 255 * 0.635, abs=1e-4)
 
