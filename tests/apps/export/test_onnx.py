@@ -187,14 +187,11 @@ def test_command__wrong_options__exit_status_2(
     ("changes", "message"),
     [
         ({"hyper_parameters": {}}, "does not say what its network is made of"),
-        ({"hyper_parameters": {"_class_path": "torch.nn.Linear", "network": {}}}, "made of"),
-        (
-            {"hyper_parameters": {"_class_path": "torch.nn.Linear", "network": 1}},
-            "no task that can",
-        ),
-        ({"hyper_parameters": {"_class_path": "no.Such", "network": 1}}, "cannot be imported"),
+        ({"hyper_parameters": {"_class_path": "torch.nn.Linear", "network": {}}}, "trust=.'torch'"),
+        ({"hyper_parameters": {"_class_path": "torch.nn.CrossEntropyLoss"}}, "not of a network"),
+        ({"hyper_parameters": {"_class_path": "no.Such", "network": 1}}, "trust=.'no'"),
         ({"mobilevision": {}}, "--size 300 300"),
-        ({"state_dict": {}}, "cannot be rebuilt"),
+        ({"state_dict": {}}, "that can be rebuilt"),
     ],
 )
 def test_open_deployable__unfit_checkpoint__says_what_is_wrong(
