@@ -280,7 +280,8 @@ def test_export__command__replaces_the_folder_and_is_quiet(
     printed = capsys.readouterr()
     assert sorted(path.name for path in out.iterdir()) == ["Data", "Manifest.json"]
     assert list(tmp_path.iterdir()) == [out]
-    assert "an RGB image of 64x80 px, resized to that before" in printed.out
+    assert "the central 0.875 of each picture" in printed.out
+    assert "one of them as an RGB image of 64x80 px" in printed.out
     assert "not run" in printed.out
     assert printed.err == ""
 

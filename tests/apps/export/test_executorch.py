@@ -86,7 +86,8 @@ def test_file__same_answers_for_any_number_of_pictures(
 @pytest.mark.slow
 def test_file__what_is_printed__names_size_and_number(program: Programs) -> None:
     told = format_exported(program("classification"))
-    assert "uint8 RGB pictures (batch, 64, 80, 3), resized to that before" in told
+    assert "the central 0.875 of each picture" in told
+    assert "resized to 64x80 px before" in told
     assert "batch 2" in told
 
 
