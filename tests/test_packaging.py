@@ -81,10 +81,9 @@ def run(*words: str, cwd: Path, pythonpath: Path | None = None) -> str:
 def test_packages__declared__are_the_folders_with_python_files(
     repository: Path, declared: dict[str, Any]
 ) -> None:
-    folders = package_folders(repository)
-    mapping = {f"mobilevision.{folder.replace('/', '.')}": folder for folder in folders}
-    assert declared["tool"]["setuptools"]["packages"] == list(mapping)
-    assert declared["tool"]["setuptools"]["package-dir"] == mapping
+    names = [f"mobilevision.{folder.replace('/', '.')}" for folder in package_folders(repository)]
+    assert declared["tool"]["setuptools"]["packages"] == names
+    assert declared["tool"]["setuptools"]["package-dir"] == {"mobilevision": "."}
 
 
 def test_wheel__built_from_the_tree__holds_every_module_and_recipe(
