@@ -200,7 +200,7 @@ def test_locate__without_the_option__exif_is_not_looked_at(
     def refuse(path: Path) -> None:
         raise AssertionError(f"position of {path} read")
 
-    monkeypatch.setattr("mobilevision.apps.geolocation.locate.exif_position", refuse)
+    monkeypatch.setattr("mobilevision.apps.batch.geolocation.exif_position", refuse)
     assert main(words) == 0
     assert "48.858" not in "".join(capsys.readouterr())
 
