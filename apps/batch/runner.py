@@ -21,6 +21,15 @@ Named = tuple[InputFile, str, str]
 """A file, its name in what is written, and its key; see ``file_key``."""
 
 _NAMED_FAULTS = 100
+_DISK_ERRORS = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+}
+"""Of SQLite, which say something of the disk or of another process; others say: a damaged file."""
 
 
 class Job(ABC):
@@ -68,9 +77,9 @@ def run_over_files(
             job.begin(store)
             _fill(store, job)
             yield store
-    except sqlite3.OperationalError:  # a full disk and its like
-        raise
-    except sqlite3.DatabaseError as error:
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DISK_ERRORS:
+            raise
         raise DataError(
             f"{progress}: does not keep what a run has done, or is damaged ({error}). Delete it to "
             "begin anew."

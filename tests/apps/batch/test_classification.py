@@ -106,3 +106,16 @@ def test_classify__wrong_options__named(photos: Path, tmp_path: Path, capsys: Ca
     with pytest.raises(SystemExit):
         main(["classify", str(tmp_path / "none"), "--model", model])
     assert "no such file or folder" in capsys.readouterr().err
+
+
+def test_classify__damaged_progress__named(
+    photos: Path, runtime: Colors, tmp_path: Path, capsys: Capture
+) -> None:
+    words = ["classify", str(photos), "--model", str(photos.parent / "model.ckpt")]
+    words += ["--out", str(tmp_path / "a.csv")]
+    (tmp_path / "a.csv.progress").write_bytes(b"no database at all" * 100)
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert "a.csv.progress: does not keep what a run has done" in capsys.readouterr().err
+    assert runtime.seen == 0
