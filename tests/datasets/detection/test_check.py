@@ -138,6 +138,16 @@ def test_check_dataset__turned_picture__counted_and_no_fault(
     assert report["splits"]["train"]["turned"] == 1
 
 
+def test_check_dataset__image_of_too_many_pixels__is_a_fault(
+    write_coco: Write, document: Document, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_coco(train=document)  # three images of 80 x 100 px
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 80 * 100 // 3)
+    report = check_dataset(root, progress=False)
+    assert not report.ok
+    assert str(report).count("MOBILEVISION_MAX_PIXELS") == 3
+
+
 def test_check_dataset__released_file__its_faults_are_listed_apart(
     write_coco: Write, document: Document, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,18 @@ def test_missing_photo__named_or_replaced_and_reported(root: Path) -> None:
     assert data.datasets["val"].unreadable == [str(root / "images" / "2.jpg")]
 
 
+def test_photo_of_too_many_pixels__named_or_replaced_and_reported(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (200, 200)).save(root / "images" / "2.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    with pytest.raises(DataError, match=r"2\.jpg.*MOBILEVISION_MAX_PIXELS"):
+        list(module(root).train_dataloader())
+    data = module(root, on_error="skip")
+    assert sum(len(batch.paths) for batch in data.train_dataloader()) >= 4
+    assert data.datasets["train"].unreadable == [str(root / "images" / "2.jpg")]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
