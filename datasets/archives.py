@@ -94,7 +94,7 @@ def _open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
         with zipfile.ZipFile(archive) as opened:
             names = {_plain(entry.filename): entry for entry in opened.infolist()}
             if member in names:
-                with opened.open(names[member]) as source:
+                with _open_entry(opened, names[member]) as source:
                     yield source
                 return
     else:
@@ -134,10 +134,16 @@ def _extract(
         path.mkdir(parents=True, exist_ok=True)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with opened.open(entry) as source, path.open("wb") as file:
+    with _open_entry(opened, entry) as source, path.open("wb") as file:
         for chunk in _chunks(source):
             file.write(chunk)
             bar.update(len(chunk))
+
+
+def _open_entry(opened: zipfile.ZipFile, entry: zipfile.ZipInfo) -> IO[bytes]:
+    if entry.header_offset < 0:  # zipfile subtracts what comes before the archive, and seeks there
+        raise zipfile.BadZipFile(f"{entry.filename} begins before the archive")
+    return opened.open(entry)
 
 
 def _chunks(source: IO[bytes]) -> Iterator[bytes]:

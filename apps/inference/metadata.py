@@ -93,8 +93,16 @@ class ModelFacts:
             values = {each.name: json.loads(entries[PREFIX + each.name]) for each in fields(cls)}
             height, width = values.pop("size_hw")
             categories = {int(key): str(name) for key, name in values.pop("categories").items()}
-            return cls(size_hw=(int(height), int(width)), categories=categories, **values)
-        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            job = str(values.pop("job"))
+            return cls(job, (int(height), int(width)), categories, **values)
+        except (
+            KeyError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
             raise DataError(
                 f"{source}: its metadata is damaged ({error}). Export the checkpoint again."
             ) from error

@@ -59,8 +59,9 @@ def quadruples(values: list[Any]) -> np.ndarray | None:
     if not values:
         return np.zeros((0, 4))
     array = np.array(values)
-    if array.dtype.kind == "U" and all(set(map(type, box)) <= {int, float, str} for box in values):
-        array = array.astype(np.float64)  # numbers as text, as some labeling tools write them
+    if array.dtype.kind == "U" and array.shape == (len(values), 4):
+        # Numbers as text, as some labeling tools write them.
+        array = np.array([[float(number) for number in box] for box in values])
     right = array.dtype.kind in "if" and array.shape == (len(values), 4)
     return array.astype(np.float64) if right else None
 

@@ -46,9 +46,10 @@ class CelebA(NamedTuple):
         """
         rows = self.partitions == PARTITIONS[split]
         if not rows.any():
+            folder = Path(self.table.paths[0]).parent
             raise DataError(
-                f"{self.table.name}: no pictures in the {split} partition ({PARTITIONS[split]}); "
-                f"there are {self.sizes()}."
+                f"{folder}: no pictures in the {split} partition ({PARTITIONS[split]}); there are "
+                f"{self.sizes()}."
             )
         return self.table.take(f"{self.table.name} {split}", rows)
 

@@ -93,6 +93,10 @@ def _described_ids(path: Path, rows: list[Any], list_name: str, keys: tuple[str,
         missing = _missing_keys(row, keys)
         if missing:
             raise DataError(f"{path}: {list_name}[{index}] {missing}. Add it.")
+        if not isinstance(row.get("name", ""), str):
+            raise DataError(
+                f"{path}: {list_name}[{index}] has the name {row['name']!r:.60}. Give it text."
+            )
         if not isinstance(row["id"], int) or row["id"] in ids:
             raise DataError(
                 f"{path}: {list_name}[{index}] has the id {row['id']!r}, which is "
