@@ -449,7 +449,7 @@ def test_embed__memory_does_not_grow_with_the_number_of_pictures(
         peaks.append(peak_mb(COMMAND, *words, "--device", "cpu"))
         assert parquet.read_metadata(out).num_rows == count
     print(f"peak {peaks[0]:.1f} MB for 400 pictures, {peaks[1]:.1f} MB for 4,000")
-    assert peaks[1] < peaks[0] + 40  # the pictures would be 177 MB more
+    assert peaks[1] < peaks[0] + 80  # the pictures would be 177 MB more
 
 
 @on_linux
