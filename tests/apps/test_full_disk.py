@@ -141,7 +141,7 @@ def run(command: str, inputs: Path, out: Path) -> int:
     return main(command.format(inputs=inputs, out=out).split())
 
 
-CASES = [(name, pages) for name in COMMANDS for pages in (0, 2, 5) if name != "gps" or not pages]
+CASES = [(name, pages) for name in COMMANDS for pages in (0, 5) if name != "gps" or not pages]
 """The table of one photo fits into a page, beside the one of its folder."""
 
 
