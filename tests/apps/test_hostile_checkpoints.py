@@ -221,8 +221,8 @@ def refuses(call: Callable[[], Any], checkpoint: Path, mark: Path) -> str:
 
 
 def says_why(message: str) -> bool:
-    """Whether a message is about what a file names, or, for text, about what cannot be made of it."""
-    return " names " in message or "that can be rebuilt" in message
+    """Whether a message is about what a file names or, for text, about what it is no model of."""
+    return " names " in message or "checkpoint of a" in message
 
 
 # --- from Python
