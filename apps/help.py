@@ -1,4 +1,4 @@
-"""How the help of a command looks, and the option that several of them share."""
+"""How the help of a command looks, and the options that several of them share."""
 
 from argparse import SUPPRESS, Action, RawDescriptionHelpFormatter
 
@@ -27,4 +27,13 @@ def add_trust(parser: ArgumentParser) -> None:
         metavar="PACKAGE",
         help="Packages of yours whose classes a checkpoint may name; never for a file of a "
         "stranger, as it can then run whatever is in them.",
+    )
+
+
+def add_device(parser: ArgumentParser) -> None:
+    """Declare ``--device``, which every command that runs a model has."""
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="Where it runs: auto (an accelerator where there is one), cpu, cuda:1.",
     )

@@ -1,12 +1,8 @@
-"""``mobilevision analyze``."""
-
-import sys
-from pathlib import Path
+"""``mobilevision analyze``: the options of ``attributes``, for networks that embed faces, too."""
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..errors import EXIT_FAULT
-from ..help import add_trust
+from . import attributes
 
 SUMMARY = "Embed and describe the faces of images in one pass: who is alike, and what they show."
 EXAMPLES = (
@@ -19,51 +15,9 @@ EXAMPLES = (
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="Pictures, folders of them, patterns."
-    )
-    parser.add_argument(
-        "--model", type=Path, required=True, help="Checkpoint of a network of faces in one pass."
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="The table: .parquet or .csv."
-    )
-    parser.add_argument(
-        "--pictures", type=Path, metavar="DIR", help="Folder for annotated pictures."
-    )
-    parser.add_argument(
-        "--aligned",
-        action="store_true",
-        help="Each picture is one face, framed as CelebA's aligned pictures are.",
-    )
-    parser.add_argument(
-        "--largest", action="store_true", help="Only the largest face of each picture."
-    )
-    parser.add_argument(
-        "--batch-size", type=int, metavar="N", default=8, help="Pictures at once in the network."
-    )
-    parser.add_argument(
-        "--device",
-        default="auto",
-        help="Where it runs: auto (an accelerator where there is one), cpu, cuda:1.",
-    )
-    add_trust(parser)
+    attributes.add_arguments(parser)
 
 
 def run(arguments: Namespace) -> int:
     """Analyze; 1 if files could not be read, the others are done."""
-    from ..batch.faces import describe_files
-
-    counts = describe_files(
-        arguments.inputs,
-        arguments.model,
-        arguments.out,
-        arguments.aligned,
-        arguments.largest,
-        arguments.pictures,
-        arguments.batch_size,
-        arguments.device,
-        embeddings=True,
-    )
-    sys.stdout.flush()
-    return EXIT_FAULT if counts.faults else 0
+    return attributes.run(arguments, embeddings=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import EXIT_FAULT
-from ..help import add_trust
+from ..help import add_device, add_trust
 
 SUMMARY = "Describe faces in pictures: the probability of each attribute, yes or no, one table."
 EXAMPLES = (
@@ -23,7 +23,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "inputs", nargs="+", metavar="INPUT", help="Pictures, folders of them, patterns."
     )
     parser.add_argument(
-        "--model", type=Path, required=True, help="Checkpoint of an attribute network."
+        "--model", type=Path, required=True, help="Checkpoint of the network, or an exported one."
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="The table: .parquet or .csv."
@@ -42,16 +42,17 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, metavar="N", default=8, help="Pictures at once in the network."
     )
-    parser.add_argument(
-        "--device",
-        default="auto",
-        help="Where it runs: auto (an accelerator where there is one), cpu, cuda:1.",
-    )
+    add_device(parser)
     add_trust(parser)
 
 
-def run(arguments: Namespace) -> int:
-    """Describe; 1 if files could not be read, the others are done."""
+def run(arguments: Namespace, embeddings: bool = False) -> int:
+    """Describe; 1 if files could not be read, the others are done.
+
+    Args:
+        arguments: The options.
+        embeddings: Whether the model embeds faces, too, as that of ``analyze`` does.
+    """
     from ..batch.faces import describe_files
 
     counts = describe_files(
@@ -63,6 +64,7 @@ def run(arguments: Namespace) -> int:
         arguments.pictures,
         arguments.batch_size,
         arguments.device,
+        embeddings,
     )
     sys.stdout.flush()
     return EXIT_FAULT if counts.faults else 0

@@ -6,6 +6,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import EXIT_FAULT
+from ..help import add_device
 
 SUMMARY = "Find the landmarks of faces once, so that data can be aligned by them."
 EXAMPLES = ("mobilevision data find-faces data/faces --out landmarks.parquet",)
@@ -22,11 +23,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, metavar="N", default=16, help="Pictures looked at together."
     )
-    parser.add_argument(
-        "--device",
-        default="auto",
-        help="Where it runs: auto (an accelerator where there is one), cpu, cuda:1.",
-    )
+    add_device(parser)
 
 
 def run(arguments: Namespace) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import EXIT_FAULT
-from ..help import add_trust
+from ..help import add_device, add_trust
 
 SUMMARY = "Find objects in pictures and videos: annotated pictures, COCO results."
 EXAMPLES = (
@@ -46,11 +46,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, metavar="N", default=8, help="Pictures at once in the network."
     )
-    parser.add_argument(
-        "--device",
-        default="auto",
-        help="Where it runs: auto (an accelerator where there is one), cpu, cuda:1.",
-    )
+    add_device(parser)
     parser.add_argument(
         "--size",
         type=int,

@@ -5,7 +5,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import EXIT_FAULT
-from ..help import add_trust
+from ..help import add_device, add_trust
 
 SUMMARY = "Add the faces of pictures to a person in a gallery."
 EXAMPLES = (
@@ -33,11 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--aligned", action="store_true", help="The pictures are aligned faces: find none."
     )
-    parser.add_argument(
-        "--device",
-        default="auto",
-        help="Where it runs: auto (an accelerator where there is one), cpu, cuda:1.",
-    )
+    add_device(parser)
     add_trust(parser)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..help import add_trust
+from ..help import add_device, add_trust
 
 SUMMARY = "Measure how well a face model tells people apart, on pairs as LFW's."
 EXAMPLES = (
@@ -40,11 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, metavar="N", default=32, help="Faces at once in the network."
     )
-    parser.add_argument(
-        "--device",
-        default="auto",
-        help="Where it runs: auto (an accelerator where there is one), cpu, cuda:1.",
-    )
+    add_device(parser)
     parser.add_argument("--size", type=int, metavar="PX", help="Side of the faces; as in training.")
     add_trust(parser)
 
