@@ -107,12 +107,7 @@ class Classifier(Predictor[ClassificationResult]):
         )  # fmt: skip
 
     @staticmethod
-    def outputs(
-        network: "nn.Module",
-        pixels: "Tensor",
-        size_hw: tuple[int, int],  # noqa: ARG004
-        image_hw: tuple[Any, Any] | None,  # noqa: ARG004
-    ) -> "tuple[Tensor, ...]":
+    def outputs(network: "nn.Module", pixels: "Tensor", *_: Any) -> "tuple[Tensor, ...]":
         """See ``Predictor``: logits and probabilities."""
         logits = network(pixels).float()
         return logits, logits.softmax(dim=1)

@@ -72,12 +72,7 @@ class FaceAnalyzer(FaceDescriber[AnalyzedFace], FaceComparer[AnalyzedFace]):
         return _facts(task.network, thresholds, size_hw, measured_details(task.facts))
 
     @staticmethod
-    def outputs(
-        network: "nn.Module",
-        pixels: "Tensor",
-        size_hw: tuple[int, int],  # noqa: ARG004
-        image_hw: tuple[Any, Any] | None,  # noqa: ARG004
-    ) -> "tuple[Tensor, ...]":
+    def outputs(network: "nn.Module", pixels: "Tensor", *_: Any) -> "tuple[Tensor, ...]":
         """See ``Predictor``: embeddings, then what attribute networks put out."""
         output = network(pixels)
         return output.embeddings.float(), *attribute_tensors(output.attributes)

@@ -127,12 +127,7 @@ class FaceAttributes(FaceDescriber[FaceDescription]):
         return ModelFacts(cls.job, size_hw, dict(task.categories), outputs, thresholds, PREPARATION)
 
     @staticmethod
-    def outputs(
-        network: "nn.Module",
-        pixels: "Tensor",
-        size_hw: tuple[int, int],  # noqa: ARG004
-        image_hw: tuple[Any, Any] | None,  # noqa: ARG004
-    ) -> "tuple[Tensor, ...]":
+    def outputs(network: "nn.Module", pixels: "Tensor", *_: Any) -> "tuple[Tensor, ...]":
         """See ``Predictor``: logits, probabilities, and landmarks where the network has them."""
         return attribute_tensors(network(pixels))
 

@@ -81,7 +81,7 @@ class FaceEmbedder(FaceComparer[Face]):
     def outputs(
         network: "nn.Module",
         pixels: "Tensor",
-        size_hw: tuple[int, int],  # noqa: ARG004
+        _size_hw: tuple[int, int],
         image_hw: tuple[Any, Any] | None,
     ) -> "tuple[Tensor, ...]":
         """See ``Predictor``: embeddings; only ours are of unit length by themselves."""

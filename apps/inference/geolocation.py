@@ -232,12 +232,7 @@ class Geolocator(Predictor[LocationResult]):
         return own
 
     @staticmethod
-    def outputs(
-        network: "nn.Module",
-        pixels: "Tensor",
-        size_hw: tuple[int, int],  # noqa: ARG004
-        image_hw: tuple[Any, Any] | None,  # noqa: ARG004
-    ) -> "tuple[Tensor, ...]":
+    def outputs(network: "nn.Module", pixels: "Tensor", *_: Any) -> "tuple[Tensor, ...]":
         """See ``Predictor``: the probabilities."""
         return (cast("GeolocationTask", network).probabilities(pixels).float(),)
 

@@ -75,6 +75,7 @@ class Predictor(ABC, Generic[R]):
         pixels: "Tensor",
         size_hw: tuple[int, int],
         image_hw: tuple[Any, Any] | None,
+        /,
     ) -> "tuple[Tensor, ...]":
         """Run a network and return the outputs that ``describe`` names, in order.
 
