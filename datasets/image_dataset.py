@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .detection.data_errors import OnError
+from .data_errors import OnError
 from .errors import DataError
 from .sampling import SampleKey
 

@@ -13,7 +13,7 @@ from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from .detection.data_errors import OnError
+from .data_errors import OnError
 from .errors import DataError
 from .image_dataset import ImageDataset
 from .sampling import EpochSampler, Progress, ResumableLoader

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ...datasets.data_errors import FaultKind, Faults
 from ...datasets.detection.annotations import Annotations
 from ...datasets.detection.coco import read_coco
-from ...datasets.detection.data_errors import FaultKind, Faults
 from ...datasets.detection.image_checks import fit_to_pictures
 from ...datasets.errors import DataError
 from ...datasets.files import write_atomically

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-from ..detection.data_errors import OnError
+from ..data_errors import OnError
 from ..errors import DataError
 from ..image_dataset import ImageDataset
 from ..images import ImageFile

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..data_errors import FaultKind, Faults
 from ..errors import DataError
-from .data_errors import FaultKind, Faults
 from .validation import first_occurrences
 
 _MINIVALS = {

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ..data_errors import FaultKind, Faults
 from ..errors import DataError
 from ..images import ImageFile
 from .annotations import Annotations
 from .coco import official_title, read_coco
-from .data_errors import FaultKind, Faults
 from .image_checks import PICTURE_SUFFIXES, drop_missing, quarter_turn
 from .layout import SPLITS, Split, find_layout
 from .voc import VocPart, find_voc_split, read_voc

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from ..data_errors import FaultKind, Faults, OnError
 from ..errors import DataError
 from ..file_names import FileNames
 from ..files import read_json
 from ..images import ImageFile
 from .annotations import Annotations, BoxTable, ImageTable, find
-from .data_errors import FaultKind, Faults, OnError
 from .json_schema import Column, integers, names, quadruples, read_columns, sides, whole_number
 from .validation import TOLERANCE_PX, check_boxes, first_occurrences
 

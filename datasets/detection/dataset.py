@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from ..data_errors import OnError
 from ..image_dataset import ImageDataset
 from ..images import ImageFile
 from ..sampling import SampleKey
@@ -14,7 +15,6 @@ from ..transforms.detection import Objects, Transform
 from ..transforms.mosaic import TILES, Mosaic, Tile
 from ..types import DetectionBatch, stack_targets
 from .annotations import Annotations
-from .data_errors import OnError
 from .image_checks import quarter_turn, turn_boxes
 
 

@@ -12,10 +12,10 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
+from ..data_errors import FaultKind
 from ..errors import DataError
 from ..images import ImageFile
 from .annotations import Annotations
-from .data_errors import FaultKind
 
 _ORIENTATION_TAG = 0x0112
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})

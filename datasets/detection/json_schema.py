@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .data_errors import FaultKind, Faults
+from ..data_errors import FaultKind, Faults
 
 _INTEGER = re.compile(r"\s*[-+]?\d{1,19}\s*")
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data_errors import OnError
 from ..errors import DataError
 from .annotations import Annotations, choose, merge
 from .coco import read_coco
-from .data_errors import OnError
 from .json_schema import integers
 
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}

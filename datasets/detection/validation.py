@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .data_errors import FaultKind, Faults
+from ..data_errors import FaultKind, Faults
 
 TOLERANCE_PX = 1.0
 """How far a box may reach beyond its picture, in pixels, and still be clipped without a word.

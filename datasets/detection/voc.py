@@ -15,10 +15,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from ..data_errors import FaultKind, Faults, OnError
 from ..errors import DataError
 from ..images import ImageFile
 from .annotations import Annotations, BoxTable, ImageTable
-from .data_errors import FaultKind, Faults, OnError
 from .image_checks import PICTURE_SUFFIXES
 from .layout import SPLITS
 from .validation import check_boxes

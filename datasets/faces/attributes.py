@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..classification.image_folder import PICTURE_SUFFIXES
-from ..detection.data_errors import OnError
+from ..data_errors import OnError
 from ..errors import DataError
 from ..image_dataset import ImageDataset
 from ..image_module import ImageDataModule, require_size, require_split

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..detection.data_errors import OnError
+from ..data_errors import OnError
 from ..errors import DataError
 from ..image_dataset import ImageDataset
 from ..image_module import ImageDataModule

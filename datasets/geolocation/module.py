@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..detection.data_errors import OnError
+from ..data_errors import OnError
 from ..errors import DataError
 from ..file_names import FileNames
 from ..image_dataset import ImageDataset

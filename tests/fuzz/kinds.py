@@ -43,11 +43,7 @@ from mobilevision.datasets.classification.cifar import (
     CifarModule,
 )
 from mobilevision.datasets.classification.image_folder import CsvModule
-from mobilevision.datasets.classification.imagenet import (
-    DEVKIT,
-    GROUND_TRUTH,
-    ImageNetModule,
-)
+from mobilevision.datasets.classification.imagenet import DEVKIT, GROUND_TRUTH, ImageNetModule
 from mobilevision.datasets.classification.stanford_dogs import StanfordDogsModule
 from mobilevision.datasets.detection.coco import read_coco
 from mobilevision.datasets.detection.image_checks import fit_to_pictures

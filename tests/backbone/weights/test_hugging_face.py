@@ -16,12 +16,7 @@ from mobilevision.apps.main import main
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.backbone.weights import hugging_face
 from mobilevision.backbone.weights.hub import resolve_weights
-from mobilevision.backbone.weights.hugging_face import (
-    cached_file,
-    commit_of,
-    fetch,
-    parse_name,
-)
+from mobilevision.backbone.weights.hugging_face import cached_file, commit_of, fetch, parse_name
 
 hub = pytest.importorskip("huggingface_hub")
 CONTENT = b"made-up weights " * 1000

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mobilevision.datasets.data_errors import FaultKind, Faults
 from mobilevision.datasets.detection.annotations import (
     Annotations,
     BoxTable,
@@ -17,7 +18,6 @@ from mobilevision.datasets.detection.annotations import (
     merge,
 )
 from mobilevision.datasets.detection.coco import read_coco
-from mobilevision.datasets.detection.data_errors import FaultKind, Faults
 from mobilevision.datasets.errors import DataError
 
 Write = Callable[..., Path]

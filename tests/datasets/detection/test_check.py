@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from mobilevision.datasets.data_errors import FaultKind
 from mobilevision.datasets.detection import coco
 from mobilevision.datasets.detection.check import check_dataset
-from mobilevision.datasets.detection.data_errors import FaultKind
 from mobilevision.datasets.errors import DataError
 
 Write = Callable[..., Path]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
+from mobilevision.datasets.data_errors import FaultKind
 from mobilevision.datasets.detection import coco
 from mobilevision.datasets.detection.coco import COCO_CATEGORIES, load_document, read_coco
-from mobilevision.datasets.detection.data_errors import FaultKind
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.file_names import FileNames
 

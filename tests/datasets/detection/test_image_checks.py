@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from mobilevision.datasets.data_errors import FaultKind
 from mobilevision.datasets.detection.coco import read_coco
-from mobilevision.datasets.detection.data_errors import FaultKind
 from mobilevision.datasets.detection.image_checks import (
     drop_missing,
     fit_to_pictures,

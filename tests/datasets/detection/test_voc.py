@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mobilevision.datasets.data_errors import FaultKind
 from mobilevision.datasets.detection.coco import read_coco
-from mobilevision.datasets.detection.data_errors import FaultKind
 from mobilevision.datasets.detection.voc import (
     VOC_NAMES,
     VocPart,

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..errors import DataError
+from .errors import DataError
 
 OnError = Literal["raise", "skip"]
 """``raise``: the first fault ends the reading. ``skip``: what is faulty is left out and counted."""
