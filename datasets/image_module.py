@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import cv2
 import torch
@@ -77,6 +77,18 @@ class ImageDataModule(LightningDataModule):
         self.datasets: dict[str, Any] = {}
         self.train_sampler: EpochSampler | None = None
         self._resumed_batches_per_epoch: int | None = None
+
+    @classmethod
+    def load_from_checkpoint(cls, *_: Any, **__: Any) -> NoReturn:
+        """Refuse it: Lightning makes objects of whatever classes the file of a stranger names.
+
+        Raises:
+            DataError: Always.
+        """
+        raise DataError(
+            f"{cls.__name__}: data modules are not made from checkpoints, which may be anybody's. "
+            "The config.yaml of the run says what its data was"
+        )
 
     def read_dataset(self, split: str) -> ImageDataset[Any]:
         """Read the data set of "train", "val" or "test".

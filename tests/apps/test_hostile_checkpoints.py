@@ -4,7 +4,9 @@ import copy
 import inspect
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mobilevision import apps
+from mobilevision import apps, datasets
 from mobilevision.apps import main as commands
 from mobilevision.apps.cli import lightning
 from mobilevision.apps.faces.verify import store_threshold
@@ -25,6 +27,7 @@ from mobilevision.apps.training.runs import AtomicCheckpointIO
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.datasets.errors import DataError
+from mobilevision.datasets.image_module import ImageDataModule
 from mobilevision.heads.checkpoint import allowed_classes
 from mobilevision.heads.detection import SSD, DetectionTask, SSDDistillation
 from mobilevision.heads.task import ImageTask
@@ -302,6 +305,32 @@ def test_load__a_pickle_that_runs__refused(tmp_path: Path, mark: Path) -> None:
         assert "not a checkpoint that can be read safely" in message
 
 
+def test_data_modules__hostile__are_not_made_from_checkpoints(tmp_path: Path, mark: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    crop = {
+        "class_path": "mobilevision.datasets.faces.crops.RandomFaceCrop",
+        "init_args": {"size_hw": [40, 32], "photometric": popen(mark)},
+    }
+    hyper_parameters = {
+        "root": str(tmp_path),
+        "train_transform": crop,
+        "_instantiator": "lightning.pytorch.cli.instantiate_module",
+    }
+    content = {"datamodule_hyper_parameters": hyper_parameters, "state_dict": {}}
+    torch.save({**content, "pytorch-lightning_version": "2.6.0"}, path)
+    for name in [each.name for each in walk_packages(datasets.__path__, f"{datasets.__name__}.")]:
+        import_module(name)
+    waiting, seen = [ImageDataModule], []
+    while waiting:
+        seen.append(waiting.pop())
+        waiting += seen[-1].__subclasses__()
+    assert len(seen) > 12
+    for module in seen:
+        with pytest.raises(DataError, match="not made from checkpoints"):
+            module.load_from_checkpoint(path)
+    assert not mark.exists()
+
+
 # --- from the shell
 
 LINES = {
@@ -448,3 +477,23 @@ def test_command__trusted_package__opens(tmp_path: Path, mark: Path) -> None:
         main(["cost", "--ckpt", str(path)])
     assert main(["cost", "--ckpt", str(path), "--trust", "my_package"]) == 0
     sys.modules.pop("my_package")
+
+
+def test_lightning__trusted_package__resumes(
+    tmp_path: Path, mark: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lightning(["fit", "-c", str(recipe)])
+    last = next((tmp_path / "runs").rglob("last.ckpt"))
+    content = torch.load(last, weights_only=True)
+    own_backbone(tmp_path / "packages", tmp_path / "b.ckpt", mark)  # writes my_package
+    network = content["hyper_parameters"]["network"]
+    network["init_args"]["backbone"]["class_path"] = "my_package.Own"
+    torch.save(content, tmp_path / "c.ckpt")
+    words = ["test", "-c", str(recipe), "--ckpt_path", str(tmp_path / "c.ckpt")]
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        lightning(words)
+    assert "--trust my_package" in capsys.readouterr().err
+    lightning([*words, "--trust", "my_package"])
+    assert "Average Precision" in capsys.readouterr().out
+    sys.modules.pop("my_package", None)
