@@ -307,9 +307,10 @@ def test_load__a_pickle_that_runs__refused(tmp_path: Path, mark: Path) -> None:
 
 def test_data_modules__hostile__are_not_made_from_checkpoints(tmp_path: Path, mark: Path) -> None:
     path = tmp_path / "a.ckpt"
+    operation = {"class_path": "albumentations.Lambda", "init_args": {"image": f"{EVIL}.make"}}
     crop = {
         "class_path": "mobilevision.datasets.faces.crops.RandomFaceCrop",
-        "init_args": {"size_hw": [40, 32], "photometric": popen(mark)},
+        "init_args": {"size_hw": (40, 32), "photometric": operation},
     }
     hyper_parameters = {
         "root": str(tmp_path),
@@ -329,6 +330,7 @@ def test_data_modules__hostile__are_not_made_from_checkpoints(tmp_path: Path, ma
         with pytest.raises(DataError, match="not made from checkpoints"):
             module.load_from_checkpoint(path)
     assert not mark.exists()
+    assert EVIL not in sys.modules
 
 
 # --- from the shell
