@@ -29,7 +29,7 @@ from ..backbone.errors import WeightsError
 from ..backbone.weights.file_tensors import require_plausible_zip
 from ..datasets.errors import DataError
 from ..datasets.files import replaced_atomically
-from .trust import is_trusted
+from .trust import is_trusted, trusted
 
 CHECKPOINT_ENTRY = "mobilevision"
 """Key of a checkpoint's metadata, such as the image size and where its weights come from."""
@@ -201,7 +201,10 @@ def _resolve(name: Any) -> Any:
     name = _renamed(name)
     module, _, last = name.rpartition(".")
     if is_trusted(name):
-        return getattr(import_module(module), last)
+        found = getattr(import_module(module), last)
+        # What a trusted package merely imports, such as subprocess.Popen, is another package's.
+        own = name in trusted() or is_trusted(str(getattr(found, "__module__", "")))
+        return found if own else None
     if name.startswith(tuple(f"{room}." for room in _ROOMS)):
         try:
             found = getattr(import_module(module), last, None)

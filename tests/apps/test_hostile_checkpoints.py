@@ -465,6 +465,16 @@ def test_load__own_package__has_to_be_trusted(tmp_path: Path, mark: Path) -> Non
         apps.Detector.load(path)
 
 
+def test_trust__what_the_package_imports__is_not_in_it(tmp_path: Path, mark: Path) -> None:
+    (tmp_path / "packages" / "my_imports.py").write_text("from subprocess import Popen\n")
+    change = with_mark(lambda mark: {"network": popen(mark) | {"class_path": "my_imports.Popen"}})
+    path = write(tmp_path / "a.ckpt", change, mark)
+    with pytest.raises(DataError, match=r"names 'my_imports\.Popen'"):
+        apps.Detector.load(path, trust=["my_imports"])
+    assert not mark.exists()
+    sys.modules.pop("my_imports")
+
+
 def test_trust__of_another_package__does_not_spread(tmp_path: Path, mark: Path) -> None:
     path = own_backbone(tmp_path / "packages", tmp_path / "a.ckpt", mark)
     for names in (["my"], ["my_pack"], ["other"], []):
