@@ -17,7 +17,7 @@ from ..mobilenet import MobileNetV1
 from .file_tensors import FileTensors, require_plausible_size, size_in_name
 from .public_model import PublicModel, new_public_model, take_norm, width_of
 
-_CLASSES = "conv_preds/kernel"
+_KERAS_CLASSES = "conv_preds/kernel"
 _KERAS_EPS = 1e-3
 _NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
@@ -38,22 +38,22 @@ def read_keras(path: Path) -> PublicModel:
         raise WeightsError(
             f"{path}: no layers conv1 and conv_pw_13: not a MobileNet of Keras applications"
         )
-    has_classes = _CLASSES in tensors
+    has_classes = _KERAS_CLASSES in tensors
     public = new_public_model(
         path,
         "Keras applications' MobileNet",
         width_mult=width_of(path, tensors.shape("conv_pw_13/kernel")[-1]),
         padding="same",
         norm_eps=_KERAS_EPS,
-        num_classes=tensors.shape(_CLASSES)[-1] if has_classes else None,
+        num_classes=tensors.shape(_KERAS_CLASSES)[-1] if has_classes else None,
         size_hw=size_in_name(path),
         notes=("Keras pads after the end at stride 2: the same as here for maps of even size.",),
     )
     for name, layer in keras_layers(public.backbone).items():
-        _take_layer(layer, tensors, name)
+        _take_keras_layer(layer, tensors, name)
     if public.classifier is not None:
         linear = public.classifier.classifier
-        weight = tensors.take(_CLASSES, (1, 1, linear.in_features, linear.out_features))
+        weight = tensors.take(_KERAS_CLASSES, (1, 1, linear.in_features, linear.out_features))
         with torch.no_grad():
             linear.weight.copy_(weight[0, 0].T)
             linear.bias.copy_(tensors.take("conv_preds/bias", linear.bias.shape))
@@ -71,7 +71,7 @@ def keras_layers(backbone: MobileNetV1) -> dict[str, ConvNormAct]:
 
 
 @torch.no_grad()
-def _take_layer(layer: ConvNormAct, tensors: FileTensors, name: str) -> None:
+def _take_keras_layer(layer: ConvNormAct, tensors: FileTensors, name: str) -> None:
     depthwise = layer.conv.groups > 1
     out_channels, per_group, height, width = layer.conv.weight.shape
     if depthwise:

@@ -18,7 +18,7 @@ from .public_model import PublicModel, new_public_model, take_norm, width_of
 
 STEM = "conv_stem.weight"
 _HEAD = "conv_head.weight"
-_CLASSES = "classifier.weight"
+_TIMM_CLASSES = "classifier.weight"
 _NAMES = {1.0: "mobilenetv1_100", 1.25: "mobilenetv1_125"}
 _TRAINED_HW = (224, 224)  # timm's input_size of all three
 TIMM_EPS = 1e-5
@@ -58,20 +58,20 @@ def timm_to_mobilenet(state: dict[str, Tensor], path: Path = Path("state dict"))
         width_mult=width_mult,
         padding="symmetric",
         norm_eps=TIMM_EPS,
-        num_classes=tensors.shape(_CLASSES)[0] if _CLASSES in tensors else None,
-        head_channels=head_channels if _CLASSES in tensors else None,
+        num_classes=tensors.shape(_TIMM_CLASSES)[0] if _TIMM_CLASSES in tensors else None,
+        head_channels=head_channels if _TIMM_CLASSES in tensors else None,
         size_hw=_TRAINED_HW,
         notes=("Pixel mean and deviation are those of timm's configuration; the file has none.",),
     )  # fmt: skip
     for layer, conv, norm in _layers(public.backbone):
-        _take_layer(layer, tensors, conv, norm)
+        _take_timm_layer(layer, tensors, conv, norm)
     if public.classifier is not None:
         if head_channels is not None:
             assert isinstance(public.classifier.head, ConvNormAct)
-            _take_layer(public.classifier.head, tensors, "conv_head", "bn2")
+            _take_timm_layer(public.classifier.head, tensors, "conv_head", "bn2")
         linear = public.classifier.classifier
         with torch.no_grad():
-            linear.weight.copy_(tensors.take(_CLASSES, linear.weight.shape))
+            linear.weight.copy_(tensors.take(_TIMM_CLASSES, linear.weight.shape))
             linear.bias.copy_(tensors.take("classifier.bias", linear.bias.shape))
     tensors.require_all_used()
     return public
@@ -92,7 +92,7 @@ def _layers(backbone: MobileNetV1) -> list[tuple[ConvNormAct, str, str]]:
 
 
 @torch.no_grad()
-def _take_layer(layer: ConvNormAct, tensors: FileTensors, conv: str, norm: str) -> None:
+def _take_timm_layer(layer: ConvNormAct, tensors: FileTensors, conv: str, norm: str) -> None:
     layer.conv.weight.copy_(tensors.take(f"{conv}.weight", layer.conv.weight.shape))
     take_norm(
         layer,

@@ -1,13 +1,15 @@
 """Collects embeddings batch by batch, under any number of processes, and measures them."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from ...datasets.errors import DataError
 from ...datasets.faces.sources import Faces
 from .verification import VerificationResult, verify_pairs
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class EmbeddingEvaluator:
@@ -21,7 +23,7 @@ class EmbeddingEvaluator:
         self.faces = faces
         self._parts: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def update(self, ids: Tensor, embeddings: Tensor) -> None:
+    def update(self, ids: "Tensor", embeddings: "Tensor") -> None:
         """Add a batch: ids (B,) int64, embeddings (B, D) float."""
         self._parts.append((ids.numpy(force=True), embeddings.float().numpy(force=True)))
 
