@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .errors import WeightsError
 from .features import FeatureInfo
-from .weights.file_tensors import load_torch_file
+from .weights.formats import load_torch_file
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -18,8 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from mobilevision.heads.detection.coco_engine import NUMBER_KEYS, evaluate_boxes
-from mobilevision.heads.detection.coco_files import read_ground_truth, read_results
+from mobilevision.heads.detection.coco_metrics import (
+    NUMBER_KEYS,
+    evaluate_boxes,
+    read_ground_truth,
+    read_results,
+)
 
 _CLASSES = 80
 _BOXES_PER_IMAGE = 36_781 / 5_000  # val2017

@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .errors import DataError
-from .files import replaced_atomically
-from .npz import read_npz
+from .files import read_npz, replaced_atomically
 
 _LIST_COLUMNS = ("embedding", "vector")
 

@@ -26,7 +26,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..backbone.errors import WeightsError
-from ..backbone.weights.file_tensors import require_plausible_zip
+from ..backbone.weights.formats import require_plausible_zip
 from ..datasets.errors import DataError
 from ..datasets.files import replaced_atomically
 from .trust import is_trusted, trusted
@@ -36,13 +36,27 @@ CHECKPOINT_ENTRY = "mobilevision"
 CHECKPOINT_FORMAT = 1
 
 RENAMED = {
+    "backbone.norms": "backbone.layers",
     "backbone.peers": "backbone.external_backbones",
-    "heads.classification.mixing": "heads.classification.mixup",
+    "heads.classification.mixing": "heads.classification.task",
+    "heads.classification.mixup": "heads.classification.task",
+    "heads.classification.teacher": "heads.classification.task",
+    "heads.detection.box_losses": "heads.detection.losses",
+    "heads.detection.matching": "heads.detection.assigners",
+    "heads.detection.outputs": "heads.detection.anchors",
     "heads.detection.predictors": "heads.detection.prediction_heads",
     "heads.detection.pyramid": "heads.detection.fpn",
-    "heads.face_attributes.mixing": "heads.face_attributes.mixup",
-    "heads.teachers.CheckpointTeacher": "heads.classification.teacher.CheckpointTeacher",
-    "heads.face_embedding.foreign": "heads.face_embedding.external_teachers",
+    "heads.detection.roi": "heads.detection.faster_rcnn_heads",
+    "heads.detection.rpn": "heads.detection.faster_rcnn_heads",
+    "heads.face_attributes.mixing": "heads.face_attributes.task",
+    "heads.face_attributes.mixup": "heads.face_attributes.task",
+    "heads.face_attributes.job": "heads.face_attributes.task",
+    "heads.face_attributes.teacher": "heads.face_attributes.task",
+    "heads.face_embedding.external_teachers": "heads.face_embedding.teachers",
+    "heads.face_embedding.foreign": "heads.face_embedding.teachers",
+    "heads.face_embedding.table_teacher": "heads.face_embedding.teachers",
+    "heads.teachers": "heads.distillation",
+    "heads.teachers.CheckpointTeacher": "heads.classification.task.CheckpointTeacher",
 }
 """Module or class path that older checkpoints have -> the one of today, without the package."""
 

@@ -7,14 +7,229 @@ has to be a ``DistillationObjective``.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
 
+from ..backbone.errors import WeightsError
 from ..datasets.errors import DataError
-from .teachers import Teacher
+from ..datasets.vectors import VectorTable, read_vectors
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+"""Of RGB pixels in [0, 255]: what torchvision's models and most of timm's were trained with."""
+_NAMED = 10
+
+
+class Teacher(ABC):
+    """Says D numbers of a picture, such as logits or an embedding."""
+
+    sees_pictures = True
+    """Whether it looks at what it is handed, so that it may be asked about any picture."""
+
+    @abstractmethod
+    def prepare(
+        self, num_outputs: int, device: torch.device, files: Sequence[str] | None = None
+    ) -> None:
+        """Read what there is to read; see ``Distillation.prepare``.
+
+        Raises:
+            WeightsError: It cannot be read or does not fit.
+        """
+
+    @abstractmethod
+    def __call__(self, images: Tensor, paths: Sequence[str]) -> Tensor:
+        """Return (B, D) float32; a row that is not finite is of a picture it does not know.
+
+        Args:
+            images: (B, 3, H, W) uint8 or float in [0, 255], RGB.
+            paths: B files they come from.
+        """
+
+
+class ModelTeacher(Teacher):
+    """Any network from pictures to (B, D), in evaluation mode, without gradients.
+
+    It sees the pictures as the student does, after augmentation ("consistent" teaching, Beyer et
+    al. 2022, "Knowledge distillation: A good teacher is patient and consistent").
+
+    Args:
+        network: Import path of the class or function that makes it, such as
+            ``torchvision.models.resnet50`` or ``timm.create_model``; from Python also the callable
+            itself. It is called when training starts, also where it downloads weights.
+        options: What it is called with, such as ``{weights: IMAGENET1K_V2}``.
+        size_hw: What pictures are resized to for it; None leaves them.
+        pixel_mean: R, G, B, taken from pixels in [0, 255].
+        pixel_std: R, G, B, then divided by.
+    """
+
+    def __init__(
+        self,
+        network: str | Callable[..., nn.Module],
+        options: dict[str, Any] | None = None,
+        size_hw: tuple[int, int] | None = None,
+        pixel_mean: tuple[float, float, float] = IMAGENET_MEAN,
+        pixel_std: tuple[float, float, float] = IMAGENET_STD,
+    ) -> None:
+        self.network = network
+        self.options = dict(options or {})
+        self.size_hw = size_hw
+        self.pixel_mean = pixel_mean
+        self.pixel_std = pixel_std
+        self._network: nn.Module | None = None
+        self._num_outputs = 0
+
+    def prepare(
+        self,
+        num_outputs: int,
+        device: torch.device,
+        files: Sequence[str] | None = None,  # noqa: ARG002
+    ) -> None:
+        """Make the network and move it to the device.
+
+        Raises:
+            WeightsError: It cannot be made.
+        """
+        if self._network is None:
+            self._network = self._make().eval().requires_grad_(False)
+        self._network.to(device)
+        self._num_outputs = num_outputs
+
+    def _make(self) -> nn.Module:
+        make = _imported(self.network) if isinstance(self.network, str) else self.network
+        try:
+            return make(**self.options)
+        except Exception as error:  # whatever its authors raise is about the named options
+            raise WeightsError(
+                f"the teacher {self.network} cannot be made with {self.options}: {error}"
+            ) from error
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        mean, std = (images.new_tensor(x)[:, None, None] for x in (self.pixel_mean, self.pixel_std))
+        return (images - mean) / std
+
+    def __call__(self, images: Tensor, paths: Sequence[str]) -> Tensor:  # noqa: ARG002
+        """See ``Teacher``.
+
+        Raises:
+            RuntimeError: `prepare` was not called.
+            WeightsError: The network gives another number of outputs than the student.
+        """
+        if self._network is None:
+            raise RuntimeError("prepare() reads the teacher and has to come first")
+        pictures = images.float()
+        if self.size_hw is not None and tuple(images.shape[-2:]) != tuple(self.size_hw):
+            pictures = F.interpolate(pictures, self.size_hw, mode="bilinear", antialias=True)
+        with torch.no_grad():
+            said = self._network(self._normalised(pictures))
+        if said.ndim != 2 or said.shape[1] != self._num_outputs:
+            raise WeightsError(
+                f"the teacher {type(self._network).__name__} gives {tuple(said.shape[1:])} numbers "
+                f"for a picture, and the student {self._num_outputs}. Take a teacher of the same "
+                "classes in the same order."
+            )
+        return said.float()
+
+
+class CachedTeacher(Teacher):
+    """A table of what a teacher said of each file, such as `mobilevision cache-logits` writes.
+
+    Much faster than a network, but it was said of the whole picture, so it fits training with
+    little augmentation.
+
+    Args:
+        table: ``.npz``, ``.csv`` or ``.parquet``, see ``datasets.vectors``.
+        root: Folder that the table's file names are relative to; None where they are as the data
+            module has them.
+        on_missing: ``raise`` stops where the table lacks a picture; ``skip`` learns that picture
+            from its label alone, counted in a warning.
+    """
+
+    sees_pictures = False
+
+    def __init__(
+        self,
+        table: str | Path,
+        root: str | Path | None = None,
+        on_missing: Literal["raise", "skip"] = "raise",
+    ) -> None:
+        self.path = Path(table)
+        self.root = None if root is None else Path(root)
+        self.on_missing = on_missing
+        self._table: VectorTable | None = None
+        self._rows: dict[str, int] = {}
+        self._vectors = torch.empty(0)
+
+    def prepare(
+        self, num_outputs: int, device: torch.device, files: Sequence[str] | None = None
+    ) -> None:
+        """Read the table and see whether it has every picture.
+
+        Raises:
+            DataError: The table cannot be read.
+            WeightsError: It has vectors of another length, or lacks pictures.
+        """
+        if self._table is None:
+            self._table = read_vectors(self.path)
+            self._rows = {file: row for row, file in enumerate(self._table.files.tolist())}
+        self._vectors = torch.from_numpy(self._table.vectors).to(device)
+        if self._vectors.shape[1] != num_outputs:
+            raise WeightsError(
+                f"{self.path}: has {self._vectors.shape[1]} numbers for a file, and the student "
+                f"says {num_outputs}. Cache a teacher of the same classes in the same order."
+            )
+        self._report_missing([file for file in files or () if self._key(file) not in self._rows])
+
+    def _report_missing(self, missing: Sequence[str]) -> None:
+        if not missing:
+            return
+        more = f", and {len(missing) - _NAMED:,} more" if len(missing) > _NAMED else ""
+        message = (
+            f"{self.path}: {len(missing):,} pictures are not in the table: "
+            f"{', '.join(missing[:_NAMED])}{more}"
+        )
+        if self.on_missing == "raise":
+            raise WeightsError(
+                f"{message}. Its names look like {next(iter(self._rows), 'nothing')!r}: set root "
+                "to the folder they are relative to, or on_missing=skip."
+            )
+        rank_zero_warn(f"{message}. They are learned from their labels alone.")
+
+    def _key(self, file: str) -> str:
+        if self.root is None:
+            return file
+        path = Path(file)
+        return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
+
+    def __call__(self, images: Tensor, paths: Sequence[str]) -> Tensor:
+        """See ``Teacher``; pictures that the table lacks have rows of NaN.
+
+        Raises:
+            WeightsError: A picture is missing and ``on_missing`` is "raise".
+        """
+        rows = [self._rows.get(self._key(path), -1) for path in paths]
+        if self.on_missing == "raise" and -1 in rows:
+            self._report_missing([path for path, row in zip(paths, rows, strict=True) if row < 0])
+        index = torch.tensor(rows, device=self._vectors.device)
+        said = self._vectors[index.clamp_min(0)].float()
+        return said.masked_fill((index < 0)[:, None], torch.nan).to(images.device)
+
+
+def _imported(path: str) -> Callable[..., nn.Module]:
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise WeightsError(
+            f"{path}: there is no such class or function ({error}). Name it by its import path, "
+            "such as torchvision.models.resnet50; timm comes with the extra 'peers'."
+        ) from error
 
 
 class DistillationObjective(ABC):

@@ -14,7 +14,7 @@ from ...datasets.detection.coco import read_coco
 from ...datasets.detection.image_checks import fit_to_pictures
 from ...datasets.errors import DataError
 from ...datasets.files import write_atomically
-from ...heads.detection.coco_engine import CocoResult, evaluate_boxes
+from ...heads.detection.coco_metrics import CocoResult, evaluate_boxes
 from .inputs import InputFile
 from .progress import Listed, ProgressStore
 from .tables import json_list

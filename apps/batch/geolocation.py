@@ -13,8 +13,8 @@ import numpy as np
 from ...datasets.errors import DataError
 from ...datasets.files import write_atomically
 from ...datasets.geolocation.exif import NoPosition, exif_position
+from ...datasets.geolocation.geodesy import distance_km
 from ...datasets.images import ImageFile
-from ...heads.geolocation.geodesy import distance_km
 from ...heads.geolocation.metrics import WITHIN_KM, shares_within
 from ..inference.geolocation import Geolocator, LocationResult
 from .inputs import find_files

@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...heads.face_attributes.average_precision import Curve
-from ...heads.face_attributes.metrics import AttributeFigures, AttributeResult
-from ...heads.face_attributes.tables import by_difficulty
+from ...heads.face_attributes.metrics import AttributeFigures, AttributeResult, by_difficulty
 from ...heads.face_attributes.task import AttributeTask
 from .evaluation_picture import EvaluationPicture
 

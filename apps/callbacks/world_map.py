@@ -15,8 +15,8 @@ from matplotlib.ticker import StrMethodFormatter
 
 from ...datasets.errors import DataError
 from ...datasets.files import read_json
-from ...heads.geolocation.cells import Partition
-from ...heads.geolocation.geodesy import distance_km, to_latlng_deg, unit_vectors
+from ...datasets.geolocation.cells import Partition
+from ...datasets.geolocation.geodesy import distance_km, to_latlng_deg, unit_vectors
 from ...heads.geolocation.task import GeolocationTask
 from .evaluation_picture import EvaluationPicture
 

@@ -46,8 +46,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Build and write the cells."""
+    from ...datasets.geolocation.cells import build_partition
     from ...datasets.geolocation.coordinates import check_format, read_positions
-    from ...heads.geolocation.cells import build_partition
 
     check_format(arguments.out)  # before minutes of work
     coastline = _prepare_picture(arguments)

@@ -47,9 +47,12 @@ def evaluate_coco(ground_truth: Path, results: Path, json: bool = False) -> None
     Raises:
         DataError: a file is missing or wrong; the message names the entry and what to do.
     """
-    from ...heads.detection.coco_engine import evaluate_boxes
-    from ...heads.detection.coco_files import read_ground_truth, read_results
-    from ...heads.detection.coco_metrics import format_table
+    from ...heads.detection.coco_metrics import (
+        evaluate_boxes,
+        format_table,
+        read_ground_truth,
+        read_results,
+    )
 
     truth = read_ground_truth(ground_truth)
     result = evaluate_boxes(truth, read_results(results, truth), dataset=ground_truth.stem)

@@ -36,10 +36,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Fetch the archive, check it, and take the weights out of it into the cache."""
-    from ...backbone.weights.hub import cached_path, find_public
-    from ...backbone.weights.hugging_face import fetch, parse_name
-    from ...datasets.archives import extract_file
-    from ...datasets.download import Checksum, download
+    from ...backbone.weights.hub import cached_path, fetch, find_public, parse_name
+    from ...datasets.download import Checksum, download, extract_file
     from ...datasets.errors import DataError
 
     if parse_name(arguments.name) is not None:

@@ -13,8 +13,8 @@ from torchvision.ops import nms
 
 from ...datasets.types import PADDING_LABEL, Detections
 from ...heads.detection.boxes import BoxCoder, clip_boxes, pairwise_iou
+from ...heads.detection.faster_rcnn_heads import Proposals, ProposalSelection, RPNOutput
 from ...heads.detection.postprocess import PostProcess
-from ...heads.detection.rpn import Proposals, ProposalSelection, RPNOutput
 
 DENSE_CANDIDATES = 1024
 """Best candidates of an image, all groups together, that the tensor operations look at."""

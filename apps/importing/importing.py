@@ -5,12 +5,16 @@ from typing import Any, NamedTuple, cast
 
 from ...backbone.errors import WeightsError
 from ...backbone.mobilenet import MobileNetV1
-from ...backbone.weights.file_tensors import file_format
-from ...backbone.weights.hub import PUBLIC_WEIGHTS, resolve_weights
-from ...backbone.weights.hugging_face import commit_of, parse_name, sha256_of
+from ...backbone.weights.converters import PublicModel, SlimFile
+from ...backbone.weights.formats import file_format
+from ...backbone.weights.hub import (
+    PUBLIC_WEIGHTS,
+    commit_of,
+    parse_name,
+    resolve_weights,
+    sha256_of,
+)
 from ...backbone.weights.loading import read_public
-from ...backbone.weights.public_model import PublicModel
-from ...backbone.weights.slim import SlimFile
 from ...datasets.detection.coco import COCO_CATEGORIES
 from ...datasets.errors import DataError
 from ...heads.checkpoint import Plan, write_checkpoint

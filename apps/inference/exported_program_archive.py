@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ...backbone.weights.file_tensors import require_plausible_zip
+from ...backbone.weights.formats import require_plausible_zip
 from ...datasets.errors import DataError
 
 _EXTRA = "extra/"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ...datasets.faces.frame import crop_face
+from ...datasets.faces.alignment import crop_face
 from ...heads.face_attributes.average_precision import stored_thresholds
 from .face_detector import FaceFinder
 from .face_pipeline import FacePredictor

@@ -118,7 +118,7 @@ class FaceEmbedder(FaceComparer[Face]):
             WeightsError: Another people's network cannot be read, or its library is absent.
         """
         if ":" in str(model):
-            from ...heads.face_embedding.external_teachers import open_teacher
+            from ...heads.face_embedding.teachers import open_teacher
 
             teacher = open_teacher(str(model))
             if teacher is not None:

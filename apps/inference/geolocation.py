@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ...datasets.errors import DataError
+from ...datasets.geolocation.cells import Partition
 from ...datasets.geolocation.coordinates import CellTable
 from ...datasets.images import center_crop
-from ...heads.geolocation.calibration import Calibration
-from ...heads.geolocation.cells import Partition
-from ...heads.geolocation.decoding import Answer, Decoder
+from ...heads.geolocation.decoding import Answer, Calibration, Decoder
 from ...heads.trust import trusting
 from .images import Picture, PictureLike, all_or_raise, as_pictures
 from .metadata import AS_THEY_ARE, ModelFacts, cropped

@@ -14,9 +14,9 @@ from ...datasets.classification.module import ClassificationDataModule
 from ...datasets.errors import DataError
 from ...datasets.faces.attributes import AttributeDataModule
 from ...datasets.vectors import VectorTable, write_vectors
-from ...heads.classification.teacher import CheckpointTeacher
-from ...heads.face_attributes.teacher import AttributeTeacher
-from ...heads.teachers import ModelTeacher
+from ...heads.classification.task import CheckpointTeacher
+from ...heads.distillation import ModelTeacher
+from ...heads.face_attributes.task import AttributeTeacher
 
 DataModule = ClassificationDataModule | AttributeDataModule
 

@@ -10,7 +10,7 @@ A comparison is a YAML file::
     variants:                               # name: further options; differences are to the first
       baseline: {}
       mosaic:
-        data.mosaic: {class_path: mobilevision.datasets.transforms.mosaic.Mosaic}
+        data.mosaic: {class_path: mobilevision.datasets.transforms.detection.Mosaic}
 """
 
 import json

@@ -13,16 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import WeightsError
-from ..layers import Activation
+from ..layers import Activation, set_folded_bias
 from ..mobilenet import BLOCKS, ImageClassifier, MobileNetV1, scale_channels
-from ..norms import set_folded_bias
-from .file_tensors import file_format, load_torch_file
+from .converters import (
+    MOST_WIDTH,
+    PublicModel,
+    read_keras,
+    read_slim,
+    read_timm,
+    slim_layers,
+    timm_to_mobilenet,
+)
+from .converters import STEM as TIMM_STEM
+from .formats import file_format, load_torch_file
 from .hub import resolve_weights
-from .keras import read_keras
-from .public_model import MOST_WIDTH, PublicModel
-from .slim import read_slim, slim_layers
-from .timm import STEM as TIMM_STEM
-from .timm import read_timm, timm_to_mobilenet
 
 __all__ = [
     "LoadedWeights",

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..file_names import FileNames
-from .dataset import NO_LABEL, FileTable
-from .module import ClassificationDataModule
+from ..files import FileNames
+from .module import NO_LABEL, ClassificationDataModule, FileTable
 
 PICTURE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}

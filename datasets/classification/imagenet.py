@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from .dataset import FileTable
 from .image_folder import class_folders, read_image_folder
 from .matlab import read_mat
-from .module import ClassificationDataModule
+from .module import ClassificationDataModule, FileTable
 
 TRAIN_FOLDERS = ("ILSVRC2012_img_train", "train")
 VAL_FOLDERS = ("ILSVRC2012_img_val", "val")

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from .dataset import FileTable
 from .image_folder import class_folders
 from .matlab import read_mat
-from .module import ClassificationDataModule
+from .module import ClassificationDataModule, FileTable
 
 PICTURES = "Images"
 ADDRESS = "http://vision.stanford.edu/aditya86/ImageNetDogs/"

@@ -4,15 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .module import CocoDataModule, DetectionDataModule
-    from .voc_module import VocDataModule
+    from .module import CocoDataModule, DetectionDataModule, VocDataModule
 
 __all__ = ["CocoDataModule", "DetectionDataModule", "VocDataModule"]
 
 _MODULES = {
     "CocoDataModule": "module",
     "DetectionDataModule": "module",
-    "VocDataModule": "voc_module",
+    "VocDataModule": "module",
 }
 
 

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..archives import unzip
-from ..download import Checksum, download, require_space
+from ..download import Checksum, download, require_space, unzip
 from ..errors import DataError
 
 BASE_URL = "http://images.cocodataset.org"

@@ -13,8 +13,7 @@ import numpy as np
 from ..data_errors import OnError
 from ..errors import DataError
 from .annotations import Annotations, choose, merge
-from .coco import read_coco
-from .json_schema import integers
+from .coco import integers, read_coco
 
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 """The names that a split goes by on disk."""

@@ -18,10 +18,9 @@ import numpy as np
 from ..data_errors import FaultKind, Faults, OnError
 from ..errors import DataError
 from ..images import ImageFile
-from .annotations import Annotations, BoxTable, ImageTable
+from .annotations import Annotations, BoxTable, ImageTable, check_boxes
 from .image_checks import PICTURE_SUFFIXES
 from .layout import SPLITS
-from .validation import check_boxes
 
 # fmt: off
 VOC_NAMES = (

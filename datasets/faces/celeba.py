@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import DataError
-from ..file_names import FileNames
+from ..files import FileNames
 from .labels import LANDMARK_NAMES, LabelTable, as_labels, check_files
 
 PARTITIONS = {"train": 0, "val": 1, "test": 2}

@@ -8,7 +8,7 @@ from ..errors import DataError
 from ..images import ImageFile
 from ..transforms.apply_transform import seed_operation
 from ..transforms.quiet_albumentations import A
-from .frame import Jitter, crop_face
+from .alignment import Jitter, crop_face
 
 MIRRORED = (1, 0, 2, 4, 3)
 """Which landmark a mirrored picture has at each place."""

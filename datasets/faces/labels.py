@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import DataError
-from ..file_names import FileNames
+from ..files import FileNames
 
 UNKNOWN = -1
 """Of a label that nobody has given: it is predicted, neither learned from nor measured."""

@@ -20,9 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import DataError
-from ..file_names import FileNames
-from ..files import replaced_atomically
-from ..npz import read_npz
+from ..files import FileNames, read_npz, replaced_atomically
 from .coordinates import PositionTable, check_positions
 
 INDEX_NAME = "index.npz"

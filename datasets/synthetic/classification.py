@@ -8,8 +8,7 @@ from tqdm import tqdm
 
 from ..classification.image_folder import ImageFolderModule
 from .generated import check_recipe, write_generated, write_jpeg
-from .scenes import draw_object
-from .shapes import CLASS_NAMES
+from .scenes import CLASS_NAMES, draw_object
 
 VERSION = 1
 """Raised whenever the same parameters would draw other pictures."""

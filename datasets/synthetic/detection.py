@@ -25,8 +25,7 @@ from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from .generated import check_recipe, write_generated, write_jpeg
-from .scenes import SceneObject, draw_scene
-from .shapes import CLASS_NAMES
+from .scenes import CLASS_NAMES, SceneObject, draw_scene
 
 VERSION = 1
 """Raised whenever the same parameters would draw other pictures."""

@@ -1,10 +1,15 @@
 """The data module of the generated scenes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..detection.layout import Split
 from ..detection.module import CocoDataModule
+from ..errors import DataError
+from ..geolocation.cells import build_partition
+from ..geolocation.coordinates import CellTable
+from ..geolocation.module import PhotoTableModule
 from .detection import (
     CATEGORIES,
     DEFAULT_SIZE_HW,
@@ -13,6 +18,7 @@ from .detection import (
     annotation_file,
     write_scenes,
 )
+from .world import world_photos, write_world
 
 
 class SyntheticDataModule(CocoDataModule):
@@ -69,3 +75,79 @@ class SyntheticDataModule(CocoDataModule):
             size_hw=self.scene_size_hw,
             seed=self.scene_seed,
         )
+
+
+class GeneratedWorldModule(PhotoTableModule):
+    """A generated world, written on first use and then read like any table of photos.
+
+    The cells follow from where the training photos are taken, which is known before they are drawn.
+
+    Args:
+        root: folder that the world is written to, and read from if it is there.
+        train_photos: number of training photos.
+        val_photos: number of validation photos.
+        test_photos: number of test photos, which neither training nor calibration sees; with 0
+            the validation photos are those of the test, too.
+        photo_size_hw: height and width of the pictures on disk in pixels; ``size_hw`` is what the
+            network gets.
+        world_seed: another one makes another world; ``seed`` is that of order and augmentation.
+        max_photos: cells with more are parted; several numbers, falling, make several partitions.
+        min_photos: cells with fewer are dropped.
+        max_level: S2 level of the smallest cells.
+        **options: see `PhotoDataModule`.
+
+    Raises:
+        DataError: the folder holds something else, or an option is out of its range.
+    """
+
+    def __init__(
+        self,
+        root: str | Path = "data/world",
+        train_photos: int = 4000,
+        val_photos: int = 600,
+        test_photos: int = 600,
+        photo_size_hw: tuple[int, int] = (64, 64),
+        world_seed: int = 0,
+        max_photos: Sequence[int] = (600, 50),
+        min_photos: int = 10,
+        max_level: int = 12,
+        **options: Any,
+    ) -> None:
+        test = "test.csv" if test_photos else None
+        super().__init__(root, test=test, images=".", **options)
+        if list(max_photos) != sorted(max_photos, reverse=True) or not max_photos:
+            raise DataError(f"max_photos={list(max_photos)}: give falling numbers, coarse first")
+        self.train_photos = train_photos
+        self.val_photos = val_photos
+        self.test_photos = test_photos
+        self.photo_size_hw = (photo_size_hw[0], photo_size_hw[1])
+        self.world_seed = world_seed
+        self.max_photos = max_photos
+        self.min_photos = min_photos
+        self.max_level = max_level
+
+    def prepare_data(self) -> None:
+        """Write the world unless it is there.
+
+        Raises:
+            DataError: as `write_world` does.
+        """
+        write_world(
+            self.root,
+            train=self.train_photos,
+            val=self.val_photos,
+            test=self.test_photos,
+            size_hw=self.photo_size_hw,
+            seed=self.world_seed,
+        )
+
+    def read_cells(self) -> Sequence[CellTable]:
+        """Build the partitions of the training photos."""
+        latlng_deg = world_photos("train", self.train_photos, self.world_seed).latlng_deg
+        least = min(self.min_photos, self.train_photos)
+        return [
+            build_partition(
+                latlng_deg, max(most, least), least, max_level=self.max_level, name="world"
+            )[0].table
+            for most in self.max_photos
+        ]

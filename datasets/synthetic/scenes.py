@@ -3,14 +3,290 @@
 Pure drawing with numpy and cv2; nothing is written and nothing of torch is imported.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .shapes import SHAPES, ShapeClass, cover, place
-from .textures import TEXTURES, Plane, background, colourise, grid, hsv
+Plane = NDArray[np.floating]
+"""float32: a channel (H, W), or a picture (3, H, W) RGB, the faster layout in numpy."""
+
+
+def grid(size_hw: tuple[int, int]) -> tuple[Plane, Plane]:
+    """Pixel coordinates as two arrays that broadcast: x (1, W) and y (H, 1), in pixels."""
+    height, width = size_hw
+    x = np.arange(width, dtype=np.float32)[None, :]
+    y = np.arange(height, dtype=np.float32)[:, None]
+    return x, y
+
+
+def octave_noise(
+    rng: np.random.Generator, size_hw: tuple[int, int], *, cells: int, octaves: int
+) -> Plane:
+    """Smooth value noise (H, W): random grids, each twice as fine and 0.6 as strong as the last.
+
+    Args:
+        rng: Source of the random grids.
+        size_hw: Height and width in pixels.
+        cells: Cells across the picture in the coarsest grid, at least 1.
+        octaves: How many grids are added, at least 1.
+    """
+    height, width = size_hw
+    half_wh = (max(width // 2, 1), max(height // 2, 1))
+    # Half the resolution is enough for something this smooth, and three times as fast.
+    total = np.zeros(half_wh[::-1], np.float32)
+    for octave in range(octaves):
+        side = cells * 2**octave + 2
+        coarse = rng.random((side, side), dtype=np.float32)
+        total += 0.6**octave * cv2.resize(coarse, half_wh, interpolation=cv2.INTER_CUBIC)
+    total = np.asarray(cv2.resize(total, (width, height)), np.float32)
+    return stretch(total)
+
+
+def stretch(plane: Plane) -> Plane:
+    """Scale linearly so that the smallest value becomes 0 and the largest 1; constants become 0."""
+    low, high = float(plane.min()), float(plane.max())
+    return (plane - np.float32(low)) / np.float32(max(high - low, 1e-6))
+
+
+def wave(x: Plane, y: Plane, *, angle: float, period: float, phase: float) -> Plane:
+    """Plane sine wave at the coordinates ``x``, ``y``: -1 to 1, ``period`` in pixels.
+
+    Args:
+        x: (1, W) float32.
+        y: (H, 1) float32.
+        angle: Direction in which the wave runs, in radians.
+        period: Length of one wave in pixels.
+        phase: Shift in radians.
+    """
+    frequency = 2 * np.pi / period
+    along = x * np.float32(np.cos(angle) * frequency) + y * np.float32(np.sin(angle) * frequency)
+    return np.sin(along + np.float32(phase))
+
+
+def harden(signal: Plane, sharpness: float) -> Plane:
+    """Turn a signal around 0 into two tones with a soft edge between them, so nothing aliases."""
+    return np.clip(signal * np.float32(sharpness) + np.float32(0.5), 0, 1)
+
+
+def plain(rng: np.random.Generator, size_hw: tuple[int, int], angle: float, period: float) -> Plane:
+    """One tone with a faint mottle (H, W)."""
+    del angle, period
+    return 0.25 * octave_noise(rng, size_hw, cells=3, octaves=1)
+
+
+def stripes(
+    rng: np.random.Generator, size_hw: tuple[int, int], angle: float, period: float
+) -> Plane:
+    """Parallel bands of two tones (H, W); ``angle`` in radians, ``period`` in pixels."""
+    x, y = grid(size_hw)
+    phase = rng.uniform(0, 2 * np.pi)
+    return harden(wave(x, y, angle=angle, period=period, phase=phase), period / 5)
+
+
+def checks(
+    rng: np.random.Generator, size_hw: tuple[int, int], angle: float, period: float
+) -> Plane:
+    """A chessboard (H, W); ``angle`` in radians, ``period`` in pixels is two fields long."""
+    x, y = grid(size_hw)
+    phase = rng.uniform(0, 2 * np.pi, 2)
+    across = wave(x, y, angle=angle, period=period, phase=phase[0])
+    down = wave(x, y, angle=angle + np.pi / 2, period=period, phase=phase[1])
+    return harden(across * down, period / 4)
+
+
+def dots(rng: np.random.Generator, size_hw: tuple[int, int], angle: float, period: float) -> Plane:
+    """Round spots on a square lattice (H, W); ``angle`` in radians, ``period`` in pixels."""
+    x, y = grid(size_hw)
+    phase = rng.uniform(0, 2 * np.pi, 2)
+    across = wave(x, y, angle=angle, period=period, phase=phase[0])
+    down = wave(x, y, angle=angle + np.pi / 2, period=period, phase=phase[1])
+    return harden(across + down - np.float32(0.6), period / 5)
+
+
+def marble(
+    rng: np.random.Generator, size_hw: tuple[int, int], angle: float, period: float
+) -> Plane:
+    """Veins: a wave bent by noise (H, W); ``angle`` in radians, ``period`` in pixels."""
+    x, y = grid(size_hw)
+    bend = np.float32(period) * (octave_noise(rng, size_hw, cells=3, octaves=3) - np.float32(0.5))
+    phase = rng.uniform(0, 2 * np.pi)
+    veins = wave(bend + x, bend + y, angle=angle, period=period, phase=phase)
+    return np.float32(0.5) + np.float32(0.5) * veins
+
+
+Texture = Callable[[np.random.Generator, tuple[int, int], float, float], Plane]
+"""(rng, size_hw, angle in radians, period in pixels) -> (H, W) float32 in [0, 1]."""
+
+TEXTURES: tuple[Texture, ...] = (plain, stripes, checks, dots, marble)
+
+
+def colourise(tone: Plane, first: Plane, second: Plane) -> Plane:
+    """Mix two colours: ``first`` where ``tone`` is 0, ``second`` where it is 1.
+
+    Args:
+        tone: (H, W) float32 in [0, 1].
+        first: (3,) float32 RGB in [0, 1].
+        second: (3,) float32 RGB in [0, 1].
+
+    Returns:
+        (3, H, W) float32 RGB.
+    """
+    return first[:, None, None] + tone * (second - first)[:, None, None]
+
+
+def hsv(hue: float, saturation: float, value: float) -> Plane:
+    """One colour from HSV to RGB, all in [0, 1] (hue wraps around): (3,) float32."""
+    sector = np.array([5.0, 3.0, 1.0], np.float32)
+    k = (sector + np.float32(hue % 1.0 * 6.0)) % 6
+    return np.float32(value) * (1 - np.float32(saturation) * np.clip(np.minimum(k, 4 - k), 0, 1))
+
+
+def background(rng: np.random.Generator, size_hw: tuple[int, int]) -> Plane:
+    """A backdrop (3, H, W) RGB: muted colours, a texture, a gradient and noise of several octaves.
+
+    The colours are duller than those of the objects, as most backgrounds are, but the textures
+    are the same ones: a checked surface is no sign of an object.
+    """
+    hue = rng.uniform()
+    first = hsv(hue, rng.uniform(0.08, 0.38), rng.uniform(0.35, 0.85))
+    second = hsv(hue + rng.uniform(-0.2, 0.2), rng.uniform(0.05, 0.35), rng.uniform(0.35, 0.85))
+    texture = TEXTURES[rng.integers(len(TEXTURES))]
+    contrast = np.float32(rng.uniform(0.25, 0.75))
+    pattern = texture(rng, size_hw, rng.uniform(0, np.pi), max(size_hw) * rng.uniform(0.05, 0.3))
+    clouds = octave_noise(rng, size_hw, cells=int(rng.integers(2, 5)), octaves=4)
+    tone = contrast * pattern + (1 - contrast) * clouds
+
+    x, y = grid(size_hw)
+    angle = rng.uniform(0, 2 * np.pi)
+    ramp = stretch(x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle)))
+    light = np.float32(0.85) + np.float32(0.3) * ramp
+    return np.clip(colourise(tone, first, second) * light, 0, 1)
+
+
+Polygon = NDArray[np.float64]
+"""(N, 2) x, y of the corners; units of half an object's length, the origin at its middle."""
+
+_SUPERSAMPLING = 4
+_FRACTION_BITS = 4
+
+
+class ShapeClass(NamedTuple):
+    """What makes a class recognisable."""
+
+    name: str
+    outline: tuple[Polygon, ...]
+    """Closed polygons, filled by the even-odd rule: a second one inside the first is a hole."""
+    hues: tuple[float, ...]
+    """Usual colours, in turns of the colour circle [0, 1)."""
+    texture: Texture
+    """Usual surface."""
+    tilt: float
+    """Largest rotation to either side, in radians; pi where every direction is possible."""
+
+
+def _arc(radius: float, start: float, stop: float, *, x: float = 0.0) -> Polygon:
+    """Points on a circle around (x, 0), from ``start`` to ``stop`` radians."""
+    angle = np.linspace(start, stop, 48)
+    return np.stack([x + radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+
+
+def _regular(corners: int, *, inner: float | None = None) -> Polygon:
+    """Corners on the unit circle, the first one at the top; ``inner`` makes a star of them."""
+    count = corners if inner is None else 2 * corners
+    radius = np.ones(count)
+    if inner is not None:
+        radius[1::2] = inner
+    angle = np.arange(count) * 2 * np.pi / count - np.pi / 2
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+
+
+def _cross(arm: float) -> Polygon:
+    """A plus sign with arms ``2 * arm`` wide."""
+    quarter = np.array([[arm, -1.0], [arm, -arm], [1.0, -arm]])
+    turns = [np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) for a in _QUARTERS]
+    return np.concatenate([quarter @ turn.T for turn in turns])
+
+
+def _crescent(offset: float, radius: float) -> Polygon:
+    """The unit circle less a circle of ``radius`` around (offset, 0)."""
+    # The circles meet where x = (1 + offset^2 - radius^2) / (2 offset).
+    meet_x = (1 + offset**2 - radius**2) / (2 * offset)
+    meet_y = np.sqrt(1 - meet_x**2)
+    outer = np.arctan2(meet_y, meet_x)
+    inner = np.arctan2(meet_y, meet_x - offset)
+    edge = _arc(radius, inner, 2 * np.pi - inner, x=offset)
+    return np.concatenate([_arc(1.0, outer, 2 * np.pi - outer), edge[::-1]]) + np.array([0.2, 0.0])
+
+
+def _flag(half_height: float, swing: float) -> Polygon:
+    """A banner whose long sides wave by ``swing``."""
+    x = np.linspace(-1, 1, 24)
+    y = swing * np.sin(1.5 * np.pi * x)
+    top, bottom = np.stack([x, y - half_height], axis=1), np.stack([x, y + half_height], axis=1)
+    return np.concatenate([top, bottom[::-1]])
+
+
+_QUARTERS = (0.0, np.pi / 2, np.pi, 3 * np.pi / 2)
+_TURN = 2 * np.pi
+
+SHAPES: tuple[ShapeClass, ...] = (
+    ShapeClass("disk", (_arc(1, 0, _TURN),), (0.02, 0.58), dots, np.pi),
+    ShapeClass("ring", (_arc(1, 0, _TURN), _arc(0.55, 0, _TURN)), (0.09, 0.5), plain, 0.0),
+    ShapeClass("square", (0.88 * _regular(4),), (0.6, 0.36), checks, np.pi),
+    ShapeClass("triangle", (_regular(3),), (0.33, 0.8), plain, np.pi),
+    ShapeClass("star", (_regular(5, inner=0.45),), (0.14, 0.92), plain, np.pi),
+    ShapeClass("cross", (_cross(0.34),), (0.98, 0.47), plain, np.pi),
+    ShapeClass("crescent", (_crescent(0.55, 0.8),), (0.75, 0.15), marble, np.pi),
+    ShapeClass("flag", (_flag(0.5, 0.1),), (0.99, 0.68), stripes, 0.45),
+)
+
+CLASS_NAMES: tuple[str, ...] = tuple(shape.name for shape in SHAPES)
+"""Names in the order of the class index; the category id in the annotation file is index + 1."""
+
+
+def place(
+    outline: tuple[Polygon, ...],
+    *,
+    centre_xy: tuple[float, float],
+    length: float,
+    stretch: float,
+    rotation: float,
+) -> tuple[Polygon, ...]:
+    """Put an outline into the picture.
+
+    Args:
+        outline: Polygons in units of half the object's length.
+        centre_xy: Where the outline's origin goes, in pixels.
+        length: Size of the object in pixels: what 2 units become.
+        stretch: Width over height before the rotation; the area stays the same.
+        rotation: Radians, clockwise on the screen.
+    """
+    ratio = np.sqrt(stretch)
+    cos, sin = np.cos(rotation), np.sin(rotation)
+    matrix = length / 2 * np.array([[cos * ratio, -sin / ratio], [sin * ratio, cos / ratio]])
+    return tuple(points @ matrix.T + np.asarray(centre_xy) for points in outline)
+
+
+def cover(polygons: tuple[Polygon, ...], size_hw: tuple[int, int]) -> NDArray[np.float32]:
+    """How much of each pixel the polygons cover: (H, W) float32 in [0, 1].
+
+    Drawn four times as large and averaged, so that edges are smooth. Pixel (row, column) covers
+    the square from (column, row) to (column + 1, row + 1).
+    """
+    height, width = size_hw
+    canvas = np.zeros((height * _SUPERSAMPLING, width * _SUPERSAMPLING), np.uint8)
+    scale = 2**_FRACTION_BITS
+    # cv2 puts whole numbers at the middle of a pixel, polygons here have them at its corner.
+    corners = [
+        np.rint((points * _SUPERSAMPLING - 0.5) * scale).astype(np.int32) for points in polygons
+    ]
+    cv2.fillPoly(canvas, corners, 255, shift=_FRACTION_BITS)
+    small = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
+    return small.astype(np.float32) / np.float32(255)
+
 
 COUNTS = (0.05, 0.17, 0.24, 0.23, 0.16, 0.10, 0.05)
 """Probability of 0, 1, 2, ... objects in a scene."""

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ..errors import DataError
 from ..geolocation.coordinates import PositionTable, write_positions
 from .generated import check_recipe, write_generated, write_jpeg
-from .textures import colourise, grid, harden, hsv, octave_noise, wave
+from .scenes import colourise, grid, harden, hsv, octave_noise, wave
 
 VERSION = 1
 """Raised whenever the same parameters would draw another world."""

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .metrics import ClassificationResult
-    from .mixup import BatchMix
     from .model import Classifier
-    from .task import ClassificationTask
+    from .task import BatchMix, ClassificationTask
 
 __all__ = ["BatchMix", "ClassificationResult", "ClassificationTask", "Classifier"]
 
 _MODULES = {
-    "BatchMix": "mixup",
+    "BatchMix": "task",
     "ClassificationResult": "metrics",
     "ClassificationTask": "task",
     "Classifier": "model",

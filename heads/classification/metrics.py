@@ -14,6 +14,7 @@ import numpy as np
 
 from ...datasets.errors import DataError
 from ...datasets.files import write_atomically
+from ..distributed import gather_by_id
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,21 +132,13 @@ class ClassificationEvaluator:
         self._paths.update(zip(numbers.tolist(), paths, strict=False))
 
     def gather(self) -> Predictions:
-        """Give every process the predictions of all; call it on all of them."""
-        import torch.distributed as dist
+        """Give every process the predictions of all; call it on all of them.
 
-        parts, paths = self._parts, self._paths
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            everyone: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(everyone, (parts, paths))
-            parts = [part for theirs, _ in everyone for part in theirs]
-            paths = {number: path for _, theirs in everyone for number, path in theirs.items()}
-        if not parts:
-            raise DataError(f"{self.dataset}: no pictures were evaluated")
-        together = Predictions(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-        _, first = np.unique(together.ids, return_index=True)
-        merged = Predictions(*(column[first] for column in together))
-        self._parts, self._paths = [merged], paths
+        Raises:
+            DataError: There are none.
+        """
+        merged, self._paths = gather_by_id(self._parts, self._paths, self.dataset)
+        self._parts = [merged]
         return merged
 
     def compute(self) -> ClassificationResult:

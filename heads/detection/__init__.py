@@ -10,16 +10,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .anchors import DefaultBoxes, MultiscaleAnchors
     from .assigners import ATSSAssigner, MaxIoUAssigner, SimOTAAssigner
-    from .box_losses import IoUBoxLoss, SmoothL1BoxLoss
     from .coco_metrics import CocoEvaluator
     from .distillation import SSDDistillation
     from .faster_rcnn import FasterRCNN
+    from .faster_rcnn_heads import GridAnchors, ProposalSelection
     from .faster_rcnn_losses import RoILoss, RPNLoss
     from .fpn import FeaturePyramid
-    from .losses import AnchorLoss, FocalLoss, MinedCrossEntropy, MultiBoxLoss
+    from .losses import (
+        AnchorLoss,
+        FocalLoss,
+        IoUBoxLoss,
+        MinedCrossEntropy,
+        MultiBoxLoss,
+        SmoothL1BoxLoss,
+    )
     from .postprocess import PostProcess
     from .prediction_heads import DepthwisePredictors, Predictors, SharedPredictors
-    from .rpn import GridAnchors, ProposalSelection
     from .ssd import SSD
     from .task import DetectionTask
 
@@ -61,22 +67,22 @@ _MODULES = {
     "FasterRCNN": "faster_rcnn",
     "FeaturePyramid": "fpn",
     "FocalLoss": "losses",
-    "GridAnchors": "rpn",
-    "IoUBoxLoss": "box_losses",
+    "GridAnchors": "faster_rcnn_heads",
+    "IoUBoxLoss": "losses",
     "MaxIoUAssigner": "assigners",
     "MinedCrossEntropy": "losses",
     "MultiBoxLoss": "losses",
     "MultiscaleAnchors": "anchors",
     "PostProcess": "postprocess",
     "Predictors": "prediction_heads",
-    "ProposalSelection": "rpn",
+    "ProposalSelection": "faster_rcnn_heads",
     "RPNLoss": "faster_rcnn_losses",
     "RoILoss": "faster_rcnn_losses",
     "SSD": "ssd",
     "SSDDistillation": "distillation",
     "SharedPredictors": "prediction_heads",
     "SimOTAAssigner": "assigners",
-    "SmoothL1BoxLoss": "box_losses",
+    "SmoothL1BoxLoss": "losses",
 }
 
 

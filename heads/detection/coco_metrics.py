@@ -3,19 +3,178 @@
 torch is imported only where tensors arrive, so a results file is evaluated without it.
 """
 
+import json
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ...datasets.errors import DataError
-from ...datasets.files import write_atomically
-from .coco_engine import NO_GROUND_TRUTH, CocoResult, evaluate_boxes, unknown_images
+from ...datasets.files import read_json, write_atomically
+from ..distributed import all_gather
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ...datasets.types import Detections
+
+NO_GROUND_TRUTH = -1.0
+"""What pycocotools gives where there is nothing to find, so that nothing can be measured."""
+
+NUMBER_KEYS = (
+    *("AP", "AP50", "AP75", "APs", "APm", "APl"),
+    *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
+)
+"""The keys of the twelve numbers, in the order of pycocotools' ``stats``."""
+
+
+@dataclass(frozen=True)
+class CocoResult:
+    """What an evaluation found."""
+
+    numbers: dict[str, float]
+    """The twelve numbers by key (:data:`NUMBER_KEYS`), in [0, 1]; -1 where no object counts."""
+    per_class: dict[str, float | None]
+    """AP by class name, in the order of the categories; None for a class without ground truth."""
+    images: int
+    """Pictures evaluated."""
+    images_total: int
+    """Pictures in the ground truth; more than ``images`` when only a part was seen."""
+    dataset: str
+    """What was evaluated, as people call it: "COCO val2017"."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The twelve numbers by key, then ``per_class``, ``images`` and ``dataset``."""
+        return {
+            **self.numbers,
+            "per_class": self.per_class,
+            "images": self.images,
+            "dataset": self.dataset,
+        }
+
+    def to_json(self) -> str:
+        """:meth:`as_dict` as indented JSON with a line feed at its end."""
+        return json.dumps(self.as_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def evaluate_boxes(
+    ground_truth: dict[str, Any],
+    results: Sequence[dict[str, Any]],
+    dataset: str,
+    categories: dict[int, str] | None = None,
+    image_ids: Iterable[int] | None = None,
+) -> CocoResult:
+    """Measure detections against ground truth. Neither is changed.
+
+    Area ranges use the annotation's ``area`` (the box area where it has none). Crowd boxes are
+    ignored regions. Annotation ids do not matter: they are numbered anew, because the engines take
+    the id 0 for "no match".
+
+    Args:
+        ground_truth: a COCO annotation file as dict.
+        results: COCO results: image_id, category_id, bbox (x, y, width, height in pixels), score.
+        dataset: the name to report.
+        categories: category id to name of the classes to measure; by default all.
+        image_ids: the pictures to measure on; by default all. One that no result names counts,
+            with its objects as missed.
+
+    Raises:
+        DataError: an image id that the ground truth does not have.
+    """
+    described = {image["id"] for image in ground_truth["images"]}
+    wanted = described if image_ids is None else set(image_ids)
+    if unknown := wanted - described:
+        raise unknown_images(dataset, unknown)
+    names = categories or {row["id"]: row["name"] for row in ground_truth["categories"]}
+    if wanted:
+        stats, precision = _run_engine(ground_truth["annotations"], results, names, wanted)
+    else:
+        stats, precision = [NO_GROUND_TRUTH] * len(NUMBER_KEYS), np.full((len(names), 1), -1.0)
+    by_id = dict(zip(sorted(names), map(_mean_of_measured, precision), strict=True))
+    labels = _distinct_names(names)
+    return CocoResult(
+        numbers=dict(zip(NUMBER_KEYS, map(float, stats), strict=True)),
+        per_class={labels[category]: by_id[category] for category in names},
+        images=len(wanted),
+        images_total=len(described),
+        dataset=dataset,
+    )
+
+
+def _run_engine(
+    annotations: Sequence[dict[str, Any]],
+    results: Sequence[dict[str, Any]],
+    names: dict[int, str],
+    image_ids: set[int],
+) -> tuple[Sequence[float], np.ndarray]:
+    """Run faster-coco-eval.
+
+    Returns:
+        the twelve numbers; precision (classes, IoU x recall) for all areas, categories by id.
+    """
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    def index(rows: Iterable[dict[str, Any]]) -> COCO:
+        numbered = [{**row, "id": number} for number, row in enumerate(rows, start=1)]
+        return COCO(
+            {
+                "images": [{"id": image_id} for image_id in sorted(image_ids)],
+                "annotations": [row for row in numbered if row["image_id"] in image_ids],
+                "categories": [{"id": key, "name": name} for key, name in names.items()],
+            }
+        )
+
+    evaluation = COCOeval_faster(
+        index(map(_truth_row, annotations)), index(map(_result_row, results)), "bbox"
+    )
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    precision = np.asarray(evaluation.eval["precision"])  # IoU, recall, class, area, detections
+    return evaluation.stats, np.moveaxis(precision[:, :, :, 0, -1], 2, 0).reshape(len(names), -1)
+
+
+def _truth_row(row: dict[str, Any]) -> dict[str, Any]:
+    width, height = row["bbox"][2:]
+    return {
+        "image_id": row["image_id"],
+        "category_id": row["category_id"],
+        "bbox": row["bbox"],
+        "area": row.get("area", width * height),
+        "iscrowd": int(row.get("iscrowd", 0)),
+    }
+
+
+def _result_row(row: dict[str, Any]) -> dict[str, Any]:
+    width, height = row["bbox"][2:]
+    kept = {key: row[key] for key in ("image_id", "category_id", "bbox", "score")}
+    return {**kept, "area": width * height, "iscrowd": 0}
+
+
+def _mean_of_measured(precision: np.ndarray) -> float | None:
+    measured = precision[precision > NO_GROUND_TRUTH]
+    return float(measured.mean()) if measured.size else None
+
+
+def _distinct_names(names: dict[int, str]) -> dict[int, str]:
+    """Add the id to names that more than one category has, so that none hides another."""
+    values = list(names.values())
+    return {
+        key: name if values.count(name) == 1 else f"{name} ({key})" for key, name in names.items()
+    }
+
+
+def unknown_images(dataset: str, image_ids: Iterable[int]) -> DataError:
+    """The error for image ids that the ground truth does not have; names the first five."""
+    some = ", ".join(map(str, sorted(image_ids)[:5]))
+    return DataError(
+        f"{dataset}: the ground truth has no image with id {some}. "
+        "Evaluate with the annotation file that the pictures were read with."
+    )
+
 
 _LINES = {  # key: what is measured, IoU, area of the objects, detections of each class in an image
     "AP": ("Average Precision  (AP)", "0.50:0.95", "all", 100),
@@ -130,14 +289,8 @@ class CocoEvaluator:
         Where two processes saw the same picture, the one of lower rank counts on all. Does nothing
         in a single process.
         """
-        import torch.distributed as dist
-
-        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-            return
-        parts: list[dict[int, _Found]] = [{} for _ in range(dist.get_world_size())]
-        dist.all_gather_object(parts, self._found)
         merged: dict[int, _Found] = {}
-        for part in reversed(parts):
+        for part in reversed(all_gather(self._found)):
             merged.update(part)
         self._found = merged
 
@@ -200,3 +353,161 @@ def _class_columns(per_class: dict[str, float | None]) -> list[str]:
     columns = max(1, (_TABLE_WIDTH + 2) // (width + 9))
     height = -(-len(cells) // columns)
     return ["  ".join(cells[row::height]) for row in range(height)]
+
+
+_TRUTH_LISTS = ("images", "annotations", "categories")
+_OPTIONAL_KEYS = ("area", "iscrowd", "segmentation")
+_RESULT_KEYS = ("image_id", "category_id", "bbox", "score")
+
+
+def read_ground_truth(path: Path) -> dict[str, Any]:
+    """Read the ground truth of a data set and check all that an evaluation of boxes uses.
+
+    Args:
+        path: a COCO annotation file ("instances_val2017.json").
+
+    Returns:
+        The content: ``images`` (``id``), ``categories`` (``id``, ``name``) and ``annotations``
+        (``id``, ``image_id``, ``category_id``, ``bbox`` as x, y, width, height in pixels; ``area``
+        and ``iscrowd`` where the file has them).
+
+    Raises:
+        DataError: the file is missing or not JSON, lacks a list or a key, names an image or a
+            category that it does not describe, or has a box that is none.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DataError(
+            f"{path}: ground truth is one JSON object with {', '.join(_TRUTH_LISTS)}, this is a "
+            f"{type(content).__name__}. Is this the results file?"
+        )
+    for key in _TRUTH_LISTS:
+        if not isinstance(content.get(key), list):
+            raise DataError(f"{path}: lacks the list '{key}'. Give a COCO annotation file.")
+    image_ids = _described_ids(path, content["images"], "images", ("id",))
+    category_ids = _described_ids(path, content["categories"], "categories", ("id", "name"))
+    for index, annotation in enumerate(content["annotations"]):
+        if isinstance(annotation, dict):  # null is how some tools write "not stated"
+            for key in _OPTIONAL_KEYS:
+                if annotation.get(key, 0) is None:
+                    del annotation[key]
+        problem = _annotation_problem(annotation, image_ids, category_ids)
+        if problem:
+            name = annotation.get("id", "none") if isinstance(annotation, dict) else "none"
+            raise DataError(
+                f"{path}: annotations[{index}] (id {name}) {problem}. Correct or remove it."
+            )
+    return content
+
+
+def read_results(path: Path, ground_truth: dict[str, Any]) -> list[dict[str, Any]]:
+    """Read detections in the COCO results format.
+
+    Args:
+        path: a JSON list of ``{image_id, category_id, bbox: [x, y, width, height], score}``,
+            pixels of the original pictures.
+        ground_truth: what the results are for, from :func:`read_ground_truth`.
+
+    Returns:
+        The entries as they are in the file.
+
+    Raises:
+        DataError: names the file, the index of the first bad entry, what is wrong and what to do:
+            no JSON, no list, a key that is missing, an id that the ground truth does not have, a
+            box or a score that is not finite, a negative width or height.
+    """
+    content = read_json(path)
+    if not isinstance(content, list):
+        raise DataError(
+            f"{path}: results are a JSON list of {{{', '.join(_RESULT_KEYS)}}}, this is a "
+            f"{type(content).__name__}. Is this the ground truth?"
+        )
+    image_ids = {image["id"] for image in ground_truth["images"]}
+    category_ids = {category["id"] for category in ground_truth["categories"]}
+    for index, entry in enumerate(content):
+        problem = _result_problem(entry, image_ids, category_ids)
+        if problem:
+            raise DataError(f"{path}: entry {index} {problem}.")
+    return content
+
+
+def _described_ids(path: Path, rows: list[Any], list_name: str, keys: tuple[str, ...]) -> set[int]:
+    ids: set[int] = set()
+    for index, row in enumerate(rows):
+        missing = _missing_keys(row, keys)
+        if missing:
+            raise DataError(f"{path}: {list_name}[{index}] {missing}. Add it.")
+        if not isinstance(row.get("name", ""), str):
+            raise DataError(
+                f"{path}: {list_name}[{index}] has the name {row['name']!r:.60}. Give it text."
+            )
+        if not isinstance(row["id"], int) or row["id"] in ids:
+            raise DataError(
+                f"{path}: {list_name}[{index}] has the id {row['id']!r}, which is "
+                "taken already or no integer. Number them anew."
+            )
+        ids.add(row["id"])
+    return ids
+
+
+def _missing_keys(row: Any, keys: Collection[str]) -> str:
+    if not isinstance(row, dict):
+        return f"is no JSON object but {row!r:.60}"
+    missing = [key for key in keys if key not in row]
+    return f"lacks {', '.join(missing)}" if missing else ""
+
+
+def _annotation_problem(
+    annotation: Any, image_ids: Collection[int], category_ids: Collection[int]
+) -> str:
+    problem = _missing_keys(annotation, ("id", "image_id", "category_id", "bbox"))
+    if problem:
+        return problem
+    if not _is_known(annotation["image_id"], image_ids):
+        return f"is on image {annotation['image_id']!r}, which 'images' does not have"
+    if not _is_known(annotation["category_id"], category_ids):
+        return f"has category {annotation['category_id']!r}, which 'categories' does not have"
+    if not _is_finite(annotation.get("area", 0)):
+        return f"has the area {annotation['area']!r}, not a number"
+    if annotation.get("iscrowd", 0) not in (0, 1):
+        return f"has {annotation['iscrowd']!r} for iscrowd, which is 0 or 1"
+    return _box_problem(annotation["bbox"])
+
+
+def _result_problem(entry: Any, image_ids: Collection[int], category_ids: Collection[int]) -> str:
+    problem = _missing_keys(entry, _RESULT_KEYS)
+    if problem:
+        return f"{problem}. Every entry needs {', '.join(_RESULT_KEYS)}"
+    if not _is_known(entry["image_id"], image_ids):
+        return (
+            f"is for image {entry['image_id']!r}, which the ground truth does not have. "
+            "Give the ground truth of the same pictures, or remove the entry"
+        )
+    if not _is_known(entry["category_id"], category_ids):
+        return (
+            f"has category {entry['category_id']!r}, which the ground truth does not have. "
+            "Write the category ids of the ground truth, not class indices"
+        )
+    if not _is_finite(entry["score"]):
+        return f"has the score {entry['score']!r}. Scores are finite numbers"
+    problem = _box_problem(entry["bbox"])
+    return f"{problem}. Boxes are [x, y, width, height] in pixels" if problem else ""
+
+
+def _box_problem(box: Any) -> str:
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
+        return f"has the box {box!r:.80}, not four finite numbers"
+    if box[2] < 0 or box[3] < 0:
+        return f"has the box {box!r} of negative size"
+    return ""
+
+
+def _is_known(value: Any, ids: Collection[int]) -> bool:
+    return isinstance(value, int | float) and value in ids
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # an integer beyond the largest float
+        return False

@@ -20,14 +20,21 @@ from torch import Tensor, nn
 
 from ...backbone.features import Backbone
 from ...backbone.layers import Padding
+from ...backbone.layers import freeze_norms as freeze
 from ...backbone.mobilenet import BLOCKS, MobileNetV1
-from ...backbone.norms import freeze_norms as freeze
 from ...datasets.types import Detections, DetectionTarget
 from .boxes import BoxCoder
+from .faster_rcnn_heads import (
+    GridAnchors,
+    Proposals,
+    ProposalSelection,
+    RoIHead,
+    RoIOutput,
+    RPNHead,
+    RPNOutput,
+)
 from .faster_rcnn_losses import RoILoss, RPNLoss
 from .postprocess import PostProcess
-from .roi import RoIHead, RoIOutput
-from .rpn import GridAnchors, Proposals, ProposalSelection, RPNHead, RPNOutput
 
 RPN_CHANNELS = 512
 

@@ -11,12 +11,11 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ...datasets.types import PADDING_LABEL, DetectionTarget
+from .anchors import BACKGROUND
+from .assigners import Matches, match_anchors
 from .boxes import BoxCoder, area, pairwise_intersection, pairwise_iou
+from .faster_rcnn_heads import Proposals, RoIOutput, RPNOutput
 from .losses import hardest
-from .matching import Matches, match_anchors
-from .outputs import BACKGROUND
-from .roi import RoIOutput
-from .rpn import Proposals, RPNOutput
 
 SMOOTH_L1_BETA = 1 / 9
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ...backbone.layers import ConvNormAct, PaddedConv2d
-from .outputs import ScoreActivation
+from .anchors import ScoreActivation
 
 OBJECT_PRIOR = 0.01  # nearly every anchor is background: start from there
 

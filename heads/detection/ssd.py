@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from ...backbone.features import Backbone
 from ...backbone.layers import ConvNormAct, DepthwiseSeparable, Padding
 from ...datasets.types import Detections, DetectionTarget
-from .anchors import AnchorGrid, DefaultBoxes
+from .anchors import AnchorGrid, DefaultBoxes, ScoreActivation, SSDOutput
 from .boxes import BoxCoder
 from .losses import AnchorLoss, MultiBoxLoss
-from .outputs import ScoreActivation, SSDOutput
 from .postprocess import PostProcess
 from .prediction_heads import MakePredictors, Predictors
 

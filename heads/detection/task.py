@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from ...datasets.types import DetectionBatch, Detections, DetectionTarget
 from ..evaluation import EvaluatedTask
-from .coco_engine import CocoResult
-from .coco_metrics import CocoEvaluator, format_table, write_metrics
+from .coco_metrics import CocoEvaluator, CocoResult, format_table, write_metrics
 
 
 class DetectionNetwork(Protocol):

@@ -10,10 +10,10 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from ...backbone.mobilenet import MobileNetV1
-from ...backbone.weights.file_tensors import FileTensors
+from ...backbone.weights.converters import SlimFile, load_folded_layer, load_slim
+from ...backbone.weights.formats import FileTensors
 from ...backbone.weights.hub import resolve_weights
 from ...backbone.weights.loading import WeightsError
-from ...backbone.weights.slim import SlimFile, load_folded_layer, load_slim
 from ..checkpoint import Plan
 from .anchors import DefaultBoxes
 from .postprocess import PostProcess

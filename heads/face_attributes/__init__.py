@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .losses import BinaryCrossEntropy, ClassBalanced, FocalLoss
     from .metrics import AttributeResult
-    from .mixup import FaceMixup
     from .model import AttributeHead, AttributeNetwork
-    from .task import AttributeTask
-    from .teacher import AttributeTeacher
+    from .task import AttributeTask, AttributeTeacher, FaceMixup
 
 __all__ = [
     "AttributeHead",
@@ -31,10 +29,10 @@ _MODULES = {
     "AttributeNetwork": "model",
     "AttributeResult": "metrics",
     "AttributeTask": "task",
-    "AttributeTeacher": "teacher",
+    "AttributeTeacher": "task",
     "BinaryCrossEntropy": "losses",
     "ClassBalanced": "losses",
-    "FaceMixup": "mixup",
+    "FaceMixup": "task",
     "FocalLoss": "losses",
 }
 

@@ -1,17 +1,116 @@
 """What an attribute network is worth: each attribute, the means, by group. Free of torch."""
 
+import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ...datasets.errors import DataError
 from ...datasets.faces.labels import UNKNOWN, label_counts
 from ...datasets.files import write_atomically
+from ..distributed import gather_by_id
 from .average_precision import DEFAULT_THRESHOLD, Curve, average_precision, curve, decide, share
-from .evaluator import AttributePredictions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class AttributePredictions(NamedTuple):
+    """What was said of N faces, sorted by id, each once."""
+
+    ids: np.ndarray
+    """(N,) int64."""
+    labels: np.ndarray
+    """(N, A) int8: 1 yes, 0 no, -1 not known."""
+    probabilities: np.ndarray
+    """(N, A) float32."""
+    landmark_errors: np.ndarray
+    """(N,) float32, see `AttributeResult`; NaN where it is not known."""
+
+
+class AttributeEvaluator:
+    """Collects what a network says and measures it once all is there.
+
+    Right under torch.distributed: pictures are told apart by id, and the duplicates with which
+    Lightning pads the last batch are dropped.
+
+    Args:
+        attributes: A names.
+        dataset: The name to report.
+    """
+
+    def __init__(self, attributes: Sequence[str], dataset: str) -> None:
+        self.attributes = list(attributes)
+        self.dataset = dataset
+        self._parts: list[AttributePredictions] = []
+        self._paths: dict[int, str] = {}
+
+    def update(
+        self,
+        ids: "Tensor",
+        labels: "Tensor",
+        logits: "Tensor",
+        paths: Sequence[str] = (),
+        landmark_errors: "Tensor | None" = None,
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            ids: (B,) int64, which picture of the data set.
+            labels: (B, A) int8.
+            logits: (B, A) float.
+            paths: B files, for ``predictions.csv``.
+            landmark_errors: (B,) float; None where no landmarks are said.
+
+        Raises:
+            DataError: The model has another number of attributes than the data.
+            ValueError: A logit is not finite.
+        """
+        known = len(self.attributes)
+        if logits.shape[1] != known or labels.shape[1] != known:
+            raise DataError(
+                f"{self.dataset}: the model has {logits.shape[1]} attributes, the data "
+                f"{labels.shape[1]} and names for {known}. Evaluate on data with the model's "
+                "attributes; data.attributes chooses them."
+            )
+        if not bool(logits.isfinite().all()):
+            raise ValueError(
+                f"{self.dataset}: a logit is not finite. The weights may hold NaN: has the "
+                "training diverged?"
+            )
+        numbers = ids.cpu().numpy()
+        errors = np.full(len(numbers), np.nan, dtype=np.float32)
+        if landmark_errors is not None:
+            errors = landmark_errors.detach().float().cpu().numpy()
+        probabilities = logits.detach().float().sigmoid().cpu().numpy()
+        self._parts.append(
+            AttributePredictions(numbers, labels.cpu().numpy(), probabilities, errors)
+        )
+        self._paths.update(zip(numbers.tolist(), paths, strict=False))
+
+    def gather(self) -> AttributePredictions:
+        """Give every process the predictions of all; call it on all of them.
+
+        Raises:
+            DataError: There are none.
+        """
+        merged, self._paths = gather_by_id(self._parts, self._paths, self.dataset)
+        self._parts = [merged]
+        return merged
+
+    def to_csv(self) -> str:
+        """Return a line a picture: file, then the probability of each attribute. After `gather`."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["file", *self.attributes])
+        for part in self._parts:
+            for number, row in zip(part.ids.tolist(), part.probabilities, strict=True):
+                writer.writerow([self._paths.get(number, number), *(f"{x:.6f}" for x in row)])
+        return text.getvalue()
 
 
 class AttributeFigures(NamedTuple):
@@ -196,3 +295,71 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def write_metrics(path: Path, result: AttributeResult) -> None:
     """Write the result as JSON (``attribute_metrics.json``), atomically."""
     write_atomically(path, (json.dumps(result.to_dict(), indent=1) + "\n").encode())
+
+
+_LONGEST_NAME = 24
+
+
+def format_table(result: AttributeResult) -> str:
+    """Means beside the majority's, each attribute with the hardest first, the groups."""
+    means = result.means
+    lines = [
+        f"Attributes of {result.dataset}: {means.images:,} images, "
+        f"{len(result.per_attribute)} attributes",
+        f" mean AP {_cell(means.mean_ap)} (share of positives {_cell(means.majority_mean_ap)})   "
+        f"mean accuracy {_cell(means.mean_accuracy)} (majority "
+        f"{_cell(means.majority_mean_accuracy)})",
+        f" mean balanced accuracy {_cell(means.mean_balanced_accuracy)} at 0.5, "
+        f"{_cell(means.mean_balanced_accuracy_at_threshold)} at the stored thresholds "
+        f"(accuracy there {_cell(means.mean_accuracy_at_threshold)})",
+    ]
+    if result.landmark_error is not None:
+        lines.append(f" landmarks: mean error {result.landmark_error:.4f} of the eyes' distance")
+    if result.without_ap:
+        lines.append(
+            f" without positives, so left out of the mean AP ({len(result.without_ap)}): "
+            f"{', '.join(result.without_ap)}"
+        )
+    lines += _attribute_lines(result)
+    for name, parts in result.groups.items():
+        for answer, part in parts.items():
+            lines.append(
+                f" {name} {answer:<3} {part.images:>6,} images   mean AP {_cell(part.mean_ap)}   "
+                f"mean accuracy {_cell(part.mean_accuracy)} (majority "
+                f"{_cell(part.majority_mean_accuracy)})   balanced "
+                f"{_cell(part.mean_balanced_accuracy)}"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def by_difficulty(result: AttributeResult) -> list[tuple[str, AttributeFigures]]:
+    """The attributes by rising average precision; those without come last."""
+    rows = result.per_attribute.items()
+    return sorted(rows, key=lambda row: (row[1].average_precision is None,
+                                         row[1].average_precision or 0.0, row[0]))  # fmt: skip
+
+
+def _attribute_lines(result: AttributeResult) -> list[str]:
+    rows = by_difficulty(result)
+    width = min(max(len(name) for name, _ in rows), _LONGEST_NAME)
+    heads = ("positive", "AP", "accuracy", "majority", "balanced", "threshold", "precision")
+    lines = [" the hardest first:", f" {'attribute':<{width}}" + "".join(f"{h:>10}" for h in heads)
+             + f"{'recall':>10}"]  # fmt: skip
+    for name, row in rows:
+        short = name if len(name) <= width else name[: width - 1] + "…"
+        cells = (
+            f"{row.positives:,}",
+            _cell(row.average_precision),
+            _cell(row.accuracy),
+            _cell(row.majority_accuracy),
+            _cell(row.balanced_accuracy),
+            f"{row.threshold:.2f}",
+            _cell(row.precision_at_threshold),
+            _cell(row.recall_at_threshold),
+        )
+        lines.append(f" {short:<{width}}" + "".join(f"{cell:>10}" for cell in cells))
+    return lines
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,23 +1,233 @@
 """Training and measuring an attribute network with Lightning."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ...backbone.errors import WeightsError
 from ...datasets.errors import DataError
+from ...datasets.faces.labels import UNKNOWN
 from ...datasets.types import AttributeBatch
-from ..distillation import Distillation, SoftTargets
-from .average_precision import Criterion
-from .describing import DescribingTask
-from .evaluator import AttributeEvaluator
-from .job import AttributeJob, attribute_numbers
-from .losses import LabelLoss
-from .metrics import AttributeResult, write_metrics
-from .mixup import FaceMixup
-from .model import AttributeOutput
-from .tables import format_table
+from ..checkpoint import load_task
+from ..distillation import Distillation, ModelTeacher, SoftTargets
+from ..evaluation import EvaluatedTask, dataset_name
+from .average_precision import Criterion, choose_threshold
+from .losses import BinaryCrossEntropy, LabelLoss, expected_loss, landmark_loss, masked_mean
+from .metrics import AttributeEvaluator, AttributeResult, format_table, measure, write_metrics
+from .model import AttributeOutput, landmarks_in_pixels
+
+
+class FaceMixup:
+    """Weighted sums of two faces of a batch, of their labels and of their landmarks.
+
+    A teacher is asked about the blend itself, so it has to be a network. What is drawn depends on
+    the seed that is handed in alone, so a resumed run repeats it.
+
+    Args:
+        alpha: Parameter of the Beta distribution that the weight of a batch is drawn from.
+        p: Chance that a batch is blended at all.
+
+    Raises:
+        ValueError: An option is out of its range.
+    """
+
+    def __init__(self, alpha: float = 0.2, p: float = 1.0) -> None:
+        if alpha <= 0 or not 0 <= p <= 1:
+            raise ValueError(f"alpha={alpha} must be above 0, p={p} in [0, 1]")
+        self.alpha = alpha
+        self.p = p
+
+    def __call__(self, batch: AttributeBatch, seed: tuple[int, ...]) -> AttributeBatch:
+        """Blend each face with the one before it, or leave the batch as it is.
+
+        Args:
+            batch: As it was loaded.
+            seed: Numbers, at least 0, that say which draw this is, such as step and process.
+
+        Returns:
+            Pictures (B, 3, H, W) float32 in [0, 255] and labels (B, A) float32 in [0, 1], -1 where
+            one of the two is not known; landmarks likewise, NaN there. Identities, ids and paths
+            are left as they were.
+        """
+        rng = np.random.default_rng(seed)
+        if rng.random() >= self.p:
+            return batch
+        share = float(rng.beta(self.alpha, self.alpha))
+
+        def blend(values: Tensor) -> Tensor:
+            return torch.lerp(values.roll(1, dims=0), values, share)
+
+        known = (batch.labels != UNKNOWN) & (batch.labels.roll(1, dims=0) != UNKNOWN)
+        return batch._replace(
+            images=blend(batch.images.float()),
+            labels=blend(batch.labels.float()).masked_fill(~known, UNKNOWN),
+            landmarks=blend(batch.landmarks),
+        )
+
+
+_EYES = (0, 1)
+
+
+class AttributeJob:
+    """The losses of an ``AttributeOutput``, its measures and its thresholds.
+
+    A task that has one keeps its own plain facts, which go into checkpoints, and hands them in:
+    ``attributes``, ``label_counts``, ``thresholds`` and ``thresholds_from`` are the job's.
+
+    Args:
+        categories: Position -> name of the attributes.
+        loss: Of each label; None is the cross entropy.
+        landmark_weight: Factor of the landmarks' loss, where the network says any.
+        threshold_criterion: What the thresholds make as large as possible on validation.
+        groups: Sensitive attributes: measures are given for those that have and lack them, too.
+    """
+
+    def __init__(
+        self,
+        categories: Mapping[int, str],
+        loss: LabelLoss | None = None,
+        landmark_weight: float = 1.0,
+        threshold_criterion: Criterion = "f1",
+        groups: tuple[str, ...] = ("Male", "Young"),
+    ) -> None:
+        self.names = list(categories.values())
+        self.loss = loss or BinaryCrossEntropy()
+        self.landmark_weight = landmark_weight
+        self.threshold_criterion: Criterion = threshold_criterion
+        self.groups = tuple(groups)
+
+    def losses(
+        self, output: AttributeOutput, batch: AttributeBatch, facts: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        """Return the losses of the known labels and landmarks."""
+        counts = facts.get("label_counts")
+        table = None if counts is None else torch.tensor(counts, device=output.logits.device)
+        each = expected_loss(self.loss, output.logits, batch.labels, table)
+        losses = {"labels": masked_mean(each, batch.labels)}
+        if output.landmarks is not None:
+            points = landmark_loss(output.landmarks, batch.landmarks, _size_hw(batch))
+            losses["landmarks"] = self.landmark_weight * points
+        return losses
+
+    def make_evaluator(self, dataset: Any) -> AttributeEvaluator:
+        """Return what gathers logits by sample."""
+        return AttributeEvaluator(self.names, dataset_name(dataset))
+
+    def collect(
+        self, evaluator: AttributeEvaluator, output: AttributeOutput, batch: AttributeBatch
+    ) -> None:
+        """Give the answers of a batch to an evaluator."""
+        errors = None
+        if output.landmarks is not None:
+            said = landmarks_in_pixels(output.landmarks.float(), _size_hw(batch))
+            errors = landmark_errors(said, batch.landmarks)
+        evaluator.update(batch.ids, batch.labels, output.logits, batch.paths, errors)
+
+    def measure(
+        self, evaluator: AttributeEvaluator, facts: dict[str, Any], choose: bool
+    ) -> AttributeResult:
+        """Return the measures at the stored thresholds.
+
+        Args:
+            evaluator: Has all answers.
+            facts: The task's.
+            choose: Whether thresholds are chosen on the same pictures first.
+        """
+        predictions, counts = evaluator.gather(), facts.get("label_counts")
+
+        def result() -> AttributeResult:
+            return measure(
+                predictions, evaluator.attributes, evaluator.dataset, facts.get("thresholds"),
+                self.groups, None if counts is None else np.array(counts),
+            )  # fmt: skip
+
+        if choose:
+            first = result()
+            chosen = {
+                name: choose_threshold(points, self.threshold_criterion)
+                for name, points in first.curves.items()
+            }
+            facts["thresholds"] = {name: x for name, x in chosen.items() if x is not None}
+            facts["thresholds_from"] = f"{first.dataset}, {self.threshold_criterion}"
+        return result()
+
+    def check(self, facts: Mapping[str, Any]) -> None:
+        """Insist on a checkpoint of the same attributes.
+
+        Raises:
+            WeightsError: The checkpoint is of other attributes than the data.
+        """
+        trained = facts.get("attributes", self.names)
+        if trained != self.names:
+            raise WeightsError(
+                f"the checkpoint is of the attributes {', '.join(trained)}, and the data has "
+                f"{', '.join(self.names)}. Choose the former with data.attributes, in their order."
+            )
+
+
+def attribute_numbers(result: AttributeResult) -> dict[str, float]:
+    """The means that are logged; NaN where no attribute has what the figure needs."""
+    shown = ("mean_ap", "mean_accuracy", "mean_balanced_accuracy")
+    means = {name: getattr(result.means, name) for name in shown}
+    return {name: float("nan") if x is None else x for name, x in means.items()}
+
+
+def landmark_errors(said: Tensor, landmarks: Tensor) -> Tensor:
+    """The mean distance of five landmarks as a share of the distance between the eyes.
+
+    Args:
+        said: (B, 5, 2) float, px.
+        landmarks: (B, 5, 2) float32, px; NaN where they are not known.
+
+    Returns:
+        (B,) float; NaN where they are not known.
+    """
+    eyes = (landmarks[:, _EYES[0]] - landmarks[:, _EYES[1]]).norm(dim=1)
+    return (said - landmarks).norm(dim=2).mean(dim=1) / eyes
+
+
+def _size_hw(batch: AttributeBatch) -> tuple[int, int]:
+    return int(batch.images.shape[-2]), int(batch.images.shape[-1])
+
+
+E = TypeVar("E")
+R = TypeVar("R")
+
+
+class DescribingTask(EvaluatedTask[E, R]):
+    """A task with an ``AttributeJob``, whose facts its checkpoints hold."""
+
+    job: AttributeJob
+
+    metrics_file = "attribute_metrics.json"
+    headline = "mean_ap"
+
+    def count_labels(self) -> Any:
+        """Count the labels that are trained on; return their data set, None where there is none."""
+        data = getattr(self.trainer, "datamodule", None)
+        dataset = getattr(data, "datasets", {}).get("train")
+        if dataset is not None:
+            self.facts["label_counts"] = dataset.label_counts.tolist()
+        return dataset
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the plain facts, the attributes' names among them."""
+        self.facts["attributes"] = self.job.names
+        super().on_save_checkpoint(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the plain facts back.
+
+        Raises:
+            WeightsError: The checkpoint is of other attributes than the data.
+        """
+        super().on_load_checkpoint(checkpoint)
+        self.job.check(self.facts)
+
 
 PREDICTIONS_FILE = "predictions.csv"
 
@@ -143,3 +353,43 @@ class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
     def write_predictions(self) -> None:
         """Write ``predictions.csv``."""
         self.write_answers(PREDICTIONS_FILE, "Predictions", self.evaluator.to_csv())
+
+
+class _Logits(nn.Module):
+    """An attribute network that says its logits alone."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images).logits
+
+
+class AttributeTeacher(ModelTeacher):
+    """An attribute network of this package, from its checkpoint.
+
+    It sees the pictures as the student does, after augmentation.
+
+    Args:
+        checkpoint: A checkpoint of an ``AttributeTask``.
+        size_hw: What pictures are resized to for it; None takes the size of its training.
+    """
+
+    def __init__(self, checkpoint: str | Path, size_hw: tuple[int, int] | None = None) -> None:
+        super().__init__(nn.Identity, size_hw=size_hw)
+        self.path = Path(checkpoint)
+        self.attributes: tuple[str, ...] | None = None
+        """What it speaks of, once it has been read."""
+
+    def _make(self) -> nn.Module:
+
+        task = load_task(self.path, AttributeTask)
+        self.attributes = tuple(task.categories.values())
+        if self.size_hw is None and "size_hw" in task.facts:
+            height, width = task.facts["size_hw"]
+            self.size_hw = (int(height), int(width))
+        return _Logits(task.network)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return images  # the network normalises

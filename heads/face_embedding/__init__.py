@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .external_teachers import FacenetTeacher, NcnnTeacher, OnnxTeacher
     from .losses import (
         ArcFace,
         CosFace,
@@ -18,9 +17,8 @@ if TYPE_CHECKING:
         SquaredDifference,
     )
     from .model import EmbeddingHead, FaceNetwork
-    from .table_teacher import TableTeacher
     from .task import FaceEmbeddingTask
-    from .teachers import FaceTeacher
+    from .teachers import FacenetTeacher, FaceTeacher, NcnnTeacher, OnnxTeacher, TableTeacher
 
 __all__ = [
     "ArcFace",
@@ -49,13 +47,13 @@ _MODULES = {
     "FaceEmbeddingTask": "task",
     "FaceNetwork": "model",
     "FaceTeacher": "teachers",
-    "FacenetTeacher": "external_teachers",
+    "FacenetTeacher": "teachers",
     "LossSum": "losses",
-    "NcnnTeacher": "external_teachers",
-    "OnnxTeacher": "external_teachers",
+    "NcnnTeacher": "teachers",
+    "OnnxTeacher": "teachers",
     "RelationalDistance": "losses",
     "SquaredDifference": "losses",
-    "TableTeacher": "table_teacher",
+    "TableTeacher": "teachers",
 }
 
 

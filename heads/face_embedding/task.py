@@ -13,11 +13,11 @@ from ...datasets.faces.views import FaceViews
 from ...datasets.types import FaceBatch
 from ...datasets.vectors import VectorTable, write_vectors
 from ..evaluation import EvaluatedTask
-from .evaluator import EmbeddingEvaluator
 from .losses import EmbeddingLoss, SquaredDifference
 from .teachers import EmbeddingTeacher
 from .verification import (
     VERIFICATION_FACTS,
+    EmbeddingEvaluator,
     VerificationResult,
     format_table,
     threshold_facts,

@@ -7,13 +7,15 @@ rates are those of ``rates.py``.
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ...datasets.errors import DataError
 from ...datasets.faces.pairs import Pairs
+from ...datasets.faces.sources import Faces
 from ...datasets.files import write_atomically
+from ..distributed import gather_by_id
 from .fairness import GroupResult, format_groups
 from .far_frr import (
     THRESHOLDS,
@@ -27,6 +29,9 @@ from .far_frr import (
     roc_curve,
     threshold_at_far,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VERIFICATION_FACTS = "verification"
 """Entry of a checkpoint's plain facts, and of an exported file's, with the measured threshold."""
@@ -248,3 +253,61 @@ def threshold_facts(result: VerificationResult) -> dict[str, Any]:
         "accuracy": result.accuracy,
     }
     return facts if result.all_pairs is None else facts | {"all": result.all_pairs.to_dict()}
+
+
+class _Embeddings(NamedTuple):
+    ids: np.ndarray
+    """(M,) int64."""
+    embeddings: np.ndarray
+    """(M, D) float32."""
+
+
+class EmbeddingEvaluator:
+    """Gathers the embeddings of a set of faces.
+
+    Args:
+        faces: The set; its positions are the ids.
+    """
+
+    def __init__(self, faces: Faces) -> None:
+        self.faces = faces
+        self._parts: list[_Embeddings] = []
+
+    def update(self, ids: "Tensor", embeddings: "Tensor") -> None:
+        """Add a batch: ids (B,) int64, embeddings (B, D) float."""
+        batch = _Embeddings(ids.numpy(force=True), embeddings.float().numpy(force=True))
+        self._parts.append(batch)
+
+    def gather(self) -> tuple[np.ndarray, np.ndarray]:
+        """Give every process the embeddings of all; call it on all of them.
+
+        Returns:
+            Positions (M,) int64, rising, each once, and their embeddings (M, D) float32.
+
+        Raises:
+            DataError: There are none.
+        """
+        merged, _ = gather_by_id(self._parts, {}, self.faces.name)
+        return merged.ids, merged.embeddings
+
+    @property
+    def progress(self) -> str:
+        """How many faces came so far."""
+        seen = sum(len(ids) for ids, _ in self._parts)
+        return f"{seen:,} of {len(self.faces.files):,} faces of {self.faces.name} were embedded"
+
+    def compute(self) -> VerificationResult | None:
+        """Gather, then measure; call it on all processes, which get the same result.
+
+        Returns:
+            The measures; None where only some of the faces were embedded (a limited or trial run).
+
+        Raises:
+            DataError: The faces have no pairs.
+        """
+        ids, rows = self.gather()
+        if self.faces.pairs is None:
+            raise DataError(f"{self.faces.name}: has no pairs, so nothing can be verified")
+        if len(ids) < len(self.faces.files):
+            return None
+        return verify_pairs(rows, self.faces.pairs, self.faces.name, self.faces.identities)

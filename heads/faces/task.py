@@ -11,16 +11,11 @@ from ...datasets.faces.views import FaceViews
 from ...datasets.types import AttributeBatch, FaceBatch
 from ..evaluation import dataset_name
 from ..face_attributes.average_precision import Criterion
-from ..face_attributes.describing import DescribingTask
-from ..face_attributes.evaluator import AttributeEvaluator
-from ..face_attributes.job import AttributeJob, attribute_numbers
 from ..face_attributes.losses import LabelLoss
-from ..face_attributes.metrics import AttributeResult, write_metrics
-from ..face_attributes.tables import format_table as attribute_table
-from ..face_attributes.task import PREDICTIONS_FILE
-from ..face_embedding.evaluator import EmbeddingEvaluator
+from ..face_attributes.metrics import AttributeEvaluator, AttributeResult, write_metrics
+from ..face_attributes.metrics import format_table as attribute_table
+from ..face_attributes.task import PREDICTIONS_FILE, AttributeJob, DescribingTask, attribute_numbers
 from ..face_embedding.losses import EmbeddingLoss, SquaredDifference
-from ..face_embedding.table_teacher import TableTeacher
 from ..face_embedding.task import (
     EMBEDDINGS_FILE,
     VERIFICATION_FILE,
@@ -30,8 +25,10 @@ from ..face_embedding.task import (
     verification_numbers,
     write_embeddings,
 )
+from ..face_embedding.teachers import TableTeacher
 from ..face_embedding.verification import (
     VERIFICATION_FACTS,
+    EmbeddingEvaluator,
     VerificationResult,
     threshold_facts,
     write_verification,

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .cells import NO_CELL
-from .geodesy import pairwise_km
+from ...datasets.geolocation.cells import NO_CELL
+from ...datasets.geolocation.geodesy import pairwise_km
 
 
 def smoothed_labels(distances_km: Tensor, tau_km: float) -> Tensor:

@@ -13,13 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...datasets.errors import DataError
 from ...datasets.files import write_atomically
-from .calibration import Calibration
+from ...datasets.geolocation.geodesy import EARTH_RADIUS_KM, distance_km, unit_vectors
+from ..distributed import gather_by_id
 from .continents import CONTINENTS, continent_of
-from .decoding import HELD, Places
-from .gathering import all_gather, merge_by_id
-from .geodesy import EARTH_RADIUS_KM, distance_km, unit_vectors
+from .decoding import HELD, Calibration, Places
 
 WITHIN_KM = (1, 25, 200, 750, 2500)
 NAMES = ("street", "city", "region", "country", "continent")
@@ -139,12 +137,7 @@ class GeolocationEvaluator:
         Raises:
             DataError: There are none.
         """
-        everyone = all_gather((self._parts, self._paths))
-        parts = [part for theirs, _ in everyone for part in theirs]
-        if not parts:
-            raise DataError(f"{self.dataset}: no photos were evaluated")
-        merged = merge_by_id(parts)
-        self._paths = {number: path for _, theirs in everyone for number, path in theirs.items()}
+        merged, self._paths = gather_by_id(self._parts, self._paths, self.dataset)
         self._parts = [merged]
         self._gathered = merged
         return merged

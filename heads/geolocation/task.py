@@ -10,13 +10,20 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as pictures
 
 from ...datasets.errors import DataError
+from ...datasets.geolocation.cells import Partition
 from ...datasets.geolocation.coordinates import CellTable
+from ...datasets.geolocation.geodesy import unit_vectors
 from ...datasets.geolocation.module import PhotoBatch
 from ..evaluation import EvaluatedTask, dataset_name
-from .calibration import Calibration, CalibrationPhotos, calibrate
-from .cells import Partition
-from .decoding import Answer, Decoder, Places, cell_scores
-from .geodesy import unit_vectors
+from .decoding import (
+    Answer,
+    Calibration,
+    CalibrationPhotos,
+    Decoder,
+    Places,
+    calibrate,
+    cell_scores,
+)
 from .losses import CellLoss
 from .metrics import GeolocationEvaluator, GeolocationResult, by_share, format_table, write_metrics
 

@@ -161,7 +161,7 @@ def test_cache_logits__then_learn_from_the_table(
                 "init_args": {"temperature": 2.0},
             },
             "teacher": {
-                "class_path": "mobilevision.heads.teachers.CachedTeacher",
+                "class_path": "mobilevision.heads.distillation.CachedTeacher",
                 "init_args": {"table": str(table), "root": str(objects)},
             },
         },
@@ -186,7 +186,7 @@ def test_distillation__from_a_torchvision_model_in_the_yaml(config: Path, tmp_pa
         "class_path": "mobilevision.heads.distillation.Distillation",
         "init_args": {
             "teacher": {
-                "class_path": "mobilevision.heads.teachers.ModelTeacher",
+                "class_path": "mobilevision.heads.distillation.ModelTeacher",
                 "init_args": {
                     "network": "torchvision.models.squeezenet1_1",
                     "options": {"num_classes": 8},

@@ -20,7 +20,7 @@ from mobilevision.datasets.image_module import ImageDataModule
 from mobilevision.datasets.synthetic.module import SyntheticDataModule
 from mobilevision.heads.classification import Classifier
 from mobilevision.heads.evaluation import EvaluatedTask
-from mobilevision.heads.face_attributes.describing import DescribingTask
+from mobilevision.heads.face_attributes.task import DescribingTask
 from mobilevision.heads.task import ImageTask
 
 BASES = {ImageTask, EvaluatedTask, DescribingTask, ImageDataModule}

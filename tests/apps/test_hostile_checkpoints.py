@@ -30,8 +30,8 @@ from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.image_module import ImageDataModule
 from mobilevision.heads.checkpoint import allowed_classes
 from mobilevision.heads.detection import SSD, DetectionTask, SSDDistillation
+from mobilevision.heads.distillation import Teacher
 from mobilevision.heads.task import ImageTask
-from mobilevision.heads.teachers import Teacher
 
 EVIL = "hostile_payload"
 """A module whose import and whose every member leave a mark; nothing may import it."""
@@ -62,7 +62,7 @@ def linear(**arguments: Any) -> dict[str, Any]:
 
 def teacher(network: Any, **options: Any) -> dict[str, Any]:
     model = {
-        "class_path": "mobilevision.heads.teachers.ModelTeacher",
+        "class_path": "mobilevision.heads.distillation.ModelTeacher",
         "init_args": {"network": network, "options": options},
     }
     return {

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mobilevision.backbone import MobileNetV1
-from mobilevision.backbone.weights.file_tensors import (
+from mobilevision.backbone.weights.formats import (
     LARGEST_NETWORK_BYTES,
     FileTensors,
     load_torch_file,

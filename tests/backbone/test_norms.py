@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from mobilevision.backbone import MobileNetV1
-from mobilevision.backbone.norms import calibrate_norms, set_folded_bias
+from mobilevision.backbone.layers import calibrate_norms, set_folded_bias
 
 
 def folded_backbone() -> MobileNetV1:

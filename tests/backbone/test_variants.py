@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mobilevision.backbone import ImageClassifier, MobileNetV1
-from mobilevision.backbone.layers import PaddedConv2d
-from mobilevision.backbone.norms import freeze_norms
+from mobilevision.backbone.layers import PaddedConv2d, freeze_norms
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "separable": {},

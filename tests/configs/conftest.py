@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mobilevision.datasets.geolocation.cells import build_partition
 from mobilevision.datasets.geolocation.coordinates import read_positions
 from mobilevision.datasets.synthetic.classification import write_objects
 from mobilevision.datasets.synthetic.detection import write_scenes
 from mobilevision.datasets.synthetic.world import write_world
 from mobilevision.datasets.vectors import VectorTable, write_vectors
-from mobilevision.heads.geolocation import build_partition
 
 Maker = Callable[[Path], list[str]]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mobilevision.datasets import download
-from mobilevision.datasets.archives import extract_file, unzip
+from mobilevision.datasets.download import extract_file, unzip
 from mobilevision.datasets.errors import DataError
 
 

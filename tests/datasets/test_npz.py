@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mobilevision.datasets import npz
+from mobilevision.datasets import files
 from mobilevision.datasets.errors import DataError
+from mobilevision.datasets.files import read_npz
 from mobilevision.datasets.geolocation.shards import INDEX_NAME, read_index
-from mobilevision.datasets.npz import read_npz
 from mobilevision.datasets.vectors import VectorTable, read_vectors, write_vectors
 
 
@@ -28,7 +28,7 @@ def test_read_npz__gives_all_arrays(tmp_path: Path) -> None:
 def test_read_npz__unpacks_to_far_more_than_it_holds__is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(npz, "_UNSUSPICIOUS_BYTES", 2**20)
+    monkeypatch.setattr(files, "_UNSUSPICIOUS_BYTES", 2**20)
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros(2**20))
     with pytest.raises(DataError, match=r"a\.npz: [\d,]+ bytes that unpack to 8,388,\d+"):
         read_npz(tmp_path / "a.npz")

@@ -30,11 +30,9 @@ from mobilevision.apps.inference.exported_program_archive import read_checked
 from mobilevision.apps.inference.metadata import ModelFacts
 from mobilevision.apps.inference.runtime import open_runtime
 from mobilevision.backbone import MobileNetV1
+from mobilevision.backbone.weights.converters import _layers as timm_layers
+from mobilevision.backbone.weights.converters import read_state_dict, slim_layers
 from mobilevision.backbone.weights.loading import load_pretrained, load_weights, read_public
-from mobilevision.backbone.weights.slim import slim_layers
-from mobilevision.backbone.weights.timm import _layers as timm_layers
-from mobilevision.backbone.weights.timm import read_state_dict
-from mobilevision.datasets.archives import extract_file, unzip
 from mobilevision.datasets.classification.cifar import (
     NAMES_FILE,
     RECORD_BYTES,
@@ -49,10 +47,12 @@ from mobilevision.datasets.detection.coco import read_coco
 from mobilevision.datasets.detection.image_checks import fit_to_pictures
 from mobilevision.datasets.detection.layout import read_ids
 from mobilevision.datasets.detection.voc import find_voc_split, read_voc
+from mobilevision.datasets.download import extract_file, unzip
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.faces.celeba import read_celeba
 from mobilevision.datasets.faces.labels import LANDMARK_COLUMNS, read_label_table
 from mobilevision.datasets.faces.pairs import read_pairs
+from mobilevision.datasets.geolocation.cells import read_partitions
 from mobilevision.datasets.geolocation.coordinates import (
     CellTable,
     PositionTable,
@@ -61,13 +61,12 @@ from mobilevision.datasets.geolocation.coordinates import (
     write_positions,
 )
 from mobilevision.datasets.geolocation.exif import exif_position
-from mobilevision.datasets.geolocation.sharded_photos import ShardedPhotos
+from mobilevision.datasets.geolocation.module import ShardedPhotos
 from mobilevision.datasets.geolocation.shards import index_shards, read_index, write_shards
 from mobilevision.datasets.images import ImageFile
 from mobilevision.datasets.synthetic.generated import RECIPE_NAME, write_generated
 from mobilevision.datasets.vectors import VectorTable, read_vectors, write_vectors
-from mobilevision.heads.face_embedding.table_teacher import read_view_table
-from mobilevision.heads.geolocation.cells import read_partitions
+from mobilevision.heads.face_embedding.teachers import read_view_table
 
 from ..backbone.weights.test_tflite import CONV, DEPTHWISE, Constant, Convolution, write_tflite
 

@@ -5,8 +5,13 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from mobilevision.datasets.errors import DataError
-from mobilevision.heads.distillation import Distillation, SoftLabels, SoftTargets
-from mobilevision.heads.teachers import CachedTeacher, Teacher
+from mobilevision.heads.distillation import (
+    CachedTeacher,
+    Distillation,
+    SoftLabels,
+    SoftTargets,
+    Teacher,
+)
 
 
 def test_soft_targets__hand_calculated() -> None:

@@ -10,21 +10,19 @@ from torch import Tensor, nn
 
 from mobilevision.datasets.types import DetectionTarget
 from mobilevision.heads import distillation
-from mobilevision.heads.detection import box_losses, faster_rcnn_losses
+from mobilevision.heads.detection import faster_rcnn_losses
 from mobilevision.heads.detection import losses as detection_losses
-from mobilevision.heads.detection.assigners import ATSSAssigner, SimOTAAssigner
+from mobilevision.heads.detection.anchors import MapLayout, SSDOutput
+from mobilevision.heads.detection.assigners import ATSSAssigner, Matches, SimOTAAssigner
 from mobilevision.heads.detection.boxes import BoxCoder
 from mobilevision.heads.detection.distillation import soft_class_losses
-from mobilevision.heads.detection.matching import Matches
-from mobilevision.heads.detection.outputs import MapLayout, SSDOutput
-from mobilevision.heads.detection.roi import RoIOutput
-from mobilevision.heads.detection.rpn import Proposals, RPNOutput
+from mobilevision.heads.detection.faster_rcnn_heads import Proposals, RoIOutput, RPNOutput
 from mobilevision.heads.face_attributes import losses as attribute_losses
 from mobilevision.heads.face_embedding import losses as embedding_losses
 from mobilevision.heads.geolocation import losses as geolocation_losses
 
 MODULES = (
-    attribute_losses, box_losses, detection_losses, distillation, embedding_losses,
+    attribute_losses, detection_losses, distillation, embedding_losses,
     faster_rcnn_losses, geolocation_losses,
 )  # fmt: skip
 NOT_LOSSES = {"Distillation", "RoISample"}
@@ -101,9 +99,9 @@ def cells(loss: nn.Module) -> Any:
 
 
 LOSSES: list[tuple[Any, Ask]] = [
-    (box_losses.SmoothL1BoxLoss(), box),
-    (box_losses.IoUBoxLoss("giou"), box),
-    (box_losses.IoUBoxLoss("ciou"), box),
+    (detection_losses.SmoothL1BoxLoss(), box),
+    (detection_losses.IoUBoxLoss("giou"), box),
+    (detection_losses.IoUBoxLoss("ciou"), box),
     (detection_losses.MinedCrossEntropy(), classes("softmax")),
     (detection_losses.MinedCrossEntropy(), classes("sigmoid")),
     (detection_losses.FocalLoss(), classes("softmax")),

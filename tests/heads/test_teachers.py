@@ -8,8 +8,8 @@ from torch import nn
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.vectors import VectorTable, read_vectors, write_vectors
-from mobilevision.heads.classification.teacher import CheckpointTeacher
-from mobilevision.heads.teachers import IMAGENET_MEAN, IMAGENET_STD, CachedTeacher, ModelTeacher
+from mobilevision.heads.classification.task import CheckpointTeacher
+from mobilevision.heads.distillation import IMAGENET_MEAN, IMAGENET_STD, CachedTeacher, ModelTeacher
 
 CPU = torch.device("cpu")
 

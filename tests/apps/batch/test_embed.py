@@ -26,7 +26,7 @@ from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.faces.sources import FolderFaces
 from mobilevision.datasets.faces.views import FaceViews
 from mobilevision.datasets.vectors import read_vectors
-from mobilevision.heads.face_embedding.table_teacher import read_view_table
+from mobilevision.heads.face_embedding.teachers import read_view_table
 
 parquet = pytest.importorskip("pyarrow.parquet")
 

@@ -8,10 +8,13 @@ from PIL import Image
 
 from mobilevision.apps.callbacks.attribute_pictures import AttributePictures, draw_precision_recall
 from mobilevision.backbone import MobileNetV1
-from mobilevision.datasets.faces.attribute_modules import CelebAModule
+from mobilevision.datasets.faces.attributes import CelebAModule
 from mobilevision.heads.face_attributes import AttributeNetwork, AttributeTask
-from mobilevision.heads.face_attributes.evaluator import AttributePredictions
-from mobilevision.heads.face_attributes.metrics import AttributeResult, measure
+from mobilevision.heads.face_attributes.metrics import (
+    AttributePredictions,
+    AttributeResult,
+    measure,
+)
 
 
 def a_result(count: int) -> AttributeResult:

@@ -10,8 +10,8 @@ from matplotlib.collections import LineCollection, PolyCollection
 from mobilevision.apps.callbacks.evaluation_picture import write_figure
 from mobilevision.apps.callbacks.world_map import draw_answers, draw_partition, read_coastline
 from mobilevision.datasets.errors import DataError
+from mobilevision.datasets.geolocation.cells import Partition
 from mobilevision.datasets.geolocation.coordinates import CellTable
-from mobilevision.heads.geolocation.cells import Partition
 
 LINE = [[0, 0], [10, 5], [20, 5]]
 

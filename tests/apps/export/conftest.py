@@ -14,16 +14,17 @@ from mobilevision.apps.export.exported_program import ExportedProgramFormat
 from mobilevision.apps.export.exporting import Exported, export_checkpoint
 from mobilevision.apps.export.formats import ExportOptions
 from mobilevision.backbone import MobileNetV1
+from mobilevision.datasets.geolocation.cells import build_partition
 from mobilevision.datasets.synthetic.world import world_photos
 from mobilevision.heads.checkpoint import Plan, write_checkpoint
 from mobilevision.heads.classification import ClassificationTask
 from mobilevision.heads.classification.model import Classifier
 from mobilevision.heads.detection import SSD, DetectionTask, FasterRCNN, PostProcess
-from mobilevision.heads.detection.rpn import ProposalSelection
+from mobilevision.heads.detection.faster_rcnn_heads import ProposalSelection
 from mobilevision.heads.face_attributes import AttributeNetwork, AttributeTask
 from mobilevision.heads.face_embedding import FaceEmbeddingTask, FaceNetwork
 from mobilevision.heads.faces import FacesNetwork, FacesTask
-from mobilevision.heads.geolocation import CellClassifier, GeolocationTask, build_partition
+from mobilevision.heads.geolocation import CellClassifier, GeolocationTask
 
 SIZE_HW = (64, 80)
 SIZES_HW = {"face_embedding": (64, 64), "face_attributes": (64, 48), "faces": (64, 48)}

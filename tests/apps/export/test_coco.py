@@ -14,7 +14,7 @@ from mobilevision.apps.export.exporting import Exported, export_checkpoint
 from mobilevision.apps.importing.importing import import_weights
 from mobilevision.apps.inference.runtime import Runtime, open_runtime
 from mobilevision.datasets.images import ImageFile
-from mobilevision.heads.detection.coco_engine import evaluate_boxes
+from mobilevision.heads.detection.coco_metrics import evaluate_boxes
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")

@@ -14,7 +14,7 @@ from mobilevision.apps.export.nms import (
 )
 from mobilevision.heads.detection import PostProcess
 from mobilevision.heads.detection.boxes import BoxCoder
-from mobilevision.heads.detection.rpn import GridAnchors, ProposalSelection, RPNOutput
+from mobilevision.heads.detection.faster_rcnn_heads import GridAnchors, ProposalSelection, RPNOutput
 
 
 def crowd(classes: int, own_boxes: bool = False, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -18,15 +18,15 @@ from mobilevision.apps.importing.importing import import_weights
 from mobilevision.apps.main import main
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
+from mobilevision.backbone.weights.converters import SlimFile, slim_layers
 from mobilevision.backbone.weights.hub import cached_path
 from mobilevision.backbone.weights.loading import load_weights
-from mobilevision.backbone.weights.slim import SlimFile, slim_layers
 from mobilevision.datasets.detection.coco import COCO_CATEGORIES
 from mobilevision.datasets.detection.module import CocoDataModule
 from mobilevision.datasets.errors import DataError
 from mobilevision.heads.classification import ClassificationTask
 from mobilevision.heads.detection import DetectionTask
-from mobilevision.heads.detection.outputs import SSDOutput
+from mobilevision.heads.detection.anchors import SSDOutput
 
 Capture = pytest.CaptureFixture[str]
 EXACT = {

@@ -16,7 +16,7 @@ from mobilevision.apps.inference.face_pipeline import Threshold
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.faces.people_module import CelebAPeopleModule
+from mobilevision.datasets.faces.module import CelebAPeopleModule
 from mobilevision.heads.faces import FacesNetwork
 
 THRESHOLDS = {"Red_Face": 0.3, "Wearing_Hat": 0.5, "Never": 0.9}
@@ -164,7 +164,7 @@ def test_load__checkpoint_of_a_training__thresholds_of_both_jobs(
             },
         },
         "data": {
-            "class_path": "mobilevision.datasets.faces.people_module.CelebAPeopleModule",
+            "class_path": "mobilevision.datasets.faces.module.CelebAPeopleModule",
             "init_args": {
                 "root": str(drawn_people), "size_hw": list(SIZE_HW), "batch_size": 4,
                 "num_workers": 0, "pairs_per_fold": 2,

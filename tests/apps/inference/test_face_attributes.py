@@ -11,7 +11,7 @@ from mobilevision.apps.drawing.attributes import draw_attributes
 from mobilevision.apps.inference.face_detector import FaceFinder, FacesFound
 from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.faces.attribute_modules import CelebAModule
+from mobilevision.datasets.faces.attributes import CelebAModule
 from mobilevision.datasets.faces.celeba import read_celeba
 from mobilevision.heads.face_attributes import AttributeNetwork
 
@@ -152,7 +152,7 @@ def test_call__real_face_in_a_photograph__framed_as_in_training(
 ) -> None:
     pytest.importorskip("facenet_pytorch")
     from mobilevision.apps.inference.face_detector import MTCNNFinder
-    from mobilevision.datasets.faces.frame import crop_face
+    from mobilevision.datasets.faces.alignment import crop_face
 
     table = read_celeba(real_data / "celeba").table
     assert table.landmarks is not None

@@ -13,9 +13,10 @@ from mobilevision.apps.inference.geolocation import geometry
 from mobilevision.apps.main import main
 from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.errors import DataError
+from mobilevision.datasets.geolocation.cells import build_partition
 from mobilevision.datasets.geolocation.coordinates import CellTable, read_cell_table, read_positions
 from mobilevision.datasets.synthetic.world import world_photos, write_world
-from mobilevision.heads.geolocation import CellClassifier, GeolocationTask, build_partition
+from mobilevision.heads.geolocation import CellClassifier, GeolocationTask
 
 NETWORK = {
     "class_path": "mobilevision.heads.geolocation.CellClassifier",

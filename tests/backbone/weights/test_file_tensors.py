@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mobilevision.backbone.errors import WeightsError
-from mobilevision.backbone.weights.file_tensors import FileTensors, file_format, size_in_name
+from mobilevision.backbone.weights.formats import FileTensors, file_format, size_in_name
 
 
 @pytest.mark.parametrize(

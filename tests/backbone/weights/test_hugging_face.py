@@ -14,11 +14,16 @@ import pytest
 
 from mobilevision.apps.main import main
 from mobilevision.backbone.errors import WeightsError
-from mobilevision.backbone.weights import hugging_face
-from mobilevision.backbone.weights.hub import resolve_weights
-from mobilevision.backbone.weights.hugging_face import cached_file, commit_of, fetch, parse_name
+from mobilevision.backbone.weights import hub
+from mobilevision.backbone.weights.hub import (
+    cached_file,
+    commit_of,
+    fetch,
+    parse_name,
+    resolve_weights,
+)
 
-hub = pytest.importorskip("huggingface_hub")
+huggingface_hub = pytest.importorskip("huggingface_hub")
 CONTENT = b"made-up weights " * 1000
 SUM = hashlib.sha256(CONTENT).hexdigest()
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -72,12 +77,12 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     fake = SimpleNamespace(
         etag=SUM,
-        hf_hub_url=hub.hf_hub_url,
+        hf_hub_url=huggingface_hub.hf_hub_url,
         get_hf_file_metadata=lambda _: SimpleNamespace(etag=fake.etag),
         hf_hub_download=download,
         try_to_load_from_cache=lambda *_, **__: str(snapshot) if snapshot.is_file() else None,
     )
-    monkeypatch.setattr(hugging_face, "_library", lambda: fake)
+    monkeypatch.setattr(hub, "_library", lambda: fake)
     return fake
 
 

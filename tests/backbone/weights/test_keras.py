@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
-from mobilevision.backbone.weights.keras import read_keras
+from mobilevision.backbone.weights.converters import read_keras
 from mobilevision.backbone.weights.loading import load_weights
 
 h5py = pytest.importorskip("h5py")

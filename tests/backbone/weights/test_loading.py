@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from mobilevision.backbone import MobileNetV1
-from mobilevision.backbone.norms import calibrate_norms
+from mobilevision.backbone.layers import calibrate_norms
 from mobilevision.backbone.weights.loading import (
     WeightsError,
     load_classifier,

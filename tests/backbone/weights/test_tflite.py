@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mobilevision.backbone import MobileNetV1
+from mobilevision.backbone.weights.formats import read_tflite
 from mobilevision.backbone.weights.loading import WeightsError, load_weights
-from mobilevision.backbone.weights.tflite import read_tflite
 
 flatbuffers = pytest.importorskip("flatbuffers")
 tflite = pytest.importorskip("tflite")
@@ -243,7 +243,7 @@ def test_read_tflite__unpacks_to_far_more_than_it_holds__weights_error(
     bias = Constant("a/conv/Conv2D_bias", np.ones(64, np.int32), [0.5], [0])
     path = write_tflite(tmp_path / "m.tflite", *convolution(kernel, bias))
     read_tflite(path)
-    monkeypatch.setattr("mobilevision.backbone.weights.file_tensors.LARGEST_NETWORK_BYTES", 0)
+    monkeypatch.setattr("mobilevision.backbone.weights.formats.LARGEST_NETWORK_BYTES", 0)
     with pytest.raises(WeightsError, match=r"m\.tflite: .* unpack to"):
         read_tflite(path)
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.backbone.layers import ConvNormAct
+from mobilevision.backbone.weights.converters import read_timm, timm_to_mobilenet
 from mobilevision.backbone.weights.loading import load_weights
-from mobilevision.backbone.weights.timm import read_timm, timm_to_mobilenet
 
 timm = pytest.importorskip("timm")
 STRIDES = (2, 4, 8, 16, 32)

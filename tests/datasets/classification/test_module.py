@@ -9,16 +9,16 @@ from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torchvision.transforms import v2
 
-from mobilevision.datasets.classification.dataset import (
-    ClassificationDataset,
-    FileTable,
-    collate_classification,
-)
 from mobilevision.datasets.classification.image_folder import (
     CsvModule,
     ImageFolderModule,
     class_folders,
     read_image_folder,
+)
+from mobilevision.datasets.classification.module import (
+    ClassificationDataset,
+    FileTable,
+    collate_classification,
 )
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.images import ImageFile

@@ -11,7 +11,7 @@ from mobilevision.datasets.data_errors import FaultKind
 from mobilevision.datasets.detection import coco
 from mobilevision.datasets.detection.coco import COCO_CATEGORIES, load_document, read_coco
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.file_names import FileNames
+from mobilevision.datasets.files import FileNames
 
 Write = Callable[..., Path]
 Document = dict[str, Any]

@@ -15,8 +15,13 @@ from PIL import Image
 from mobilevision.datasets.detection import coco
 from mobilevision.datasets.detection.annotations import Annotations
 from mobilevision.datasets.detection.coco import COCO_CATEGORIES, read_coco
-from mobilevision.datasets.detection.module import CocoDataModule, DetectionDataset, Split, collate
-from mobilevision.datasets.detection.voc_module import VocDataModule
+from mobilevision.datasets.detection.module import (
+    CocoDataModule,
+    DetectionDataset,
+    Split,
+    VocDataModule,
+    collate,
+)
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.sampling import SampleKey
 from mobilevision.datasets.transforms.detection import Resize, SSDAugment

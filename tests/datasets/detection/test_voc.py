@@ -10,6 +10,7 @@ from PIL import Image
 
 from mobilevision.datasets.data_errors import FaultKind
 from mobilevision.datasets.detection.coco import read_coco
+from mobilevision.datasets.detection.module import VocDataModule
 from mobilevision.datasets.detection.voc import (
     VOC_NAMES,
     VocPart,
@@ -17,7 +18,6 @@ from mobilevision.datasets.detection.voc import (
     read_voc,
     read_voc_file,
 )
-from mobilevision.datasets.detection.voc_module import VocDataModule
 from mobilevision.datasets.errors import DataError
 
 Write = Callable[..., Path]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.faces.attribute_modules import CelebAModule, LabelTableModule
+from mobilevision.datasets.faces.attributes import CelebAModule, LabelTableModule
 from mobilevision.datasets.faces.crops import FaceCrop
 
 OPTIONS = {"size_hw": (40, 32), "batch_size": 4, "num_workers": 0}

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.faces.alignment import align_face
+from mobilevision.datasets.faces.alignment import ATTRIBUTE_TEMPLATE, Jitter, align_face, crop_face
 from mobilevision.datasets.faces.crops import FaceCrop, RandomFaceCrop, mirrored
-from mobilevision.datasets.faces.frame import ATTRIBUTE_TEMPLATE, Jitter, crop_face
 from mobilevision.datasets.images import ImageFile
 
 CELEBA = np.array([[69, 111], [108, 111], [88, 135], [73, 152], [105, 152]], dtype=np.float32)

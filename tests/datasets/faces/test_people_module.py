@@ -9,7 +9,7 @@ import torch
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.faces.attributes import people_of, with_unlabelled
 from mobilevision.datasets.faces.labels import LabelTable
-from mobilevision.datasets.faces.people_module import CelebAPeopleModule
+from mobilevision.datasets.faces.module import CelebAPeopleModule
 
 
 def module(root: Path, **options: Any) -> CelebAPeopleModule:

@@ -13,11 +13,7 @@ from torch.utils.data import DataLoader
 
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.geolocation.coordinates import PositionTable
-from mobilevision.datasets.geolocation.sharded_photos import (
-    ShardedPhotoModule,
-    ShardedPhotos,
-    ShardSampler,
-)
+from mobilevision.datasets.geolocation.module import ShardedPhotoModule, ShardedPhotos, ShardSampler
 from mobilevision.datasets.geolocation.shards import index_shards, read_index, write_shards
 from mobilevision.datasets.images import ImageFile
 from mobilevision.datasets.sampling import Progress

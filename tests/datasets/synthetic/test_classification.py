@@ -9,8 +9,7 @@ from mobilevision.datasets.synthetic.classification import (
     SyntheticClassificationModule,
     write_objects,
 )
-from mobilevision.datasets.synthetic.scenes import draw_object
-from mobilevision.datasets.synthetic.shapes import CLASS_NAMES
+from mobilevision.datasets.synthetic.scenes import CLASS_NAMES, draw_object
 
 
 def digests(root: Path) -> dict[str, str]:

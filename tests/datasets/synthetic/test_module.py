@@ -11,7 +11,7 @@ from mobilevision.datasets.detection.module import CocoDataModule
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.synthetic.detection import tight_box_xywh, write_scenes
 from mobilevision.datasets.synthetic.module import SyntheticDataModule
-from mobilevision.datasets.synthetic.shapes import CLASS_NAMES
+from mobilevision.datasets.synthetic.scenes import CLASS_NAMES
 
 
 def module(root: Path, train_scenes: int = 9) -> SyntheticDataModule:

@@ -6,12 +6,12 @@ import pytest
 from mobilevision.datasets.synthetic.scenes import (
     COUNTS,
     LEAST_VISIBLE,
+    SHAPES,
     SIZES,
     Scene,
     _leaves_others_visible,
     draw_scene,
 )
-from mobilevision.datasets.synthetic.shapes import SHAPES
 
 SIZE_HW = (120, 144)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mobilevision.datasets.synthetic.shapes import CLASS_NAMES, SHAPES, ShapeClass, cover, place
+from mobilevision.datasets.synthetic.scenes import CLASS_NAMES, SHAPES, ShapeClass, cover, place
 
 
 def polygon_area(points: np.ndarray) -> float:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobilevision.datasets.synthetic.textures import (
+from mobilevision.datasets.synthetic.scenes import (
     TEXTURES,
     Texture,
     background,

@@ -6,6 +6,7 @@ from PIL import Image
 
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.geolocation.coordinates import read_positions
+from mobilevision.datasets.geolocation.geodesy import distance_km
 from mobilevision.datasets.synthetic.world import (
     LANDMARK_SHARE,
     draw_photo,
@@ -13,7 +14,6 @@ from mobilevision.datasets.synthetic.world import (
     world_photos,
     write_world,
 )
-from mobilevision.heads.geolocation.geodesy import distance_km
 
 
 def test_photos__near_their_landmarks_or_in_the_country() -> None:

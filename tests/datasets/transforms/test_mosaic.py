@@ -18,9 +18,8 @@ from mobilevision.datasets.detection.module import CocoDataModule, DetectionData
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.images import ImageFile
 from mobilevision.datasets.sampling import SampleKey
-from mobilevision.datasets.transforms.detection import Resize, SSDAugment
+from mobilevision.datasets.transforms.detection import Mosaic, Resize, SSDAugment
 from mobilevision.datasets.transforms.geometry import Objects
-from mobilevision.datasets.transforms.mosaic import Mosaic
 
 PLAIN: dict[str, Any] = {"photometric": A.NoOp(), "flip_p": 0.0, "aspect": (1.0, 1.0)}
 """Keeps the drawn colours, so that they can be found again."""
@@ -286,7 +285,7 @@ def test_data_module__from_yaml__mosaic_by_class_path(root: Path) -> None:
     parser.add_subclass_arguments(CocoDataModule, "data")
     config = parser.parse_args([
         "--data=CocoDataModule", f"--data.root={root}", "--data.size_hw=[40, 50]",
-        "--data.mosaic=mobilevision.datasets.transforms.mosaic.Mosaic", "--data.mosaic.p=0.25",
+        "--data.mosaic=mobilevision.datasets.transforms.detection.Mosaic", "--data.mosaic.p=0.25",
         "--data.mosaic.scale=[0.5, 0.75]",
     ])  # fmt: skip
     mosaic = parser.instantiate_classes(config).data.mosaic

@@ -15,8 +15,7 @@ from mobilevision.datasets.synthetic.classification import SyntheticClassificati
 from mobilevision.datasets.transforms.classification import WholePicture
 from mobilevision.datasets.types import ClassificationBatch
 from mobilevision.heads.classification import BatchMix, ClassificationTask, Classifier
-from mobilevision.heads.distillation import Distillation, SoftTargets
-from mobilevision.heads.teachers import ModelTeacher
+from mobilevision.heads.distillation import Distillation, ModelTeacher, SoftTargets
 
 NAMES = dict(enumerate("abcd"))
 

@@ -7,17 +7,22 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from mobilevision.datasets.types import DetectionTarget, stack_targets
-from mobilevision.heads.detection.anchors import DefaultBoxes, MultiscaleAnchors
+from mobilevision.heads.detection.anchors import (
+    DefaultBoxes,
+    MapLayout,
+    MultiscaleAnchors,
+    SSDOutput,
+)
 from mobilevision.heads.detection.assigners import (
     Assigner,
     ATSSAssigner,
+    Matches,
     MaxIoUAssigner,
     SimOTAAssigner,
     class_cost,
+    match_anchors,
 )
 from mobilevision.heads.detection.boxes import BoxCoder
-from mobilevision.heads.detection.matching import Matches, match_anchors
-from mobilevision.heads.detection.outputs import MapLayout, SSDOutput
 
 CLASSES = 4
 SIZE_HW = (160, 200)

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from mobilevision.heads.detection.box_losses import BoxLoss, IoUBoxLoss, SmoothL1BoxLoss
 from mobilevision.heads.detection.boxes import BoxCoder
+from mobilevision.heads.detection.losses import BoxLoss, IoUBoxLoss, SmoothL1BoxLoss
 
 LOSSES = [SmoothL1BoxLoss(), IoUBoxLoss("giou"), IoUBoxLoss("ciou")]
 YES = torch.ones(1, 1, dtype=torch.bool)

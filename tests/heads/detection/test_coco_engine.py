@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mobilevision.datasets.errors import DataError
-from mobilevision.heads.detection.coco_engine import NUMBER_KEYS, evaluate_boxes
+from mobilevision.heads.detection.coco_metrics import NUMBER_KEYS, evaluate_boxes
 
 CATEGORIES = {3: "raccoon", 7: "cat", 18: "dog", 90: "unicorn"}
 TRUTH_FILE = "coco_eval/instances_val2014_100_gt.json"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mobilevision.datasets.errors import DataError
-from mobilevision.heads.detection.coco_files import read_ground_truth, read_results
+from mobilevision.heads.detection.coco_metrics import read_ground_truth, read_results
 
 TRUTH: dict[str, Any] = {
     "images": [{"id": 5}, {"id": 8}],

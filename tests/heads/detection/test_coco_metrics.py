@@ -12,8 +12,14 @@ import torch
 
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.types import Detections
-from mobilevision.heads.detection.coco_engine import NUMBER_KEYS, CocoResult, evaluate_boxes
-from mobilevision.heads.detection.coco_metrics import CocoEvaluator, format_table, write_metrics
+from mobilevision.heads.detection.coco_metrics import (
+    NUMBER_KEYS,
+    CocoEvaluator,
+    CocoResult,
+    evaluate_boxes,
+    format_table,
+    write_metrics,
+)
 
 CATEGORIES = {3: "raccoon", 90: "unicorn"}
 BOXES = {11: [10.0, 20.0, 50.0, 40.0], 12: [5.0, 5.0, 90.0, 110.0], 13: [0.0, 0.0, 20.0, 20.0]}

@@ -6,12 +6,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mobilevision.backbone import MobileNetV1
-from mobilevision.backbone.norms import calibrate_norms
+from mobilevision.backbone.layers import calibrate_norms
 from mobilevision.backbone.weights.loading import load_weights, slim_layers
 from mobilevision.datasets.types import DetectionTarget, stack_targets
 from mobilevision.heads.detection.faster_rcnn import FasterRCNN
+from mobilevision.heads.detection.faster_rcnn_heads import GridAnchors, ProposalSelection
 from mobilevision.heads.detection.faster_rcnn_losses import RoILoss
-from mobilevision.heads.detection.rpn import GridAnchors, ProposalSelection
 
 NAMES = {"rpn_objectness", "rpn_box", "roi_classification", "roi_box"}
 

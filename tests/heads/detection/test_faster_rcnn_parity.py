@@ -12,6 +12,15 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from mobilevision.datasets.types import DetectionTarget
 from mobilevision.heads.detection.boxes import BoxCoder
+from mobilevision.heads.detection.faster_rcnn_heads import (
+    GridAnchors,
+    Proposals,
+    ProposalSelection,
+    RoIHead,
+    RoIOutput,
+    RPNHead,
+    RPNOutput,
+)
 from mobilevision.heads.detection.faster_rcnn_losses import (
     RoILoss,
     RPNLoss,
@@ -19,14 +28,6 @@ from mobilevision.heads.detection.faster_rcnn_losses import (
     sample,
 )
 from mobilevision.heads.detection.postprocess import PostProcess
-from mobilevision.heads.detection.roi import RoIHead, RoIOutput
-from mobilevision.heads.detection.rpn import (
-    GridAnchors,
-    Proposals,
-    ProposalSelection,
-    RPNHead,
-    RPNOutput,
-)
 
 SIZE_HW = (160, 240)
 UNIT_CODER = BoxCoder((1.0, 1.0, 1.0, 1.0))

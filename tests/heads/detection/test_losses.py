@@ -9,6 +9,8 @@ from torchvision.models.detection import ssd as torchvision_ssd
 from torchvision.models.detection._utils import BoxCoder as TorchvisionBoxCoder
 
 from mobilevision.datasets.types import DetectionTarget, stack_targets
+from mobilevision.heads.detection.anchors import SSDOutput
+from mobilevision.heads.detection.assigners import Matches, match_anchors
 from mobilevision.heads.detection.boxes import BoxCoder
 from mobilevision.heads.detection.losses import (
     AnchorLoss,
@@ -18,8 +20,6 @@ from mobilevision.heads.detection.losses import (
     class_losses,
     hardest,
 )
-from mobilevision.heads.detection.matching import Matches, match_anchors
-from mobilevision.heads.detection.outputs import SSDOutput
 
 CLASSES = 4
 

@@ -5,7 +5,7 @@ from torchvision.models.detection._utils import SSDMatcher
 from torchvision.ops import box_iou
 
 from mobilevision.datasets.types import DetectionTarget, stack_targets
-from mobilevision.heads.detection.matching import match_anchors
+from mobilevision.heads.detection.assigners import match_anchors
 
 ANCHORS = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 20.0, 20.0], [50.0, 50.0, 60.0, 60.0]])
 

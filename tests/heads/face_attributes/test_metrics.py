@@ -10,9 +10,14 @@ import torch
 from sklearn import metrics as sklearn_metrics
 
 from mobilevision.datasets.errors import DataError
-from mobilevision.heads.face_attributes.evaluator import AttributeEvaluator, AttributePredictions
-from mobilevision.heads.face_attributes.metrics import measure, write_metrics
-from mobilevision.heads.face_attributes.tables import by_difficulty, format_table
+from mobilevision.heads.face_attributes.metrics import (
+    AttributeEvaluator,
+    AttributePredictions,
+    by_difficulty,
+    format_table,
+    measure,
+    write_metrics,
+)
 
 
 def predictions(labels: list[list[int]], probabilities: list[list[float]]) -> AttributePredictions:
@@ -117,7 +122,7 @@ def test_evaluator__wrong_width_or_nan__named() -> None:
         evaluator.update(torch.tensor([0]), torch.zeros(1, 2), torch.zeros(1, 3))
     with pytest.raises(ValueError, match="not finite"):
         evaluator.update(torch.tensor([0]), torch.zeros(1, 2), torch.full((1, 2), torch.nan))
-    with pytest.raises(DataError, match="no pictures were evaluated"):
+    with pytest.raises(DataError, match="no images were evaluated"):
         evaluator.gather()
 
 
@@ -142,7 +147,7 @@ def test_format_table__hardest_first_and_json_readable(tmp_path: Path) -> None:
 def test_metrics__imported_alone__no_torch() -> None:
     code = (
         "import sys, mobilevision.heads.face_attributes.metrics, "
-        "mobilevision.heads.face_attributes.tables; print('torch' in sys.modules)"
+        "mobilevision.heads.face_attributes.metrics; print('torch' in sys.modules)"
     )
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "False"

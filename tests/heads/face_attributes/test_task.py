@@ -8,18 +8,17 @@ from lightning.pytorch import Trainer
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.faces.attribute_modules import CelebAModule
+from mobilevision.datasets.faces.attributes import CelebAModule
 from mobilevision.datasets.faces.crops import FaceCrop
 from mobilevision.datasets.types import AttributeBatch
-from mobilevision.heads.distillation import Distillation, SoftLabels
+from mobilevision.heads.distillation import Distillation, ModelTeacher, SoftLabels
 from mobilevision.heads.face_attributes import (
     AttributeNetwork,
     AttributeTask,
     ClassBalanced,
     FaceMixup,
 )
-from mobilevision.heads.face_attributes.job import landmark_errors
-from mobilevision.heads.teachers import ModelTeacher
+from mobilevision.heads.face_attributes.task import landmark_errors
 
 NAMES = {0: "Red_Face", 1: "Wearing_Hat", 2: "Never"}
 

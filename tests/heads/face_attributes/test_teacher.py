@@ -8,7 +8,7 @@ import yaml
 from mobilevision.apps.cli import lightning
 from mobilevision.apps.main import main
 from mobilevision.backbone.errors import WeightsError
-from mobilevision.datasets.faces.attribute_modules import CelebAModule
+from mobilevision.datasets.faces.attributes import CelebAModule
 from mobilevision.datasets.faces.crops import FaceCrop
 from mobilevision.datasets.vectors import read_vectors
 from mobilevision.heads.checkpoint import load_task
@@ -40,7 +40,7 @@ def settings(root: Path, out: Path) -> dict:
             },
         },
         "data": {
-            "class_path": "mobilevision.datasets.faces.attribute_modules.CelebAModule",
+            "class_path": "mobilevision.datasets.faces.attributes.CelebAModule",
             "init_args": {
                 "root": str(root), "size_hw": [40, 32], "batch_size": 4, "num_workers": 0
             },
@@ -151,7 +151,7 @@ def test_cache_logits__then_learn_from_the_table_alone(
         said = load_task(checkpoint, AttributeTask).network.eval()(image).logits
     assert np.allclose(cached.vectors[0], said.numpy(), atol=1e-4)
     teacher = {
-        "class_path": "mobilevision.heads.teachers.CachedTeacher",
+        "class_path": "mobilevision.heads.distillation.CachedTeacher",
         "init_args": {"table": str(table), "root": str(drawn_celeba)},
     }
     student = with_teacher(content, teacher, label_weight=0.0)

@@ -22,7 +22,7 @@ from mobilevision.heads.face_embedding import (
     OnnxTeacher,
     TableTeacher,
 )
-from mobilevision.heads.face_embedding.external_teachers import open_teacher
+from mobilevision.heads.face_embedding.teachers import open_teacher
 
 CPU = torch.device("cpu")
 FILES = ("a.png", "b.png", "c.png")

@@ -15,8 +15,8 @@ from mobilevision.apps.callbacks.roc import RocPicture
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.faces.attribute_modules import CelebAModule
-from mobilevision.datasets.faces.people_module import CelebAPeopleModule
+from mobilevision.datasets.faces.attributes import CelebAModule
+from mobilevision.datasets.faces.module import CelebAPeopleModule
 from mobilevision.datasets.faces.sources import CelebAFaces
 from mobilevision.datasets.faces.views import FaceViews
 from mobilevision.datasets.types import AttributeBatch

@@ -1,20 +1,19 @@
 import numpy as np
 import pytest
 
+from mobilevision.datasets.geolocation.cells import Partition, children, face_ids, to_tokens
 from mobilevision.datasets.geolocation.coordinates import CellTable
-from mobilevision.heads.geolocation.calibration import (
+from mobilevision.datasets.geolocation.geodesy import distance_km
+from mobilevision.heads.geolocation.decoding import (
     LEAST_PHOTOS,
     Calibration,
     CalibrationPhotos,
+    Decoder,
     calibrate,
     conformal_level,
     cross_fitted_coverage,
     fit_temperature,
 )
-from mobilevision.heads.geolocation.cells import Partition
-from mobilevision.heads.geolocation.decoding import Decoder
-from mobilevision.heads.geolocation.geodesy import distance_km
-from mobilevision.heads.geolocation.s2 import children, face_ids, to_tokens
 
 
 def world(spread_km: float = 500.0) -> Partition:

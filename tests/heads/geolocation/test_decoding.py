@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from mobilevision.datasets.geolocation.cells import Partition
 from mobilevision.datasets.geolocation.coordinates import CellTable
-from mobilevision.heads.geolocation.cells import Partition
+from mobilevision.datasets.geolocation.geodesy import distance_km, mean_position_deg
 from mobilevision.heads.geolocation.decoding import Decoder, cell_scores
-from mobilevision.heads.geolocation.geodesy import distance_km, mean_position_deg
 
 DEGREE_KM = 111.195
 

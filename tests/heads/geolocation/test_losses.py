@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from mobilevision.datasets.geolocation.geodesy import distance_km, unit_vectors
 from mobilevision.heads.geolocation import CellLoss
-from mobilevision.heads.geolocation.geodesy import distance_km, unit_vectors
 from mobilevision.heads.geolocation.losses import smoothed_labels
 
 CENTRES = np.array([(0.0, 0.0), (0.0, 1.0), (40.0, 90.0)])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mobilevision.datasets.errors import DataError
+from mobilevision.datasets.geolocation.geodesy import to_latlng_deg
 from mobilevision.heads.geolocation.continents import CONTINENTS, continent_of
 from mobilevision.heads.geolocation.decoding import Places
-from mobilevision.heads.geolocation.geodesy import to_latlng_deg
 from mobilevision.heads.geolocation.metrics import (
     GeolocationEvaluator,
     format_table,
@@ -107,7 +107,7 @@ def test_shares__exactly_the_distance__counts() -> None:
 def test_guesses__as_trying_every_cell() -> None:
     rng = np.random.default_rng(3)
     truth = np.stack([rng.uniform(-60, 60, 300), rng.uniform(-180, 180, 300)], axis=1)
-    from mobilevision.heads.geolocation.geodesy import distance_km
+    from mobilevision.datasets.geolocation.geodesy import distance_km
 
     every = np.array(
         [list(shares_within(distance_km(truth, each)).values()) for each in truth[:40]]
@@ -128,7 +128,7 @@ def test_evaluator__a_photo_twice__counts_once() -> None:
 
 
 def test_evaluator__nothing__says_so() -> None:
-    with pytest.raises(DataError, match="no photos were evaluated"):
+    with pytest.raises(DataError, match="no images were evaluated"):
         GeolocationEvaluator(["a"], np.zeros((1, 2)), "some").compute()
 
 

@@ -9,11 +9,11 @@ from lightning.pytorch import Trainer, seed_everything
 from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.geolocation.module import PhotoBatch
+from mobilevision.datasets.synthetic.module import GeneratedWorldModule
 from mobilevision.datasets.transforms.classification import WholePicture
 from mobilevision.heads.geolocation import (
     CellClassifier,
     CellLoss,
-    GeneratedWorldModule,
     GeolocationTask,
 )
 

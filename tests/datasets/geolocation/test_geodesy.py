@@ -5,7 +5,7 @@ from geographiclib.geodesic import Geodesic
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mobilevision.heads.geolocation.geodesy import (
+from mobilevision.datasets.geolocation.geodesy import (
     ANTIPODE_KM,
     EARTH_RADIUS_KM,
     distance_km,

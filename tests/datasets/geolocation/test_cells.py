@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mobilevision.datasets.errors import DataError
+from mobilevision.datasets.geolocation.cells import Partition, build_partition, read_partitions
 from mobilevision.datasets.geolocation.coordinates import CellTable
-from mobilevision.heads.geolocation.cells import Partition, build_partition, read_partitions
-from mobilevision.heads.geolocation.geodesy import distance_km, mean_position_deg, to_latlng_deg
+from mobilevision.datasets.geolocation.geodesy import distance_km, mean_position_deg, to_latlng_deg
 
 POSITIONS = st.lists(
     st.one_of(

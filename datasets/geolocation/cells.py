@@ -1,38 +1,222 @@
-"""The classes of geolocation: cells of the Earth's surface, small where many photos are.
+"""Ids of S2 cells for millions of positions at once, in numpy.
 
-PlaNet's adaptive partition (Weyand et al. 2016, Section 3): begin with the six faces of S2's cube,
-part every cell that has more than ``max_photos`` photos into its four children, and drop the cells
-that end up with fewer than ``min_photos``.
+S2 (s2geometry.io) projects the sphere onto six faces of a cube and numbers the cells of each along
+a Hilbert curve; an id is 3 bits of face, 2 bits for each level down to 30 and a closing 1 bit. The
+library ``s2geometry`` does one position at a call; these functions give the same ids, which
+``tests/heads/geolocation/test_s2.py`` compares. Its geometry is used where cells are few.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...datasets.errors import DataError
-from ...datasets.geolocation.coordinates import (
-    CellTable,
-    check_positions,
-    read_cell_table,
-    write_cell_table,
-)
+from ..errors import DataError
+from .coordinates import CellTable, check_positions, read_cell_table, write_cell_table
 from .geodesy import EARTH_RADIUS_KM, to_latlng_deg, unit_vectors
-from .outlines import outline
-from .s2 import (
-    MAX_LEVEL,
-    children,
-    face_ids,
-    from_tokens,
-    leaf_ids,
-    levels,
-    range_max,
-    range_min,
-    to_tokens,
-)
+
+MAX_LEVEL = 30
+"""Level of the smallest cells, with sides of about a centimetre."""
+
+_ONE = np.uint64(1)
+# The Hilbert curve of S2: by orientation (bit 0: axes swapped, bit 1: inverted) and quadrant
+# (i, j as two bits), which of the four comes when; and how the orientation changes there.
+_POSITION_OF = ((0, 1, 3, 2), (0, 3, 1, 2), (2, 3, 1, 0), (2, 1, 3, 0))
+_TURN_AT = (1, 0, 0, 3)
+_BITS = 4
+_TOKEN = re.compile(r"[0-9a-f]{1,16}", re.IGNORECASE)
+_STEPS = 8  # of 4 bits each: 32, of which the first two are zero
+
+
+@cache
+def _steps() -> np.ndarray:
+    """(1024,) int64: orientation, 4 bits of i, 4 bits of j -> 8 bits of position, orientation."""
+    table = np.zeros(4 << 2 * _BITS, dtype=np.int64)
+    for key in range(len(table)):
+        orientation, i, j = key >> 2 * _BITS, (key >> _BITS) & 15, key & 15
+        position = 0
+        for bit in reversed(range(_BITS)):
+            quadrant = ((i >> bit) & 1) << 1 | ((j >> bit) & 1)
+            place = _POSITION_OF[orientation][quadrant]
+            position = position << 2 | place
+            orientation ^= _TURN_AT[place]
+        table[key] = position << 2 | orientation
+    return table
+
+
+def leaf_ids(latlng_deg: np.ndarray) -> np.ndarray:
+    """Ids (N,) uint64 of the smallest cells that positions (N, 2) in degrees lie in."""
+    face, u, v = _face_uv(unit_vectors(latlng_deg))
+    i, j = _grid(u), _grid(v)
+    state = face & 1
+    position = np.zeros(len(face), dtype=np.uint64)
+    for step in reversed(range(_STEPS)):
+        shift = step * _BITS
+        key = state << 2 * _BITS | ((i >> shift) & 15) << _BITS | ((j >> shift) & 15)
+        found = _steps()[key]
+        state = found & 3
+        position = position << np.uint64(2 * _BITS) | (found >> 2).astype(np.uint64)
+    return face.astype(np.uint64) << np.uint64(61) | position << _ONE | _ONE
+
+
+def _face_uv(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Face 0 to 5 of the cube, and where on it, each in [-1, 1]."""
+    x, y, z = np.moveaxis(vectors, -1, 0)
+    a, b, c = np.abs(x), np.abs(y), np.abs(z)
+    # With equal components the later axis wins, as in S2.
+    axis = np.where(a > b, np.where(a > c, 0, 2), np.where(b > c, 1, 2))
+    along = np.choose(axis, (x, y, z))
+    negative = along < 0
+    u = np.choose(axis, (y, -x, -x)) / along
+    v = np.choose(axis, (z, z, -y)) / along
+    # On the three faces behind, the two coordinates change places and signs.
+    u_behind = np.choose(axis, (z, z, -y)) / along
+    v_behind = np.choose(axis, (y, -x, -x)) / along
+    return (
+        (axis + 3 * negative).astype(np.int64),
+        np.where(negative, u_behind, u),
+        np.where(negative, v_behind, v),
+    )
+
+
+def _grid(u: np.ndarray) -> np.ndarray:
+    """Coordinates in [-1, 1] as int64 in [0, 2^30), by S2's quadratic projection."""
+    root = 0.5 * np.sqrt(1 + 3 * np.abs(u))
+    s = np.where(u >= 0, root, 1 - root)
+    size = 1 << MAX_LEVEL
+    return np.clip(np.rint(size * s - 0.5), 0, size - 1).astype(np.int64)
+
+
+def lowest_bits(ids: np.ndarray) -> np.ndarray:
+    """The closing bit (N,) uint64 of ids (N,): it tells the level."""
+    return ids & (~ids + _ONE)
+
+
+def range_min(ids: np.ndarray) -> np.ndarray:
+    """The first smallest cell in each of the cells (N,)."""
+    return ids - (lowest_bits(ids) - _ONE)
+
+
+def range_max(ids: np.ndarray) -> np.ndarray:
+    """The last smallest cell in each of the cells (N,)."""
+    return ids + (lowest_bits(ids) - _ONE)
+
+
+def levels(ids: np.ndarray) -> np.ndarray:
+    """Levels (N,) int64 of cells (N,) uint64, 0 to 30."""
+    return MAX_LEVEL - np.round(np.log2(lowest_bits(ids).astype(np.float64))).astype(np.int64) // 2
+
+
+def children(ids: np.ndarray) -> np.ndarray:
+    """The four children (4 N,) of each of the cells (N,) of levels below 30, in order."""
+    quarter = lowest_bits(ids) >> np.uint64(2)
+    steps = np.arange(4, dtype=np.uint64) * np.uint64(2)
+    first = ids - quarter * np.uint64(3)
+    return (first[:, None] + quarter[:, None] * steps).ravel()
+
+
+def face_ids() -> np.ndarray:
+    """The six cells (6,) uint64 of level 0."""
+    return (np.arange(6, dtype=np.uint64) << np.uint64(61)) | np.uint64(1 << 60)
+
+
+def to_tokens(ids: np.ndarray) -> list[str]:
+    """Tokens of cells (N,): sixteen hexadecimal digits without the zeros at the end."""
+    return [f"{number:016x}".rstrip("0") for number in ids.tolist()]
+
+
+def from_tokens(tokens: Iterable[str], what: str) -> np.ndarray:
+    """Ids (N,) uint64 of tokens.
+
+    Args:
+        tokens: N of them.
+        what: where they are from, for messages.
+
+    Raises:
+        DataError: one is no token of an S2 cell.
+    """
+    listed: Sequence[str] = list(tokens)
+    numbers = [int(token.ljust(16, "0"), 16) if _TOKEN.fullmatch(token) else 0 for token in listed]
+    ids = np.array(numbers, dtype=np.uint64)
+    # The closing bit lies at an even place, and there are six faces.
+    bad = (ids == 0) | (ids >> np.uint64(61) > 5) | (lowest_bits(ids) & _EVEN_BITS == 0)
+    if bad.any():
+        token = listed[int(np.flatnonzero(bad)[0])]
+        raise DataError(f"{what}: {token!r} is no token of an S2 cell (hex_id)")
+    return ids
+
+
+_EVEN_BITS = np.uint64(0x1555555555555555)
+
+
+_STRAIGHT_LEVEL = 8
+_EDGE_PARTS = 8
+_POLE_DEG = 89.999999
+
+
+def outline(cell_id: int, level: int) -> list[tuple[float, float]]:
+    """Corners of a cell as (longitude, latitude), see ``Partition.polygon``.
+
+    Args:
+        cell_id: S2 id.
+        level: its level.
+
+    Raises:
+        DataError: ``s2geometry`` is not installed.
+    """
+    s2 = _s2geometry()
+    cell = s2.S2Cell(s2.S2CellId(cell_id))
+    corners = [s2.S2LatLng(cell.GetVertex(corner)) for corner in range(4)]
+    ring = np.array([(each.lat().degrees(), each.lng().degrees()) for each in corners])
+    # Edges are great circles, which are bent on maps; those of small cells hardly.
+    return _unwrapped(_with_points_between(ring, _EDGE_PARTS if level < _STRAIGHT_LEVEL else 1))
+
+
+def _with_points_between(ring_deg: np.ndarray, parts: int) -> list[tuple[float, float]]:
+    """Corners (4, 2) and points on the great circles between them as (longitude, latitude)."""
+    corners = unit_vectors(ring_deg)
+    share = (np.arange(parts) / parts)[:, None]
+    sides = [a * (1 - share) + b * share for a, b in zip(corners, np.roll(corners, -1, 0),
+                                                         strict=True)]  # fmt: skip
+    points = to_latlng_deg(np.concatenate(sides))
+    return [(longitude, latitude) for latitude, longitude in points.tolist()]
+
+
+def _unwrapped(ring: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Close a ring of (longitude, latitude) without jumps of longitude."""
+    start = next(row for row, (_, latitude) in enumerate(ring) if abs(latitude) < _POLE_DEG)
+    ring = [*ring[start:], *ring[: start + 1]]
+    out = [ring[0]]
+    at_pole: float | None = None
+    for longitude, latitude in ring[1:]:
+        if abs(latitude) >= _POLE_DEG:  # all longitudes at once
+            at_pole = 90.0 if latitude > 0 else -90.0
+            out.append((out[-1][0], at_pole))
+            continue
+        turned = longitude + 360 * round((out[-1][0] - longitude) / 360)
+        if at_pole is not None:
+            out.append((turned, at_pole))
+            at_pole = None
+        out.append((turned, latitude))
+    if abs(out[-1][0] - out[0][0]) > 180:  # around a pole
+        pole = 90.0 if out[0][1] > 0 else -90.0
+        out += [(out[-1][0], pole), (out[0][0], pole), out[0]]
+    return out
+
+
+def _s2geometry() -> Any:
+    try:
+        import s2geometry
+    except ImportError as error:
+        raise DataError(
+            "outlines of cells need s2geometry: pip install 'mobilevision[geo]'"
+        ) from error
+    return s2geometry
+
 
 NO_CELL = -1
 """Class index of a place that no cell covers."""

@@ -5,8 +5,8 @@ import pytest
 import s2geometry as library
 
 from mobilevision.datasets.errors import DataError
-from mobilevision.heads.geolocation import s2
-from mobilevision.heads.geolocation.geodesy import to_latlng_deg
+from mobilevision.datasets.geolocation import cells as s2
+from mobilevision.datasets.geolocation.geodesy import to_latlng_deg
 
 
 def library_ids(latlng_deg: np.ndarray) -> np.ndarray:

@@ -11,8 +11,8 @@ import torch.distributed as dist
 
 from mobilevision.datasets.faces.sources import Faces
 from mobilevision.heads.classification.metrics import ClassificationEvaluator
-from mobilevision.heads.face_attributes.evaluator import AttributeEvaluator
-from mobilevision.heads.face_embedding.evaluator import EmbeddingEvaluator
+from mobilevision.heads.face_attributes.metrics import AttributeEvaluator
+from mobilevision.heads.face_embedding.verification import EmbeddingEvaluator
 from mobilevision.heads.geolocation.decoding import Places
 from mobilevision.heads.geolocation.metrics import GeolocationEvaluator
 

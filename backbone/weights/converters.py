@@ -1,0 +1,497 @@
+"""What a published weight file becomes, whatever its format."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import WeightsError
+from ..layers import ConvNormAct, Padding, set_folded_bias
+from ..mobilenet import BLOCKS, ImageClassifier, MobileNetV1
+from .formats import (
+    FileTensors,
+    InputFacts,
+    file_format,
+    load_torch_file,
+    read_tflite,
+    read_tflite_input,
+    require_plausible_size,
+    require_plausible_zip,
+    size_in_name,
+)
+
+MOST_WIDTH = 8.0
+"""Of a width multiplier that a file may have: the largest published one is 1.25."""
+
+
+class PublicModel(NamedTuple):
+    """A network with somebody's weights in it, and what one has to know to use them."""
+
+    path: Path
+    """The file."""
+    kind: str
+    """What the file is, for people."""
+    backbone: MobileNetV1
+    """All 13 blocks."""
+    classifier: ImageClassifier | None
+    """With this backbone; None where the file has no classes."""
+    backbone_arguments: dict[str, Any]
+    """Arguments of the backbone, plain data."""
+    head_arguments: dict[str, Any]
+    """Further arguments of the classifier, plain data; empty without one."""
+    pixel_mean: float
+    """Taken from the uint8 pixels."""
+    pixel_std: float
+    """Then divided by."""
+    size_hw: tuple[int, int] | None
+    """Input size in pixels that the weights were trained for, where the file or its name says it;
+    any other works, too."""
+    folded: bool
+    """Batch normalisation was folded into the file: call ``calibrate_norms`` before training."""
+    notes: tuple[str, ...]
+    """What is worth knowing of the conversion, one sentence each."""
+
+
+def new_public_model(
+    path: Path,
+    kind: str,
+    *,
+    width_mult: float,
+    padding: Padding,
+    norm_eps: float,
+    num_classes: int | None,
+    head_channels: int | None = None,
+    pixel_mean: float = 127.5,
+    pixel_std: float = 127.5,
+    size_hw: tuple[int, int] | None = None,
+    folded: bool = False,
+    notes: tuple[str, ...] = (),
+) -> PublicModel:
+    """Make the networks, with random weights that the caller replaces; see ``PublicModel``."""
+    arguments: dict[str, Any] = {
+        "width_mult": width_mult, "out_strides": [32], "padding": padding, "norm_eps": norm_eps
+    }  # fmt: skip
+    backbone = MobileNetV1(**arguments)
+    head: dict[str, Any] = {}
+    classifier = None
+    if num_classes is not None:
+        head = {"num_classes": num_classes}
+        if head_channels is not None:
+            head |= {"head_channels": head_channels, "norm_eps": norm_eps}
+        classifier = ImageClassifier(backbone, **head)
+    return PublicModel(
+        path, kind, backbone.eval(), classifier and classifier.eval(), arguments, head,
+        pixel_mean, pixel_std, size_hw, folded, notes,
+    )  # fmt: skip
+
+
+def width_of(path: Path, channels: int) -> float:
+    """Return the width multiplier of a network whose last block has so many channels.
+
+    Raises:
+        WeightsError: There are too few or too many to be a MobileNet.
+    """
+    width_mult = channels / BLOCKS[-1][0]
+    if not 1 / 32 <= width_mult <= MOST_WIDTH:
+        raise WeightsError(f"{path}: the last block has {channels} channels: not a MobileNetV1")
+    return width_mult
+
+
+@torch.no_grad()
+def take_norm(layer: ConvNormAct, tensors: FileTensors, names: tuple[str, str, str, str]) -> None:
+    """Fill a layer's batch normalisation: scale, shift, running mean and variance, in this order.
+
+    Raises:
+        WeightsError: A tensor is missing or does not fit, or a variance is negative.
+    """
+    norm = layer.norm
+    shape = (norm.num_features,)
+    weight, bias, mean, variance = (tensors.take(name, shape) for name in names)
+    if (variance < 0).any():
+        raise WeightsError(f"{tensors.path}: {names[3]} has negative variances; it is damaged")
+    norm.weight.copy_(weight)
+    norm.bias.copy_(bias)
+    norm.running_mean.copy_(mean)  # type: ignore[union-attr]
+    norm.running_var.copy_(variance)  # type: ignore[union-attr]
+
+
+_KERAS_CLASSES = "conv_preds/kernel"
+_KERAS_EPS = 1e-3
+_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
+
+
+def read_keras(path: Path) -> PublicModel:
+    """Return the network of an HDF5 file of Keras, with its classifier where it has one.
+
+    Args:
+        path: What ``save_weights`` or ``save`` of Keras 2 wrote: groups by layer, with the
+            attributes ``layer_names`` and ``weight_names``.
+
+    Raises:
+        WeightsError: No such file, a damaged one, another network, a tensor is missing, left over
+            or of another shape, or the package ``h5py`` is not installed.
+    """
+    tensors = FileTensors(path, {k: torch.from_numpy(v) for k, v in _read_hdf5(path).items()})
+    if "conv1/kernel" not in tensors or "conv_pw_13/kernel" not in tensors:
+        raise WeightsError(
+            f"{path}: no layers conv1 and conv_pw_13: not a MobileNet of Keras applications"
+        )
+    has_classes = _KERAS_CLASSES in tensors
+    public = new_public_model(
+        path,
+        "Keras applications' MobileNet",
+        width_mult=width_of(path, tensors.shape("conv_pw_13/kernel")[-1]),
+        padding="same",
+        norm_eps=_KERAS_EPS,
+        num_classes=tensors.shape(_KERAS_CLASSES)[-1] if has_classes else None,
+        size_hw=size_in_name(path),
+        notes=("Keras pads after the end at stride 2: the same as here for maps of even size.",),
+    )
+    for name, layer in keras_layers(public.backbone).items():
+        _take_keras_layer(layer, tensors, name)
+    if public.classifier is not None:
+        linear = public.classifier.classifier
+        weight = tensors.take(_KERAS_CLASSES, (1, 1, linear.in_features, linear.out_features))
+        with torch.no_grad():
+            linear.weight.copy_(weight[0, 0].T)
+            linear.bias.copy_(tensors.take("conv_preds/bias", linear.bias.shape))
+    tensors.require_all_used()
+    return public
+
+
+def keras_layers(backbone: MobileNetV1) -> dict[str, ConvNormAct]:
+    """Keras' name for each convolution of the backbone; ``<name>_bn`` is its normalisation."""
+    layers = {"conv1": backbone.stem}
+    for number, block in enumerate(backbone.blocks, start=1):
+        layers[f"conv_dw_{number}"] = block.depthwise  # type: ignore[assignment]
+        layers[f"conv_pw_{number}"] = block.pointwise  # type: ignore[assignment]
+    return layers
+
+
+@torch.no_grad()
+def _take_keras_layer(layer: ConvNormAct, tensors: FileTensors, name: str) -> None:
+    depthwise = layer.conv.groups > 1
+    out_channels, per_group, height, width = layer.conv.weight.shape
+    if depthwise:
+        weight = tensors.take(f"{name}/depthwise_kernel", (height, width, out_channels, 1))
+        layer.conv.weight.copy_(weight.permute(2, 3, 0, 1))
+    else:
+        weight = tensors.take(f"{name}/kernel", (height, width, per_group, out_channels))
+        layer.conv.weight.copy_(weight.permute(3, 2, 0, 1))
+    gamma, beta, mean, variance = (f"{name}_bn/{part}" for part in _NORM)
+    take_norm(layer, tensors, (gamma, beta, mean, variance))
+
+
+def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
+    """The arrays as ``<layer>/<weight>``, without the ":0" of TensorFlow's variables."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise WeightsError(
+            f"{path}: reading Keras' .h5 files needs the package h5py: "
+            "pip install 'mobilevision[keras]'"
+        ) from error
+    arrays: dict[str, np.ndarray] = {}
+    declared = 0
+    try:
+        with h5py.File(path, "r") as file:
+            root: Any = file.get("model_weights", file)  # where save() puts what save_weights() has
+            if "layer_names" not in root.attrs:
+                raise WeightsError(
+                    f"{path}: no attribute layer_names: not what Keras 2's save_weights writes "
+                    "(Keras 3 has another layout)"
+                )
+            for layer in map(_text, root.attrs["layer_names"]):
+                for name in map(_text, root[layer].attrs["weight_names"]):
+                    short = name.rpartition("/")[2].partition(":")[0]
+                    declared += root[layer][name].nbytes
+                    require_plausible_size(path, declared, path.stat().st_size)
+                    arrays[f"{layer}/{short}"] = np.array(root[layer][name])
+    except WeightsError:
+        raise
+    except Exception as error:  # h5py raises many kinds for a damaged file
+        raise WeightsError(f"{path}: a damaged HDF5 file ({error}); download it again") from error
+    return arrays
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+SLIM_LOGITS = "MobilenetV1/Logits/Conv2d_1c_1x1"
+SLIM_PREFIXES = ("", "FeatureExtractor/")  # a classifier, a detector of the Object Detection API
+_LAST = "MobilenetV1/Conv2d_13_pointwise/weights"
+# The arrays of .npz files were taken out of 8-bit files, whose input is (pixel - 128) / 128.
+_NPZ_PIXELS = 128.0
+_NUMBERS = [np.dtype(name) for name in ("f2", "f4", "f8", "u1", "i1", "i2", "i4", "i8")]
+
+
+class SlimFile:
+    """A file's arrays, and what it says of its input.
+
+    Args:
+        path: An ``.npz`` or a ``.tflite`` file.
+
+    Raises:
+        WeightsError: No such file, a damaged one or one of another kind, or no MobileNet in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        readers = {"npz": _read_npz, "tflite": read_tflite}
+        kind = file_format(path)
+        if kind not in readers:
+            raise WeightsError(
+                f"{path}: a {kind} file; TensorFlow's detectors and folded classifiers are read "
+                "from .npz and .tflite files"
+            )
+        self.path = path
+        self.kind = kind
+        arrays = readers[kind](path)
+        anchors = {name: array for name, array in arrays.items() if name.startswith("anchors")}
+        self.anchors: dict[str, np.ndarray] = anchors
+        """Of a detector: (A, 4) float32, see ``read_tflite``."""
+        self.tensors = FileTensors(
+            path,
+            {
+                name: torch.from_numpy(np.ascontiguousarray(array))
+                for name, array in arrays.items()
+                if name not in anchors
+            },
+        )
+        found = [p for p in SLIM_PREFIXES if f"{p}MobilenetV1/Conv2d_0/weights" in arrays]
+        if not found:
+            raise WeightsError(f"{path}: no MobilenetV1/Conv2d_0/weights, so this is no MobileNet")
+        self.prefix = found[0]
+        """What stands before the backbone's names."""
+        if kind == "tflite":
+            self.input = read_tflite_input(path)
+        else:
+            self.input = InputFacts(size_in_name(path), _NPZ_PIXELS, _NPZ_PIXELS)
+
+    @property
+    def is_detector(self) -> bool:
+        """Whether it is a detector of the Object Detection API."""
+        return self.prefix != ""
+
+    @property
+    def width_mult(self) -> float:
+        """The width multiplier of its backbone."""
+        return width_of(self.path, self.tensors.shape(self.prefix + _LAST)[-1])
+
+
+def read_slim(path: Path) -> PublicModel:
+    """Return the backbone of a file, and its ImageNet classifier where it has one.
+
+    TensorFlow padding. The file's class 0 is "background" and is left out, so that output k is
+    ImageNet class k.
+
+    Raises:
+        WeightsError: as ``SlimFile``, or an array is missing, left over or of another shape.
+    """
+    file = SlimFile(path)
+    tensors, name = file.tensors, f"{SLIM_LOGITS}/weights"
+    columns = tensors.shape(name)[-1] if name in tensors else None
+    public = new_public_model(
+        path,
+        f"TF-slim's MobileNetV1 ({file.kind})",
+        width_mult=file.width_mult,
+        padding="same",
+        norm_eps=1e-3,
+        num_classes=None if columns is None else columns - 1,
+        pixel_mean=file.input.pixel_mean,
+        pixel_std=file.input.pixel_std,
+        size_hw=file.input.size_hw,
+        folded=True,
+        notes=() if columns is None else ("Class 0 of the file, background, is left out.",),
+    )
+    load_slim(public.backbone, tensors, file.prefix)
+    if public.classifier is not None and columns is not None:
+        linear = public.classifier.classifier
+        weight = tensors.take(name, (1, 1, linear.in_features, columns))
+        with torch.no_grad():
+            linear.weight.copy_(weight[0, 0].T[1:])
+            linear.bias.copy_(tensors.take(f"{SLIM_LOGITS}/bias", (columns,))[1:])
+    if not file.is_detector:
+        tensors.require_all_used()
+    return public
+
+
+def slim_layers(backbone: MobileNetV1) -> dict[str, ConvNormAct]:
+    """TF-slim's scope for each convolution of the backbone."""
+    layers = {"Conv2d_0": backbone.stem}
+    for number, block in enumerate(backbone.blocks, start=1):
+        layers[f"Conv2d_{number}_depthwise"] = block.depthwise  # type: ignore[assignment]
+        layers[f"Conv2d_{number}_pointwise"] = block.pointwise  # type: ignore[assignment]
+    return {f"MobilenetV1/{name}": layer for name, layer in layers.items()}
+
+
+def load_slim(backbone: MobileNetV1, tensors: FileTensors, prefix: str) -> None:
+    """Take the backbone's tensors; what is left belongs to other parts.
+
+    Raises:
+        WeightsError: A tensor is missing or has another shape.
+    """
+    for scope, layer in slim_layers(backbone).items():
+        load_folded_layer(layer, tensors, prefix + scope)
+
+
+@torch.no_grad()
+def load_folded_layer(layer: ConvNormAct, tensors: FileTensors, scope: str) -> None:
+    """Take one folded convolution (weights in TensorFlow's layout, and bias).
+
+    Pointwise and full kernels are HWIO, depthwise ones HWC1 and called ``depthwise_weights``.
+
+    Raises:
+        WeightsError: A tensor is missing or has another shape.
+    """
+    depthwise = layer.conv.groups > 1
+    out_channels, per_group, height, width = layer.conv.weight.shape
+    if depthwise:
+        shape, order = (height, width, out_channels, 1), (2, 3, 0, 1)
+    else:
+        shape, order = (height, width, per_group, out_channels), (3, 2, 0, 1)
+    weight = tensors.take(f"{scope}/{'depthwise_weights' if depthwise else 'weights'}", shape)
+    layer.conv.weight.copy_(weight.permute(order))
+    set_folded_bias(layer.norm, tensors.take(f"{scope}/bias", (layer.norm.num_features,)))
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an ``.npz`` file by name; arrays of pickled objects are refused."""
+    require_plausible_zip(path, path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except Exception as error:  # numpy, zipfile and zlib raise many kinds for a damaged file
+        raise WeightsError(f"{path}: not a readable .npz file ({error})") from error
+    for name, array in arrays.items():  # an entry that is no .npy file is bytes
+        if not isinstance(array, np.ndarray) or array.dtype not in _NUMBERS:
+            raise WeightsError(f"{path}: {name} is no array of numbers; it is of another kind")
+    return arrays
+
+
+STEM = "conv_stem.weight"
+_HEAD = "conv_head.weight"
+_TIMM_CLASSES = "classifier.weight"
+_NAMES = {1.0: "mobilenetv1_100", 1.25: "mobilenetv1_125"}
+_TRAINED_HW = (224, 224)  # timm's input_size of all three
+TIMM_EPS = 1e-5
+
+
+def read_timm(path: Path) -> PublicModel:
+    """Return the network of a ``.safetensors``, ``.pth`` or ``.bin`` file with timm's names.
+
+    Raises:
+        WeightsError: No such file, a damaged one, another network, or a tensor is missing, left
+            over or of another shape.
+    """
+    return timm_to_mobilenet(read_state_dict(path), path)
+
+
+def timm_to_mobilenet(state: dict[str, Tensor], path: Path = Path("state dict")) -> PublicModel:
+    """Return the network that a state dict of timm holds.
+
+    Args:
+        state: Names and tensors of one of timm's three MobileNetV1 models.
+        path: Where they come from, for messages.
+
+    Raises:
+        WeightsError: It is another network, or a tensor is missing, left over or of another shape.
+    """
+    tensors = FileTensors(path, state)
+    if STEM not in tensors:
+        raise WeightsError(
+            f"{path}: no {STEM}: not a MobileNetV1 of timm (mobilenetv1_100, _100h or _125)"
+        )
+    width_mult = width_of(path, tensors.shape("blocks.4.1.conv_pw.weight")[0])
+    head_channels = tensors.shape(_HEAD)[0] if _HEAD in tensors else None
+    public = new_public_model(
+        path,
+        "timm's " + _NAMES.get(width_mult, f"MobileNetV1 of width {width_mult:g}")
+        + ("" if head_channels is None else "h"),
+        width_mult=width_mult,
+        padding="symmetric",
+        norm_eps=TIMM_EPS,
+        num_classes=tensors.shape(_TIMM_CLASSES)[0] if _TIMM_CLASSES in tensors else None,
+        head_channels=head_channels if _TIMM_CLASSES in tensors else None,
+        size_hw=_TRAINED_HW,
+        notes=("Pixel mean and deviation are those of timm's configuration; the file has none.",),
+    )  # fmt: skip
+    for layer, conv, norm in _layers(public.backbone):
+        _take_timm_layer(layer, tensors, conv, norm)
+    if public.classifier is not None:
+        if head_channels is not None:
+            assert isinstance(public.classifier.head, ConvNormAct)
+            _take_timm_layer(public.classifier.head, tensors, "conv_head", "bn2")
+        linear = public.classifier.classifier
+        with torch.no_grad():
+            linear.weight.copy_(tensors.take(_TIMM_CLASSES, linear.weight.shape))
+            linear.bias.copy_(tensors.take("classifier.bias", linear.bias.shape))
+    tensors.require_all_used()
+    return public
+
+
+def _layers(backbone: MobileNetV1) -> list[tuple[ConvNormAct, str, str]]:
+    """Our layers with timm's names of convolution and normalisation."""
+    found = [(backbone.stem, "conv_stem", "bn1")]
+    stage, position = 0, 0
+    for block, (_, stride) in zip(backbone.blocks, BLOCKS, strict=True):
+        if stride == 2:  # where timm's stages begin
+            stage, position = stage + 1, 0
+        scope = f"blocks.{stage}.{position}"
+        found.append((block.depthwise, f"{scope}.conv_dw", f"{scope}.bn1"))  # type: ignore[arg-type]
+        found.append((block.pointwise, f"{scope}.conv_pw", f"{scope}.bn2"))  # type: ignore[arg-type]
+        position += 1
+    return found
+
+
+@torch.no_grad()
+def _take_timm_layer(layer: ConvNormAct, tensors: FileTensors, conv: str, norm: str) -> None:
+    layer.conv.weight.copy_(tensors.take(f"{conv}.weight", layer.conv.weight.shape))
+    take_norm(
+        layer,
+        tensors,
+        (f"{norm}.weight", f"{norm}.bias", f"{norm}.running_mean", f"{norm}.running_var"),
+    )
+    tensors.drop(f"{norm}.num_batches_tracked")  # a counter of training
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Return the named tensors of a ``.safetensors``, ``.pth`` or ``.bin`` file.
+
+    Raises:
+        WeightsError: No such file, a damaged one, one of another kind, or the package
+            ``safetensors`` is not installed.
+    """
+    kind = file_format(path)
+    if kind == "safetensors":
+        return _read_safetensors(path)
+    if kind != "torch":
+        raise WeightsError(f"{path}: a {kind} file, and no state dict of PyTorch")
+    content = load_torch_file(path)
+    state = content.get("state_dict", content)
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
+        raise WeightsError(
+            f"{path}: not a state dict (names and tensors); save model.state_dict() and nothing "
+            "else"
+        )
+    return state
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise WeightsError(
+            f"{path}: reading .safetensors files needs the package safetensors: "
+            "pip install 'mobilevision[hub]'"
+        ) from error
+    try:
+        return load_file(path)
+    except Exception as error:  # SafetensorError, and what torch raises for an odd header
+        raise WeightsError(
+            f"{path}: a damaged .safetensors file ({error}); download it again"
+        ) from error
