@@ -18,8 +18,8 @@ from ..inference.torch import as_batch, run_task
 from .opening import Opened, Run
 
 
-def open_side(source: str, threads: int) -> Opened:
-    """See ``Opener``; the source is a checkpoint.
+def open_checkpoint(source: str, threads: int) -> Opened:
+    """Open a checkpoint in eager torch, as the Python API runs it.
 
     Detectors run through ``Detector``; for the other jobs a picture is resized and goes through
     the network as their Python APIs prepare it.

@@ -7,8 +7,8 @@ MARK = "#"
 """Between a file and the precision in which it is run."""
 
 
-def open_side(source: str, threads: int) -> Opened:
-    """See ``Opener``; the source is the file, after a "#" the precision asked for.
+def open_exported(source: str, threads: int) -> Opened:
+    """Open an exported file; the source is the file, after a "#" the precision asked for.
 
     Without it a file runs as its runtime has it by itself.
     """

@@ -21,12 +21,12 @@ Product = Callable[[], object]
 
 
 def installed() -> list[str]:
-    """Names of the runtimes that can multiply here; sources of ``open_side``."""
+    """Names of the runtimes that can multiply here; sources of ``open_gemm``."""
     return [name for name, packages in _PACKAGES.items() if all(map(find_spec, packages))]
 
 
-def open_side(source: str, threads: int) -> Opened:
-    """See ``Opener``; the source is the name of a runtime."""
+def open_gemm(source: str, threads: int) -> Opened:
+    """Open the multiplication of two matrices; the source is the name of a runtime."""
     random = np.random.default_rng(0)
     left, right = random.standard_normal((2, SIDE, SIDE), dtype=np.float32)
     product = _OPEN[source](left, right, threads)
@@ -84,3 +84,12 @@ _PACKAGES = {
     "openvino": ("openvino",),
 }
 _OPEN = {"torch": _in_torch, "onnxruntime": _in_onnxruntime, "openvino": _in_openvino}
+
+
+OPENERS: dict[str, Callable[[str, int], Opened]] = {
+    "checkpoint": _checkpoint,
+    "file": open_exported,
+    "gemm": open_gemm,
+    "peer": _peer,
+}
+"""What is opened -> what opens it for so many threads."""

@@ -1,8 +1,7 @@
 """What is timed, as plain data, and how a process opens it. Free of torch."""
 
 from collections.abc import Callable
-from importlib import import_module
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,10 +29,19 @@ class Opening(NamedTuple):
     """Which field of ``Opened`` runs."""
 
 
-class Opener(Protocol):
-    """What the modules of ``OPENERS`` offer."""
+def _checkpoint(source: str, threads: int) -> Opened:
+    from .eager import open_checkpoint
 
-    def open_side(self, source: str, threads: int) -> Opened:
+    return open_checkpoint(source, threads)
+
+
+def _peer(source: str, threads: int) -> Opened:
+    from .peers import open_peer
+
+    return open_peer(source, threads)
+
+
+def open_side(self, source: str, threads: int) -> Opened:
         """Open it for so many threads."""
         ...
 
@@ -53,8 +61,7 @@ def open_side(opening: Opening, threads: int) -> Run:
         DataError: It cannot be opened.
         ValueError: It has no such part.
     """
-    module = import_module(f".{OPENERS[opening.opener]}", __package__)
-    run = getattr(cast(Opener, module).open_side(opening.source, threads), opening.part)
+    run = getattr(OPENERS[opening.opener](opening.source, threads), opening.part)
     if run is None:
         raise ValueError(f"{opening.source}: has no {opening.part} of its own")
     return run

@@ -78,8 +78,8 @@ def write_peer(word: str, folder: Path, candidates: int, picture: np.ndarray) ->
     return peer, source
 
 
-def open_side(source: str, threads: int) -> Opened:
-    """See ``Opener``; the source is what ``write_peer`` wrote."""
+def open_peer(source: str, threads: int) -> Opened:
+    """Open a network of others; the source is what ``write_peer`` wrote."""
     torch.set_num_threads(threads)
     description = json.loads(Path(source).read_text())
     peer = make_peer(description["word"])

@@ -24,7 +24,7 @@ _MEASURES = (  # of all jobs; each is in [0, 1], and higher is better
     *("val/mean_ap", "val/mean_balanced_accuracy", "val/within_25_km", "val/within_750_km"),
 )
 _MOST_POINTS = 5000
-_COLOURS = ("#1f5fa8", "#d1622b", "#3a8f5c", "#8a5bb0", "#b08a1e", "#5a6b78")
+_COLORS = ("#1f5fa8", "#d1622b", "#3a8f5c", "#8a5bb0", "#b08a1e", "#5a6b78")
 
 
 class Curves(Callback):
@@ -136,7 +136,7 @@ def draw_curves(points: Mapping[str, Sequence[tuple[int, float]]], title: str) -
     figure.suptitle(title, fontweight="bold")
     rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0] if panels else []
     for axes, (label, names, draw) in zip(rows, panels, strict=True):
-        for name, colour in zip(names, itertools.cycle(_COLOURS)):
+        for name, colour in zip(names, itertools.cycle(_COLORS)):
             draw(axes, name, np.array(points[name], dtype=float), colour)
         axes.set_ylabel(label)
         axes.grid(alpha=0.25)

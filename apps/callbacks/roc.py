@@ -12,7 +12,7 @@ from ...heads.face_embedding.task import FaceEmbeddingTask
 from ...heads.face_embedding.verification import VerificationResult
 from .evaluation_picture import EvaluationPicture, write_figure
 
-_COLOURS = ("#1f5fa8", "#d1622b", "#3a8f5c", "#8a5bb0")
+_ROC_COLORS = ("#1f5fa8", "#d1622b", "#3a8f5c", "#8a5bb0")
 _GREY = "#999999"
 
 
@@ -36,7 +36,7 @@ def draw_roc(curves: Mapping[str, Roc], impostor_pairs: int) -> Figure:
         start = roc.tar[np.flatnonzero(~visible)[-1]]  # what is accepted before any impostor
         far = np.concatenate([[lowest], np.maximum(roc.far[visible], lowest)])
         tar = np.concatenate([[start], roc.tar[visible]])
-        axes.step(far, tar, where="post", label=name, color=_COLOURS[number % len(_COLOURS)])
+        axes.step(far, tar, where="post", label=name, color=_ROC_COLORS[number % len(_ROC_COLORS)])
     diagonal = np.geomspace(lowest, 1, 100)
     axes.plot(diagonal, diagonal, linestyle=":", color=_GREY, label="chance")
     axes.set(

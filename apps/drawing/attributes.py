@@ -12,7 +12,7 @@ from .boxes import class_colour, font, shortened, solid_box
 if TYPE_CHECKING:
     from ..inference.face_attributes import FaceDescription
 
-_INK = (20, 20, 24)
+_INK: _Colour = (20, 20, 24)
 _PANEL = (255, 255, 255, 205)
 _SMALLEST_LETTERS = 10
 _LEGIBLE_PX = 640

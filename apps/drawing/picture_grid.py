@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from .boxes import class_colour, dashed_box, font, shortened, solid_box
 
 _PAGE = (247, 247, 245)
-_INK = (20, 20, 24)
+_INK: _Colour = (20, 20, 24)
 _GREY = (95, 95, 100)
 
 _GAP = 12

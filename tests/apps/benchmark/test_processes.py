@@ -109,12 +109,10 @@ def test_peak_memory__stays_after_memory_is_given_back() -> None:
 
 
 def test_open_side__no_such_part__says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Module:
-        @staticmethod
-        def open_side(source: str, threads: int) -> Opened:
-            return Opened(lambda images: (source, threads, len(images)))
+    def fake(source: str, threads: int) -> Opened:
+        return Opened(lambda images: (source, threads, len(images)))
 
-    monkeypatch.setattr(openings, "import_module", lambda *_: Module)
+    monkeypatch.setitem(openings.OPENERS, "file", fake)
     assert open_side(Opening("file", "x"), 3)(np.zeros((2, 1, 1, 3), np.uint8)) == ("x", 3, 2)
     with pytest.raises(ValueError, match="x: has no network of its own"):
         open_side(Opening("file", "x", "network"), 3)

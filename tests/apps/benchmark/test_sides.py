@@ -231,7 +231,7 @@ def test_figures_of__share_of_the_ceiling__only_in_its_own_precision(
 @pytest.mark.parametrize("runtime", gemm.installed())
 def test_gemm__every_runtime_here__the_product_of_numpy(runtime: str) -> None:
     matrices = np.random.default_rng(0).standard_normal((2, gemm.SIDE, gemm.SIDE), np.float32)
-    product = gemm.open_side(runtime, 1).answer(PICTURE[None])
+    product = gemm.open_gemm(runtime, 1).answer(PICTURE[None])
     np.testing.assert_allclose(np.asarray(product), matrices[0] @ matrices[1], atol=1e-3)
 
 
