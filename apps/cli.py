@@ -21,9 +21,13 @@ from ..heads.checkpoint import class_paths
 from ..heads.trust import trusting
 from .errors import friendly_errors
 from .help import add_trust
-from .training.allocator import keep_freed_memory
-from .training.resuming import ResumableTrainer
-from .training.runs import AtomicCheckpointIO, last_checkpoint, run_loggers
+from .training.runs import (
+    AtomicCheckpointIO,
+    ResumableTrainer,
+    keep_freed_memory,
+    last_checkpoint,
+    run_loggers,
+)
 
 # Warnings that tell the user nothing he can act on.
 _MISLEADING = (

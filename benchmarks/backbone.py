@@ -23,7 +23,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from mobilevision.apps.training.allocator import keep_freed_memory
+from mobilevision.apps.training.runs import keep_freed_memory
 from mobilevision.backbone import ImageClassifier, MobileNetV1, fuse
 from mobilevision.backbone.layers import Padding
 

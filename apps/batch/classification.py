@@ -9,8 +9,19 @@ import numpy as np
 from ...datasets.errors import DataError
 from ...datasets.images import ImageFile
 from ..inference.classification import Classifier
-from .progress import Counts, Listed, Made, ProgressStore
-from .runner import Job, file_digest, named_files, pack, print_faults, run_over_files, unpack
+from .runner import (
+    Counts,
+    Job,
+    Listed,
+    Made,
+    ProgressStore,
+    file_digest,
+    named_files,
+    pack,
+    print_faults,
+    run_over_files,
+    unpack,
+)
 from .tables import check_table, text_table
 
 

@@ -16,15 +16,26 @@ from ...datasets.faces.sources import CelebAFaces, CelebAPart, Faces, FolderFace
 from ...datasets.faces.views import FaceViews
 from ...datasets.files import replaced_atomically
 from ...datasets.images import ImageFile
-from ..drawing.attributes import draw_attributes
+from ..drawing import draw_attributes
 from ..inference.face_analysis import FaceAnalyzer
 from ..inference.face_attributes import FaceAttributes, FaceDescription
 from ..inference.face_detector import FaceFinder, FacesFound, MTCNNFinder
 from ..inference.face_embedding import Face, FaceEmbedder, model_fingerprint
 from ..inference.images import prepare_ahead
 from .inputs import InputFile
-from .progress import Counts, Listed, Made
-from .runner import Job, Named, file_key, named_files, pack, print_summary, run_over_files, unpack
+from .runner import (
+    Counts,
+    Job,
+    Listed,
+    Made,
+    Named,
+    file_key,
+    named_files,
+    pack,
+    print_summary,
+    run_over_files,
+    unpack,
+)
 from .tables import Column, check_parquet, check_table, row_table
 
 Outcome = tuple[Listed, np.ndarray | DataError]

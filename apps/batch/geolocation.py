@@ -18,8 +18,7 @@ from ...datasets.images import ImageFile
 from ...heads.geolocation.metrics import WITHIN_KM, shares_within
 from ..inference.geolocation import Geolocator, LocationResult
 from .inputs import find_files
-from .progress import Listed, Made
-from .runner import Job, file_digest, file_key, print_faults, run_over_files
+from .runner import Job, Listed, Made, file_digest, file_key, print_faults, run_over_files
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,10 @@ import cv2
 import numpy as np
 
 from ...datasets.errors import DataError
-from . import gemm
-from .opening import Opening
-from .processes import Worker
-from .protocol import Rounds, Turn, take_turns
-from .sides import CEILING_PRECISION, Side
+from . import loader
+from .backends import CEILING_PRECISION, Side
+from .loader import Opening
+from .processes import Rounds, Turn, Worker, take_turns
 
 LATENCY, THROUGHPUT, NETWORK = "latency", "throughput", "network"
 WARM_UP = 2
@@ -136,7 +135,7 @@ def measure(
         for number, side in enumerate(everyone):
             turns |= _turns(number, side, start, settings)
         rounds = take_turns(turns, lambda: reference.time(1, 1), settings.rounds, WARM_UP, advance)
-    ceiling = gemm.FLOPS / rounds.reference()
+    ceiling = loader.FLOPS / rounds.reference()
     compared = list(range(len(sides), len(everyone))) if peers else [0]
     figures = [
         figures_of(number, everyone, started, rounds, ceiling, settings.batch, compared)
@@ -162,7 +161,7 @@ def products_of(folder: Path, picture: np.ndarray, threads: int) -> dict[str, fl
     path = write_picture(picture, folder)
     with ExitStack() as stack:
         workers: dict[str, Worker] = {}
-        for name in gemm.installed():
+        for name in loader.installed():
             worker = Worker(Opening("gemm", name), path, threads, folder)
             workers[name] = stack.enter_context(worker)
             worker.wait_for_answer()
@@ -170,7 +169,7 @@ def products_of(folder: Path, picture: np.ndarray, threads: int) -> dict[str, fl
         for _ in range(_PRODUCTS):
             for name, worker in workers.items():
                 took[name] = min(took[name], worker.time(1, 1))
-    return {name: gemm.FLOPS / took[name] for name in sorted(took, key=lambda name: took[name])}
+    return {name: loader.FLOPS / took[name] for name in sorted(took, key=lambda name: took[name])}
 
 
 def write_picture(

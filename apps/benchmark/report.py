@@ -1,15 +1,87 @@
 """What was measured, as a table and as JSON."""
 
+import io
+import json
 import os
 import platform
-from collections.abc import Sequence
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from . import gemm
-from .measuring import LATENCY, NETWORK, THROUGHPUT, WARM_UP, Figures, Measured, Settings
-from .protocol import RULE
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from ...datasets.errors import DataError
+from ...datasets.files import write_atomically
+from ...datasets.images import ImageFile
+from ..export.exporting import made_up_picture
+from . import loader
+from .backends import check_engine, others, sides_of
+from .measuring import LATENCY, NETWORK, THROUGHPUT, WARM_UP, Figures, Measured, Settings, measure
+from .processes import RULE
+
+_COLOURS = ("#1f5fa8", "#d1622b", "#3a8f5c", "#8a5bb0", "#b08a1e", "#5a6b78")
+_LABEL_WIDTH = 24
+_PANELS: tuple[tuple[str, Callable[[Figures], float | None], str], ...] = (
+    ("one picture (ms)", lambda row: 1e3 * row.latency_s, "{:.1f}"),
+    ("in batches (pictures/s)", lambda row: row.pictures_per_s, "{:.0f}"),
+    ("peak memory (MB)", lambda row: row.start.peak_bytes / 1e6, "{:.0f}"),
+    ("cold start (s)", lambda row: row.start.cold_start_s, "{:.2f}"),
+    ("share of the float32 ceiling (%)", lambda row: _percent(row.share), "{:.0f}"),
+)
+"""Title of a panel, its figure, and how that is written."""
+
+
+def draw(figures: Sequence[Figures], title: str) -> Figure:
+    """Draw a panel of horizontal bars for each figure that any side has.
+
+    A side without it has no bar there.
+
+    Args:
+        figures: What was measured of each side; the first is on top.
+        title: A line above all.
+
+    Returns:
+        The figure, made without pyplot, so that nobody's plots are touched.
+    """
+    columns = [
+        (name, [value_of(row) for row in figures], shape) for name, value_of, shape in _PANELS
+    ]
+    columns = [column for column in columns if any(value is not None for value in column[1])]
+    height = 1.2 + 0.5 * len(figures)
+    figure = Figure(figsize=(3.2 * len(columns), height), dpi=120, layout="constrained")
+    figure.suptitle(title)
+    panels = figure.subplots(1, len(columns), sharey=True)
+    for axes, (name, values, shape) in zip(panels, columns, strict=True):
+        _draw_bars(axes, values, shape)
+        axes.set_title(name, fontsize="medium")
+    labels = [textwrap.fill(row.side.title, _LABEL_WIDTH) for row in figures]
+    panels[0].set_yticks(range(len(figures)), labels)
+    panels[0].invert_yaxis()
+    return figure
+
+
+def _draw_bars(axes: Axes, values: Sequence[float | None], shape: str) -> None:
+    colours = [_COLOURS[place % len(_COLOURS)] for place in range(len(values))]
+    bars = axes.barh(range(len(values)), [value or 0.0 for value in values], color=colours)
+    axes.bar_label(
+        bars, ["" if value is None else shape.format(value) for value in values], padding=3
+    )
+    axes.margins(x=0.25)
+    axes.set_xticks([])
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
 
 _PACKAGES = (
     "mobilevision",
@@ -76,7 +148,7 @@ def as_text(
         ", ".join(f"{name} {number}" for name, number in place["versions"].items()),
         f"one picture of {picture_hw[1]}x{picture_hw[0]} px, uint8 RGB; batches of "
         f"{settings.batch}; ceiling {measured.ceiling / 1e9:.0f} GFLOPS in float32, the fastest "
-        f"product of {gemm.SIDE}x{gemm.SIDE} matrices before the rounds: {_products(measured)}",
+        f"product of {loader.SIDE}x{loader.SIDE} matrices before the rounds: {_products(measured)}",
         f"medians of {len(rounds.kept)} rounds after {WARM_UP} to warm up; "
         f"{rounds.dropped} of {total} dropped:",
         f"  {RULE}",
@@ -198,3 +270,70 @@ def _side(row: Figures, number: int, measured: Measured) -> dict[str, Any]:
         "times_faster_than": row.faster,
         "rounds_s": {kind: seconds[number, kind] for kind in _KINDS if (number, kind) in seconds},
     }
+
+
+def benchmark(
+    model: Path,
+    against: Sequence[str],
+    engine: str,
+    picture: np.ndarray,
+    candidates: int,
+    settings: Settings,
+    out: Path,
+) -> str:
+    """Measure a model and what it is compared with; the table.
+
+    Args:
+        model: A checkpoint or an exported file.
+        against: See ``sides.others``.
+        engine: See ``sides.sides_of``.
+        picture: (H, W, 3) uint8.
+        candidates: See ``peers.write_peer``.
+        settings: How it is measured.
+        out: Folder of ``benchmark.json``, ``benchmark.txt`` and ``benchmark.png``.
+
+    Raises:
+        DataError: A model cannot be read or run, or an option is wrong.
+        OSError: The folder cannot be written.
+    """
+    check_engine(engine)
+    size_hw = (picture.shape[0], picture.shape[1])
+    with tempfile.TemporaryDirectory(prefix="mobilevision_") as temporary:
+        folder = Path(temporary)
+        print("making what is measured", file=sys.stderr)
+        made = sides_of(model, engine, folder)
+        peers = others(against, folder, candidates, picture)
+        with tqdm(
+            total=settings.steps([*made.sides, *peers]), desc="benchmark", unit="turn", smoothing=0
+        ) as bar:
+            measured = measure(made.sides, peers, picture, settings, folder, bar.update)
+    text = as_text(measured, settings, size_hw, made.skipped)
+    plain = as_plain(measured, settings, size_hw, made.skipped)
+    png = io.BytesIO()
+    cpu = machine(settings.threads)["cpu"]
+    title = f"{cpu}, {settings.threads} thread(s), {size_hw[1]}x{size_hw[0]} px"
+    draw(measured.figures, title).savefig(png, format="png")
+    write_atomically(out / "benchmark.json", json.dumps(plain, indent=2).encode())
+    write_atomically(out / "benchmark.txt", f"{text}\n".encode())
+    write_atomically(out / "benchmark.png", png.getvalue())
+    return text
+
+
+def read_picture(path: Path | None, size_hw: tuple[int, int]) -> np.ndarray:
+    """The picture that all sides get, (H, W, 3) uint8: a file stretched to a size, or made up.
+
+    Raises:
+        DataError: The file cannot be read, or the size is below 1.
+    """
+    if min(size_hw) < 1:
+        raise DataError(f"--picture-size {size_hw[0]} {size_hw[1]}: both must be at least 1")
+    if path is None:
+        return made_up_picture(size_hw)
+    return cv2.resize(ImageFile(path).read(), size_hw[::-1], interpolation=cv2.INTER_AREA)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ...heads.trust import trusting
-from .opening import Opening, Run, open_side
-from .protocol import timed
+from .loader import Opening, Run, open_side
+from .processes import timed
 
 
 class Commands:

@@ -18,7 +18,7 @@ from ...datasets.files import read_json
 from ...datasets.geolocation.cells import Partition
 from ...datasets.geolocation.geodesy import distance_km, to_latlng_deg, unit_vectors
 from ...heads.geolocation.task import GeolocationTask
-from .evaluation_picture import EvaluationPicture
+from .images import EvaluationPicture
 
 _LAND = "#9aa5ad"
 _LAND_ON_CELLS = "#4a5a66"

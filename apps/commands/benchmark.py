@@ -90,8 +90,8 @@ def _add_protocol(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Measure and print."""
-    from ..benchmark.benchmarking import benchmark, read_picture, usable_cores
     from ..benchmark.measuring import Settings
+    from ..benchmark.report import benchmark, read_picture, usable_cores
 
     height, width = arguments.picture_size
     words = [part for word in arguments.against for part in word.split(",") if part]

@@ -73,7 +73,7 @@ def run(arguments: Namespace) -> int:
     if report.full_cells:
         print(f"  {report.full_cells:,} cells of the last level have more than {arguments.max:,}")
     if arguments.picture is not None:
-        from ..callbacks.evaluation_picture import write_figure
+        from ..callbacks.images import write_figure
         from ..callbacks.world_map import draw_partition
 
         title = f"{len(partition):,} cells · {report.kept:,} photos"
@@ -86,7 +86,7 @@ def _prepare_picture(arguments: Namespace) -> list[Any]:
     """The coastline, read before anything is built so that mistakes show at once."""
     if arguments.picture is None:
         return []
-    from ..callbacks.evaluation_picture import check_png
+    from ..callbacks.images import check_png
     from ..callbacks.world_map import read_coastline
 
     check_png(arguments.picture)

@@ -43,9 +43,8 @@ def run(arguments: Namespace) -> int:
     """Train and tabulate; 1 where a run failed or left no numbers."""
     import sys
 
-    from ..training.comparison import check_seeds, collect, plan, read_comparison
-    from ..training.comparison_tables import write_tables
-    from ..training.grid import report_failures, run_grid
+    from ..training.comparison import check_seeds, collect, plan, read_comparison, write_tables
+    from ..training.sweep import report_failures, run_grid
 
     comparison = read_comparison(arguments.recipe)
     if arguments.seeds:

@@ -64,8 +64,8 @@ def run(arguments: Namespace) -> int:
 
 
 def _print_tables(numbers: list[int] | None, as_json: bool) -> None:
-    from ..costs.paper_jobs import TABLES, table_rows
-    from ..costs.text import table_text
+    from ..costs.networks import table_text
+    from ..costs.paper import TABLES, table_rows
 
     tables = {number: table_rows(number) for number in sorted(set(numbers or TABLES))}
     if as_json:
@@ -78,8 +78,7 @@ def _print_tables(numbers: list[int] | None, as_json: bool) -> None:
 
 def _print_network(arguments: Namespace) -> None:
     from ...datasets.errors import DataError
-    from ..costs.networks import cost_of
-    from ..costs.text import network_text
+    from ..costs.networks import cost_of, network_text
 
     if arguments.table:
         raise DataError("--table prints the paper's tables; leave it out with --config and --ckpt")

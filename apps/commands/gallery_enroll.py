@@ -39,7 +39,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Enrol; 1 if a picture gave no face, the others are enrolled."""
-    from ..faces.gallery_command import Model, enroll
+    from ..faces.identification import Model, enroll
 
     model = Model(arguments.model, arguments.device, arguments.aligned)
     faults = enroll(arguments.gallery, arguments.name, arguments.inputs, model, arguments.largest)

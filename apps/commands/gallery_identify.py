@@ -40,7 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Identify; 1 if files could not be read."""
-    from ..faces.gallery_command import Model, identify
+    from ..faces.identification import Model, identify
 
     model = Model(arguments.model, arguments.device, arguments.aligned)
     faults = identify(

@@ -45,8 +45,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> int:
     """Write the checkpoint and say what is in it."""
-    from ..importing.card import format_card
-    from ..importing.importing import import_weights
+    from ..importing import format_card, import_weights
 
     imported = import_weights(
         arguments.source,

@@ -106,7 +106,7 @@ def run(arguments: Namespace) -> int:
             size=arguments.size,
         )
     if arguments.roc is not None:
-        from ..callbacks.roc import write_roc
+        from ..callbacks.plots import write_roc
 
         write_roc(arguments.roc, result)
     if arguments.store:

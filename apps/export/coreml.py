@@ -15,8 +15,8 @@ from torch.export import ExportedProgram, default_decompositions
 
 from ...datasets.errors import DataError
 from ...datasets.files import replaced_folder
-from ..inference.metadata import AS_THEY_ARE, ModelFacts
-from .deployed import UNKNOWN, Deployable, DeployedNetwork
+from ..inference.runtime import AS_THEY_ARE, ModelFacts
+from .export_module import UNKNOWN, Deployable, DeployedNetwork
 from .formats import ExportOptions
 from .nms import DECOMPOSITIONS, roi_align
 

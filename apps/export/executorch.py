@@ -16,7 +16,7 @@ from torch.fx import Node
 
 from ...datasets.errors import DataError
 from ...datasets.files import replaced_atomically
-from .deployed import Deployable
+from .export_module import Deployable
 from .exported_program import plain_program, written_facts
 from .formats import ExportOptions, with_fixed_shapes
 from .nms import ExportablePostProcess, roi_align

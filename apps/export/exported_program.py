@@ -10,8 +10,8 @@ import torch
 from torch.export import ExportedProgram
 
 from ...datasets.files import write_atomically
-from ..inference.metadata import AS_THEY_ARE, ModelFacts
-from .deployed import Deployable
+from ..inference.runtime import AS_THEY_ARE, ModelFacts
+from .export_module import Deployable
 from .formats import ExportOptions
 from .nms import DECOMPOSITIONS
 

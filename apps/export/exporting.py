@@ -9,9 +9,8 @@ import torch
 
 from ...datasets.errors import DataError
 from ...datasets.files import size_of
-from ..inference.metadata import ModelFacts
-from ..inference.runtime import EXPORTED_SUFFIXES, open_runtime
-from .deployed import Deployable, open_deployable
+from ..inference.runtime import EXPORTED_SUFFIXES, ModelFacts, open_runtime
+from .export_module import Deployable, open_deployable
 from .exported_program import written_facts
 from .formats import FIXED_SHAPES, ExportOptions, OwnFacts, open_format, with_fixed_shapes
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from ...datasets.errors import DataError
 from ..batch.inputs import find_files
-from ..inference.metadata import ModelFacts
-from .deployed import Deployable
+from ..inference.runtime import ModelFacts
+from .export_module import Deployable
 
 FIXED_SHAPES = ("executorch",)
 """Formats whose files take pictures of the network's size alone, and a fixed number of them."""

@@ -12,12 +12,11 @@ import openvino
 from openvino import Node, Output, opset13
 
 from ...datasets.files import replaced_atomically
-from ..inference.metadata import ModelFacts
 from ..inference.openvino import FACTS_ENTRY
-from .deployed import Deployable
+from ..inference.runtime import ModelFacts
+from .export_module import Deployable
 from .formats import ExportOptions
-from .onnx import make_model
-from .onnx_passes import pixels_of_group
+from .onnx import make_model, pixels_of_group
 from .quantization import quantize, report_notes, report_path, with_provenance
 
 _COLUMNS, _ROWS = 150, 15

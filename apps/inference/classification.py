@@ -18,8 +18,8 @@ import numpy as np
 from ...datasets.errors import DataError
 from ...datasets.images import IMAGENET_CROP, center_crop
 from .images import Picture, PictureLike, all_or_raise, as_pictures
-from .metadata import AS_THEY_ARE, ModelFacts, cropped
 from .predictor import Predictor, Prepared
+from .runtime import AS_THEY_ARE, ModelFacts, cropped
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

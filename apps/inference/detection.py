@@ -19,8 +19,8 @@ from PIL import Image
 
 from ...datasets.errors import DataError
 from .images import Picture, PictureLike, all_or_raise, as_pictures
-from .metadata import ModelFacts
 from .predictor import Predictor, Prepared
+from .runtime import ModelFacts
 
 if TYPE_CHECKING:
     from supervision import Detections as SupervisionDetections
@@ -146,7 +146,7 @@ class DetectionResult:
         Raises:
             DataError: The file can no longer be read.
         """
-        from ..drawing.boxes import draw_detections
+        from ..drawing import draw_detections
 
         names = list(self.categories.values())
         return Image.fromarray(draw_detections(self.picture.read(), self, names, score_threshold))

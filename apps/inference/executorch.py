@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...datasets.errors import DataError
-from .metadata import PREFIX, ModelFacts
+from .runtime import PREFIX, ModelFacts
 
 _HEADER = struct.Struct("<4x4s4s4xQQQ")
 """Two marks, the bytes of the program, where the weights begin and how many bytes they have."""

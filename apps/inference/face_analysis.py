@@ -27,7 +27,7 @@ from .face_attributes import (
 from .face_detector import FaceFinder
 from .face_embedding import OUTPUTS
 from .face_pipeline import FaceComparer, Threshold, given_details, measured_details
-from .metadata import ModelFacts
+from .runtime import ModelFacts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

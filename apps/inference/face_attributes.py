@@ -19,7 +19,7 @@ from ...datasets.faces.alignment import crop_face
 from ...heads.face_attributes.average_precision import stored_thresholds
 from .face_detector import FaceFinder
 from .face_pipeline import FacePredictor
-from .metadata import ModelFacts
+from .runtime import ModelFacts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

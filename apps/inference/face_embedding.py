@@ -21,8 +21,7 @@ from ...datasets.images import stretch
 from .face_detector import FaceFinder
 from .face_pipeline import FaceComparer, Threshold, given_details, measured_details
 from .images import Picture, PictureLike, all_or_raise, as_pictures
-from .metadata import ModelFacts
-from .runtime import Runtime, is_exported
+from .runtime import ModelFacts, Runtime, is_exported
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -24,9 +24,8 @@ from ...datasets.images import center_crop
 from ...heads.geolocation.decoding import Answer, Calibration, Decoder
 from ...heads.trust import trusting
 from .images import Picture, PictureLike, all_or_raise, as_pictures
-from .metadata import AS_THEY_ARE, ModelFacts, cropped
 from .predictor import Predictor, Prepared
-from .runtime import Runtime, is_exported
+from .runtime import AS_THEY_ARE, ModelFacts, Runtime, cropped, is_exported
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

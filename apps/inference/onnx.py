@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ...datasets.errors import DataError
-from .metadata import ModelFacts
+from .runtime import ModelFacts
 
 _CPU = "CPUExecutionProvider"
 _PROVIDERS = {"cpu": [_CPU], "cuda": ["CUDAExecutionProvider", _CPU]}

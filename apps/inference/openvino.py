@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...datasets.errors import DataError
-from .metadata import ModelFacts
+from .runtime import ModelFacts
 
 FACTS_ENTRY = ("mobilevision", "facts")
 """Where in a file's rt_info its facts are."""

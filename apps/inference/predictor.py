@@ -12,8 +12,7 @@ from ...datasets.errors import DataError
 from ...datasets.images import stretch
 from ...heads.trust import trusting
 from .images import Picture, prepare_ahead
-from .metadata import ModelFacts
-from .runtime import EXPORTED_SUFFIXES, Runtime, is_exported, open_runtime
+from .runtime import EXPORTED_SUFFIXES, ModelFacts, Runtime, is_exported, open_runtime
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -1,13 +1,125 @@
 """Run models: one protocol, and one class for each runtime. Free of torch."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from ...datasets.errors import DataError
-from .metadata import ModelFacts
+
+PREFIX = "mobilevision."
+"""Before the name of each entry in a file's metadata."""
+FACTS_FORMAT = 1
+_FORMAT_KEY = f"{PREFIX}format"
+
+
+AS_THEY_ARE = "uint8 RGB pictures (batch, height, width, 3) of any size, as they are"
+"""Preparation of pictures where there is nothing to do."""
+
+
+def cropped(fraction: float) -> str:
+    """Preparation of images of which the central part is looked at."""
+    return (
+        f"the central {fraction:g} of each picture in the shape of size_hw, uint8 RGB "
+        "(batch, height, width, 3)"
+    )
+
+
+_READERS = {
+    "classification": "Classifier",
+    "detection": "Detector",
+    "face_attributes": "FaceAttributes",
+    "face_embedding": "FaceEmbedder",
+    "faces": "FaceAnalyzer",
+    "geolocation": "Geolocator",
+}
+"""Job -> what of the Python API opens its files."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a model is, plain data throughout.
+
+    Attributes:
+        job: What it does: ``detection``, ``classification``, ``face_attributes``,
+            ``face_embedding``, ``faces`` (both face jobs in one pass) or ``geolocation``.
+        size_hw: Height and width in pixels that the network works at.
+        categories: Id -> name; the position is the class index. Empty where there are no classes.
+        outputs: Name of each output in order -> what it holds.
+        thresholds: Name -> the value from which on something is said to be there.
+        preparation: What is to be done to a picture before it is given to the file.
+        details: What else users of the job need, such as the cells of geolocation.
+        licence: Of the weights.
+        provenance: Where the model comes from and what wrote the file.
+    """
+
+    job: str
+    size_hw: tuple[int, int]
+    categories: dict[int, str]
+    outputs: dict[str, str]
+    thresholds: dict[str, float] = field(default_factory=dict)
+    preparation: str = AS_THEY_ARE
+    details: dict[str, Any] = field(default_factory=dict)
+    licence: str = "unknown"
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def to_strings(self) -> dict[str, str]:
+        """Return the entries of a file's metadata: ``mobilevision.<attribute>`` -> JSON."""
+        entries = {PREFIX + name: json.dumps(value) for name, value in asdict(self).items()}
+        return {_FORMAT_KEY: str(FACTS_FORMAT), **entries}
+
+    @classmethod
+    def from_strings(cls, entries: Mapping[str, str], source: str) -> "ModelFacts":
+        """Read them back.
+
+        Args:
+            entries: A file's metadata; entries of others are passed over.
+            source: The file, for messages.
+
+        Raises:
+            DataError: The file has no such entries, or they are newer or damaged.
+        """
+        if _FORMAT_KEY not in entries:
+            raise DataError(
+                f"{source}: does not say what it is: it was not written by `mobilevision export`, "
+                "or another tool dropped its metadata. Export the checkpoint again."
+            )
+        if entries[_FORMAT_KEY] != str(FACTS_FORMAT):
+            raise DataError(
+                f"{source}: its metadata has format {entries[_FORMAT_KEY]}, this version reads "
+                f"{FACTS_FORMAT}. Use the version that wrote it, or export the checkpoint again."
+            )
+        try:
+            values = {each.name: json.loads(entries[PREFIX + each.name]) for each in fields(cls)}
+            height, width = values.pop("size_hw")
+            categories = {int(key): str(name) for key, name in values.pop("categories").items()}
+            job = str(values.pop("job"))
+            return cls(job, (int(height), int(width)), categories, **values)
+        except (
+            KeyError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
+            raise DataError(
+                f"{source}: its metadata is damaged ({error}). Export the checkpoint again."
+            ) from error
+
+    def expect(self, job: str, source: str) -> None:
+        """Make sure that the model is for a job.
+
+        Raises:
+            DataError: It is for another.
+        """
+        if self.job != job:
+            reader = _READERS.get(self.job)
+            remedy = f" Open it with {reader}.load." if reader else ""
+            raise DataError(f"{source}: is a model for {self.job}, not for {job}.{remedy}")
 
 
 class Runtime(Protocol):

@@ -14,7 +14,7 @@ from ...backbone.layers import ConvNormAct
 from ...datasets.errors import DataError
 from ...heads.checkpoint import load_task
 from ...heads.task import ImageTask
-from .metadata import ModelFacts
+from .runtime import ModelFacts
 
 if TYPE_CHECKING:
     from .predictor import Predictor

@@ -39,8 +39,8 @@ def recipe(tmp_path: Path, scenes: Path) -> Path:
             "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
             "init_args": {"save_last": True, "every_n_train_steps": 1},
         },
-        {"class_path": "mobilevision.apps.callbacks.pictures.DetectionPictures"},
-        {"class_path": "mobilevision.apps.callbacks.curves.Curves"},
+        {"class_path": "mobilevision.apps.callbacks.images.DetectionPictures"},
+        {"class_path": "mobilevision.apps.callbacks.plots.Curves"},
     ]
     config = {
         "seed_everything": 7,

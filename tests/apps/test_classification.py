@@ -15,7 +15,7 @@ from PIL import Image
 from mobilevision.apps import Classifier
 from mobilevision.apps.cli import lightning
 from mobilevision.apps.main import main
-from mobilevision.apps.training import grid
+from mobilevision.apps.training import sweep
 from mobilevision.apps.training.sweep import changed_settings
 from mobilevision.backbone.cost import count_cost
 from mobilevision.datasets.errors import DataError
@@ -47,7 +47,7 @@ def config(tmp_path: Path, objects: Path) -> Path:
                     "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
                     "init_args": {"filename": "last", "enable_version_counter": False},
                 },
-                {"class_path": "mobilevision.apps.callbacks.confusion.ConfusionPicture"},
+                {"class_path": "mobilevision.apps.callbacks.plots.ConfusionPicture"},
             ],
         },
         "model": {
@@ -246,7 +246,7 @@ def test_sweep__reports_failures_and_goes_on(
 ) -> None:
     out, script = tmp_path / "sweep", tmp_path / "training.py"
     script.write_text("raise SystemExit(3)")
-    monkeypatch.setattr(grid, "_PROGRAM", (str(script),))
+    monkeypatch.setattr(sweep, "_PROGRAM", (str(script),))
     words = ["sweep", "-c", str(config), "--width-mults", "0.25", "--resolutions", "32",
              "--out", str(out)]  # fmt: skip
     assert main(words) == 1

@@ -22,8 +22,7 @@ from mobilevision.apps import main as commands
 from mobilevision.apps.cli import lightning
 from mobilevision.apps.faces.verify import store_threshold
 from mobilevision.apps.main import COMMANDS, TRAINING, main
-from mobilevision.apps.training.resuming import ResumableTrainer
-from mobilevision.apps.training.runs import AtomicCheckpointIO
+from mobilevision.apps.training.runs import AtomicCheckpointIO, ResumableTrainer
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.datasets.errors import DataError

@@ -17,18 +17,15 @@ from pyarrow import parquet
 from safetensors.torch import save_file
 from scipy.io import savemat
 
-from mobilevision.apps.batch.inputs import InputFile
-from mobilevision.apps.batch.progress import Listed, Made
-from mobilevision.apps.batch.runner import Job, run_over_files
-from mobilevision.apps.batch.videos import Video, mp4_writer
+from mobilevision.apps.batch.inputs import InputFile, Video, mp4_writer
+from mobilevision.apps.batch.runner import Job, Listed, Made, run_over_files
 from mobilevision.apps.callbacks.world_map import read_coastline
 from mobilevision.apps.commands.evaluate_coco import evaluate_coco
 from mobilevision.apps.costs.tradeoff import read_results
-from mobilevision.apps.faces.gallery_facts import GalleryFacts, read_facts, write_facts
-from mobilevision.apps.importing.importing import read_labels
-from mobilevision.apps.inference.exported_program_archive import read_checked
-from mobilevision.apps.inference.metadata import ModelFacts
-from mobilevision.apps.inference.runtime import open_runtime
+from mobilevision.apps.faces.gallery import GalleryFacts, read_facts, write_facts
+from mobilevision.apps.importing import read_labels
+from mobilevision.apps.inference.exported_program import read_checked
+from mobilevision.apps.inference.runtime import ModelFacts, open_runtime
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.weights.converters import _layers as timm_layers
 from mobilevision.backbone.weights.converters import read_state_dict, slim_layers

@@ -9,7 +9,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from mobilevision.apps import Classifier
-from mobilevision.apps.inference.metadata import ModelFacts
+from mobilevision.apps.inference.runtime import ModelFacts
 from mobilevision.apps.main import main
 
 Capture = pytest.CaptureFixture[str]

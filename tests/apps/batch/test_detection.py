@@ -16,9 +16,9 @@ import pytest
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from mobilevision.apps.batch.videos import mp4_writer
+from mobilevision.apps.batch.inputs import mp4_writer
 from mobilevision.apps.inference.detection import Detector
-from mobilevision.apps.inference.metadata import ModelFacts
+from mobilevision.apps.inference.runtime import ModelFacts
 from mobilevision.apps.main import main
 from mobilevision.datasets.detection.coco import COCO_CATEGORIES
 from mobilevision.datasets.detection.layout import Split
@@ -242,7 +242,7 @@ def test_detect__killed_in_the_middle__goes_on_and_ends_as_if_nothing_had_been(
     words = ["detect", str(photos), "--out", str(out), "--model", str(model), "--batch-size", "2"]
     script = (
         "import time\nimport numpy as np\n"
-        "from mobilevision.apps.inference.metadata import ModelFacts\n"
+        "from mobilevision.apps.inference.runtime import ModelFacts\n"
         "from mobilevision.apps.inference.detection import Detector\n"
         f"{inspect.getsource(BrightFinder)}\n"
         "BrightFinder.pause_s = 0.05\n"

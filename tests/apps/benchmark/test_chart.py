@@ -2,8 +2,8 @@
 
 from types import SimpleNamespace
 
-from mobilevision.apps.benchmark.chart import draw
 from mobilevision.apps.benchmark.measuring import Figures, Start
+from mobilevision.apps.benchmark.report import draw
 
 
 def figures(title: str, share: float | None) -> Figures:

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mobilevision.apps.benchmark import opening as openings
-from mobilevision.apps.benchmark.opening import Opened, Opening, open_side
+from mobilevision.apps.benchmark import loader as openings
+from mobilevision.apps.benchmark.loader import Opened, Opening, open_side
 from mobilevision.apps.benchmark.processes import Worker
 from mobilevision.apps.benchmark.worker import Commands, peak_memory, serve
-from mobilevision.apps.inference.metadata import ModelFacts
+from mobilevision.apps.inference.runtime import ModelFacts
 from mobilevision.datasets.errors import DataError
 
 

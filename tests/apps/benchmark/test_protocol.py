@@ -5,7 +5,7 @@ from itertools import chain, repeat
 
 import pytest
 
-from mobilevision.apps.benchmark.protocol import quiet_rounds, take_turns, timed
+from mobilevision.apps.benchmark.processes import quiet_rounds, take_turns, timed
 
 
 class Clock:

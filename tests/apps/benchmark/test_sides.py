@@ -10,23 +10,24 @@ import pytest
 import torch
 from torch import nn
 
-from mobilevision.apps.benchmark import exported, gemm, measuring, peers, sides
-from mobilevision.apps.benchmark.alone import alone, mult_adds_of, tensors_in
-from mobilevision.apps.benchmark.benchmarking import benchmark, read_picture
-from mobilevision.apps.benchmark.gemm import FLOPS
-from mobilevision.apps.benchmark.measuring import LATENCY, NETWORK, Settings, Start, figures_of
-from mobilevision.apps.benchmark.opening import Opening, open_side
-from mobilevision.apps.benchmark.peers import Peer, limit_candidates, make_peer, one_of
-from mobilevision.apps.benchmark.protocol import Rounds
-from mobilevision.apps.benchmark.sides import (
+from mobilevision.apps.benchmark import backends, loader, measuring, peers
+from mobilevision.apps.benchmark.backends import (
     Made,
     Side,
     _add_with_precisions,
+    alone,
     check_engine,
+    mult_adds_of,
     others,
     sides_of,
+    tensors_in,
 )
-from mobilevision.apps.export.deployed import open_deployable
+from mobilevision.apps.benchmark.loader import FLOPS, Opening, open_side
+from mobilevision.apps.benchmark.measuring import LATENCY, NETWORK, Settings, Start, figures_of
+from mobilevision.apps.benchmark.peers import Peer, limit_candidates, make_peer, one_of
+from mobilevision.apps.benchmark.processes import Rounds
+from mobilevision.apps.benchmark.report import benchmark, read_picture
+from mobilevision.apps.export.export_module import open_deployable
 from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.errors import DataError
 from mobilevision.heads.checkpoint import Plan, write_checkpoint
@@ -92,7 +93,7 @@ def test_benchmark__checkpoint_against_a_peer__figures_by_hand(
 
     monkeypatch.setitem(peers._MAKERS, "facenet", make)
     monkeypatch.setattr(measuring, "Worker", HereWorker)
-    monkeypatch.setattr(gemm, "installed", lambda: ["torch", "onnxruntime"])
+    monkeypatch.setattr(loader, "installed", lambda: ["torch", "onnxruntime"])
     seconds = {"torch": 0.03, "onnxruntime": 0.01, "checkpoint": 0.004, "peer": 0.012}
     parts = {(name, "answer"): value for name, value in seconds.items()}
     parts |= {("checkpoint", "network"): 0.002, ("peer", "network"): 0.008}
@@ -177,8 +178,8 @@ def test_sides_of__format_that_fails__left_out_and_told(
     def refuse(*_: object) -> None:
         raise DataError("not here")
 
-    monkeypatch.setattr(sides, "export_checkpoint", refuse)
-    monkeypatch.setattr(sides, "runnable_formats", lambda: ["onnx"])
+    monkeypatch.setattr(backends, "export_checkpoint", refuse)
+    monkeypatch.setattr(backends, "runnable_formats", lambda: ["onnx"])
     made = sides_of(face, "all", tmp_path)
     assert [side.engine for side in made.sides] == ["eager"]
     assert made.skipped == {"face.ckpt, onnx": "not here"}
@@ -197,7 +198,7 @@ def test_add_with_precisions__runtime_that_has_one__another_side(
             raise DataError("does not calculate in bf16")
         return len
 
-    monkeypatch.setattr(exported, "open_runtime", open_runtime)
+    monkeypatch.setattr(loader, "open_runtime", open_runtime)
     made = Made([], {})
     for name in ("a.xml", "poor.xml", "a.onnx"):
         part = Opening("file", f"net_{name}") if name == "a.xml" else None
@@ -228,18 +229,18 @@ def test_figures_of__share_of_the_ceiling__only_in_its_own_precision(
     assert (found.network_s, found.share) == (2.0, share)
 
 
-@pytest.mark.parametrize("runtime", gemm.installed())
+@pytest.mark.parametrize("runtime", loader.installed())
 def test_gemm__every_runtime_here__the_product_of_numpy(runtime: str) -> None:
-    matrices = np.random.default_rng(0).standard_normal((2, gemm.SIDE, gemm.SIDE), np.float32)
-    product = gemm.open_gemm(runtime, 1).answer(PICTURE[None])
+    matrices = np.random.default_rng(0).standard_normal((2, loader.SIDE, loader.SIDE), np.float32)
+    product = loader.open_gemm(runtime, 1).answer(PICTURE[None])
     np.testing.assert_allclose(np.asarray(product), matrices[0] @ matrices[1], atol=1e-3)
 
 
 def test_gemm_installed__packages_that_are_missing__left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gemm, "find_spec", lambda name: None if name == "onnx" else name)
-    assert gemm.installed() == ["torch", "openvino"]
+    monkeypatch.setattr(loader, "find_spec", lambda name: None if name == "onnx" else name)
+    assert loader.installed() == ["torch", "openvino"]
 
 
 def test_one_of__beginning_that_is_the_only_one__completed() -> None:

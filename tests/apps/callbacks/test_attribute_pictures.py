@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from mobilevision.apps.callbacks.attribute_pictures import AttributePictures, draw_precision_recall
+from mobilevision.apps.callbacks.images import AttributePictures, draw_precision_recall
 from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.faces.attributes import CelebAModule
 from mobilevision.heads.face_attributes import AttributeNetwork, AttributeTask

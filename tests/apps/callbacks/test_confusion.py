@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilevision.apps.callbacks.confusion import Pair, draw_confusion, most_confused
+from mobilevision.apps.callbacks.plots import Pair, draw_confusion, most_confused
 from mobilevision.heads.classification.metrics import ClassificationResult, Predictions, measure
 
 

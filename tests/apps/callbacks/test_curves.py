@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mobilevision.apps.callbacks.curves import Curves, draw_curves
+from mobilevision.apps.callbacks.plots import Curves, draw_curves
 
 
 class Falling(LightningModule):

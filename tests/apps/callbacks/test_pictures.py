@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mobilevision.apps.callbacks import pictures as module
-from mobilevision.apps.callbacks.pictures import DetectionPictures
+from mobilevision.apps.callbacks import images as module
+from mobilevision.apps.callbacks.images import DetectionPictures
 from mobilevision.datasets.types import DetectionBatch, Detections, stack_targets
 
 SIZE_HW = (60, 80)

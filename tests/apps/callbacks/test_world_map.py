@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.collections import LineCollection, PolyCollection
 
-from mobilevision.apps.callbacks.evaluation_picture import write_figure
+from mobilevision.apps.callbacks.images import write_figure
 from mobilevision.apps.callbacks.world_map import draw_answers, draw_partition, read_coastline
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.geolocation.cells import Partition

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from mobilevision.apps.costs.paper_jobs import TABLES, FasterRcnnMobileNet, table_rows
-from mobilevision.apps.costs.paper_rows import Row
-from mobilevision.apps.costs.text import short_count, table_text
+from mobilevision.apps.costs.networks import short_count, table_text
+from mobilevision.apps.costs.paper import TABLES, FasterRcnnMobileNet, Row, table_rows
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.cost import count_cost
 from mobilevision.heads.detection.faster_rcnn import FasterRCNN

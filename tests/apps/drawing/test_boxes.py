@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mobilevision.apps.drawing.boxes import class_colour, draw_detections, font, shortened
+from mobilevision.apps.drawing import class_colour, draw_detections, font, shortened
 from mobilevision.datasets.types import Detections, DetectionTarget
 
 NAMES = ["raccoon", "traffic light"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mobilevision.apps.drawing.picture_grid import fit_picture, make_grid
+from mobilevision.apps.drawing import fit_picture, make_grid
 
 
 def plain(value: int, height: int = 40, width: int = 60) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from mobilevision.apps.export.deployed import Deployable, open_deployable
+from mobilevision.apps.export.export_module import Deployable, open_deployable
 from mobilevision.apps.export.exported_program import ExportedProgramFormat
 from mobilevision.apps.export.exporting import Exported, export_checkpoint
 from mobilevision.apps.export.formats import ExportOptions

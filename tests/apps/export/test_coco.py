@@ -11,7 +11,7 @@ from torchvision.ops import box_iou
 
 from mobilevision.apps import DetectionResult, Detector
 from mobilevision.apps.export.exporting import Exported, export_checkpoint
-from mobilevision.apps.importing.importing import import_weights
+from mobilevision.apps.importing import import_weights
 from mobilevision.apps.inference.runtime import Runtime, open_runtime
 from mobilevision.datasets.images import ImageFile
 from mobilevision.heads.detection.coco_metrics import evaluate_boxes

@@ -16,10 +16,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from mobilevision.apps.export.coreml import INPUT, CoreMlFormat, quiet_coremltools
-from mobilevision.apps.export.deployed import Deployable
+from mobilevision.apps.export.export_module import Deployable
 from mobilevision.apps.export.exporting import largest_differences, made_up_picture
 from mobilevision.apps.export.formats import ExportOptions
-from mobilevision.apps.inference.metadata import ModelFacts
+from mobilevision.apps.inference.runtime import ModelFacts
 from mobilevision.apps.main import main
 from mobilevision.datasets.errors import DataError
 

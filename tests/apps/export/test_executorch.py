@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 
 from mobilevision.apps import Detector
-from mobilevision.apps.benchmark.alone import alone
-from mobilevision.apps.benchmark.sides import runnable_formats, sides_of
+from mobilevision.apps.benchmark.backends import alone, runnable_formats, sides_of
 from mobilevision.apps.export import formats
-from mobilevision.apps.export.deployed import Deployable, DeployedNetwork
+from mobilevision.apps.export.export_module import Deployable, DeployedNetwork
 from mobilevision.apps.export.exported_program import written_facts
 from mobilevision.apps.export.exporting import (
     Exported,

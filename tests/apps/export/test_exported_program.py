@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from mobilevision.apps import Detector
-from mobilevision.apps.export.deployed import Deployable
+from mobilevision.apps.export.export_module import Deployable
 from mobilevision.apps.export.exported_program import written_facts
 from mobilevision.apps.export.exporting import largest_differences, made_up_picture
 from mobilevision.apps.export.formats import ExportOptions
-from mobilevision.apps.inference.exported_program_archive import read_checked
+from mobilevision.apps.inference.exported_program import read_checked
 from mobilevision.apps.inference.runtime import open_runtime
 from mobilevision.datasets.errors import DataError
 

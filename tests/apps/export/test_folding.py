@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mobilevision.apps.export.folding import MergedPredictors, for_export
+from mobilevision.apps.export.export_module import MergedPredictors, for_export
 from mobilevision.backbone import MobileNetV1
 from mobilevision.heads.classification.model import Classifier
 from mobilevision.heads.detection import SSD

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mobilevision.apps import Detector, Geolocator, LocationResult
-from mobilevision.apps.export.deployed import Deployable, open_deployable
+from mobilevision.apps.export.export_module import Deployable, open_deployable
 from mobilevision.apps.export.exporting import Exported, largest_differences, made_up_picture
 from mobilevision.apps.inference.runtime import open_runtime
 from mobilevision.apps.main import main

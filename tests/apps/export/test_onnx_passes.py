@@ -10,12 +10,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from mobilevision.apps.export.deployed import Deployable, DeployedNetwork
+from mobilevision.apps.export.export_module import Deployable, DeployedNetwork, for_export
 from mobilevision.apps.export.exporting import made_up_picture
-from mobilevision.apps.export.folding import for_export
 from mobilevision.apps.export.formats import ExportOptions
 from mobilevision.apps.export.nms import ExportablePostProcess
-from mobilevision.apps.inference.metadata import ModelFacts
+from mobilevision.apps.inference.runtime import ModelFacts
 from mobilevision.backbone import MobileNetV1
 from mobilevision.heads.detection import PostProcess
 
@@ -24,8 +23,7 @@ pytest.importorskip("onnxscript")
 ort = pytest.importorskip("onnxruntime")
 
 from mobilevision.apps.export.nms import MULTICLASS_NMS  # noqa: E402
-from mobilevision.apps.export.onnx import OPSET, OnnxFormat, make_model  # noqa: E402
-from mobilevision.apps.export.onnx_passes import speed_up, translate_nms  # noqa: E402
+from mobilevision.apps.export.onnx import OPSET, OnnxFormat, make_model, speed_up, translate_nms  # noqa: E402  # noqa: E402
 
 CLASSES, ANCHORS, SIZE_HW = 5, 80, (90, 100)
 MAP_HW = (32, 48)

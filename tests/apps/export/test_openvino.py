@@ -13,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from PIL import Image
 
 from mobilevision.apps import Detector
-from mobilevision.apps.export.deployed import Deployable
+from mobilevision.apps.export.export_module import Deployable
 from mobilevision.apps.export.exporting import Exported, largest_differences, made_up_picture
 from mobilevision.apps.inference.runtime import open_runtime
 from mobilevision.apps.main import main

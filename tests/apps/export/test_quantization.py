@@ -13,7 +13,7 @@ from torchvision.ops import box_iou
 
 from mobilevision.apps.export.exporting import Exported, export_checkpoint, made_up_picture
 from mobilevision.apps.export.formats import Calibration, ExportOptions, find_pictures
-from mobilevision.apps.importing.importing import import_weights
+from mobilevision.apps.importing import import_weights
 from mobilevision.apps.inference.runtime import open_runtime
 from mobilevision.apps.main import main
 from mobilevision.datasets.errors import DataError
@@ -26,18 +26,16 @@ pytest.importorskip("onnxscript")
 from mobilevision.apps.export.quantization import (  # noqa: E402 (after what may be absent)
     Network,
     answers,
+    answers_of,
     choose_layers,
+    find_layers,
     format_report,
     measure_costs,
     measure_ranges,
     quantize,
+    quantized,
     read_report,
     signal_to_noise,
-)
-from mobilevision.apps.export.quantization_graph import (  # noqa: E402
-    answers_of,
-    find_layers,
-    quantized,
     without_rest,
 )
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevision.apps.callbacks.roc import draw_roc
+from mobilevision.apps.callbacks.plots import draw_roc
 from mobilevision.apps.faces.verify import HeldOut, store_threshold, verify_model, verify_table
 from mobilevision.apps.main import main
 from mobilevision.backbone import MobileNetV1

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from mobilevision.apps import Detector
-from mobilevision.apps.importing.importing import import_weights
+from mobilevision.apps.importing import import_weights
 from mobilevision.apps.main import main
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
@@ -232,7 +232,7 @@ def test_import__detector_without_known_classes__asks_for_labels(
     real_data: Path, tmp_path: Path
 ) -> None:
     source = SimpleNamespace(columns=4, file=SimpleNamespace(path=Path("w.tflite")))
-    from mobilevision.apps.importing.importing import _detector_categories
+    from mobilevision.apps.importing import _detector_categories
 
     with pytest.raises(WeightsError, match="a detector of 3 classes"):
         _detector_categories(source, None)  # type: ignore[arg-type]

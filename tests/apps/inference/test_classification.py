@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from mobilevision.apps import ClassificationResult, Classifier
-from mobilevision.apps.inference.metadata import ModelFacts
+from mobilevision.apps.inference.runtime import ModelFacts
 from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.errors import DataError
 from mobilevision.heads import classification

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mobilevision.apps import DetectionResult, Detector
 from mobilevision.apps.cli import lightning
-from mobilevision.apps.inference.metadata import ModelFacts
+from mobilevision.apps.inference.runtime import ModelFacts
 from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.errors import DataError
 from mobilevision.heads.detection import SSD, PostProcess

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from mobilevision.apps import FaceAttributes, FaceDescription
-from mobilevision.apps.drawing.attributes import draw_attributes
+from mobilevision.apps.drawing import draw_attributes
 from mobilevision.apps.inference.face_detector import FaceFinder, FacesFound
 from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.errors import DataError

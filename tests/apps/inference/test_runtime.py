@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from mobilevision.apps import Detector
-from mobilevision.apps.inference.metadata import ModelFacts
 from mobilevision.apps.inference.onnx import choose_providers
-from mobilevision.apps.inference.runtime import open_runtime
+from mobilevision.apps.inference.runtime import ModelFacts, open_runtime
 from mobilevision.datasets.errors import DataError
 
 FACTS = ModelFacts(

@@ -3,14 +3,14 @@ import sys
 
 import pytest
 
-from mobilevision.apps.training.allocator import keep_freed_memory
+from mobilevision.apps.training.runs import keep_freed_memory
 
 # How many pages a process faults in while it makes and drops a 64 MiB tensor ten times. Some are
 # faulted in again even so, as the heap's end moves.
 COUNT = """
 import resource, sys, torch
 if sys.argv[1] == "keep":
-    from mobilevision.apps.training.allocator import keep_freed_memory
+    from mobilevision.apps.training.runs import keep_freed_memory
     assert keep_freed_memory()
 for _ in range(5):
     torch.ones(16 << 20)

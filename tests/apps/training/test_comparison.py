@@ -11,9 +11,9 @@ import yaml
 
 from mobilevision.apps.cli import lightning
 from mobilevision.apps.main import main
-from mobilevision.apps.training import grid
+from mobilevision.apps.training import sweep
 from mobilevision.apps.training.comparison import Comparison, plan, read_comparison
-from mobilevision.apps.training.grid import Run
+from mobilevision.apps.training.sweep import Run
 from mobilevision.datasets.errors import DataError
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -36,7 +36,7 @@ if gain < 9:
 @pytest.fixture(autouse=True)
 def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "training.py").write_text(TRAINING)
-    monkeypatch.setattr(grid, "_PROGRAM", (str(tmp_path / "training.py"),))
+    monkeypatch.setattr(sweep, "_PROGRAM", (str(tmp_path / "training.py"),))
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_recipe__every_variant__is_a_configuration_of_lightning(path: Path, caps
 def test_compare__real_training__cost_and_numbers(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grid, "_PROGRAM", ("-m", "mobilevision.apps.cli"))
+    monkeypatch.setattr(sweep, "_PROGRAM", ("-m", "mobilevision.apps.cli"))
     content = {
         "config": recipe.name,
         "options": {"trainer.max_epochs": 1},

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mobilevision.apps.training import grid
-from mobilevision.apps.training.grid import Run, report_failures, run_grid
+from mobilevision.apps.training import sweep
+from mobilevision.apps.training.sweep import Run, report_failures, run_grid
 from mobilevision.datasets.errors import DataError
 
 TRAINING = """
@@ -33,7 +33,7 @@ if options.get("fail"):
 def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     script = tmp_path / "training.py"
     script.write_text(TRAINING)
-    monkeypatch.setattr(grid, "_PROGRAM", (str(script),))
+    monkeypatch.setattr(sweep, "_PROGRAM", (str(script),))
     return script
 
 

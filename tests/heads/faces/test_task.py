@@ -10,8 +10,8 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from mobilevision.apps.callbacks.attribute_pictures import AttributePictures
-from mobilevision.apps.callbacks.roc import RocPicture
+from mobilevision.apps.callbacks.images import AttributePictures
+from mobilevision.apps.callbacks.plots import RocPicture
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.datasets.errors import DataError

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from mobilevision.apps.costs.paper_jobs import GEO_CELLS, geolocation_cost
+from mobilevision.apps.costs.paper import GEO_CELLS, geolocation_cost
 from mobilevision.backbone import MobileNetV1
 from mobilevision.heads.geolocation import CellClassifier
 

@@ -1,16 +1,79 @@
-"""The reference kernel: one large product of float32 matrices, in each runtime that is installed.
-
-The fastest of them is the machine's matrix ceiling: on some processors the product of one runtime
-is several times as slow as that of another, and the processor is not. Images are passed over.
-"""
+"""What is timed, as plain data, and how a process opens it. Free of torch."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .opening import Opened
+from ..inference.runtime import open_runtime
+
+Run = Callable[[np.ndarray], object]
+"""Pictures (B, H, W, 3) uint8 RGB to whatever the answer is."""
+
+
+class Opened(NamedTuple):
+    """A network that is ready to run."""
+
+    answer: Run
+    """All of it, from pictures of any size; resize and suppression are part of it."""
+    network: Run | None = None
+    """The network alone, on pictures of its own size; None where it cannot be told apart."""
+
+
+class Opening(NamedTuple):
+    """What a process opens and runs."""
+
+    opener: str
+    """One of ``OPENERS``."""
+    source: str
+    """What it opens: mostly a file."""
+    part: str = "answer"
+    """Which field of ``Opened`` runs."""
+
+
+def _checkpoint(source: str, threads: int) -> Opened:
+    from .peers import open_checkpoint
+
+    return open_checkpoint(source, threads)
+
+
+def _peer(source: str, threads: int) -> Opened:
+    from .peers import open_peer
+
+    return open_peer(source, threads)
+
+
+def open_side(opening: Opening, threads: int) -> Run:
+    """Open what is to be timed.
+
+    Args:
+        opening: What it is.
+        threads: Threads that it may use.
+
+    Raises:
+        DataError: It cannot be opened.
+        ValueError: It has no such part.
+    """
+    run = getattr(OPENERS[opening.opener](opening.source, threads), opening.part)
+    if run is None:
+        raise ValueError(f"{opening.source}: has no {opening.part} of its own")
+    return run
+
+
+MARK = "#"
+"""Between a file and the precision in which it is run."""
+
+
+def open_exported(source: str, threads: int) -> Opened:
+    """Open an exported file; the source is the file, after a "#" the precision asked for.
+
+    Without it a file runs as its runtime has it by itself.
+    """
+    path, _, precision = source.partition(MARK)
+    device = f"cpu:{precision}" if precision else "cpu"
+    return Opened(open_runtime(path, device, threads))
+
 
 SIDE = 1536
 """Rows and columns of both matrices: large enough that memory is no limit."""

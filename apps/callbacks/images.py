@@ -1,4 +1,4 @@
-"""A Lightning callback that shows what the detector finds: pictures in the run's folder."""
+"""The callback behind the pictures of what an evaluation measured, one file a run."""
 
 import io
 import math
@@ -10,14 +10,94 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from ...datasets.errors import DataError
 from ...datasets.files import write_atomically
 from ...datasets.images import ImageFile
 from ...datasets.types import DetectionBatch, Detections, DetectionTarget
-from ..drawing.boxes import draw_detections
-from ..drawing.picture_grid import fit_picture, make_grid
+from ...heads.face_attributes.average_precision import Curve
+from ...heads.face_attributes.metrics import AttributeFigures, AttributeResult, by_difficulty
+from ...heads.face_attributes.task import AttributeTask
+from ..drawing import draw_detections, fit_picture, make_grid
+
+
+class EvaluationPicture(Callback):
+    """Writes a figure into the run's folder after each validation and test, also while training.
+
+    A TensorBoardLogger gets it, too. Sanity checks and ``fast_dev_run`` draw nothing. A subclass
+    says what is drawn.
+    """
+
+    file_name: str
+    """In the run's folder, .png."""
+    label: str
+    """What the picture shows, in the line that says where it is."""
+
+    def __init__(self) -> None:
+        """Start without a place."""
+        self._path = Path()
+
+    def figure(self, trainer: Trainer, task: Any) -> Figure | None:
+        """Return the figure; None where there is nothing to draw.
+
+        Args:
+            trainer: Says at which point of which command this is.
+            task: An ``EvaluatedTask``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has to say what it draws")
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Ask for the run's folder, which all processes must do together."""
+        self._path = Path(trainer.log_dir or trainer.default_root_dir) / self.file_name
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw."""
+        self._write(trainer, pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw."""
+        self._write(trainer, pl_module)
+
+    def _write(self, trainer: Trainer, task: LightningModule) -> None:
+        if not trainer.is_global_zero or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        figure = self.figure(trainer, task)
+        if figure is None:
+            return
+        write_figure(figure, self._path)
+        stage = TrainerFn(trainer.state.fn)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                name = f"{self._path.stem}/{stage.value}"
+                logger.experiment.add_figure(name, figure, trainer.global_step)
+        if stage != TrainerFn.FITTING:
+            print(f"{self.label}: {self._path}", flush=True)
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, atomically.
+
+    Raises:
+        DataError: the name does not end in .png.
+    """
+    check_png(path)
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    write_atomically(path, png.getvalue())
+
+
+def check_png(path: Path) -> None:
+    """Refuse names of pictures that do not end in .png.
+
+    Raises:
+        DataError: another ending.
+    """
+    if path.suffix.lower() != ".png":
+        raise DataError(f"{path}: pictures are written as .png")
 
 
 class _Shown(NamedTuple):
@@ -237,3 +317,70 @@ def _as_target(annotations: list[dict[str, Any]], index: dict[int, int]) -> Dete
         torch.tensor([index[row["category_id"]] for row in annotations], dtype=torch.int64),
         torch.tensor([bool(row.get("iscrowd", 0)) for row in annotations], dtype=torch.bool),
     )
+
+
+_LINE = "#1f5fa8"
+_CHANCE = "#b0b0b0"
+_POINT = "#d1495b"
+_CELL_INCHES = (1.95, 1.85)
+
+
+class AttributePictures(EvaluationPicture):
+    """Writes ``precision_recall.png`` into the run's folder after each evaluation.
+
+    A small plot for each attribute, the hardest first: precision against recall, the share of
+    positives (what chance gives) as a grey line, the stored threshold as a dot. The task has to be
+    an ``AttributeTask``.
+    """
+
+    file_name = "precision_recall.png"
+    label = "Precision and recall"
+
+    def figure(self, trainer: Trainer, task: AttributeTask) -> Figure | None:  # noqa: ARG002
+        """Return the plots of the newest result."""
+        result = task.attribute_result
+        return None if result is None else draw_precision_recall(result)
+
+
+def draw_precision_recall(result: AttributeResult) -> Figure:
+    """Draw a result; the figure is made without pyplot, so that nobody's plots are touched."""
+    rows = by_difficulty(result)
+    columns = min(8, math.ceil(math.sqrt(len(rows) * 1.5)))
+    lines = math.ceil(len(rows) / columns)
+    size = (max(columns * _CELL_INCHES[0], 5.5), lines * _CELL_INCHES[1] + 0.8)
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    for axes in grid.flat[len(rows) :]:
+        axes.axis("off")
+    for axes, (name, row) in zip(grid.flat, rows, strict=False):
+        _draw_curve(axes, name, row, result.curves.get(name))
+    means = result.means
+    named = [f"{result.dataset} · {means.images:,} images"]
+    for what, value in (("mean AP", means.mean_ap), ("mean accuracy", means.mean_accuracy)):
+        named += [] if value is None else [f"{what} {value:.3f}"]
+    figure.suptitle(" · ".join(named), fontweight="bold", fontsize=11)
+    figure.supxlabel("recall", fontsize=9)
+    figure.supylabel("precision   (grey: share of positives, dot: stored threshold)", fontsize=9)
+    return figure
+
+
+def _draw_curve(axes: Axes, name: str, row: AttributeFigures, points: Curve | None) -> None:
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(0, 1.04)
+    axes.set_xticks([0, 0.5, 1])
+    axes.set_yticks([0, 0.5, 1])
+    axes.tick_params(labelsize=7, length=2)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(name.replace("_", " "), fontsize=8, pad=3)
+    if points is None or row.average_precision is None:
+        axes.text(0.5, 0.5, "no positives", ha="center", va="center", fontsize=8, color="#777777")
+        return
+    axes.axhline(row.positives / (row.positives + row.negatives), color=_CHANCE, linewidth=1)
+    recall, precision = (np.append(part[0], part) for part in (points.recall, points.precision))
+    recall[0] = 0.0
+    axes.step(recall, precision, where="pre", color=_LINE, linewidth=1.3)
+    if row.precision_at_threshold is not None and row.recall_at_threshold is not None:
+        axes.plot(row.recall_at_threshold, row.precision_at_threshold, "o", color=_POINT,
+                  markersize=4)  # fmt: skip
+    low = row.average_precision > 0.5
+    axes.text(0.04, 0.06 if low else 0.9, f"AP {row.average_precision:.2f}", fontsize=7.5)

@@ -7,12 +7,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
-    from ...datasets.types import Detections, DetectionTarget
-    from ..inference.detection import DetectionResult
+    from ..datasets.types import Detections, DetectionTarget
+    from .inference.detection import DetectionResult
+    from .inference.face_attributes import FaceDescription
 
 _Box = tuple[float, float, float, float]
 _Colour = tuple[int, int, int]
@@ -227,3 +229,152 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return ImageFont.truetype(folder / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"), size)
+
+
+_PANEL = (255, 255, 255, 205)
+_SMALLEST_LETTERS = 10
+_LEGIBLE_PX = 640
+
+
+def draw_attributes(image: np.ndarray, faces: Sequence["FaceDescription"]) -> np.ndarray:
+    """Draw a box around each face and list beside it what is said to be there.
+
+    The list stands right of the box, or left of it where there is more room; the surest attribute
+    (the most above its threshold) comes first, and what the picture's height has no room for is
+    counted in the last line. A picture without a side of 640 px is enlarged by a whole number,
+    so that there is room for names.
+
+    Args:
+        image: (H, W, 3) uint8, RGB; not changed.
+        faces: Of this picture.
+
+    Returns:
+        (k H, k W, 3) uint8, RGB; k is 1 unless the picture is small.
+    """
+    canvas = Image.fromarray(image)
+    scale = math.ceil(_LEGIBLE_PX / max(canvas.size))
+    canvas = canvas.resize((canvas.width * scale, canvas.height * scale), Image.Resampling.BICUBIC)
+    pen = ImageDraw.Draw(canvas, "RGBA")
+    size = max(_SMALLEST_LETTERS, round(max(canvas.size) * 0.02))
+    for number, face in enumerate(faces):
+        x1, y1, x2, y2 = (float(value) * scale for value in face.box)
+        line = max(2, round(max(canvas.size) / 300))
+        solid_box(pen, (x1, y1, x2, y2), class_colour(number), line)
+        _list_beside(pen, (x1, y1, x2), _lines(face), size, class_colour(number))
+    return np.asarray(canvas)
+
+
+def _lines(face: "FaceDescription") -> list[str]:
+    probabilities, thresholds = face.probabilities, face.thresholds
+    named = sorted(face.names, key=lambda name: thresholds[name] - probabilities[name])
+    lines = [f"{name.replace('_', ' ')} {probabilities[name]:.2f}" for name in named]
+    return lines or ["no attribute"]
+
+
+def _list_beside(
+    pen: ImageDraw.ImageDraw,
+    box: tuple[float, float, float],
+    lines: list[str],
+    size: int,
+    colour: tuple[int, int, int],
+) -> None:
+    width, height = pen.im.size
+    letters, step = font(size), round(size * 1.25)
+    room = max(1, (height - 8) // step)
+    if len(lines) > room:
+        lines = [*lines[: room - 1], f"{len(lines) - room + 1} more"]
+    x1, y1, x2 = box
+    rightwards = width - x2 >= x1
+    space = max(width - x2 if rightwards else x1, width / 3) - 12
+    cut = [shortened(text, space, letters) for text in lines]
+    panel = max(letters.getlength(text) for text in cut) + 8
+    left = min(x2 + 4, width - panel) if rightwards else max(x1 - 4 - panel, 0)
+    top = min(max(y1, 0), max(height - step * len(cut) - 6, 0))
+    pen.rectangle((left, top, left + panel, top + step * len(cut) + 4), fill=_PANEL)
+    pen.rectangle((left, top, left + 2, top + step * len(cut) + 4), fill=colour)
+    for row, text in enumerate(cut):
+        pen.text((left + 6, top + 2 + row * step), text, _INK, letters)
+
+
+_PAGE = (247, 247, 245)
+_GREY = (95, 95, 100)
+
+_GAP = 12
+_CELL_HW = (360, 480)
+_CAPTION_SIZE = 13
+_TITLE_SIZE = 17
+
+
+def fit_picture(image: np.ndarray) -> tuple[np.ndarray, float]:
+    """Scale a picture to a cell of the grid.
+
+    Args:
+        image: (H, W, 3) uint8.
+
+    Returns:
+        the scaled picture, at most 360 x 480 pixels; the factor by which its boxes scale too.
+    """
+    height, width = image.shape[:2]
+    scale = min(_CELL_HW[0] / height, _CELL_HW[1] / width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return cv2.resize(image, size, interpolation=method), scale
+
+
+def make_grid(
+    pictures: Sequence[np.ndarray], captions: Sequence[str], title: str, score_threshold: float
+) -> np.ndarray:
+    """Lay pictures out in rows, with a caption under each, a title and a legend above all.
+
+    Args:
+        pictures: arrays (H, W, 3) uint8 RGB of any sizes, at least one.
+        captions: a line for each; cut in the middle where it is too long.
+        title: a line on top.
+        score_threshold: what the legend says of the detections that are drawn.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+    """
+    columns = _columns_for(len(pictures))
+    cell = max(picture.shape[1] for picture in pictures)
+    rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
+    heights = [max(picture.shape[0] for picture in row) for row in rows]
+    below, head = _CAPTION_SIZE + 2 * _GAP, _TITLE_SIZE + _CAPTION_SIZE + 4 * _GAP
+    size = (columns * (cell + _GAP) + _GAP, head + sum(heights) + below * len(rows))
+    page = Image.new("RGB", size, _PAGE)
+    pen = ImageDraw.Draw(page, "RGBA")
+    title_letters = font(_TITLE_SIZE, bold=True)
+    pen.text((_GAP, _GAP), shortened(title, size[0] - 2 * _GAP, title_letters), _INK, title_letters)
+    _legend(pen, _TITLE_SIZE + 2 * _GAP, score_threshold)
+    letters = font(_CAPTION_SIZE)
+    top = head
+    for index, picture in enumerate(pictures):
+        row, column = divmod(index, columns)
+        left = _GAP + column * (cell + _GAP)
+        inset = (cell - picture.shape[1]) // 2
+        page.paste(Image.fromarray(picture), (left + inset, top + heights[row] - picture.shape[0]))
+        caption = shortened(captions[index], cell, letters)
+        pen.text((left + cell // 2, top + heights[row] + 5), caption, _GREY, letters, anchor="ma")
+        if column == columns - 1:
+            top += heights[row] + below
+    return np.asarray(page)
+
+
+def _columns_for(count: int) -> int:
+    """Columns of a grid that is wider than high and leaves few cells empty."""
+    least = math.ceil(math.sqrt(count))
+    return min(range(least, least + 3), key=lambda columns: (-count % columns, columns))
+
+
+def _legend(pen: ImageDraw.ImageDraw, top: int, score_threshold: float) -> None:
+    letters = font(_CAPTION_SIZE)
+    left, size = _GAP, _CAPTION_SIZE + 3
+    for text in ("annotated", f"found, with score (from {score_threshold:.2f})"):
+        box = (left, top, left + 2 * size, top + size)
+        if text == "annotated":
+            pen.rectangle(box, fill=_GREY)
+            dashed_box(pen, (box[0] + 3, box[1] + 3, box[2] - 3, box[3] - 3), 1)
+        else:
+            solid_box(pen, box, class_colour(0), 2)
+        pen.text((box[2] + 7, top + size / 2), text, _GREY, letters, anchor="lm")
+        left = box[2] + 7 + math.ceil(letters.getlength(text)) + 2 * _GAP

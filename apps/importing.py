@@ -3,26 +3,20 @@
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from ...backbone.errors import WeightsError
-from ...backbone.mobilenet import MobileNetV1
-from ...backbone.weights.converters import PublicModel, SlimFile
-from ...backbone.weights.formats import file_format
-from ...backbone.weights.hub import (
-    PUBLIC_WEIGHTS,
-    commit_of,
-    parse_name,
-    resolve_weights,
-    sha256_of,
-)
-from ...backbone.weights.loading import read_public
-from ...datasets.detection.coco import COCO_CATEGORIES
-from ...datasets.errors import DataError
-from ...heads.checkpoint import Plan, write_checkpoint
-from ...heads.classification.model import Classifier
-from ...heads.classification.task import ClassificationTask
-from ...heads.detection.ssd import SSD
-from ...heads.detection.task import DetectionTask
-from ...heads.detection.weights import COCO_IDS, TensorFlowSSD
+from ..backbone.errors import WeightsError
+from ..backbone.mobilenet import MobileNetV1
+from ..backbone.weights.converters import PublicModel, SlimFile
+from ..backbone.weights.formats import file_format
+from ..backbone.weights.hub import PUBLIC_WEIGHTS, commit_of, parse_name, resolve_weights, sha256_of
+from ..backbone.weights.loading import read_public
+from ..datasets.detection.coco import COCO_CATEGORIES
+from ..datasets.errors import DataError
+from ..heads.checkpoint import Plan, write_checkpoint
+from ..heads.classification.model import Classifier
+from ..heads.classification.task import ClassificationTask
+from ..heads.detection.ssd import SSD
+from ..heads.detection.task import DetectionTask
+from ..heads.detection.weights import COCO_IDS, TensorFlowSSD
 
 UNKNOWN_LICENCE = "unknown"
 _IMAGENET_CLASSES = 1000
@@ -233,3 +227,36 @@ def _known_licence(source: str) -> str:
     if name is not None and name.repository.startswith(_TIMM_REPOSITORY):
         return "Apache-2.0"  # of all three, in timm's own configuration
     return UNKNOWN_LICENCE
+
+
+_NEXT = {
+    "detection": "mobilevision detect PICTURES --model {path} --out found",
+    "classification": "mobilevision cost --ckpt {path}",
+}
+_FOLDED = (
+    "Batch normalisation is folded in: evaluation is exact, and a training that starts from it "
+    "(model.weights) calibrates it first."
+)
+
+
+def format_card(imported: Imported) -> str:
+    """Return what was imported, from where, and what can be done with it."""
+    provenance = imported.provenance
+    preprocess = provenance["preprocess"]
+    height, width = preprocess["size_hw"]
+    revision = f" at {provenance['commit']}" if provenance["commit"] else ""
+    rows = {
+        "what": f"{provenance['kind']}: {provenance['imported']}",
+        "parameters": f"{imported.params:,}",
+        "classes": str(len(imported.categories)),
+        "pictures": f"{height}x{width}, (pixel - {preprocess['pixel_mean']:g}) / "
+        f"{preprocess['pixel_std']:g}",
+        "source": f"{provenance['source']}{revision}",
+        "sha256": provenance["sha256"],
+        "licence": provenance["licence"],
+    }
+    lines = [str(imported.path), *(f"  {name:<12}{value}" for name, value in rows.items())]
+    lines += [f"  {note}" for note in provenance["notes"]]
+    if provenance["folded"]:
+        lines.append(f"  {_FOLDED}")
+    return "\n".join([*lines, "next:", f"  {_NEXT[imported.job].format(path=imported.path)}"])

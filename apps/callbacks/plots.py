@@ -1,0 +1,395 @@
+"""A Lightning callback that draws how a run went: losses, validation, learning rate."""
+
+import io
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ...datasets.files import write_atomically
+from ...heads.classification.metrics import ClassificationResult
+from ...heads.classification.task import ClassificationTask
+from ...heads.face_embedding.far_frr import Roc
+from ...heads.face_embedding.task import FaceEmbeddingTask
+from ...heads.face_embedding.verification import VerificationResult
+from .images import EvaluationPicture, write_figure
+
+_Series = dict[str, list[tuple[int, float]]]
+"""By name: points (optimiser step, value), steps rising."""
+
+_TRAIN_LOSS = "train/loss"
+_LEARNING_RATE = "learning rate"
+_MEASURES = (  # of all jobs; each is in [0, 1], and higher is better
+    *("val/AP", "val/AP50", "val/top1", "val/top5", "val/accuracy", "val/auc"),
+    *("val/mean_ap", "val/mean_balanced_accuracy", "val/within_25_km", "val/within_750_km"),
+)
+_MOST_POINTS = 5000
+_COLORS = ("#1f5fa8", "#d1622b", "#3a8f5c", "#8a5bb0", "#b08a1e", "#5a6b78")
+
+
+class Curves(Callback):
+    """Writes ``curves.png`` into the run's folder when training ends, also when it is interrupted.
+
+    Three panels over the optimiser steps: the training losses (raw faint, smoothed strong) with
+    the validation loss, what the job measures in validation (such as AP and AP50, top-1 and top-5),
+    and the learning rate. Taken are the logged values whose names begin with ``train/loss``,
+    ``val/loss`` and the names in ``_MEASURES``; the learning rate is that of the first optimiser.
+
+    The points are kept in the checkpoint, so the curves of a resumed run go back to its beginning.
+    """
+
+    def __init__(self) -> None:
+        """Start without points."""
+        self._path = Path()
+        self._points: _Series = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The points so far, as plain numbers."""
+        return {name: [list(point) for point in points] for name, points in self._points.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the points of a checkpoint."""
+        self._points = {
+            name: [(int(step), float(value)) for step, value in points]
+            for name, points in state_dict.items()
+        }
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Ask for the run's folder, which all processes must do together."""
+        self._path = Path(trainer.log_dir or trainer.default_root_dir) / "curves.png"
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        outputs: Any,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Take the losses and the learning rate, as often as the loggers do."""
+        step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or not every or step % every:
+            return
+        metrics = trainer.callback_metrics
+        losses = {name: metrics[name] for name in metrics if name.startswith(_TRAIN_LOSS)}
+        self._add(step, {**losses, _LEARNING_RATE: trainer.optimizers[0].param_groups[0]["lr"]})
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Take what the validation measured."""
+        training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if not trainer.is_global_zero or not training:
+            return
+        metrics = trainer.callback_metrics
+        names = ("val/loss", *_MEASURES)
+        self._add(trainer.global_step, {name: metrics[name] for name in names if name in metrics})
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Draw, and say where."""
+        self._write(trainer)
+
+    def on_exception(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        exception: BaseException,  # noqa: ARG002
+    ) -> None:
+        """Draw what there is of an interrupted run."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._write(trainer)
+
+    def _add(self, step: int, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            points = self._points.setdefault(name, [])
+            while points and points[-1][0] >= step:
+                points.pop()
+            points.append((step, float(value)))
+            if len(points) > _MOST_POINTS:
+                self._points[name] = _thinned(points, _MOST_POINTS // 2)
+
+    def _write(self, trainer: Trainer) -> None:
+        if not trainer.is_global_zero or trainer.fast_dev_run or not self._points:  # type: ignore[attr-defined]
+            return
+        png = io.BytesIO()
+        draw_curves(self._points, self._path.parent.name).savefig(png, format="png")
+        write_atomically(self._path, png.getvalue())
+        print(f"Curves: {self._path}", flush=True)
+
+
+def draw_curves(points: Mapping[str, Sequence[tuple[int, float]]], title: str) -> Figure:
+    """Draw a run: a panel each for losses, measures and learning rate, where it has them.
+
+    Args:
+        points: (optimiser step, value) by the name that was logged; "learning rate" for that one.
+        title: a line on top.
+
+    Returns:
+        The figure, made without pyplot, so that nobody's plots are touched.
+    """
+    losses = sorted(name for name in points if name.startswith((_TRAIN_LOSS, "val/loss")))
+    panels: list[tuple[str, list[str], Callable[[Axes, str, np.ndarray, str], None]]] = [
+        ("loss", losses, _draw_loss),
+        ("validation", [name for name in _MEASURES if name in points], _draw_measure),
+        (_LEARNING_RATE, [name for name in points if name == _LEARNING_RATE], _draw_rate),
+    ]
+    panels = [panel for panel in panels if panel[1]]
+    figure = Figure(figsize=(9, 0.6 + 2.8 * max(len(panels), 1)), dpi=110, layout="constrained")
+    figure.suptitle(title, fontweight="bold")
+    rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0] if panels else []
+    for axes, (label, names, draw) in zip(rows, panels, strict=True):
+        for name, colour in zip(names, itertools.cycle(_COLORS)):
+            draw(axes, name, np.array(points[name], dtype=float), colour)
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        if label != _LEARNING_RATE:
+            axes.legend(frameon=False, fontsize="small")
+        axes.set_xlabel("optimiser step" if axes is rows[-1] else "")
+    return figure
+
+
+def _draw_loss(axes: Axes, name: str, points: np.ndarray, colour: str) -> None:
+    steps, values = points.T
+    if not name.startswith(_TRAIN_LOSS):
+        axes.plot(steps, values, "o--", color=colour, label=name, markersize=4, linewidth=1.2)
+        return
+    axes.plot(steps, values, color=colour, alpha=0.22, linewidth=0.8)
+    axes.plot(steps, _smoothed(values), color=colour, label=name, linewidth=1.8)
+
+
+def _draw_measure(axes: Axes, name: str, points: np.ndarray, colour: str) -> None:
+    steps, values = points[points[:, 1] >= 0].T  # -1: no ground truth
+    short = name.removeprefix("val/")
+    label = f"{short} (last {values[-1]:.3f}, best {values.max():.3f})" if len(values) else short
+    axes.plot(steps, values, "o-", color=colour, label=label, markersize=3.5, linewidth=1.6)
+    axes.set_ylim(0, 1)
+
+
+def _draw_rate(axes: Axes, name: str, points: np.ndarray, colour: str) -> None:  # noqa: ARG001
+    axes.plot(*points.T, color=colour, linewidth=1.6)
+    axes.set_ylim(bottom=0)
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """Mean over a window of a twenty-fifth of the run, which shrinks at the ends."""
+    window = np.ones(2 * (len(values) // 50) + 1)
+    return np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
+
+
+def _thinned(points: list[tuple[int, float]], most: int) -> list[tuple[int, float]]:
+    """Keep about so many points, evenly over the steps, the first and the last among them."""
+    gap = (points[-1][0] - points[0][0]) / most
+    kept = [points[0]]
+    for point in points[1:-1]:
+        if point[0] - kept[-1][0] >= gap:
+            kept.append(point)
+    return [*kept, points[-1]]
+
+
+MOST_CLASSES = 30
+"""Up to so many the whole matrix is drawn; above, only the classes that are confused most."""
+_MOST_PAIRS = 25
+_WITH_NUMBERS = 15
+_LONGEST_NAME = 22
+_MAP = "Blues"
+
+
+class Pair(NamedTuple):
+    """Pictures of one class that were taken for another."""
+
+    true: int
+    """Class index."""
+    said: int
+    """Class index."""
+    pictures: int
+    """How many."""
+    share: float
+    """Of the pictures of the true class, in (0, 1]."""
+
+
+class ConfusionPicture(EvaluationPicture):
+    """Writes ``confusion.png`` into the run's folder after each evaluation, also while training.
+
+    With up to 30 classes it is the matrix; with more, the 25 most frequent confusions and the
+    matrix of the classes that are in them. The task has to be a ``ClassificationTask``.
+    """
+
+    file_name = "confusion.png"
+    label = "Confusion"
+
+    def figure(self, trainer: Trainer, task: ClassificationTask) -> Figure | None:  # noqa: ARG002
+        """Return the matrix of the newest result."""
+        return None if task.last_result is None else draw_confusion(task.last_result)
+
+
+def most_confused(confusion: np.ndarray, most: int = _MOST_PAIRS) -> list[Pair]:
+    """The pairs of classes that are confused most, the most pictures first.
+
+    Args:
+        confusion: (C, C) int64, rows are true classes.
+        most: pairs to return, at most.
+    """
+    wrong = confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    rows, columns = np.unravel_index(order, wrong.shape)
+    counts = confusion.sum(axis=1)
+    return [
+        Pair(true, said, int(wrong[true, said]), float(wrong[true, said] / counts[true]))
+        for true, said in zip(rows.tolist(), columns.tolist(), strict=True)
+        if wrong[true, said]
+    ]
+
+
+def draw_confusion(result: ClassificationResult) -> Figure:
+    """Draw a result; the figure is made without pyplot, so that nobody's plots are touched."""
+    names, classes = list(result.per_class), len(result.per_class)
+    title = f"{result.dataset} · {result.images:,} images · top-1 {result.top1:.3f}"
+    if classes <= MOST_CLASSES:
+        side = 3.6 + 0.32 * max(classes, 6)
+        figure = Figure(figsize=(side + 0.6, side), dpi=110, layout="constrained")
+        _draw_matrix(figure, figure.subplots(), result.confusion, names)
+    else:
+        pairs = most_confused(result.confusion)
+        figure = Figure(figsize=(16.5, 8.6), dpi=110, layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
+        _draw_pairs(left, pairs, names)
+        shown = _classes_of(pairs)
+        _draw_matrix(figure, right, result.confusion[shown], names, shown)
+    figure.suptitle(title, fontweight="bold")
+    return figure
+
+
+def _classes_of(pairs: list[Pair]) -> list[int]:
+    """The classes of the first pairs, at most ``MOST_CLASSES``, confused ones side by side."""
+    shown: list[int] = []
+    for pair in pairs:
+        new = [each for each in (pair.true, pair.said) if each not in shown]
+        if len(shown) + len(new) > MOST_CLASSES:
+            break
+        shown += new
+    return shown
+
+
+def _draw_matrix(
+    figure: Figure,
+    axes: Axes,
+    rows: np.ndarray,
+    names: list[str],
+    shown: list[int] | None = None,
+) -> None:
+    """Shares of each row; ``shown`` are the rows' classes, and the columns that are drawn."""
+    kept = list(range(len(names))) if shown is None else shown
+    shares = rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)
+    if not kept:
+        axes.axis("off")
+        return
+    # By the square root, so that rare confusions are seen beside the diagonal.
+    scale = PowerNorm(0.5, vmin=0, vmax=1)
+    image = axes.imshow(shares[:, kept], cmap=_MAP, norm=scale, aspect="equal")
+    labels = [_short(names[each]) for each in kept]
+    size = 9 if len(kept) <= _WITH_NUMBERS else 7.5
+    axes.set_xticks(range(len(kept)), labels, rotation=90, fontsize=size)
+    axes.set_yticks(range(len(kept)), labels, fontsize=size)
+    axes.set_xlabel("said")
+    axes.set_ylabel("true")
+    axes.set_title(
+        "share of the pictures of the true class" + ("" if shown is None else ", these classes"),
+        fontsize=9,
+    )
+    if len(kept) <= _WITH_NUMBERS:
+        for row, column in np.argwhere(rows[:, kept]).tolist():
+            axes.text(
+                column, row, f"{rows[row, kept[column]]:,}", ha="center", va="center", fontsize=8,
+                color="white" if shares[row, kept[column]] > 0.3 else "#222222",
+            )  # fmt: skip
+    figure.colorbar(image, ax=axes, shrink=0.7)
+
+
+def _draw_pairs(axes: Axes, pairs: list[Pair], names: list[str]) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title("the most frequent confusions: true → said", fontsize=9)
+    if not pairs:
+        axes.text(0.5, 0.5, "none", ha="center", va="center", transform=axes.transAxes)
+        return
+    bars = axes.barh(range(len(pairs)), [pair.pictures for pair in pairs], color="#1f5fa8")
+    axes.bar_label(bars, [f" {pair.share:.0%} of the class" for pair in pairs], fontsize=7.5)
+    labels = [f"{_short(names[pair.true])} → {_short(names[pair.said])}" for pair in pairs]
+    axes.set_yticks(range(len(pairs)), labels, fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.22)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("pictures")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+
+
+_ROC_COLORS = ("#1f5fa8", "#d1622b", "#3a8f5c", "#8a5bb0")
+_GREY = "#999999"
+
+
+def draw_roc(curves: Mapping[str, Roc], impostor_pairs: int) -> Figure:
+    """Draw curves with a logarithmic axis of false accepts.
+
+    It begins at one impostor pair: nothing is known of lower rates.
+
+    Args:
+        curves: By name, for the legend.
+        impostor_pairs: How many the curves rest on.
+
+    Returns:
+        The figure, made without pyplot, so that nobody's plots are touched.
+    """
+    figure = Figure(figsize=(6.4, 5.2), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    lowest = 1 / max(impostor_pairs, 1)
+    for number, (name, roc) in enumerate(curves.items()):
+        visible = roc.far > 0
+        start = roc.tar[np.flatnonzero(~visible)[-1]]  # what is accepted before any impostor
+        far = np.concatenate([[lowest], np.maximum(roc.far[visible], lowest)])
+        tar = np.concatenate([[start], roc.tar[visible]])
+        axes.step(far, tar, where="post", label=name, color=_ROC_COLORS[number % len(_ROC_COLORS)])
+    diagonal = np.geomspace(lowest, 1, 100)
+    axes.plot(diagonal, diagonal, linestyle=":", color=_GREY, label="chance")
+    axes.set(
+        xscale="log", xlim=(lowest, 1), ylim=(0, 1.01),
+        xlabel=f"false accept rate ({impostor_pairs:,} impostor pairs)", ylabel="true accept rate",
+    )  # fmt: skip
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    return figure
+
+
+def draw_result(result: VerificationResult) -> Figure:
+    """Draw the curve of a result."""
+    name = f"{result.dataset}: AUC {result.auc:.4f}, EER {result.eer:.4f}"
+    return draw_roc({name: result.roc}, result.impostor_pairs)
+
+
+def write_roc(path: Path, result: VerificationResult) -> None:
+    """Draw the curve of a result into a PNG file, atomically.
+
+    Raises:
+        DataError: the name does not end in .png.
+    """
+    write_figure(draw_result(result), path)
+
+
+class RocPicture(EvaluationPicture):
+    """Writes ``roc.png`` into the run's folder after each evaluation of a face network."""
+
+    file_name = "roc.png"
+    label = "ROC"
+
+    def figure(self, trainer: Trainer, task: FaceEmbeddingTask) -> Figure | None:  # noqa: ARG002
+        """Return the curve of the newest result."""
+        return None if task.verification is None else draw_result(task.verification)

@@ -1,1 +1,0 @@
-"""Boxes, labels and attributes onto pictures."""

@@ -1,0 +1,245 @@
+"""Networks without what only training needs, whatever they are made of."""
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from ...backbone.fuse import FusedConvAct, fuse
+from ...backbone.layers import ConvNormAct
+from ...backbone.mobilenet import MobileNetV1
+from ...heads.checkpoint import load_task
+from ...heads.detection.prediction_heads import MapPredictor, Predictors, as_rows
+from ...heads.task import ImageTask
+from ..inference.jobs import predictor_of
+from ..inference.runtime import ModelFacts
+from ..inference.torch import adapt, input_size
+from .nms import make_exportable
+
+
+def for_export(network: nn.Module) -> nn.Module:
+    """Return a fixed copy of a network in which nothing of training is left.
+
+    What ``fuse`` does not fold, such as normalisation after a shared convolution, becomes a factor
+    and an offset for each channel. Each map has one convolution for boxes and classes together, and
+    pixels are divided in the weights of the first.
+    """
+    foldable = any(isinstance(module, ConvNormAct) for module in network.modules())
+    own = fuse(network) if foldable else copy.deepcopy(network).eval()
+    _divide_in_stem(own)
+    for module in list(own.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+                setattr(module, name, ChannelAffine(child))
+            elif isinstance(child, nn.Dropout):
+                setattr(module, name, nn.Identity())
+            elif isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size == 1:
+                setattr(module, name, Mean())
+            elif type(child) is Predictors:  # its other kinds have layers of their own before
+                setattr(module, name, MergedPredictors(child))
+    return own.requires_grad_(False)
+
+
+def _divide_in_stem(network: nn.Module) -> None:
+    """Put the division of pixels into the first convolution, which is linear, in place."""
+    body = next((each for each in network.modules() if isinstance(each, MobileNetV1)), None)
+    divisor = getattr(network, "pixel_std", None)
+    if body is None or divisor is None or not isinstance(body.stem, FusedConvAct):
+        return
+    body.stem.weight.data = body.stem.weight / divisor
+    setattr(network, "pixel_std", 1.0)  # noqa: B010 (a number; Module's own type says otherwise)
+
+
+class Mean(nn.Module):
+    """``AdaptiveAvgPool2d(1)``, which exports with steps in memory to no purpose."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (B, C, 1, 1) for features (B, C, H, W)."""
+        return features.mean(dim=(2, 3), keepdim=True)
+
+
+class MergedPredictors(nn.Module):
+    """SSD's ``Predictors`` with one convolution for each map, whose boxes come with their classes.
+
+    Four channels a box are too few for a convolution of their own to be worth its time.
+
+    Args:
+        original: Where the values come from.
+    """
+
+    def __init__(self, original: Predictors) -> None:
+        super().__init__()
+        self.num_columns = original.num_columns
+        self.maps = nn.ModuleList(
+            _merged(cast(MapPredictor, predictor), original.num_columns) for predictor in original
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """As ``Predictors``, all maps in one."""
+        columns = [4, self.num_columns]
+        said = [conv(map_) for conv, map_ in zip(self.maps, maps, strict=True)]
+        rows = torch.cat([as_rows(each, sum(columns)) for each in said], dim=1)
+        deltas, logits = rows.split(columns, dim=2)
+        return [(deltas, logits)]
+
+
+def _merged(predictor: MapPredictor, num_columns: int) -> nn.Conv2d:
+    """One 1x1 convolution: the offsets of a box, then its logits, box by box."""
+    boxes, classes = predictor.boxes, predictor.classes
+    merged = nn.Conv2d(boxes.in_channels, boxes.out_channels + classes.out_channels, 1)
+    for name, value in merged.named_parameters():
+        by_box = [
+            getattr(layer, name).detach().unflatten(0, (-1, columns))
+            for layer, columns in ((boxes, 4), (classes, num_columns))
+        ]
+        value.data = torch.cat(by_box, dim=1).flatten(0, 1)
+    return merged
+
+
+class ChannelAffine(nn.Module):
+    """Batch normalisation with fixed statistics: a factor and an offset for each channel.
+
+    Args:
+        norm: Where the values come from; (B, C) or (B, C, H, W) in and out.
+    """
+
+    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
+        super().__init__()
+        mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+        factor = torch.rsqrt(var + norm.eps)
+        if norm.affine:
+            factor = factor * norm.weight.detach()
+        offset = -mean * factor
+        if norm.affine:
+            offset = offset + norm.bias.detach()
+        shape = (-1,) if isinstance(norm, nn.BatchNorm1d) else (-1, 1, 1)
+        self.factor = nn.Buffer(factor.view(shape))
+        self.offset = nn.Buffer(offset.view(shape))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return values * factor + offset."""
+        return values * self.factor + self.offset
+
+
+UNKNOWN = "unknown"
+_LARGEST = 1 << 16
+
+
+class DeployedNetwork(nn.Module):
+    """Pictures as they are decoded to named outputs.
+
+    The resize is Pillow's (bilinear with antialiasing on uint8), as in training and evaluation.
+    Pictures that have the network's size already pass through it unchanged.
+
+    Args:
+        answers: Pixels of the network's size and the size of the pictures to the outputs.
+        size_hw: Height and width that the network works at.
+    """
+
+    def __init__(self, answers: nn.Module, size_hw: tuple[int, int]) -> None:
+        super().__init__()
+        self.answers = answers
+        self.size_hw = size_hw
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs for pictures (B, H, W, 3) uint8 RGB."""
+        picture_hw = (images.shape[1], images.shape[2])
+        pixels = images.permute(0, 3, 1, 2)
+        # Where sizes are left open they are no numbers, and the resize stays in the graph.
+        if not all(isinstance(side, int) for side in picture_hw) or picture_hw != self.size_hw:
+            pixels = F.interpolate(pixels, self.size_hw, mode="bilinear", antialias=True)
+        return self.answers(pixels, picture_hw)
+
+
+@dataclass(frozen=True)
+class Deployable:
+    """A network that is ready to be written.
+
+    Attributes:
+        module: Pictures (B, H, W, 3) uint8 RGB to the outputs that ``facts`` names, in order.
+        facts: What the file is to say.
+    """
+
+    module: DeployedNetwork
+    facts: ModelFacts
+
+    def program(self, batch: int | None = None, any_picture: bool = True) -> ExportedProgram:
+        """Trace the network.
+
+        Args:
+            batch: Pictures of each call; None leaves it open.
+            any_picture: Whether pictures may have any size and are resized inside; False takes
+                pictures of the network's size alone.
+        """
+        height, width = self.facts.size_hw
+        if any_picture:  # other numbers than the network's, which would be taken for fixed
+            height, width = height + 13, width + 29
+        example = torch.zeros(batch or 2, height, width, 3, dtype=torch.uint8)
+        with torch.no_grad():
+            self.module(example)  # lets anchors be made as values
+            return torch.export.export(
+                self.module, (example,), dynamic_shapes=(self.open_axes(batch, any_picture),)
+            )
+
+    def open_axes(self, batch: int | None = None, any_picture: bool = True) -> dict[int, Any]:
+        """Axes of the pictures that are left open, as ``torch.export`` has them."""
+        axes: dict[int, Any] = {}
+        if batch is None:
+            axes[0] = Dim("batch", min=1, max=_LARGEST)
+        if any_picture:
+            axes[1] = Dim("height", min=1, max=_LARGEST)
+            axes[2] = Dim("width", min=1, max=_LARGEST)
+        return axes
+
+
+def open_deployable(path: str | Path, size_hw: tuple[int, int] | None = None) -> Deployable:
+    """Make what is exported of a checkpoint of any job.
+
+    Args:
+        path: A checkpoint that ``lightning fit`` or ``mobilevision import`` wrote.
+        size_hw: Height and width that the network works at; None takes those of training.
+
+    Raises:
+        DataError: It cannot be read or rebuilt, is for no job that can be exported, or does not
+            say its size.
+    """
+    path = Path(path)
+    task = load_task(path, ImageTask)
+    predictor = predictor_of(task)
+    size_hw = input_size(task, size_hw, str(path))
+    facts = replace(
+        predictor.describe(task, size_hw),
+        licence=_licence(task.facts),
+        provenance=_provenance(path, task.facts),
+    )
+    adapted = adapt(predictor, task, prepare_for_export, size_hw)
+    return Deployable(DeployedNetwork(adapted, size_hw).eval(), facts)
+
+
+def prepare_for_export(network: nn.Module) -> nn.Module:
+    """Return a copy of a network with nothing of training in it, and NMS that can be exported."""
+    return make_exportable(for_export(network))
+
+
+def _licence(stored: dict[str, Any]) -> str:
+    return str((stored.get("provenance") or {}).get("licence") or UNKNOWN)
+
+
+def _provenance(path: Path, stored: dict[str, Any]) -> dict[str, Any]:
+    """Where a model comes from, and what wrote it: plain data."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {
+        "checkpoint": path.name,
+        "checkpoint_sha256": digest,
+        "weights": stored.get("provenance") or {},
+        "mobilevision": version("mobilevision"),
+        "torch": torch.__version__,
+    }

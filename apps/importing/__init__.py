@@ -1,1 +1,0 @@
-"""Published weights into checkpoints."""
