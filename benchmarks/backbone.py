@@ -133,9 +133,9 @@ def check(variant: Variant, pictures: Tensor) -> float:
 
 
 @torch.inference_mode()
-def seconds(variant: Variant, pictures: Tensor) -> float:
+def seconds(variant: Variant, source: Tensor) -> float:
     """Return the time of one call, in seconds."""
-    images = _input(variant, pictures)
+    images = _input(variant, source)
     start = time.perf_counter()
     variant.network(images)
     return time.perf_counter() - start

@@ -110,7 +110,7 @@ def limit_candidates(side: Side, wanted: int) -> int:
     return passed
 
 
-def picture(seed: int = 0) -> np.ndarray:
+def random_image(seed: int = 0) -> np.ndarray:
     """(480, 640, 3) uint8: smooth colours with some noise."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, 12, 16, generator=generator)
@@ -140,7 +140,7 @@ def ours(network: nn.Module) -> Side:
     )
     process = cast(PostProcess, cast(TorchRuntime, detector.runtime).network.network.postprocess)
     process.candidates_per_class = TOP_K
-    usual, image = process.iou_threshold, picture()
+    usual, image = process.iou_threshold, random_image()
 
     def run() -> np.ndarray:
         return cast(DetectionResult, detector(image, score_threshold=0.0)).scores
@@ -181,7 +181,7 @@ def untrained(make: Callable[..., nn.Module], **options: Any) -> Any:
 
 def peer(model: nn.Module, part: Any, iou_name: str, score_name: str, most_name: str) -> Side:
     """A model of torchvision whose suppression is set by attributes of one of its parts."""
-    usual, image = getattr(part, iou_name), torch.from_numpy(picture()).permute(2, 0, 1) / 255
+    usual, image = getattr(part, iou_name), torch.from_numpy(random_image()).permute(2, 0, 1) / 255
 
     def run() -> np.ndarray:
         with torch.inference_mode():
@@ -210,7 +210,7 @@ def wake(network: nn.Module, run: Callable[[Tensor], object]) -> None:
     usual = [norm.momentum for norm in norms]
     for norm in norms:
         norm.train().momentum = 1.0
-    run(torch.stack([torch.from_numpy(picture(seed)).permute(2, 0, 1) for seed in range(4)]))
+    run(torch.stack([torch.from_numpy(random_image(seed)).permute(2, 0, 1) for seed in range(4)]))
     for norm, momentum in zip(norms, usual, strict=True):
         norm.eval().momentum = momentum
     for module in network.modules():

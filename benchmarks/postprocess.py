@@ -134,8 +134,8 @@ def detector_answers(root: Path, batch: int) -> Scene:
     """The answers of the public SSD (width 0.75) to the first pictures of val2017."""
     network = load_tensorflow_ssd(root / WEIGHTS, width_mult=0.75)
     paths = sorted((root / "coco" / "val2017").glob("*.jpg"))[:batch]
-    pictures = [Image.open(path).convert("RGB").resize(SIZE_HW) for path in paths]
-    images = torch.stack([torch.from_numpy(np.array(one)).permute(2, 0, 1) for one in pictures])
+    opened = [Image.open(path).convert("RGB").resize(SIZE_HW) for path in paths]
+    images = torch.stack([torch.from_numpy(np.array(one)).permute(2, 0, 1) for one in opened])
     output = network(images)
     boxes = network.box_coder.decode(output.box_deltas, output.anchors)
     return Scene(boxes, _with_background(network.scores(output)))

@@ -123,11 +123,11 @@ class ModelTeacher(Teacher):
         """
         if self._network is None:
             raise RuntimeError("prepare() reads the teacher and has to come first")
-        pictures = images.float()
+        pixels = images.float()
         if self.size_hw is not None and tuple(images.shape[-2:]) != tuple(self.size_hw):
-            pictures = F.interpolate(pictures, self.size_hw, mode="bilinear", antialias=True)
+            pixels = F.interpolate(pixels, self.size_hw, mode="bilinear", antialias=True)
         with torch.no_grad():
-            said = self._network(self._normalised(pictures))
+            said = self._network(self._normalised(pixels))
         if said.ndim != 2 or said.shape[1] != self._num_outputs:
             raise WeightsError(
                 f"the teacher {type(self._network).__name__} gives {tuple(said.shape[1:])} numbers "

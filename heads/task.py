@@ -158,14 +158,14 @@ class ImageTask(LightningModule):
                 f"weights: {self.weights} needs training pictures before training starts; give "
                 "fit() a data module in place of loaders, or load the weights yourself"
             )
-        pictures: list[Tensor] = []
+        collected: list[Tensor] = []
         for batch in data.train_dataloader():
-            pictures.extend(batch.images)
-            if len(pictures) >= CALIBRATION_PICTURES:
+            collected.extend(batch.images)
+            if len(collected) >= CALIBRATION_PICTURES:
                 break
         mean, std = cast(float, self.network.pixel_mean), cast(float, self.network.pixel_std)
-        batches = ((torch.stack(pictures[i : i + 16]).float() - mean) / std
-                   for i in range(0, len(pictures), 16))  # fmt: skip
+        batches = ((torch.stack(collected[i : i + 16]).float() - mean) / std
+                   for i in range(0, len(collected), 16))  # fmt: skip
         seen = calibrate_norms(backbone, batches)
         rank_zero_info(f"Batch normalisation calibrated on {seen} training pictures")
 

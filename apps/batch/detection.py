@@ -62,15 +62,15 @@ def number_pictures(
         DataError: The annotations are faulty, name one picture twice among the files, have none of
             the files, or mean other classes by the model's category ids.
     """
-    pictures = [file.path for file in files if not file.is_video]
+    image_paths = [file.path for file in files if not file.is_video]
     if annotation_file is None:
-        return Numbering({path: number for number, path in enumerate(pictures, 1)}, None, [])
+        return Numbering({path: number for number, path in enumerate(image_paths, 1)}, None, [])
     annotations = read_coco(annotation_file, annotation_file.parent)
     _check_categories(annotation_file, annotations.categories, categories)
-    rows, unknown = _match(pictures, annotations.images.file_names.tolist())
+    rows, unknown = _match(image_paths, annotations.images.file_names.tolist())
     if not rows:
         raise DataError(
-            f"{annotation_file}: describes none of the {len(pictures):,} pictures; its first is "
+            f"{annotation_file}: describes none of the {len(image_paths):,} pictures; its first is "
             f"{annotations.images.file_names[0]}. Give the annotations of these pictures."
         )
     faults = [f"{path}: not in {annotation_file}, so not in the results" for path in unknown]

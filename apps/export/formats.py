@@ -24,7 +24,7 @@ class Calibration:
     """Where the ranges of an int8 network come from, and how much may be lost.
 
     Attributes:
-        pictures: Files as the network will meet them, prepared as the file's facts say.
+        paths: Images as the network will meet them, prepared as the file's facts say.
         method: One of ``CALIBRATION_METHODS``: the extremes that were seen, the range that keeps
             most information, or all but the rarest values.
         limit_db: Signal to noise that the network's answers must keep; layers stay in float32, the
@@ -34,12 +34,12 @@ class Calibration:
         DataError: There are no pictures, or no such method.
     """
 
-    pictures: tuple[Path, ...]
+    paths: tuple[Path, ...]
     method: str = "minmax"
     limit_db: float = 20.0
 
     def __post_init__(self) -> None:
-        if not self.pictures:
+        if not self.paths:
             raise DataError("--int8 needs pictures to calibrate on: --calibrate FOLDER")
         if self.method not in CALIBRATION_METHODS:
             raise DataError(

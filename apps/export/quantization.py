@@ -237,7 +237,7 @@ def quantize(
     onnx.checker.check_model(result, full_check=True)
     report = {
         "method": calibration.method,
-        "pictures": len(calibration.pictures),
+        "pictures": len(calibration.paths),
         "limit_db": calibration.limit_db,
         "signal_to_noise_db": round(reached, 2),
         "onnxruntime": onnxruntime.__version__,
@@ -260,7 +260,7 @@ def quantize(
 def with_provenance(deployable: Deployable, calibration: Calibration) -> Deployable:
     """Return a network whose facts say how its file in int8 was calibrated."""
     facts = deployable.facts
-    how = {"method": calibration.method, "pictures": len(calibration.pictures)}
+    how = {"method": calibration.method, "pictures": len(calibration.paths)}
     return replace(deployable, facts=replace(facts, provenance={**facts.provenance, "int8": how}))
 
 
@@ -298,7 +298,7 @@ def open_network(
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
     images = [
         np.repeat(stretch(ImageFile(path).read(), size_hw)[None], batch, axis=0)
-        for path in calibration.pictures
+        for path in calibration.paths
     ]
     return Network(without_rest(model, answers_of(model, layers)), layers, images)
 

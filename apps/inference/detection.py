@@ -242,8 +242,8 @@ class Detector(Predictor[DetectionResult]):
             DataError: A picture cannot be read; use ``stream`` to go on with the others. Or an
                 option is out of its range.
         """
-        pictures, single = as_pictures(images)
-        results = all_or_raise(self.stream(pictures, score_threshold, batch_size))
+        sources, single = as_pictures(images)
+        results = all_or_raise(self.stream(sources, score_threshold, batch_size))
         return results[0] if single else results
 
     def stream(

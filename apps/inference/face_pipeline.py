@@ -148,8 +148,8 @@ class FacePredictor(Predictor[F]):
             DataError: A picture cannot be read; use ``stream`` to go on with the others. Or an
                 option is out of its range.
         """
-        pictures, single = as_pictures(images)
-        results = all_or_raise(self.stream(pictures, batch_size, aligned=aligned))
+        sources, single = as_pictures(images)
+        results = all_or_raise(self.stream(sources, batch_size, aligned=aligned))
         return results[0] if single else results
 
     def stream(

@@ -330,8 +330,8 @@ class Geolocator(Predictor[LocationResult]):
         Raises:
             DataError: A picture cannot be read; use ``stream`` to go on with the others.
         """
-        pictures, single = as_pictures(images)
-        results = all_or_raise(self.stream(pictures, top, batch_size))
+        sources, single = as_pictures(images)
+        results = all_or_raise(self.stream(sources, top, batch_size))
         return results[0] if single else results
 
     def stream(

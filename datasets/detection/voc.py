@@ -101,8 +101,8 @@ def find_voc_split(root: Path, name: str) -> list[VocPart]:
             return parts
         for folder in _XML_FOLDERS:
             if next((root / alias / folder).glob("*.xml"), None) is not None:
-                pictures = [root / alias / images for images in _PICTURE_FOLDERS]
-                there = next(path for path in pictures if path.is_dir())
+                folders = [root / alias / images for images in _PICTURE_FOLDERS]
+                there = next(path for path in folders if path.is_dir())
                 return [VocPart(root / alias / folder, there)]
     raise DataError(
         f"{root.absolute()}: no image set ImageSets/Main/{name}.txt, here or in a VOC* folder, and "
@@ -164,7 +164,7 @@ def read_voc(
     paths: list[Path] = []
     sizes_hw: list[tuple[int, int]] = []
     for part in parts:
-        pictures = _list_pictures(part.images)
+        files_by_stem = _list_pictures(part.images)
         for file in _xml_files(part, faults):
             try:
                 image = read_voc_file(file)
@@ -172,7 +172,7 @@ def read_voc(
                 faults.add(FaultKind.MALFORMED, str(error))
                 continue
             named = image.file_name or f"{file.stem}.jpg"
-            path = part.images / pictures.get(file.stem, named)
+            path = part.images / files_by_stem.get(file.stem, named)
             size_hw = image.size_hw or _measure(path, faults)
             if size_hw is not None:
                 read.append(image)

@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as pictures
+from torchvision.transforms.v2 import functional as transforms
 
 from ...datasets.errors import DataError
 from ...datasets.geolocation.cells import Partition
@@ -189,7 +189,7 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
                 f"five_crop_hw={height, width} of pictures of {tuple(images.shape[-2:])}: set "
                 "data.eval_size_hw to a larger size, such as 256 for crops of 224"
             )
-        crops = pictures.five_crop(images, [height, width])
+        crops = transforms.five_crop(images, [height, width])
         each = torch.stack([self._scores(self(crop)) for crop in crops])
         return torch.logsumexp(each, dim=0) - math.log(len(crops))
 

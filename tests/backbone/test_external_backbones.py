@@ -30,7 +30,7 @@ def imagenet(images: Tensor) -> Tensor:
     return ((images + 1) / 2 - mean) / std
 
 
-def pictures(side: int = 64) -> Tensor:
+def random_images(side: int = 64) -> Tensor:
     return torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
@@ -54,8 +54,8 @@ def test_torchvision__maps_are_the_models(tmp_path: Path) -> None:
         getattr(theirs, name).register_forward_hook(
             lambda _, __, output, name=name: maps.__setitem__(name, output)
         )
-    theirs(imagenet(pictures()))
-    for mine, other in zip(ours(pictures()), maps.values(), strict=True):
+    theirs(imagenet(random_images()))
+    for mine, other in zip(ours(random_images()), maps.values(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
 
 
@@ -65,8 +65,8 @@ def test_timm__maps_are_the_models(tmp_path: Path) -> None:
     torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
     ours = TimmFeatures("resnet18", (8, 32), weights=tmp_path / "resnet18.pth").eval()
     assert ours.feature_info == ((128, 512), (8, 32))
-    features = theirs.forward_intermediates(imagenet(pictures()), intermediates_only=True)
-    for mine, other in zip(ours(pictures()), (features[2], features[4]), strict=True):
+    features = theirs.forward_intermediates(imagenet(random_images()), intermediates_only=True)
+    for mine, other in zip(ours(random_images()), (features[2], features[4]), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
 
 
@@ -113,7 +113,7 @@ def test_torchvision__models_that_do_not_pad_or_have_side_heads(
     assert ours.feature_info == (channels, (16, 32))
     maps = []
     theirs.get_submodule(nodes[-1]).register_forward_hook(lambda *args: maps.append(args[-1]))
-    images = pictures(96)
+    images = random_images(96)
     with torch.no_grad():
         theirs(imagenet(images))
         torch.testing.assert_close(ours(images)[-1], maps[0], rtol=1e-3, atol=1e-4)
@@ -125,7 +125,7 @@ def test_vgg_ssd__maps_are_those_of_torchvisions_detector() -> None:
     ours = VggSsdFeatures().eval()
     theirs = ssd300_vgg16(weights=None, weights_backbone=None, num_classes=2).eval()
     theirs.backbone.load_state_dict(ours.extractor.state_dict())
-    images = (pictures(300)[:1] + 1) / 2
+    images = (random_images(300)[:1] + 1) / 2
     with torch.no_grad():
         normalised = theirs.transform([images[0]])[0].tensors
         expected = list(theirs.backbone(normalised).values())
@@ -140,7 +140,7 @@ def test_heads__take_a_peer_and_train_it() -> None:
     backbone = TorchvisionFeatures("resnet18")
     for network in (SSD(backbone, num_classes=2), ImageClassifier(backbone, num_classes=2)):
         network.train()
-        output = network(pictures(96))
+        output = network(random_images(96))
         logits = output if isinstance(output, Tensor) else output.class_logits
         network.zero_grad()
         logits.square().sum().backward()

@@ -41,18 +41,18 @@ def document() -> Document:
 def write_coco(tmp_path: Path) -> Callable[..., Path]:
     """Write documents as a data set: one argument for each split; returns the root."""
 
-    def write(pictures: bool = True, **documents: Any) -> Path:
+    def write(draw: bool = True, **documents: Any) -> Path:
         root = tmp_path / "set"
         (root / "annotations").mkdir(parents=True, exist_ok=True)
         (root / "images").mkdir(exist_ok=True)
         for split, content in documents.items():
             text = content if isinstance(content, str) else json.dumps(content)
             (root / "annotations" / f"{split}.json").write_text(text)
-            for image in content["images"] if pictures and isinstance(content, dict) else ():
+            for image in content["images"] if draw and isinstance(content, dict) else ():
                 rng = np.random.default_rng(image["id"])
                 pixels = rng.integers(0, 256, (image["height"] // 8, image["width"] // 8, 3))
-                picture = Image.fromarray(pixels.astype(np.uint8))
-                picture.resize((image["width"], image["height"])).save(
+                drawn = Image.fromarray(pixels.astype(np.uint8))
+                drawn.resize((image["width"], image["height"])).save(
                     root / "images" / image["file_name"]
                 )
         return root

@@ -82,12 +82,12 @@ def test_worker__process_that_ends__last_words_are_shown(tmp_path: Path, picture
 
 def test_commands__batches_are_the_picture_again_and_again() -> None:
     seen: list[np.ndarray] = []
-    picture = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    commands = Commands(seen.append, picture)
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    commands = Commands(seen.append, pixels)
     commands.answer(3)
     assert commands.time(1, 2, 0.0) >= 0
     assert [images.shape for images in seen] == [(3, 2, 4, 3), *[(1, 2, 4, 3)] * 3]
-    assert all(np.array_equal(image, picture) for images in seen for image in images)
+    assert all(np.array_equal(image, pixels) for images in seen for image in images)
 
 
 def test_serve__failures_are_answers_too() -> None:

@@ -35,7 +35,7 @@ def written(checkpoint: Path) -> Exported:
 
 
 @pytest.fixture(scope="module")
-def pictures(real_data: Path) -> list[Path]:
+def random_images(real_data: Path) -> list[Path]:
     return sorted((real_data / "coco/val2017").glob("*.jpg"))
 
 
@@ -50,9 +50,9 @@ def test_export__real_detector__says_what_it_is(written: Exported) -> None:
 
 
 def test_detector__real_pictures__same_boxes(
-    written: Exported, checkpoint: Path, pictures: list[Path]
+    written: Exported, checkpoint: Path, random_images: list[Path]
 ) -> None:
-    chosen = pictures[:8]
+    chosen = random_images[:8]
     ours = Detector.load(written.path, "cpu")(chosen, 0.05, batch_size=3)
     theirs = Detector.load(checkpoint, "cpu")(chosen, 0.05)
     assert isinstance(ours, list)
@@ -65,11 +65,11 @@ def test_detector__real_pictures__same_boxes(
 
 
 def test_runtime__pictures_of_any_size__same_objects(
-    written: Exported, checkpoint: Path, pictures: list[Path]
+    written: Exported, checkpoint: Path, random_images: list[Path]
 ) -> None:
     run, detector = open_runtime(written.path, "cpu"), Detector.load(checkpoint, "cpu")
     seen = 0
-    for path in pictures[:4]:
+    for path in random_images[:4]:
         found = run(ImageFile(path).read()[None])
         expected = detector(path, 0.3)
         assert isinstance(expected, DetectionResult)
@@ -87,7 +87,7 @@ def test_runtime__pictures_of_any_size__same_objects(
 
 @pytest.mark.slow
 def test_measures__coco_numbers_of_the_checkpoint(
-    written: Exported, checkpoint: Path, pictures: list[Path], real_data: Path
+    written: Exported, checkpoint: Path, random_images: list[Path], real_data: Path
 ) -> None:
     annotations = real_data / "coco/annotations/instances_val2017.json"
     truth = json.loads(annotations.read_text())
@@ -96,20 +96,20 @@ def test_measures__coco_numbers_of_the_checkpoint(
     def measure(results: Results) -> dict[str, float]:
         return dict(evaluate_boxes(truth, results, "val2017").numbers)
 
-    expected = measure(detected(Detector.load(checkpoint, "cpu"), pictures))
+    expected = measure(detected(Detector.load(checkpoint, "cpu"), random_images))
     assert expected["AP"] > 0.19
-    exported = measure(detected(Detector.load(written.path, "cpu"), pictures))
-    resized_inside = measure(said(run, pictures))
+    exported = measure(detected(Detector.load(written.path, "cpu"), random_images))
+    resized_inside = measure(said(run, random_images))
     for name, value in expected.items():
         assert exported[name] == pytest.approx(value, abs=1e-3), name
         assert resized_inside[name] == pytest.approx(value, abs=2e-3), name
 
 
-def detected(detector: Detector, pictures: list[Path]) -> Results:
-    return _rows(pictures, lambda path: detector(path, 0.0).to_coco(int(path.stem)))  # type: ignore[union-attr]
+def detected(detector: Detector, random_images: list[Path]) -> Results:
+    return _rows(random_images, lambda path: detector(path, 0.0).to_coco(int(path.stem)))  # type: ignore[union-attr]
 
 
-def said(run: Runtime, pictures: list[Path]) -> Results:
+def said(run: Runtime, random_images: list[Path]) -> Results:
     """What the file itself says of whole pictures, without ``Detector``."""
     ids = list(run.facts.categories)
 
@@ -124,8 +124,8 @@ def said(run: Runtime, pictures: list[Path]) -> Results:
             if label >= 0
         ]  # fmt: skip
 
-    return _rows(pictures, rows)
+    return _rows(random_images, rows)
 
 
-def _rows(pictures: Iterable[Path], of_picture: Callable[[Path], Results]) -> Results:
-    return [row for path in pictures for row in of_picture(path)]
+def _rows(random_images: Iterable[Path], of_picture: Callable[[Path], Results]) -> Results:
+    return [row for path in random_images for row in of_picture(path)]

@@ -59,7 +59,7 @@ def program(small: Callable[[str], Path], tmp_path_factory: pytest.TempPathFacto
     return export
 
 
-def pictures(count: int, size_hw: tuple[int, int]) -> np.ndarray:
+def random_images(count: int, size_hw: tuple[int, int]) -> np.ndarray:
     return np.stack([np.roll(made_up_picture(size_hw), 7 * i, axis=1) for i in range(count)])
 
 
@@ -72,7 +72,7 @@ def test_file__same_answers_for_any_number_of_pictures(
     run = open_runtime(written.path, "cpu", threads=1)
     assert run.facts == written_facts(eager, ExportOptions(any_picture=False)) == written.facts
     for count in (1, 3):
-        images = pictures(count, eager.facts.size_hw)
+        images = random_images(count, eager.facts.size_hw)
         with torch.no_grad():
             answers = eager.module(torch.from_numpy(images))
         expected = {name: x.numpy() for name, x in zip(eager.facts.outputs, answers, strict=True)}
@@ -160,7 +160,7 @@ def test_open_runtime__no_program__says_so(content: bytes, tmp_path: Path) -> No
 def test_format__network_alone__answers_as_torch(deployable: Deployables, tmp_path: Path) -> None:
     bare = alone(deployable("ssd"))
     ExecutorchFormat().write(bare, tmp_path / "network.pte", ExportOptions(any_picture=False))
-    images = pictures(1, bare.facts.size_hw)
+    images = random_images(1, bare.facts.size_hw)
     with torch.no_grad():
         expected = bare.module(torch.from_numpy(images))
     found = open_runtime(tmp_path / "network.pte")(images)

@@ -208,13 +208,13 @@ def test_quantize__small_network__near_and_smaller(
 ) -> None:
     source, out = exported(kind).path, tmp_path / "small.onnx"
     facts = open_runtime(source).facts
-    pictures = find_pictures([str(photos)], 6)
-    report = quantize(source, out, facts.size_hw, Calibration(pictures, limit_db=15.0))
+    paths = find_pictures([str(photos)], 6)
+    report = quantize(source, out, facts.size_hw, Calibration(paths, limit_db=15.0))
     assert out.stat().st_size < 0.6 * source.stat().st_size
     assert report["signal_to_noise_db"] >= 15
     assert any(layer["int8"] for layer in report["layers"])
     assert read_report(out) == report
-    run, images = open_runtime(out, "cpu"), ImageFile(pictures[1]).read()[None]
+    run, images = open_runtime(out, "cpu"), ImageFile(paths[1]).read()[None]
     assert run.facts == facts
     found, expected = run(images), open_runtime(source, "cpu")(images)
     name = next(iter(facts.outputs))
@@ -264,9 +264,9 @@ def test_command__wrong_options__exit_status_2(
 def test_quantize__public_detector__same_objects(real_data: Path, tmp_path: Path) -> None:
     weights = real_data / "weights/ssd_mobilenet_v1_0.75_coco_300.npz"
     import_weights(str(weights), tmp_path / "ssd.ckpt")
-    pictures = find_pictures([str(real_data / "coco/train2017")], 6)
+    paths = find_pictures([str(real_data / "coco/train2017")], 6)
     export_checkpoint(tmp_path / "ssd.ckpt", tmp_path / "ssd.onnx", "onnx")
-    options = ExportOptions(int8=Calibration(pictures))
+    options = ExportOptions(int8=Calibration(paths))
     written = export_checkpoint(tmp_path / "ssd.ckpt", tmp_path / "8.onnx", "onnx", None, options)
     assert written.size_bytes < 0.35 * (tmp_path / "ssd.onnx").stat().st_size
     exact, eight = (open_runtime(tmp_path / name, "cpu") for name in ("ssd.onnx", "8.onnx"))

@@ -174,7 +174,7 @@ def test_read_coco__faulty_entry__raises_or_counts(
     place, index, changes = damage
     entry = document[place][index] | changes
     document[place][index] = {key: value for key, value in entry.items() if value is not ...}
-    root = write_coco(pictures=False, train=document)
+    root = write_coco(draw=False, train=document)
     with pytest.raises(DataError) as caught:
         read(root)
     message = str(caught.value)

@@ -75,7 +75,7 @@ def test_fit_to_pictures__quarter_turn__boxes_on_the_object(
     )
     declared_hw = STORED_HW[::-1] if drawn_upright else STORED_HW
     document = turned_set(root, orientation, declared_hw, [x0, y0, x1 - x0, y1 - y0])
-    write_coco(pictures=False, train=document)
+    write_coco(draw=False, train=document)
     data = fit_to_pictures(read_coco(root / "annotations" / "train.json", root / "images"))
     expected = white_box(ImageFile(root / "images" / "a.jpg").read())
     assert data.boxes.xyxy[0].tolist() == expected

@@ -154,7 +154,7 @@ def test_detection_dataset__another_size_than_declared__error(
     write_coco: Write, root: Path, document: Document
 ) -> None:
     document["images"][0]["height"] = 81
-    write_coco(pictures=False, train=document)
+    write_coco(draw=False, train=document)
     with pytest.raises(DataError, match=r"a\.jpg: the picture is 100x80"):
         DetectionDataset(read(root), Resize(SIZE_HW))[0]
 

@@ -92,7 +92,7 @@ def test_read_voc__same_scenes_as_coco__same_boxes(
         write(folder, **{str(image_id): xml(*objects)})
     categories = [{"id": i, "name": name} for i, name in enumerate(VOC_NAMES, start=1)]
     root = write_coco(
-        pictures=False,
+        draw=False,
         train={"images": images, "annotations": annotations, "categories": categories},
     )
     coco = read_coco(root / "annotations" / "train.json", folder)

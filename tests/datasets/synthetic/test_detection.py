@@ -67,10 +67,10 @@ def test_write_scenes__pictures__are_whole_jpegs_of_the_size_asked_for(root: Pat
         files = {path.name for path in (root / split).iterdir()}
         assert files == {image["file_name"] for image in images}
         for image in images:
-            with Image.open(root / split / image["file_name"]) as picture:
-                picture.load()
-                assert picture.format == "JPEG"
-                assert (picture.height, picture.width) == SIZE_HW
+            with Image.open(root / split / image["file_name"]) as opened:
+                opened.load()
+                assert opened.format == "JPEG"
+                assert (opened.height, opened.width) == SIZE_HW
                 assert (image["height"], image["width"]) == SIZE_HW
 
 
@@ -78,8 +78,8 @@ def test_write_scenes__masks__lie_on_the_coloured_objects(root: Path) -> None:
     coco = COCO(root / annotation_file("train"))
     inside, outside = [], []
     for image_id, image in coco.imgs.items():
-        with Image.open(root / "train" / image["file_name"]) as picture:
-            saturation = np.ptp(np.asarray(picture, int), axis=2)
+        with Image.open(root / "train" / image["file_name"]) as opened:
+            saturation = np.ptp(np.asarray(opened, int), axis=2)
         masks = [coco.annToMask(annotation) for annotation in coco.imgToAnns[image_id]]
         covered = np.any([np.zeros(SIZE_HW), *masks], axis=0)
         inside.append(saturation[covered])

@@ -25,7 +25,7 @@ def small(width_mult: float = 0.25, num_classes: int = 3, **options) -> FasterRC
     return FasterRCNN(MobileNetV1(width_mult, out_strides=(16,)), num_classes, **options)
 
 
-def pictures(count: int = 2, size: int = 96) -> torch.Tensor:
+def random_images(count: int = 2, size: int = 96) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
 
 
@@ -58,7 +58,7 @@ def test_faster_rcnn__has_the_parameters_and_cost_of_table_13() -> None:
     parts = {}
     for size, published in ((300, 25.22), (600, 30.49)):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            output = model(pictures(1, size))
+            output = model(random_images(1, size))
         assert output.proposals.boxes.shape == (1, 300, 4)
         assert output.roi.class_logits.shape == (1, 300, 91)
         assert output.roi.box_deltas.shape == (1, 300, 90, 4)
@@ -72,7 +72,7 @@ def test_faster_rcnn__has_the_parameters_and_cost_of_table_13() -> None:
 
 def test_output__is_the_same_type_in_training_and_evaluation() -> None:
     model = small()
-    trained, evaluated = model.train()(pictures()), model.eval()(pictures())
+    trained, evaluated = model.train()(random_images()), model.eval()(random_images())
     assert type(trained) is type(evaluated)
     assert [type(part) for part in trained] == [type(part) for part in evaluated]
     for output in (trained, evaluated):
@@ -86,7 +86,7 @@ def test_output__is_the_same_type_in_training_and_evaluation() -> None:
 
 def test_gradients__reach_every_parameter() -> None:
     model = small().train()
-    losses = model.compute_losses(model(pictures(4)), objects(4))
+    losses = model.compute_losses(model(random_images(4)), objects(4))
     assert set(losses) == NAMES
     torch.stack(list(losses.values())).sum().backward()
     for name, parameter in model.named_parameters():
@@ -97,7 +97,7 @@ def test_gradients__reach_every_parameter() -> None:
 def test_losses__are_repeatable_in_evaluation_and_leave_the_generator_alone() -> None:
     model = small().eval()
     with torch.inference_mode():
-        output = model(pictures())
+        output = model(random_images())
         state = torch.get_rng_state()
         first = model.compute_losses(output, objects())
         again = model.compute_losses(output, objects())
@@ -109,7 +109,7 @@ def test_losses__are_repeatable_in_evaluation_and_leave_the_generator_alone() ->
 
 def test_picture_without_objects__teaches_background_only() -> None:
     model = small().train()
-    losses = model.compute_losses(model(pictures()), nothing())
+    losses = model.compute_losses(model(random_images()), nothing())
     assert losses["rpn_box"] == 0
     assert losses["roi_box"] == 0
     assert losses["rpn_objectness"] > 0
@@ -127,7 +127,7 @@ def test_picture_that_is_one_crowd__teaches_little_and_finitely() -> None:
         torch.zeros(2, 1, dtype=torch.int64),
         torch.ones(2, 1, dtype=torch.bool),
     )
-    losses = model.compute_losses(model(pictures()), target)
+    losses = model.compute_losses(model(random_images()), target)
     assert all(value == 0 for value in losses.values())
     torch.stack(list(losses.values())).sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
@@ -136,7 +136,7 @@ def test_picture_that_is_one_crowd__teaches_little_and_finitely() -> None:
 def test_detect__takes_each_class_own_box_and_no_filler() -> None:
     model = small(num_classes=2)
     model.postprocess.score_threshold = 0.3
-    output = model.eval()(pictures(1))
+    output = model.eval()(random_images(1))
     boxes = torch.tensor([[[10.0, 10.0, 30.0, 50.0], [40.0, 40.0, 80.0, 80.0]]])
     logits = torch.full((1, 2, 3), -20.0)
     logits[0, 0, 2] = 20.0  # the first proposal shows class 1
@@ -157,7 +157,7 @@ def test_detect__takes_each_class_own_box_and_no_filler() -> None:
 def test_detect__also_takes_an_output_of_training() -> None:
     model = small(freeze_norms=True)
     model.postprocess.score_threshold = 0.0
-    images = pictures(1)
+    images = random_images(1)
     with torch.inference_mode():
         trained, evaluated = model.train()(images), model.eval()(images)
         assert (model.detect(trained, (96, 96)).labels >= 0).any()
@@ -171,7 +171,7 @@ def test_detect__returns_boxes_inside_the_picture() -> None:
     model = small().eval()
     model.postprocess.score_threshold = 0.0
     with torch.inference_mode():
-        found = model.detect(model(pictures()), (96, 96))
+        found = model.detect(model(random_images()), (96, 96))
     assert found.boxes.min() >= 0
     assert found.boxes.max() <= 96
     assert (found.scores[:, :-1] >= found.scores[:, 1:]).all()
@@ -180,7 +180,7 @@ def test_detect__returns_boxes_inside_the_picture() -> None:
 
 def test_batch__gives_what_its_pictures_give_alone() -> None:
     model = small().eval()
-    images = pictures(3)
+    images = random_images(3)
     with torch.inference_mode():
         together = model(images)
         for row, image in enumerate(images):
@@ -243,7 +243,7 @@ def test_frozen_norms__stay_as_they_are_whoever_calls_train() -> None:
     model.train()
     model.backbone.train()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    losses = model.compute_losses(model(pictures(1)), objects(1))
+    losses = model.compute_losses(model(random_images(1)), objects(1))
     torch.stack(list(losses.values())).sum().backward()
     nn.utils.clip_grad_norm_(model.parameters(), 10.0)
     optimizer.step()
@@ -284,7 +284,7 @@ def test_imagenet_weights__fill_both_stages_and_calibration_keeps_them(real_data
         for part in ("depthwise", "pointwise"):
             layer = scopes[f"MobilenetV1/Conv2d_{index + 1}_{part}"]
             assert torch.equal(layer.conv.weight, getattr(block, part).conv.weight)
-    images = pictures(2, 128)
+    images = random_images(2, 128)
     boxes = torch.tensor([[[10.0, 10.0, 60.0, 90.0]], [[0.0, 0.0, 128.0, 128.0]]])
     with torch.inference_mode():
         (features,) = model.backbone(images / 127.5 - 1)

@@ -132,8 +132,8 @@ def test_public_coco_weights__give_the_recorded_coco_numbers(real_data: Path) ->
     names = {number: str(number) for number in range(1, 91)}
     evaluator = CocoEvaluator(truth, names, "COCO subset")
     for image in truth["images"]:
-        picture = Image.open(real_data / "coco/val2017" / image["file_name"]).convert("RGB")
-        pixels = np.asarray(picture.resize((300, 300), Image.Resampling.BILINEAR))
+        opened = Image.open(real_data / "coco/val2017" / image["file_name"]).convert("RGB")
+        pixels = np.asarray(opened.resize((300, 300), Image.Resampling.BILINEAR))
         with torch.inference_mode():
             output = model(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None])
             found = model.detect(output, (300, 300))

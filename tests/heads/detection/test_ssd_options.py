@@ -56,7 +56,7 @@ def ssd(option: str, num_classes: int = 3) -> SSD:
     return SSD(backbone, num_classes, **({"extra_channels": (64, 64)} | OPTIONS[option]()))
 
 
-def pictures(count: int = 4) -> torch.Tensor:
+def random_images(count: int = 4) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, SIZE, SIZE), dtype=torch.uint8)
 
 
@@ -71,7 +71,7 @@ def objects(count: int = 4, num_classes: int = 3) -> DetectionTarget:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_option__lowers_its_loss_on_one_batch(option: str) -> None:
-    model, images, target = ssd(option).train(), pictures(), objects()
+    model, images, target = ssd(option).train(), random_images(), objects()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     history = []
     for _ in range(25):
@@ -90,7 +90,7 @@ def test_option__gives_every_parameter_a_gradient(option: str) -> None:
     model = ssd(option).train()
     if isinstance(model.loss.classification, MinedCrossEntropy):
         model.loss.classification.min_negatives = 5000  # so that every map has a negative
-    losses = model.compute_losses(model(pictures()), objects())
+    losses = model.compute_losses(model(random_images()), objects())
     torch.stack(list(losses.values())).sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -113,7 +113,7 @@ def test_option__takes_empty_and_crowded_pictures_one_class_and_bfloat16(
     mixed = full._replace(labels=torch.stack([full.labels[0], torch.full((6,), -1)]))
     for target in (none, crowded, mixed):
         with torch.autocast("cpu", torch.bfloat16):
-            output = model(pictures(2))
+            output = model(random_images(2))
             losses = model.compute_losses(output, target)
         for value in losses.values():
             assert value.dtype == torch.float32
