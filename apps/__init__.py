@@ -1,4 +1,4 @@
-"""What a person runs: the command lines, the Python API, pictures and tables.
+"""What a person runs: the command lines, the Python API, images and tables.
 
 The names below are loaded when they are first used, so that whatever needs no torch starts without
 it.

@@ -1,4 +1,4 @@
-"""Boxes and their labels drawn onto a picture: an array in, an array out."""
+"""Boxes and their labels drawn onto an image: an array in, an array out."""
 
 import colorsys
 import math
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from .inference.face_attributes import FaceDescription
 
 _Box = tuple[float, float, float, float]
-_Colour = tuple[int, int, int]
+_Color = tuple[int, int, int]
 
-_WHITE: _Colour = (255, 255, 255)
-_INK: _Colour = (20, 20, 24)
+_WHITE: _Color = (255, 255, 255)
+_INK: _Color = (20, 20, 24)
 _HALO = (0, 0, 0, 150)
 _TRUTH_LABEL = (20, 20, 24, 190)
 
 
 class _Style(NamedTuple):
-    """Sizes in pixels that suit a picture's size."""
+    """Sizes in pixels that suit an image's size."""
 
     line: int
     font: ImageFont.FreeTypeFont
@@ -38,7 +38,7 @@ class _Look(NamedTuple):
 
     font: ImageFont.FreeTypeFont
     background: tuple[int, ...]
-    colour: _Colour
+    color: _Color
     optional: bool
     """Left out rather than written over another."""
 
@@ -50,19 +50,19 @@ def draw_detections(
     score_threshold: float = 0.3,
     truth: "DetectionTarget | None" = None,
 ) -> np.ndarray:
-    """Draw what was found (solid, a colour for each class) and what is there (dashed white).
+    """Draw what was found (solid, a color for each class) and what is there (dashed white).
 
-    Labels stay inside the picture and, where there is room, off each other; those of high score
+    Labels stay inside the image and, where there is room, off each other; those of high score
     choose first. An annotated box is named where no drawn detection of its class covers it (IoU
-    0.5) and its name hides no other. Line and letter sizes follow the picture's size.
+    0.5) and its name hides no other. Line and letter sizes follow the image's size.
 
     Args:
         image: (H, W, 3) uint8, RGB; not changed.
-        detections: of this picture alone: boxes (K, 4) xyxy in its pixels, scores (K,), labels
+        detections: of this image alone: boxes (K, 4) xyxy in its pixels, scores (K,), labels
             (K,); rows with label -1 are padding.
         names: class name by class index.
         score_threshold: detections below it are not drawn.
-        truth: of this picture alone: boxes (N, 4) xyxy in its pixels, labels (N,), crowd (N,).
+        truth: of this image alone: boxes (N, 4) xyxy in its pixels, labels (N,), crowd (N,).
 
     Returns:
         (H, W, 3) uint8, RGB.
@@ -73,12 +73,12 @@ def draw_detections(
     found = _best_first(detections, score_threshold, canvas.size)
     actual = _truth_rows(truth, canvas.size)
     for box, _, label in reversed(found):
-        solid_box(pen, box, class_colour(label), style.line)
+        solid_box(pen, box, class_color(label), style.line)
     for box, _, _ in actual:
         dashed_box(pen, box, max(1, style.line // 2))
     taken: list[_Box] = []
     for box, score, label in found:
-        look = _found_look(class_colour(label), style)
+        look = _found_look(class_color(label), style)
         _label(pen, f"{names[label]} {score:.2f}", box, look, taken)
     for box, label, crowd in actual:
         if not any(label == other and _iou(box, drawn) >= 0.5 for drawn, _, other in found):
@@ -87,8 +87,8 @@ def draw_detections(
     return np.asarray(canvas)
 
 
-def class_colour(label: int) -> _Colour:
-    """A vivid colour for a class index, the same in every picture; neighbours differ much."""
+def class_color(label: int) -> _Color:
+    """A vivid color for a class index, the same in every image; neighbors differ much."""
     hue = (0.33 + label * 0.618034) % 1.0  # steps of the golden ratio never come close to a cycle
     lightness = (0.55, 0.68, 0.45)[label // 8 % 3]
     red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.95)
@@ -118,17 +118,17 @@ def _truth_rows(
 
 
 def _clipped(box: Sequence[float], size: tuple[int, int]) -> _Box:
-    """Bring a box into the picture, so that its lines show; its corners stay in order."""
+    """Bring a box into the image, so that its lines show; its corners stay in order."""
     x1, y1 = (min(max(value, 0), most - 1) for value, most in zip(box[:2], size, strict=True))
     x2, y2 = (min(max(value, 0), most - 1) for value, most in zip(box[2:], size, strict=True))
     return x1, y1, max(x1, x2), max(y1, y2)
 
 
-def solid_box(pen: ImageDraw.ImageDraw, box: _Box, colour: _Colour, line: int) -> None:
-    """Draw a box as detections have it: its colour with a dark rim; ``line`` in pixels."""
+def solid_box(pen: ImageDraw.ImageDraw, box: _Box, color: _Color, line: int) -> None:
+    """Draw a box as detections have it: its color with a dark rim; ``line`` in pixels."""
     x1, y1, x2, y2 = map(round, box)
     pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=_HALO, width=line + 2)
-    pen.rectangle((x1, y1, x2, y2), outline=colour, width=line)
+    pen.rectangle((x1, y1, x2, y2), outline=color, width=line)
 
 
 def dashed_box(pen: ImageDraw.ImageDraw, box: _Box, line: int) -> None:
@@ -170,7 +170,7 @@ def _label(pen: ImageDraw.ImageDraw, text: str, box: _Box, look: _Look, taken: l
     taken.append(place)
     pen.rectangle(place, fill=look.background)
     middle = (place[0] + 3, (place[1] + place[3]) / 2)
-    pen.text(middle, text, look.colour, look.font, anchor="lm")
+    pen.text(middle, text, look.color, look.font, anchor="lm")
 
 
 def _places(box: _Box, label: tuple[int, int], size: tuple[int, int]) -> Iterator[_Box]:
@@ -206,7 +206,7 @@ def shortened(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
     return short
 
 
-def _found_look(background: _Colour, style: _Style) -> _Look:
+def _found_look(background: _Color, style: _Style) -> _Look:
     red, green, blue = background
     bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140  # luma of ITU-R BT.601
     return _Look(style.font, background, _INK if bright else _WHITE, optional=False)
@@ -240,16 +240,16 @@ def draw_attributes(image: np.ndarray, faces: Sequence["FaceDescription"]) -> np
     """Draw a box around each face and list beside it what is said to be there.
 
     The list stands right of the box, or left of it where there is more room; the surest attribute
-    (the most above its threshold) comes first, and what the picture's height has no room for is
-    counted in the last line. A picture without a side of 640 px is enlarged by a whole number,
+    (the most above its threshold) comes first, and what the image's height has no room for is
+    counted in the last line. An image without a side of 640 px is enlarged by a whole number,
     so that there is room for names.
 
     Args:
         image: (H, W, 3) uint8, RGB; not changed.
-        faces: Of this picture.
+        faces: Of this image.
 
     Returns:
-        (k H, k W, 3) uint8, RGB; k is 1 unless the picture is small.
+        (k H, k W, 3) uint8, RGB; k is 1 unless the image is small.
     """
     canvas = Image.fromarray(image)
     scale = math.ceil(_LEGIBLE_PX / max(canvas.size))
@@ -259,8 +259,8 @@ def draw_attributes(image: np.ndarray, faces: Sequence["FaceDescription"]) -> np
     for number, face in enumerate(faces):
         x1, y1, x2, y2 = (float(value) * scale for value in face.box)
         line = max(2, round(max(canvas.size) / 300))
-        solid_box(pen, (x1, y1, x2, y2), class_colour(number), line)
-        _list_beside(pen, (x1, y1, x2), _lines(face), size, class_colour(number))
+        solid_box(pen, (x1, y1, x2, y2), class_color(number), line)
+        _list_beside(pen, (x1, y1, x2), _lines(face), size, class_color(number))
     return np.asarray(canvas)
 
 
@@ -276,7 +276,7 @@ def _list_beside(
     box: tuple[float, float, float],
     lines: list[str],
     size: int,
-    colour: tuple[int, int, int],
+    color: tuple[int, int, int],
 ) -> None:
     width, height = pen.im.size
     letters, step = font(size), round(size * 1.25)
@@ -291,13 +291,13 @@ def _list_beside(
     left = min(x2 + 4, width - panel) if rightwards else max(x1 - 4 - panel, 0)
     top = min(max(y1, 0), max(height - step * len(cut) - 6, 0))
     pen.rectangle((left, top, left + panel, top + step * len(cut) + 4), fill=_PANEL)
-    pen.rectangle((left, top, left + 2, top + step * len(cut) + 4), fill=colour)
+    pen.rectangle((left, top, left + 2, top + step * len(cut) + 4), fill=color)
     for row, text in enumerate(cut):
         pen.text((left + 6, top + 2 + row * step), text, _INK, letters)
 
 
 _PAGE = (247, 247, 245)
-_GREY = (95, 95, 100)
+_GRAY = (95, 95, 100)
 
 _GAP = 12
 _CELL_HW = (360, 480)
@@ -305,14 +305,14 @@ _CAPTION_SIZE = 13
 _TITLE_SIZE = 17
 
 
-def fit_picture(image: np.ndarray) -> tuple[np.ndarray, float]:
-    """Scale a picture to a cell of the grid.
+def fit_image(image: np.ndarray) -> tuple[np.ndarray, float]:
+    """Scale an image to a cell of the grid.
 
     Args:
         image: (H, W, 3) uint8.
 
     Returns:
-        the scaled picture, at most 360 x 480 pixels; the factor by which its boxes scale too.
+        the scaled image, at most 360 x 480 pixels; the factor by which its boxes scale too.
     """
     height, width = image.shape[:2]
     scale = min(_CELL_HW[0] / height, _CELL_HW[1] / width)
@@ -322,12 +322,12 @@ def fit_picture(image: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def make_grid(
-    pictures: Sequence[np.ndarray], captions: Sequence[str], title: str, score_threshold: float
+    images: Sequence[np.ndarray], captions: Sequence[str], title: str, score_threshold: float
 ) -> np.ndarray:
-    """Lay pictures out in rows, with a caption under each, a title and a legend above all.
+    """Lay images out in rows, with a caption under each, a title and a legend above all.
 
     Args:
-        pictures: arrays (H, W, 3) uint8 RGB of any sizes, at least one.
+        images: arrays (H, W, 3) uint8 RGB of any sizes, at least one.
         captions: a line for each; cut in the middle where it is too long.
         title: a line on top.
         score_threshold: what the legend says of the detections that are drawn.
@@ -335,10 +335,10 @@ def make_grid(
     Returns:
         (H, W, 3) uint8, RGB.
     """
-    columns = _columns_for(len(pictures))
-    cell = max(picture.shape[1] for picture in pictures)
-    rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
-    heights = [max(picture.shape[0] for picture in row) for row in rows]
+    columns = _columns_for(len(images))
+    cell = max(image.shape[1] for image in images)
+    rows = [images[start : start + columns] for start in range(0, len(images), columns)]
+    heights = [max(image.shape[0] for image in row) for row in rows]
     below, head = _CAPTION_SIZE + 2 * _GAP, _TITLE_SIZE + _CAPTION_SIZE + 4 * _GAP
     size = (columns * (cell + _GAP) + _GAP, head + sum(heights) + below * len(rows))
     page = Image.new("RGB", size, _PAGE)
@@ -348,13 +348,13 @@ def make_grid(
     _legend(pen, _TITLE_SIZE + 2 * _GAP, score_threshold)
     letters = font(_CAPTION_SIZE)
     top = head
-    for index, picture in enumerate(pictures):
+    for index, image in enumerate(images):
         row, column = divmod(index, columns)
         left = _GAP + column * (cell + _GAP)
-        inset = (cell - picture.shape[1]) // 2
-        page.paste(Image.fromarray(picture), (left + inset, top + heights[row] - picture.shape[0]))
+        inset = (cell - image.shape[1]) // 2
+        page.paste(Image.fromarray(image), (left + inset, top + heights[row] - image.shape[0]))
         caption = shortened(captions[index], cell, letters)
-        pen.text((left + cell // 2, top + heights[row] + 5), caption, _GREY, letters, anchor="ma")
+        pen.text((left + cell // 2, top + heights[row] + 5), caption, _GRAY, letters, anchor="ma")
         if column == columns - 1:
             top += heights[row] + below
     return np.asarray(page)
@@ -372,9 +372,9 @@ def _legend(pen: ImageDraw.ImageDraw, top: int, score_threshold: float) -> None:
     for text in ("annotated", f"found, with score (from {score_threshold:.2f})"):
         box = (left, top, left + 2 * size, top + size)
         if text == "annotated":
-            pen.rectangle(box, fill=_GREY)
+            pen.rectangle(box, fill=_GRAY)
             dashed_box(pen, (box[0] + 3, box[1] + 3, box[2] - 3, box[3] - 3), 1)
         else:
-            solid_box(pen, box, class_colour(0), 2)
-        pen.text((box[2] + 7, top + size / 2), text, _GREY, letters, anchor="lm")
+            solid_box(pen, box, class_color(0), 2)
+        pen.text((box[2] + 7, top + size / 2), text, _GRAY, letters, anchor="lm")
         left = box[2] + 7 + math.ceil(letters.getlength(text)) + 2 * _GAP

@@ -18,7 +18,7 @@ from ..heads.detection.ssd import SSD
 from ..heads.detection.task import DetectionTask
 from ..heads.detection.weights import COCO_IDS, TensorFlowSSD
 
-UNKNOWN_LICENCE = "unknown"
+UNKNOWN_LICENSE = "unknown"
 _IMAGENET_CLASSES = 1000
 _UNUSED = "???"
 _BACKGROUND = "background"
@@ -69,7 +69,7 @@ def import_weights(
         size_hw: Input size in pixels; None takes what the file or its name says.
         labels: Names of the file's classes, one a line; None takes those of ImageNet or COCO where
             the number of classes is theirs.
-        licence: Licence of the weights; None takes what is known of the source.
+        licence: License of the weights; None takes what is known of the source.
 
     Returns:
         What was written.
@@ -96,7 +96,7 @@ def import_weights(
         "file": path.name,
         "sha256": found,
         "commit": commit_of(path),
-        "licence": licence or _known_licence(source),
+        "licence": licence or _known_license(source),
         **job.facts,
         "preprocess": {
             "size_hw": list(job.size_hw),
@@ -220,21 +220,21 @@ def _classifier_categories(path: Path, num_classes: int, names: list[str] | None
     return dict(enumerate(names))
 
 
-def _known_licence(source: str) -> str:
+def _known_license(source: str) -> str:
     if source in PUBLIC_WEIGHTS:
         return PUBLIC_WEIGHTS[source].licence
     name = parse_name(source)
     if name is not None and name.repository.startswith(_TIMM_REPOSITORY):
         return "Apache-2.0"  # of all three, in timm's own configuration
-    return UNKNOWN_LICENCE
+    return UNKNOWN_LICENSE
 
 
 _NEXT = {
-    "detection": "mobilevision detect PICTURES --model {path} --out found",
+    "detection": "mobilevision detect IMAGES --model {path} --out found",
     "classification": "mobilevision cost --ckpt {path}",
 }
 _FOLDED = (
-    "Batch normalisation is folded in: evaluation is exact, and a training that starts from it "
+    "Batch normalization is folded in: evaluation is exact, and a training that starts from it "
     "(model.weights) calibrates it first."
 )
 

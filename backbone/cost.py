@@ -2,7 +2,7 @@
 
 The paper (Howard et al. 2017, Section 3.1) measures computation in mult-adds: one multiplication
 and one addition each, of convolutions and fully connected layers alone. Equations 2 and 5 are what
-is counted for a full and for a depthwise separable convolution. Normalisation, activations,
+is counted for a full and for a depthwise separable convolution. Normalization, activations,
 pooling, and products of two activations as in attention count as nothing.
 """
 
@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 FULLY_CONNECTED = "fully connected"
-NORMALISATION = "normalisation"
+NORMALIZATION = "normalisation"
 OTHER = "other"
 
 
@@ -31,7 +31,7 @@ class LayerCost(NamedTuple):
     """``conv 1x1``, ``conv dw 3x3`` (depthwise) and so on by kernel (height x width), ``fully
     connected``, ``normalisation``, or ``other``."""
     mult_adds: int
-    """Over all calls of the forward pass, for all pictures of the input."""
+    """Over all calls of the forward pass, for all images of the input."""
     params: int
     """Weights and biases; those that an earlier layer already has are not counted again."""
     stride: int
@@ -74,7 +74,7 @@ def count_cost(module: nn.Module, *inputs: Any) -> Cost:
     """Count what ``module(*inputs)`` costs, in evaluation mode.
 
     The pass is really made, so everything that shapes decide is right: odd and rectangular
-    pictures, strides, dilation, groups. A layer that is called twice counts twice in mult-adds and
+    images, strides, dilation, groups. A layer that is called twice counts twice in mult-adds and
     once in parameters. On the device "meta" nothing is calculated, and counting takes no time::
 
         with torch.device("meta"):
@@ -85,7 +85,7 @@ def count_cost(module: nn.Module, *inputs: Any) -> Cost:
 
     Args:
         module: Any network. Its mode, its statistics and its gradients are left as they are.
-        inputs: What it is called with; a batch of one picture for the cost of a picture.
+        inputs: What it is called with; a batch of one image for the cost of an image.
 
     Returns:
         The cost of each layer with parameters. Convolutions and fully connected layers are known
@@ -149,7 +149,7 @@ def _kind(layer: nn.Module) -> str:
     if isinstance(layer, nn.Linear):
         return FULLY_CONNECTED
     if isinstance(layer, (_NormBase, nn.GroupNorm, nn.LayerNorm)):
-        return NORMALISATION
+        return NORMALIZATION
     return OTHER
 
 

@@ -1,6 +1,6 @@
 """Feature extractors of torchvision and timm behind the ``Backbone`` protocol, and whole models.
 
-For the comparison rows of the MobileNet paper and for teachers. Heads hand on pictures in [-1, 1];
+For the comparison rows of the MobileNet paper and for teachers. Heads hand on images in [-1, 1];
 each extractor turns them into what its own weights were trained on. Nothing is ever downloaded
 unless ``download`` asks for it.
 """
@@ -31,11 +31,11 @@ class PeerFeatures(nn.Module):
     """Somebody's feature extractor with the pixel range and the protocol of this package.
 
     Args:
-        extractor: Pictures (B, 3, H, W) to maps, finest first, in the range that ``pixel_mean``
+        extractor: Images (B, 3, H, W) to maps, finest first, in the range that ``pixel_mean``
             and ``pixel_std`` say: a list, a tuple, or a dict in that order.
-        pixel_mean: Subtracted from each colour of pixels in [0, 1].
+        pixel_mean: Subtracted from each color of pixels in [0, 1].
         pixel_std: Then divided by.
-        probe_size_hw: Size of the picture of zeros that shows the channels and the strides of the
+        probe_size_hw: Size of the image of zeros that shows the channels and the strides of the
             maps. Where a network does not pad, a stride is the nearest power of two.
 
     Raises:
@@ -62,7 +62,7 @@ class PeerFeatures(nn.Module):
             )
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps of pictures (B, 3, H, W) float, RGB in [-1, 1], finest first."""
+        """Return the maps of images (B, 3, H, W) float, RGB in [-1, 1], finest first."""
         maps = self.extractor(images * self.get_buffer("scale") + self.get_buffer("shift"))
         return tuple(maps.values()) if isinstance(maps, dict) else tuple(maps)
 

@@ -16,7 +16,7 @@ class FeatureInfo(NamedTuple):
 
 @runtime_checkable
 class Backbone(Protocol):
-    """Anything that turns pictures into feature maps.
+    """Anything that turns images into feature maps.
 
     Heads ask ``feature_info`` for channels and strides and never for names of layers, so any
     feature extractor behind this protocol fits under any head.
@@ -25,7 +25,7 @@ class Backbone(Protocol):
     feature_info: FeatureInfo
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the feature maps of normalised pictures.
+        """Return the feature maps of normalized images.
 
         Args:
             images: (B, 3, H, W) float, RGB, in the range that the backbone was trained on

@@ -1,6 +1,6 @@
-"""Networks for inference: batch normalisation folded into the convolution before it.
+"""Networks for inference: batch normalization folded into the convolution before it.
 
-A convolution without bias followed by normalisation with fixed statistics is one convolution with
+A convolution without bias followed by normalization with fixed statistics is one convolution with
 a bias (Jacob et al. 2018, "Quantization and Training of Neural Networks", Section 3.2, equation
 14). The activation goes into the same kernel on CPUs where oneDNN is there. Both save passes over
 the feature maps, which cost as much as the depthwise convolutions themselves.
@@ -41,7 +41,7 @@ class FusedConvAct(PaddedConv2d):
                 conv.groups, conv.kind, conv.dilation[0], bias=True,
             )  # fmt: skip
         if norm.running_mean is None or norm.running_var is None:
-            raise ValueError("fusing needs batch normalisation with running statistics")
+            raise ValueError("fusing needs batch normalization with running statistics")
         weight, bias = fuse_conv_bn_weights(
             conv.weight, None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
@@ -67,18 +67,18 @@ def fuse(module: nn.Module) -> nn.Module:
 
     Every ``ConvNormAct`` in it, at any depth, becomes a ``FusedConvAct``; a layer that is used at
     several places stays one. The outputs are those of the original in evaluation mode, up to
-    rounding (1e-4 of their size). The network takes pictures in either memory format and is
+    rounding (1e-4 of their size). The network takes images in either memory format and is
     fastest with channels_last; what passes between its layers is channels_last.
 
     Args:
         module: Any network of this package, in any mode. It is not changed.
 
     Returns:
-        The copy, in evaluation mode. ``train()`` does not bring normalisation back: train the
+        The copy, in evaluation mode. ``train()`` does not bring normalization back: train the
         original. Its state dict has other names, so save the original, too.
 
     Raises:
-        ValueError: There is nothing to fold, or a normalisation keeps no running statistics.
+        ValueError: There is nothing to fold, or a normalization keeps no running statistics.
     """
     folded: dict[ConvNormAct, FusedConvAct] = {
         layer: FusedConvAct(layer) for layer in module.modules() if isinstance(layer, ConvNormAct)

@@ -104,7 +104,7 @@ class PaddedConv2d(nn.Conv2d):
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution without bias, batch normalisation, activation (Figure 3)."""
+    """Convolution without bias, batch normalization, activation (Figure 3)."""
 
     def __init__(
         self,
@@ -167,7 +167,7 @@ def recomputation_contexts(
 
 @contextmanager
 def _statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Let normalisation update copies of its buffers for a while."""
+    """Let normalization update copies of its buffers for a while."""
     norms = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)]
     buffers = [(norm, dict(norm.named_buffers(recurse=False))) for norm in norms]
     for norm, originals in buffers:
@@ -182,7 +182,7 @@ def _statistics_kept(module: nn.Module) -> Iterator[None]:
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation that stays in evaluation mode, whatever its parents are put into.
+    """Batch normalization that stays in evaluation mode, whatever its parents are put into.
 
     Made by ``freeze_norms``. Unlike torchvision's class of that name it is a ``BatchNorm2d`` with
     the same entries in the state dict, so that weights load, and layers fold, as without it.
@@ -196,7 +196,7 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 def freeze_norms(module: nn.Module) -> int:
     """Keep statistics, scale and shift of every BatchNorm2d below ``module`` as they are.
 
-    For batches too small to normalise by. The layers are replaced in place by ``FrozenBatchNorm2d``
+    For batches too small to normalize by. The layers are replaced in place by ``FrozenBatchNorm2d``
     with the same values; weights that are loaded later are taken as usual.
 
     Returns:
@@ -215,7 +215,7 @@ def freeze_norms(module: nn.Module) -> int:
 
 @torch.no_grad()
 def set_folded_bias(norm: nn.BatchNorm2d, bias: Tensor) -> None:
-    """Make a normalisation layer add ``bias`` (C,) and nothing else, in evaluation mode."""
+    """Make a normalization layer add ``bias`` (C,) and nothing else, in evaluation mode."""
     norm.running_mean.zero_()  # type: ignore[union-attr]
     norm.running_var.fill_(1.0)  # type: ignore[union-attr]
     norm.weight.fill_((1.0 + norm.eps) ** 0.5)
@@ -226,19 +226,19 @@ def set_folded_bias(norm: nn.BatchNorm2d, bias: Tensor) -> None:
 def calibrate_norms(network: nn.Module, batches: Iterable[Tensor]) -> int:
     """Measure what reaches each BatchNorm2d and re-express its scale and shift in those statistics.
 
-    With m and v the mean and variance of a layer's input over all given pictures, the layer gets
+    With m and v the mean and variance of a layer's input over all given images, the layer gets
     running_mean = m, running_var = v, weight = scale * sqrt(v + eps), bias = shift + scale * m,
     where ``scale * x + shift`` is what it computes now. Its output in evaluation mode does not
-    change (up to rounding), whatever the pictures; its output in training mode becomes the same
-    on batches of that kind of pictures.
+    change (up to rounding), whatever the images; its output in training mode becomes the same
+    on batches of that kind of images.
 
     Args:
         network: The module to change in place; called with each batch in evaluation mode.
-        batches: Network inputs; all of them are used. 32 pictures or more of the domain that
+        batches: Network inputs; all of them are used. 32 images or more of the domain that
             will be trained.
 
     Returns:
-        The number of pictures seen.
+        The number of images seen.
 
     Raises:
         ValueError: There was no batch.
@@ -249,27 +249,27 @@ def calibrate_norms(network: nn.Module, batches: Iterable[Tensor]) -> int:
         norm.register_forward_pre_hook(lambda norm, inputs: moments[norm].add(inputs[0]))
         for norm in norms
     ]
-    was_training, pictures = network.training, 0
+    was_training, images = network.training, 0
     network.eval()
     try:
         for batch in batches:
             network(batch)
-            pictures += len(batch)
+            images += len(batch)
     finally:
         for hook in hooks:
             hook.remove()
         network.train(was_training)
-    if pictures == 0:
-        raise ValueError("calibration needs at least one batch of pictures")
+    if images == 0:
+        raise ValueError("calibration needs at least one batch of images")
     for norm in norms:
         _re_express(norm, *moments[norm].mean_and_variance())
-    return pictures
+    return images
 
 
 def _re_express(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
     running_mean, running_var = norm.running_mean, norm.running_var
     if running_mean is None or running_var is None:
-        raise ValueError("calibration needs batch normalisation with running statistics")
+        raise ValueError("calibration needs batch normalization with running statistics")
     scale = norm.weight / torch.sqrt(running_var + norm.eps)
     shift = norm.bias - scale * running_mean
     norm.weight.copy_(scale * torch.sqrt(variance + norm.eps))

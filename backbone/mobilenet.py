@@ -52,22 +52,22 @@ def scale_channels(channels: int, width_mult: float) -> int:
 
 
 class MobileNetV1(nn.Module):
-    """MobileNet's body: pictures to feature maps, without a classifier.
+    """MobileNet's body: images to feature maps, without a classifier.
 
     Args:
         width_mult: Width multiplier alpha of Section 3.3; the paper uses 1, 0.75, 0.5 and 0.25.
         out_strides: The maps to hand on, finest first, by stride: for each of them the last map
             at that stride, so (16, 32) gives blocks 11 and 13.
         padding: ``same`` as in TensorFlow, where the public weights come from, or ``symmetric``.
-        norm_eps: Epsilon of batch normalisation (TensorFlow 1e-3, PyTorch and timm 1e-5).
+        norm_eps: Epsilon of batch normalization (TensorFlow 1e-3, PyTorch and timm 1e-5).
         norm_momentum: Momentum of the running statistics in PyTorch's sense: the share of the
             new batch. TensorFlow's detection models use 0.0003, its classifiers 0.003; short
-            training on few pictures needs more.
+            training on few images needs more.
         convolution: ``separable``, or ``full`` for the network that Table 4 compares with.
         shallow: Leave out the five blocks at stride 16 that change neither size nor channels
             (Table 5): 8 blocks instead of 13.
         output_stride: 32, or 16 or 8 for maps that are no coarser: later strides become 1, and the
-            blocks that follow them are dilated so that they see as much of the picture (Chen et
+            blocks that follow them are dilated so that they see as much of the image (Chen et
             al. 2017, "Rethinking Atrous Convolution", Section 3.1). The weights are the same.
         gradient_checkpointing: While gradients are recorded, keep the inputs of the blocks only
             and calculate the rest again in the backward pass: less memory for about a third more
@@ -124,7 +124,7 @@ class MobileNetV1(nn.Module):
             channels, stride, dilation = out_channels, stride * block_stride, next_dilation
             last_at_stride[stride] = (index, channels)
         self._choose_taps(out_strides, last_at_stride)
-        self.apply(_initialise)
+        self.apply(_initialize)
 
     def _choose_taps(
         self, out_strides: Sequence[int], last_at_stride: dict[int, tuple[int, int]]
@@ -148,9 +148,9 @@ class MobileNetV1(nn.Module):
     ) -> "MobileNetV1":
         """Make the backbone that a weight file is of, in evaluation mode.
 
-        Width, padding and normalisation are the file's. Nothing is downloaded: where a public name
+        Width, padding and normalization are the file's. Nothing is downloaded: where a public name
         is not in the cache, the error says the command. Of TensorFlow's inference files
-        normalisation is folded in; ``norms.calibrate_norms`` gives it back before training.
+        normalization is folded in; ``norms.calibrate_norms`` gives it back before training.
 
         Args:
             name_or_path: A public name, a published file or a checkpoint, see
@@ -205,7 +205,7 @@ class ImageClassifier(nn.Module):
         backbone: Any feature extractor behind the Backbone protocol.
         num_classes: Classes of the output; 1,000 for ImageNet (no background class).
         dropout: Probability of dropping a pooled feature while training.
-        head_channels: Channels of one more 1x1 convolution with normalisation and ReLU6 between
+        head_channels: Channels of one more 1x1 convolution with normalization and ReLU6 between
             the last map and the pooling: the "h" of timm's mobilenetv1_100h, which has
             max(1024, the channels of the map). None leaves it out, as the paper does.
         norm_eps: Epsilon of that normalization.
@@ -236,13 +236,13 @@ class ImageClassifier(nn.Module):
             self.head = ConvNormAct(
                 channels, head_channels, 1, norm_eps=norm_eps, norm_momentum=norm_momentum
             )
-            self.head.apply(_initialise)
+            self.head.apply(_initialize)
             channels = head_channels
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits (B, num_classes) of pictures (B, 3, H, W), RGB in [-1, 1]."""
+        """Return the logits (B, num_classes) of images (B, 3, H, W), RGB in [-1, 1]."""
         features = self.head(self.backbone(images)[-1])
         return self.classifier(self.dropout(features.mean(dim=(2, 3))))
 
@@ -255,8 +255,8 @@ def _block(
     return DepthwiseSeparable(in_channels, channels, stride, **options)
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
-        # He et al. 2015, equation 14; a depthwise output goes to one channel's neighbours only.
+        # He et al. 2015, equation 14; a depthwise output goes to one channel's neighbors only.
         fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
         nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))

@@ -4,7 +4,7 @@
     python benchmarks/backbone.py --batches [1] --rounds 50 --threads 2 --compiled false
 
 The peer is timm's mobilenetv1_100 in plain eager mode; all variants have its weights, drawn at
-random, with statistics of batch normalisation measured on noise. TensorFlow's padding, which the
+random, with statistics of batch normalization measured on noise. TensorFlow's padding, which the
 public weights need, is timed too; its outputs are compared with those of our own eager network
 with that padding. The variants take turns, so that a change of the machine's speed meets all alike;
 a ratio is the median of those of the rounds. ``error`` is the largest difference of two logits
@@ -51,10 +51,10 @@ def compare(
     """Print the time of each variant, and how much faster than timm it is.
 
     Args:
-        batches: Pictures of a call.
+        batches: Images of a call.
         rounds: Timed calls of each variant, after one that is not timed.
         threads: Threads of torch.
-        size: Height and width of the pictures in pixels.
+        size: Height and width of the images in pixels.
         compiled: Also time torch.compile, which needs a C++ compiler and a minute.
 
     Raises:
@@ -66,12 +66,12 @@ def compare(
         compiled = False
     print(f"MobileNet 1.0 at {size} px, {threads} thread(s), torch {torch.__version__}, "
           f"timm {timm.__version__}\n")  # fmt: skip
-    print(f"{'variant':<26}{'batch':>6}{'ms a picture':>14}{'ratio':>8}{'error':>10}")
+    print(f"{'variant':<26}{'batch':>6}{'ms an image':>14}{'ratio':>8}{'error':>10}")
     variants = make_variants(compiled)
     for batch in batches:
-        pictures = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
-        errors = [check(variant, pictures) for variant in variants]
-        rows = [[seconds(variant, pictures) for variant in variants] for _ in range(rounds)]
+        images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+        errors = [check(variant, images) for variant in variants]
+        rows = [[seconds(variant, images) for variant in variants] for _ in range(rounds)]
         for index, variant in enumerate(variants):
             ratio = statistics.median(row[0] / row[index] for row in rows)
             median = statistics.median(row[index] for row in rows)
@@ -118,14 +118,14 @@ def copy_weights(peer: nn.Module, padding: Padding) -> ImageClassifier:
 
 
 @torch.inference_mode()
-def check(variant: Variant, pictures: Tensor) -> float:
+def check(variant: Variant, images: Tensor) -> float:
     """Return the largest difference from the reference over its largest logit.
 
     Raises:
         SystemExit: It is more than it may be.
     """
-    expected = variant.reference(pictures)
-    difference = (variant.network(_input(variant, pictures)).float() - expected).abs().max()
+    expected = variant.reference(images)
+    difference = (variant.network(_input(variant, images)).float() - expected).abs().max()
     error = float(difference / expected.abs().max())
     if not error <= (BFLOAT16_TOLERANCE if variant.bfloat16 else TOLERANCE):
         raise SystemExit(f"{variant.name}: logits differ by {error:.1e} of the largest")
@@ -141,10 +141,10 @@ def seconds(variant: Variant, source: Tensor) -> float:
     return time.perf_counter() - start
 
 
-def _input(variant: Variant, pictures: Tensor) -> Tensor:
+def _input(variant: Variant, images: Tensor) -> Tensor:
     layout = torch.channels_last if variant.channels_last else torch.contiguous_format
     dtype = torch.bfloat16 if variant.bfloat16 else torch.float32
-    return pictures.to(dtype).contiguous(memory_format=layout)
+    return images.to(dtype).contiguous(memory_format=layout)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pictures per second and core, from JPEG file to network input: ours against its peers.
+"""Images per second and core, from JPEG file to network input: ours against its peers.
 
     python benchmarks/data.py [--images DIR] [--count N] [--rounds N]
 
@@ -6,9 +6,9 @@ Every pipeline reads the same files, with the same boxes, on one thread; CPU tim
 are interleaved, so that a change of the machine's speed meets all alike; the table shows the median
 of the rounds, and the ratio is the median of the ratios within a round.
 
-The peers do what ours does with their own operations: distort colours (chance 1/2), zoom out to at
+The peers do what ours does with their own operations: distort colors (chance 1/2), zoom out to at
 most 4 times the sides (1/2), crop around objects (6/7), mirror (1/2), resize to 300x300. "colours
-last" distorts the resized picture, as ours does; the plain order is the paper's. The crops of
+last" distorts the resized image, as ours does; the plain order is the paper's. The crops of
 albumentations keep all objects, so they are larger than the paper's on average.
 """
 
@@ -51,7 +51,7 @@ def main() -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        root = options.images or write_pictures(Path(folder), options.count)
+        root = options.images or write_images(Path(folder), options.count)
         paths = sorted(path for path in root.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
         if not paths:
             parser.error(f"{root} holds no .jpg or .jpeg file")
@@ -60,7 +60,7 @@ def main() -> None:
         print_table(measure(pipelines(), samples, options.rounds), len(samples), options.rounds)
 
 
-def write_pictures(folder: Path, count: int) -> Path:
+def write_images(folder: Path, count: int) -> Path:
     """Write 640x480 JPEG files whose detail, and so their size, is that of photographs."""
     rng = np.random.default_rng(0)
     for index in range(count):
@@ -68,13 +68,13 @@ def write_pictures(folder: Path, count: int) -> Path:
         for level in range(8):
             cells = rng.normal(0.0, 60.0 / 2 ** (level / 2), (2 + 2**level, 2 + 2**level, 3))
             pixels += cv2.resize(cells.astype(np.float32), (640, 480))
-        picture = Image.fromarray((pixels + 128).clip(0, 255).astype(np.uint8))
-        picture.save(folder / f"{index:04d}.jpg", quality=92)
+        image = Image.fromarray((pixels + 128).clip(0, 255).astype(np.uint8))
+        image.save(folder / f"{index:04d}.jpg", quality=92)
     return folder
 
 
 def draw_objects(path: Path, rng: np.random.Generator) -> Objects:
-    """Draw boxes for a picture, of a twentieth to half of its sides."""
+    """Draw boxes for an image, of a twentieth to half of its sides."""
     height, width = ImageFile(path).size_hw
     sides = rng.uniform(0.05, 0.5, (BOXES, 2))
     starts = rng.uniform(0.0, 1.0, (BOXES, 2)) * (1.0 - sides)
@@ -87,8 +87,8 @@ def pipelines() -> dict[str, Pipeline]:
     return {
         "ours": our_pipeline(SSDAugment(SIZE_HW)),
         "ours, decoded whole": our_pipeline(SSDAugment(SIZE_HW, max_reduce=1)),
-        BASELINE: albumentations_pipeline(colours_last=False),
-        "albumentations, colours last": albumentations_pipeline(colours_last=True),
+        BASELINE: albumentations_pipeline(colors_last=False),
+        "albumentations, colors last": albumentations_pipeline(colors_last=True),
         "torchvision v2": torchvision_pipeline(),
     }
 
@@ -98,9 +98,9 @@ def our_pipeline(augment: SSDAugment) -> Pipeline:
     return lambda path, objects, rng: augment(ImageFile(path), objects, rng)
 
 
-def albumentations_pipeline(colours_last: bool) -> Pipeline:
+def albumentations_pipeline(colors_last: bool) -> Pipeline:
     """The same steps with albumentations' operations, decoded by OpenCV."""
-    colours = A.ColorJitter((0.875, 1.125), (0.5, 1.5), (0.5, 1.5), (-0.1, 0.1), p=0.5)
+    colors = A.ColorJitter((0.875, 1.125), (0.5, 1.5), (0.5, 1.5), (-0.1, 0.1), p=0.5)
     geometry = [
         # 0 to 1.5 sides at each edge: at most 4 times the side in total.
         A.CropAndPad(percent=(0.0, 1.5), keep_size=False, fill=FILL_RGB, p=0.5),  # pyright: ignore[reportArgumentType]
@@ -109,7 +109,7 @@ def albumentations_pipeline(colours_last: bool) -> Pipeline:
         A.Resize(*SIZE_HW),
     ]
     compose = A.Compose(
-        [*geometry, colours] if colours_last else [colours, *geometry],
+        [*geometry, colors] if colors_last else [colors, *geometry],
         bbox_params=A.BboxParams("pascal_voc", label_fields=["labels"]),
     )
 
@@ -149,7 +149,7 @@ def torchvision_pipeline() -> Pipeline:
 def measure(
     named: dict[str, Pipeline], samples: list[tuple[Path, Objects]], rounds: int
 ) -> dict[str, list[float]]:
-    """Pictures per second of each pipeline in each round; one round before them warms up."""
+    """Images per second of each pipeline in each round; one round before them warms up."""
     rates: dict[str, list[float]] = {name: [] for name in named}
     for number in range(rounds + 1):
         for name, pipeline in named.items():
@@ -164,7 +164,7 @@ def measure(
 
 def print_table(rates: dict[str, list[float]], count: int, rounds: int) -> None:
     """Print medians, spread, and the ratio to the plain albumentations pipeline of its round."""
-    print(f"{count} pictures to {SIZE_HW[0]}x{SIZE_HW[1]}, one core, median of {rounds} rounds")
+    print(f"{count} images to {SIZE_HW[0]}x{SIZE_HW[1]}, one core, median of {rounds} rounds")
     print(f"{'pipeline':<30} {'images/s':>9} {'min to max':>14} {'ratio':>6}")
     for name, values in rates.items():
         ratio = statistics.median(a / b for a, b in zip(values, rates[BASELINE], strict=True))

@@ -1,15 +1,15 @@
-"""One 640x480 picture from array to boxes: our detectors against torchvision's, in one run.
+"""One 640x480 image from array to boxes: our detectors against torchvision's, in one run.
 
     python benchmarks/detect.py
     python benchmarks/detect.py --threads 2 --rounds 40
 
-Timed is all that comes after decoding: resize, normalisation, network, box decoding, suppression.
+Timed is all that comes after decoding: resize, normalization, network, box decoding, suppression.
 All are eager, in float32, with random weights and 90 classes (torchvision counts background as the
 91st). Ours get an array (H, W, 3) uint8 through ``Detector``; torchvision's get the float tensor
 (3, H, W) in [0, 1] that they want, and its making is not counted.
 
 What is left to suppress depends on the scores, so each model's score threshold is set to what lets
-the same number of its candidates (pairs of a box and a class) through on this picture; at most 100
+the same number of its candidates (pairs of a box and a class) through on this image; at most 100
 boxes are kept, 400 candidates of a class are looked at, and two-stage models get 300 proposals. The
 table shows how many candidates passed and how many boxes are left.
 
@@ -43,7 +43,7 @@ class Side(NamedTuple):
     """A detector whose suppression can be set."""
 
     run: Callable[[], np.ndarray]
-    """Picture to scores (K,), falling."""
+    """Image to scores (K,), falling."""
     limit: Callable[[float, float, int], None]
     """Set score threshold, IoU threshold and most detections."""
     iou_threshold: float
@@ -111,7 +111,7 @@ def limit_candidates(side: Side, wanted: int) -> int:
 
 
 def random_image(seed: int = 0) -> np.ndarray:
-    """(480, 640, 3) uint8: smooth colours with some noise."""
+    """(480, 640, 3) uint8: smooth colors with some noise."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, 12, 16, generator=generator)
     smooth = nn.functional.interpolate(coarse, (HEIGHT, WIDTH), mode="bicubic")
@@ -199,12 +199,12 @@ def peer(model: nn.Module, part: Any, iou_name: str, score_name: str, most_name:
 def wake(network: nn.Module, run: Callable[[Tensor], object]) -> None:
     """Make an untrained network say different things of different places and classes.
 
-    Signals fade through untrained layers until all scores are equal. So normalisation takes its
-    statistics from a few pictures, and class predictors get random biases.
+    Signals fade through untrained layers until all scores are equal. So normalization takes its
+    statistics from a few images, and class predictors get random biases.
 
     Args:
         network: In evaluation mode.
-        run: Put pictures (4, 3, H, W) uint8 through it.
+        run: Put images (4, 3, H, W) uint8 through it.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     usual = [norm.momentum for norm in norms]

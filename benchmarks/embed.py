@@ -4,10 +4,10 @@
     python benchmarks/embed.py --threads 2 --rounds 20
 
 The student is MobileNet 1.0 at 160 px, the first row of Table 14 of the MobileNet paper, as
-`FaceEmbedder` runs it: batch normalisation folded into the convolutions, channels_last, uint8
-pixels normalised inside, embeddings handed back as an array. "plain" is the same network as it is
+`FaceEmbedder` runs it: batch normalization folded into the convolutions, channels_last, uint8
+pixels normalized inside, embeddings handed back as an array. "plain" is the same network as it is
 trained. The teacher is what the student is distilled from, also at 160 px, as its package has it:
-eager, with pixels that are normalised already, whose making is not counted. All are in float32 with
+eager, with pixels that are normalized already, whose making is not counted. All are in float32 with
 random weights.
 
 The sides take turns, the teacher first; a ratio is the median over the rounds of the teacher's time
@@ -97,7 +97,7 @@ def as_tensor(faces: np.ndarray) -> Tensor:
 
 
 def bound(network: nn.Module, images: Tensor) -> Callable[[], object]:
-    """The network on these pictures, as a function without arguments."""
+    """The network on these images, as a function without arguments."""
     return lambda: run(network, images)
 
 
@@ -109,7 +109,7 @@ def run(network: nn.Module, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def settle(network: nn.Module, size: int) -> None:
-    """Give normalisation the statistics of a few pictures, as in a trained network.
+    """Give normalization the statistics of a few images, as in a trained network.
 
     Signals fade through untrained layers, and embeddings of nothing would be equal anyway.
     """

@@ -42,8 +42,8 @@ def compare(
     Args:
         ground_truth: annotations in the COCO format; generated where none are given.
         results: detections in the COCO results format, for the ground truth that is given.
-        images: generated pictures.
-        detections: generated detections in each picture.
+        images: generated images.
+        detections: generated detections in each image.
         repeats: runs of each engine; the medians are shown.
     """
     if (ground_truth is None) != (results is None):
@@ -68,7 +68,7 @@ def compare(
 def generate(
     images: int, detections: int, seed: int = 0
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Make ground truth and results of val2017's kind: 80 classes, 7.4 boxes in a picture.
+    """Make ground truth and results of val2017's kind: 80 classes, 7.4 boxes in an image.
 
     One box in a hundred is a crowd region. Half of the detections are moved ground truth, the
     others lie anywhere.

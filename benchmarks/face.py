@@ -3,10 +3,10 @@
     python benchmarks/face.py
     python benchmarks/face.py --threads 2 --rounds 20
 
-Each network is a MobileNet 1.0 at 160 x 128 px as its Python API runs it: batch normalisation
-folded into the convolutions, channels_last, uint8 pixels normalised inside, arrays handed back. Two
+Each network is a MobileNet 1.0 at 160 x 128 px as its Python API runs it: batch normalization
+folded into the convolutions, channels_last, uint8 pixels normalized inside, arrays handed back. Two
 networks means those of `FaceEmbedder` and `FaceAttributes`, one after the other on the same crops,
-which favours them: in use each cuts out crops of its own. All are in float32, with random weights.
+which favors them: in use each cuts out crops of its own. All are in float32, with random weights.
 
 The sides take turns, the two networks first; a ratio is the median over the rounds of their time by
 that of the one in the same round. The heads have the same weights on both sides, and so do the
@@ -126,7 +126,7 @@ def make_sides(
 
 @torch.no_grad()
 def settle(network: nn.Module, size_hw: tuple[int, int]) -> None:
-    """Give normalisation the statistics of a few pictures, as in a trained network.
+    """Give normalization the statistics of a few images, as in a trained network.
 
     Signals fade through untrained layers, and answers about nothing would be equal anyway.
     """

@@ -5,7 +5,7 @@
 
 Both get the decoded boxes of 1,917 anchors and their scores in 90 classes, look at no more than 300
 candidates of a class, suppress at an IoU of 0.6 and return the best 100. "trained" are the public
-COCO SSD's answers to pictures of val2017 where they are at hand, and few high scores among low ones
+COCO SSD's answers to images of val2017 where they are at hand, and few high scores among low ones
 otherwise; "dense" are random scores, as an untrained network gives them. The sides take turns; a
 case's ratio is the median of the ratios of its rounds.
 """
@@ -76,9 +76,9 @@ def compare(
     """Print the time of both sides, their ratio, and whether they find the same boxes.
 
     Args:
-        data: Folder with COCO pictures and the public SSD's weights; ``MOBILEVISION_DATA`` where
+        data: Folder with COCO images and the public SSD's weights; ``MOBILEVISION_DATA`` where
             it is not given.
-        batches: Pictures at once.
+        batches: Images at once.
         rounds: Runs of each side in each case; the medians are shown.
         threads: Threads of torch.
     """
@@ -131,7 +131,7 @@ def _milliseconds(run: Callable[[], object]) -> float:
 
 @torch.inference_mode()
 def detector_answers(root: Path, batch: int) -> Scene:
-    """The answers of the public SSD (width 0.75) to the first pictures of val2017."""
+    """The answers of the public SSD (width 0.75) to the first images of val2017."""
     network = load_tensorflow_ssd(root / WEIGHTS, width_mult=0.75)
     paths = sorted((root / "coco" / "val2017").glob("*.jpg"))[:batch]
     opened = [Image.open(path).convert("RGB").resize(SIZE_HW) for path in paths]
@@ -142,7 +142,7 @@ def detector_answers(root: Path, batch: int) -> Scene:
 
 
 def sparse_scores(batch: int, seed: int = 0) -> Scene:
-    """Boxes around six objects in each picture and few high scores, as a detector gives them."""
+    """Boxes around six objects in each image and few high scores, as a detector gives them."""
     generator = torch.Generator().manual_seed(seed)
     # In float32 some of so many random numbers are equal, and their order is nobody's.
     scores = torch.rand(batch, ANCHORS, CLASSES, generator=generator, dtype=torch.float64)
@@ -150,7 +150,7 @@ def sparse_scores(batch: int, seed: int = 0) -> Scene:
 
 
 def dense_scores(batch: int, seed: int = 0) -> Scene:
-    """Boxes around forty places in each picture and random scores that add up to 1."""
+    """Boxes around forty places in each image and random scores that add up to 1."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(batch, ANCHORS, 1 + CLASSES, generator=generator) * 2
     return Scene(_clustered_boxes(batch, 40, generator), logits.softmax(dim=-1))
@@ -163,10 +163,10 @@ def _with_background(scores: Tensor) -> Tensor:
 def _clustered_boxes(batch: int, clusters: int, generator: torch.Generator) -> Tensor:
     places = torch.rand(batch, clusters, 2, generator=generator) * 260 + 20
     which = torch.randint(0, clusters, (batch, ANCHORS), generator=generator)
-    centres = places.gather(1, which[..., None].expand(-1, -1, 2))
-    centres = centres + torch.randn(batch, ANCHORS, 2, generator=generator) * 8
+    centers = places.gather(1, which[..., None].expand(-1, -1, 2))
+    centers = centers + torch.randn(batch, ANCHORS, 2, generator=generator) * 8
     half = 10 + torch.rand(batch, ANCHORS, 2, generator=generator) * 50
-    return torch.cat([centres - half, centres + half], dim=-1)
+    return torch.cat([centers - half, centers + half], dim=-1)
 
 
 if __name__ == "__main__":

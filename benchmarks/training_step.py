@@ -3,7 +3,7 @@
     python benchmarks/training_step.py
     python benchmarks/training_step.py --batches [8] --rounds 5 --threads 1
 
-A step is forward, loss, backward and SGD with momentum on random pictures with seven boxes each and
+A step is forward, loss, backward and SGD with momentum on random images with seven boxes each and
 COCO's 80 classes; bfloat16 is torch's autocast, as Lightning's ``precision: bf16-mixed``. Every
 variant trains a network of its own that starts from the same weights. The variants take turns, so
 that a change of the machine's speed meets all alike; a ratio is the median of those of the rounds.
@@ -51,21 +51,21 @@ def compare(
     """Print the time of a step of each variant, and how much faster than plain fp32 it is.
 
     Args:
-        batches: Pictures of a step.
+        batches: Images of a step.
         rounds: Timed steps of each variant, after one that is not timed.
         threads: Threads of torch; None leaves torch's choice.
         width_mult: Width multiplier of the network.
-        size: Height and width of the pictures in pixels.
+        size: Height and width of the images in pixels.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     print(f"SSD at {size} px on MobileNet {width_mult}, {CLASSES} classes, "
           f"{torch.get_num_threads()} thread(s), torch {torch.__version__}\n")  # fmt: skip
-    print(f"{'variant':<20}{'batch':>6}{'ms a step':>12}{'pictures/s':>12}{'ratio':>8}{'loss':>9}")
+    print(f"{'variant':<20}{'batch':>6}{'ms a step':>12}{'images/s':>12}{'ratio':>8}{'loss':>9}")
     for batch in batches:
         trainers = [Trainer(variant, width_mult) for variant in VARIANTS]
-        pictures, target = random_batch(batch, size)
-        rows = [[trainer.step(pictures, target) for trainer in trainers] for _ in range(rounds + 1)]
+        images, target = random_batch(batch, size)
+        rows = [[trainer.step(images, target) for trainer in trainers] for _ in range(rounds + 1)]
         for index, variant in enumerate(VARIANTS):
             times = [row[index].seconds for row in rows[1:]]
             ratio = statistics.median(row[0].seconds / row[index].seconds for row in rows[1:])
@@ -97,12 +97,12 @@ class Trainer:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.01, momentum=0.9)
 
-    def step(self, pictures: Tensor, target: DetectionTarget) -> Step:
+    def step(self, images: Tensor, target: DetectionTarget) -> Step:
         """Train on a batch once."""
         start = time.perf_counter()
         layout = torch.channels_last if self.variant.channels_last else torch.contiguous_format
         with torch.autocast("cpu", torch.bfloat16, enabled=self.variant.bfloat16):
-            output = self.network(pictures.contiguous(memory_format=layout))
+            output = self.network(images.contiguous(memory_format=layout))
             loss = torch.stack(list(self.network.compute_losses(output, target).values())).sum()
         self.optimizer.zero_grad()
         loss.backward()
@@ -111,12 +111,12 @@ class Trainer:
 
 
 def random_batch(batch: int, size: int = SIZE) -> tuple[Tensor, DetectionTarget]:
-    """Return pictures (B, 3, size, size) uint8 of noise, and boxes of a tenth to half the side."""
+    """Return images (B, 3, size, size) uint8 of noise, and boxes of a tenth to half the side."""
     generator = torch.Generator().manual_seed(0)
-    pictures = torch.randint(0, 256, (batch, 3, size, size), generator=generator).byte()
+    images = torch.randint(0, 256, (batch, 3, size, size), generator=generator).byte()
     sides = (torch.rand(batch, BOXES, 2, generator=generator) * 0.4 + 0.1) * size
     starts = torch.rand(batch, BOXES, 2, generator=generator) * (size - sides)
-    return pictures, DetectionTarget(
+    return images, DetectionTarget(
         torch.cat([starts, starts + sides], dim=-1),
         torch.randint(0, CLASSES, (batch, BOXES), generator=generator),
         torch.zeros(batch, BOXES, dtype=torch.bool),

@@ -31,12 +31,12 @@ class FaultKind(Enum):
         "Width and height must be above zero: correct or remove the box.",
     )
     OUTSIDE = (
-        "boxes beyond the picture",
-        "Correct the box, or the width and height that are declared for the picture.",
+        "boxes beyond the image",
+        "Correct the box, or the width and height that are declared for the image.",
     )
-    MISSING = "missing pictures", "Put the file there, or correct the image folder."
-    UNREADABLE = "unreadable pictures", "Replace the file, or remove it from the annotations."
-    SIZE = "pictures of another size", "Declare the picture's real width and height."
+    MISSING = "missing images", "Put the file there, or correct the image folder."
+    UNREADABLE = "unreadable images", "Replace the file, or remove it from the annotations."
+    SIZE = "images of another size", "Declare the image's real width and height."
 
     @property
     def title(self) -> str:

@@ -29,11 +29,11 @@ class ImageDataset(Dataset[_Sample_co]):
         name: what results call it, with its number of images.
         paths: N files, strings.
         seed: at least 0.
-        on_error: what a picture that cannot be read leads to. "skip" hands out the next good one
+        on_error: what an image that cannot be read leads to. "skip" hands out the next good one
             in its place, and `unreadable` counts.
 
     Raises:
-        DataError: there are no pictures.
+        DataError: there are no images.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class ImageDataset(Dataset[_Sample_co]):
                     raise
                 self._unreadable[candidate] = True
                 last_error = error
-        raise DataError(f"{self.name}: none of the pictures can be read; the last: {last_error}")
+        raise DataError(f"{self.name}: none of the images can be read; the last: {last_error}")
 
     @property
     def unreadable(self) -> list[str]:
@@ -109,7 +109,7 @@ class ImageDataModule(LightningDataModule):
 
     Args:
         batch_size: images of each process in a batch.
-        num_workers: processes that read pictures; null takes one for each core, at most 4; 0 reads
+        num_workers: processes that read images; null takes one for each core, at most 4; 0 reads
             in the main process.
         seed: of order and augmentation, at least 0.
         on_error: "raise" stops at anything that is wrong with the data; "skip" leaves it out,
@@ -212,12 +212,12 @@ class ImageDataModule(LightningDataModule):
         return self._loader(self._held_out)
 
     def teardown(self, stage: str) -> None:
-        """Report the pictures that could not be read."""
+        """Report the images that could not be read."""
         for split, dataset in self.datasets.items():
             files = dataset.unreadable
             if files:
                 _log.warning(
-                    "%s data: %d of %d pictures could not be read during %s and were replaced by "
+                    "%s data: %d of %d images could not be read during %s and were replaced by "
                     "the next ones: %s",
                     *(split, len(files), len(dataset), stage, ", ".join(files[:10])),
                 )

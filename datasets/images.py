@@ -1,7 +1,7 @@
-"""Picture files as RGB arrays: every mode, upright, whole or at a fraction of their size.
+"""Image files as RGB arrays: every mode, upright, whole or at a fraction of their size.
 
 OpenCV decodes JPEG in about two thirds of Pillow's time and gives the same pixels (both use
-libjpeg-turbo), but it fills what is missing of a cut file with grey and says nothing. So JPEG files
+libjpeg-turbo), but it fills what is missing of a cut file with gray and says nothing. So JPEG files
 are checked for their end marker first, and everything unusual goes through Pillow.
 """
 
@@ -90,7 +90,7 @@ def _too_large(name: str) -> DataError:
 
 
 class ImageFile:
-    """A picture on disk; nothing is read until it is asked for.
+    """An image on disk; nothing is read until it is asked for.
 
     Cheap to build and to pickle. The header is read once and remembered.
 
@@ -109,17 +109,17 @@ class ImageFile:
         """Height and width in pixels, EXIF rotation applied, from the header alone.
 
         Raises:
-            DataError: The file is missing or empty, is no picture, or has too many pixels.
+            DataError: The file is missing or empty, is no image, or has too many pixels.
         """
         height, width = self._header.size_hw
         return (width, height) if self._header.orientation >= 5 else (height, width)
 
     def read(self, reduce: int = 1) -> np.ndarray:
-        """Decode the picture.
+        """Decode the image.
 
         Pixel (i, j) of the result covers rows [i * reduce, (i + 1) * reduce) and the same columns
-        of the whole picture, also where EXIF rotation mirrors a size that ``reduce`` does not
-        divide. Alpha is dropped, 16-bit grey is scaled to 8 bits, of an animation the first frame
+        of the whole image, also where EXIF rotation mirrors a size that ``reduce`` does not
+        divide. Alpha is dropped, 16-bit gray is scaled to 8 bits, of an animation the first frame
         is taken.
 
         Args:
@@ -130,7 +130,7 @@ class ImageFile:
             (ceil(H / reduce), ceil(W / reduce), 3) uint8, RGB, contiguous, EXIF rotation applied.
 
         Raises:
-            DataError: The file is missing, empty, cut short, broken, no picture, has too many
+            DataError: The file is missing, empty, cut short, broken, no image, has too many
                 pixels, or holds values that have no agreed 8-bit form (float, 32-bit integer).
             ValueError: ``reduce`` is none of the four.
         """
@@ -181,13 +181,13 @@ def _orientation(image: Image.Image, path: Path) -> int:
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:
-        # Damaged metadata in a sound picture: every decoder shows it as it is stored.
+        # Damaged metadata in a sound image: every decoder shows it as it is stored.
         return 1
     return orientation if orientation in range(1, 9) else 1
 
 
 def _is_aligned(header: _Header, reduce: int) -> bool:
-    """Whether a reduced picture still has whole blocks at its start once rotation mirrored it."""
+    """Whether a reduced image still has whole blocks at its start once rotation mirrored it."""
     height, width = header.size_hw
     if header.orientation >= 5:
         height, width = width, height
@@ -212,7 +212,7 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _decode_fast(path: Path, data: bytes, reduce: int) -> np.ndarray | None:
-    """Decode a grey or three-channel JPEG with OpenCV; None where Pillow should have a try."""
+    """Decode a gray or three-channel JPEG with OpenCV; None where Pillow should have a try."""
     scan = _first_scan(data)
     if scan is None:
         return None
@@ -262,7 +262,7 @@ def _decode_pillow(path: Path, data: bytes, reduce: int) -> np.ndarray:
 def rgb_pixels(image: Image.Image, name: str, reduce: int = 1) -> np.ndarray:
     """Pixels of a Pillow image of any mode as (h, w, 3) uint8 RGB, not rotated.
 
-    Alpha is dropped, 16-bit grey is scaled to 8 bits.
+    Alpha is dropped, 16-bit gray is scaled to 8 bits.
 
     Args:
         image: the image.
@@ -275,7 +275,7 @@ def rgb_pixels(image: Image.Image, name: str, reduce: int = 1) -> np.ndarray:
     if image.mode in ("F", "I"):
         raise DataError(
             f"{name}: pixels of mode {image.mode!r} (32 bits) have no agreed brightness. "
-            "Convert the picture to 8 or 16 bits."
+            "Convert the image to 8 or 16 bits."
         )
     if image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.uint32)
@@ -285,7 +285,7 @@ def rgb_pixels(image: Image.Image, name: str, reduce: int = 1) -> np.ndarray:
 
 
 def stretch(pixels: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """Resize a picture without keeping its aspect ratio.
+    """Resize an image without keeping its aspect ratio.
 
     Bilinear with antialiasing, as Pillow does it: published ImageNet and COCO figures of this model
     family were measured so. Evaluation and every way of using a model share this function.
@@ -341,12 +341,12 @@ def _explain(path: Path, error: Exception) -> DataError:
     if isinstance(error, FileNotFoundError):
         return DataError(
             f"{path}: no such file. Check the image folder and the file name in the annotations, "
-            "or download the missing picture."
+            "or download the missing image."
         )
     if isinstance(error, IsADirectoryError | PermissionError):
-        return DataError(f"{path}: cannot be read: {error.strerror}. Name a readable picture file.")
+        return DataError(f"{path}: cannot be read: {error.strerror}. Name a readable image file.")
     if path.is_file() and path.stat().st_size == 0:
         return DataError(f"{path}: the file is empty (0 bytes). {_RESTORE}")
     if isinstance(error, Image.UnidentifiedImageError):
-        return DataError(f"{path}: not a picture in any known format. {_RESTORE}")
-    return DataError(f"{path}: broken picture: {error}. {_RESTORE}")
+        return DataError(f"{path}: not an image in any known format. {_RESTORE}")
+    return DataError(f"{path}: broken image: {error}. {_RESTORE}")

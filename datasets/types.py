@@ -27,7 +27,7 @@ class DetectionTarget(NamedTuple):
 
 
 class DetectionBatch(NamedTuple):
-    """A batch of pictures, as the data modules hand it on."""
+    """A batch of images, as the data modules hand it on."""
 
     images: Tensor
     """(B, 3, H, W) uint8, RGB; as decoded, so in memory order channels_last."""
@@ -35,22 +35,22 @@ class DetectionBatch(NamedTuple):
     image_ids: Tensor
     """(B,) int64, the ids of the annotation file."""
     sizes_hw: Tensor
-    """(B, 2) int64, height and width of the original pictures in pixels, EXIF rotation applied."""
+    """(B, 2) int64, height and width of the original images in pixels, EXIF rotation applied."""
     paths: tuple[str, ...]
-    """The files the pictures come from, for messages."""
+    """The files the images come from, for messages."""
 
 
 class ClassificationBatch(NamedTuple):
-    """A batch of pictures with one class each."""
+    """A batch of images with one class each."""
 
     images: Tensor
     """(B, 3, H, W) uint8, RGB; as decoded, so in memory order channels_last."""
     labels: Tensor
     """(B,) int64, class index in [0, num_classes); -1 where it is not known."""
     ids: Tensor
-    """(B,) int64, the position in the data set, one for each picture."""
+    """(B,) int64, the position in the data set, one for each image."""
     paths: tuple[str, ...]
-    """The files the pictures come from."""
+    """The files the images come from."""
 
 
 class FaceBatch(NamedTuple):
@@ -65,7 +65,7 @@ class FaceBatch(NamedTuple):
     ids: Tensor
     """(B,) int64, the position in the data set."""
     paths: tuple[str, ...]
-    """The files the pictures come from."""
+    """The files the images come from."""
 
 
 class AttributeBatch(NamedTuple):
@@ -77,13 +77,13 @@ class AttributeBatch(NamedTuple):
     """(B, A) int8: 1 yes, 0 no, -1 not known."""
     landmarks: Tensor
     """(B, 5, 2) float32, x and y in px of ``images``: eyes, nose, corners of the mouth, as seen in
-    the picture left before right; NaN where they are not known."""
+    the image left before right; NaN where they are not known."""
     identities: Tensor
     """(B,) int64, person index in [0, number of people); -1 where it is not known."""
     ids: Tensor
-    """(B,) int64, the position in the data set, one for each picture."""
+    """(B,) int64, the position in the data set, one for each image."""
     paths: tuple[str, ...]
-    """The files the pictures come from."""
+    """The files the images come from."""
 
 
 class Detections(NamedTuple):

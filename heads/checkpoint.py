@@ -555,7 +555,7 @@ def write_checkpoint(
         plan: What the network was made of.
         network: It, with its weights.
         categories: Category id -> name; the position is the class index.
-        size_hw: Height and width of the pictures, in pixels.
+        size_hw: Height and width of the images, in pixels.
         provenance: Where the weights come from; plain data.
 
     Raises:

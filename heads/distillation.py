@@ -28,10 +28,10 @@ _NAMED = 10
 
 
 class Teacher(ABC):
-    """Says D numbers of a picture, such as logits or an embedding."""
+    """Says D numbers of an image, such as logits or an embedding."""
 
-    sees_pictures = True
-    """Whether it looks at what it is handed, so that it may be asked about any picture."""
+    sees_images = True
+    """Whether it looks at what it is handed, so that it may be asked about any image."""
 
     @abstractmethod
     def prepare(
@@ -45,7 +45,7 @@ class Teacher(ABC):
 
     @abstractmethod
     def __call__(self, images: Tensor, paths: Sequence[str]) -> Tensor:
-        """Return (B, D) float32; a row that is not finite is of a picture it does not know.
+        """Return (B, D) float32; a row that is not finite is of an image it does not know.
 
         Args:
             images: (B, 3, H, W) uint8 or float in [0, 255], RGB.
@@ -54,9 +54,9 @@ class Teacher(ABC):
 
 
 class ModelTeacher(Teacher):
-    """Any network from pictures to (B, D), in evaluation mode, without gradients.
+    """Any network from images to (B, D), in evaluation mode, without gradients.
 
-    It sees the pictures as the student does, after augmentation ("consistent" teaching, Beyer et
+    It sees the images as the student does, after augmentation ("consistent" teaching, Beyer et
     al. 2022, "Knowledge distillation: A good teacher is patient and consistent").
 
     Args:
@@ -64,7 +64,7 @@ class ModelTeacher(Teacher):
             ``torchvision.models.resnet50`` or ``timm.create_model``; from Python also the callable
             itself. It is called when training starts, also where it downloads weights.
         options: What it is called with, such as ``{weights: IMAGENET1K_V2}``.
-        size_hw: What pictures are resized to for it; None leaves them.
+        size_hw: What images are resized to for it; None leaves them.
         pixel_mean: R, G, B, taken from pixels in [0, 255].
         pixel_std: R, G, B, then divided by.
     """
@@ -110,7 +110,7 @@ class ModelTeacher(Teacher):
                 f"the teacher {self.network} cannot be made with {self.options}: {error}"
             ) from error
 
-    def _normalised(self, images: Tensor) -> Tensor:
+    def _normalized(self, images: Tensor) -> Tensor:
         mean, std = (images.new_tensor(x)[:, None, None] for x in (self.pixel_mean, self.pixel_std))
         return (images - mean) / std
 
@@ -127,11 +127,11 @@ class ModelTeacher(Teacher):
         if self.size_hw is not None and tuple(images.shape[-2:]) != tuple(self.size_hw):
             pixels = F.interpolate(pixels, self.size_hw, mode="bilinear", antialias=True)
         with torch.no_grad():
-            said = self._network(self._normalised(pixels))
+            said = self._network(self._normalized(pixels))
         if said.ndim != 2 or said.shape[1] != self._num_outputs:
             raise WeightsError(
                 f"the teacher {type(self._network).__name__} gives {tuple(said.shape[1:])} numbers "
-                f"for a picture, and the student {self._num_outputs}. Take a teacher of the same "
+                f"for an image, and the student {self._num_outputs}. Take a teacher of the same "
                 "classes in the same order."
             )
         return said.float()
@@ -140,18 +140,18 @@ class ModelTeacher(Teacher):
 class CachedTeacher(Teacher):
     """A table of what a teacher said of each file, such as `mobilevision cache-logits` writes.
 
-    Much faster than a network, but it was said of the whole picture, so it fits training with
+    Much faster than a network, but it was said of the whole image, so it fits training with
     little augmentation.
 
     Args:
         table: ``.npz``, ``.csv`` or ``.parquet``, see ``datasets.vectors``.
         root: Folder that the table's file names are relative to; None where they are as the data
             module has them.
-        on_missing: ``raise`` stops where the table lacks a picture; ``skip`` learns that picture
+        on_missing: ``raise`` stops where the table lacks an image; ``skip`` learns that image
             from its label alone, counted in a warning.
     """
 
-    sees_pictures = False
+    sees_images = False
 
     def __init__(
         self,
@@ -169,11 +169,11 @@ class CachedTeacher(Teacher):
     def prepare(
         self, num_outputs: int, device: torch.device, files: Sequence[str] | None = None
     ) -> None:
-        """Read the table and see whether it has every picture.
+        """Read the table and see whether it has every image.
 
         Raises:
             DataError: The table cannot be read.
-            WeightsError: It has vectors of another length, or lacks pictures.
+            WeightsError: It has vectors of another length, or lacks images.
         """
         if self._table is None:
             self._table = read_vectors(self.path)
@@ -191,7 +191,7 @@ class CachedTeacher(Teacher):
             return
         more = f", and {len(missing) - _NAMED:,} more" if len(missing) > _NAMED else ""
         message = (
-            f"{self.path}: {len(missing):,} pictures are not in the table: "
+            f"{self.path}: {len(missing):,} images are not in the table: "
             f"{', '.join(missing[:_NAMED])}{more}"
         )
         if self.on_missing == "raise":
@@ -208,10 +208,10 @@ class CachedTeacher(Teacher):
         return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
 
     def __call__(self, images: Tensor, paths: Sequence[str]) -> Tensor:
-        """See ``Teacher``; pictures that the table lacks have rows of NaN.
+        """See ``Teacher``; images that the table lacks have rows of NaN.
 
         Raises:
-            WeightsError: A picture is missing and ``on_missing`` is "raise".
+            WeightsError: An image is missing and ``on_missing`` is "raise".
         """
         rows = [self._rows.get(self._key(path), -1) for path in paths]
         if self.on_missing == "raise" and -1 in rows:
@@ -233,7 +233,7 @@ def _imported(path: str) -> Callable[..., nn.Module]:
 
 
 class DistillationObjective(ABC):
-    """Compares student and teacher, picture by picture.
+    """Compares student and teacher, image by image.
 
     A base class and not a protocol: the command line takes a protocol with a ``__call__`` for a
     function.
@@ -298,7 +298,7 @@ class SoftLabels(DistillationObjective):
 class Distillation:
     """A teacher and how the student follows it.
 
-    It is no part of the student: neither checkpoints nor the optimiser know it.
+    It is no part of the student: neither checkpoints nor the optimizer know it.
 
     Args:
         teacher: What says what is right, for instance ``ModelTeacher`` or ``CachedTeacher``.
@@ -332,25 +332,25 @@ class Distillation:
         """Read the teacher, once, when training starts.
 
         Args:
-            num_outputs: D, how many numbers it has to give for a picture.
+            num_outputs: D, how many numbers it has to give for an image.
             device: Where the student is.
-            files: All training pictures, for teachers that have to know them; None where that is
+            files: All training images, for teachers that have to know them; None where that is
                 not known.
-            blended: Whether training pictures are blends of several, which have no file.
+            blended: Whether training images are blends of several, which have no file.
 
         Raises:
             DataError: The teacher answers by file, and there are blends.
             WeightsError: The teacher cannot be read or does not fit the student.
         """
-        if blended and not self.teacher.sees_pictures:
+        if blended and not self.teacher.sees_images:
             raise DataError(
-                "a table has no answers for blends of two pictures. Name a network as the teacher "
+                "a table has no answers for blends of two images. Name a network as the teacher "
                 "(distillation.teacher), or leave the blending out (model.mix, model.mixup)."
             )
         self.teacher.prepare(num_outputs, device, files)
 
     def __call__(self, student: Tensor, images: Tensor, paths: Sequence[str]) -> dict[str, Tensor]:
-        """Return ``{"teacher": scalar}``, the mean over the pictures that the teacher knows.
+        """Return ``{"teacher": scalar}``, the mean over the images that the teacher knows.
 
         Args:
             student: (B, D), what the student says.

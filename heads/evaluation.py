@@ -45,7 +45,7 @@ class EvaluatedTask(ImageTask, Generic[E, R]):
 
         Args:
             output: What the network says about the batch.
-            batch: The pictures and what is true of them.
+            batch: The images and what is true of them.
         """
         raise NotImplementedError
 
@@ -70,7 +70,7 @@ class EvaluatedTask(ImageTask, Generic[E, R]):
         raise NotImplementedError
 
     def write_predictions(self) -> None:
-        """Write the answer for each picture, see ``write_answers``; called on the first process."""
+        """Write the answer for each image, see ``write_answers``; called on the first process."""
 
     def write_answers(self, name: str, label: str, content: str) -> None:
         """Write a file of answers into the run's directory and say where it is."""

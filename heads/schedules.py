@@ -9,10 +9,10 @@ from torch.optim.lr_scheduler import LambdaLR
 class WarmupCosine(LambdaLR):
     """Linear warm-up, then half a cosine down to ``final_fraction`` of the learning rate.
 
-    Stepped once for each optimiser step (Loshchilov & Hutter 2017, SGDR, equation 5, one cycle).
+    Stepped once for each optimizer step (Loshchilov & Hutter 2017, SGDR, equation 5, one cycle).
 
     Args:
-        optimizer: The optimiser; its learning rates are the peaks.
+        optimizer: The optimizer; its learning rates are the peaks.
         total_steps: Optimiser steps of the whole training; the tasks fill it in.
         warmup_steps: Steps of the warm-up; at most a tenth of the training is taken.
         final_fraction: Share of the peak at the end.
@@ -45,7 +45,7 @@ class Staircase(LambdaLR):
     (Szegedy et al. 2016, Section 8), so 50 drops in 100 epochs.
 
     Args:
-        optimizer: The optimiser; its learning rates are those of the start.
+        optimizer: The optimizer; its learning rates are those of the start.
         total_steps: Optimiser steps of the whole training; the tasks fill it in.
         drops: Number of equal parts of the training, each but the first with a lower rate.
         factor: From one part to the next.

@@ -20,7 +20,7 @@ from ..datasets.errors import DataError
 from .checkpoint import CHECKPOINT_ENTRY, CHECKPOINT_FORMAT, load_task
 from .trust import trusting
 
-CALIBRATION_PICTURES = 64
+CALIBRATION_IMAGES = 64
 
 MakeOptimizer = Callable[[Iterable], Optimizer]
 MakeSchedule = Callable[[Optimizer, int], LRScheduler]
@@ -36,7 +36,7 @@ class ImageBatch(Protocol):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The files the pictures come from, for messages."""
+        """The files the images come from, for messages."""
         ...
 
 
@@ -117,11 +117,11 @@ class ImageTask(LightningModule):
             warnings.filterwarnings("ignore", message="Attribute .* is an instance of `nn.Module`")
             self.save_hyperparameters(frame=inspect.currentframe().f_back)  # type: ignore[union-attr]
         for name, value in dict(self.hparams).items():
-            if callable(value):  # a module, or what makes an optimiser
+            if callable(value):  # a module, or what makes an optimizer
                 self.hparams.pop(name)
 
     def forward(self, images: Tensor) -> Any:
-        """Return the network's output for pictures (B, 3, H, W) uint8 RGB."""
+        """Return the network's output for images (B, 3, H, W) uint8 RGB."""
         order = torch.channels_last if self.channels_last else torch.contiguous_format
         return self.network(images.contiguous(memory_format=order))
 
@@ -151,23 +151,23 @@ class ImageTask(LightningModule):
             self._calibrate(backbone)
 
     def _calibrate(self, backbone: MobileNetV1) -> None:
-        """Give the folded weights their batch normalisation back, on pictures of this data."""
+        """Give the folded weights their batch normalization back, on images of this data."""
         data = getattr(self.trainer, "datamodule", None)
         if data is None:
             raise DataError(
-                f"weights: {self.weights} needs training pictures before training starts; give "
+                f"weights: {self.weights} needs training images before training starts; give "
                 "fit() a data module in place of loaders, or load the weights yourself"
             )
         collected: list[Tensor] = []
         for batch in data.train_dataloader():
             collected.extend(batch.images)
-            if len(collected) >= CALIBRATION_PICTURES:
+            if len(collected) >= CALIBRATION_IMAGES:
                 break
         mean, std = cast(float, self.network.pixel_mean), cast(float, self.network.pixel_std)
         batches = ((torch.stack(collected[i : i + 16]).float() - mean) / std
                    for i in range(0, len(collected), 16))  # fmt: skip
         seen = calibrate_norms(backbone, batches)
-        rank_zero_info(f"Batch normalisation calibrated on {seen} training pictures")
+        rank_zero_info(f"Batch normalization calibrated on {seen} training images")
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
@@ -201,14 +201,14 @@ class ImageTask(LightningModule):
         """Sum the parts of a batch's loss and log them under ``stage``.
 
         Raises:
-            DataError: The sum is not finite; the message names the pictures.
+            DataError: The sum is not finite; the message names the images.
         """
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
             parts = ", ".join(f"{name} {value.item()}" for name, value in losses.items())
             raise DataError(
                 f"the {stage} loss is not a finite number in epoch {self.current_epoch}, batch "
-                f"{batch_idx} ({parts}). The pictures of this batch: {', '.join(batch.paths)}. "
+                f"{batch_idx} ({parts}). The images of this batch: {', '.join(batch.paths)}. "
                 "Lower the learning rate, lengthen the warm-up or clip gradients "
                 "(--trainer.gradient_clip_val=10); if it comes at once, look at these files."
             )

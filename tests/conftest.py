@@ -49,8 +49,8 @@ def drawn_celeba(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(1, 25):
         red, hat = bool(number % 2), bool(number % 3)
         landmarks = where + rng.integers(-3, 4, 2)
-        picture = Image.new("RGB", (178, 218), tuple(rng.integers(90, 160, 3).tolist()))
-        pen = ImageDraw.Draw(picture)
+        image = Image.new("RGB", (178, 218), tuple(rng.integers(90, 160, 3).tolist()))
+        pen = ImageDraw.Draw(image)
         x, y = landmarks[2].tolist()
         pen.ellipse((x - 45, y - 70, x + 45, y + 60), (220, 90, 80) if red else (225, 200, 170))
         for px, py in landmarks.tolist():
@@ -58,7 +58,7 @@ def drawn_celeba(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if hat:
             pen.rectangle((x - 50, y - 95, x + 50, y - 55), (30, 30, 120))
         name = f"{number:06d}.jpg"
-        picture.save(root / "img_align_celeba" / name, quality=90)
+        image.save(root / "img_align_celeba" / name, quality=90)
         attributes.append(f"{name} {1 if red else -1:2d} {1 if hat else -1:2d} -1")
         partition.append(f"{name} {0 if number <= 12 else 1 if number <= 18 else 2}")
         identities.append(f"{name} {number // 4}")
@@ -81,8 +81,8 @@ def drawn_celeba(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def drawn_people(drawn_celeba: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same faces of people whose pairs can be drawn, and ``teacher.npz`` of those to train on.
 
-    Six people of two pictures to train on, each with an axis of its own in the teacher's eight
-    numbers; four of six pictures to validate on and four others to test on.
+    Six people of two images to train on, each with an axis of its own in the teacher's eight
+    numbers; four of six images to validate on and four others to test on.
     """
     root = Path(shutil.copytree(drawn_celeba, tmp_path_factory.mktemp("people") / "celeba"))
     names = [f"{number:06d}.jpg" for number in range(1, 25)]

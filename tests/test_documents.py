@@ -152,7 +152,7 @@ def test_command_line__example_in_the_help__parses(command: str) -> None:
 def test_broken_links__made_up_document__found(tmp_path: Path) -> None:
     document = tmp_path / "a.md"
     document.write_text(
-        "[here](a.md#top) [gone](docs/gone.md) ![picture](b.png 'x') [web](https://example.org/a)\n"
+        "[here](a.md#top) [gone](docs/gone.md) ![image](b.png 'x') [web](https://example.org/a)\n"
         '[top](#top) ![titled](c.png "title") `[code](d.md)`\n```\n[code](e.md)\n```\n'
     )
     assert broken_links(document) == ["docs/gone.md", "c.png"]

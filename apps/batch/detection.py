@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ...datasets.data_errors import FaultKind, Faults
 from ...datasets.detection.annotations import Annotations
 from ...datasets.detection.coco import read_coco
-from ...datasets.detection.image_checks import fit_to_pictures
+from ...datasets.detection.image_checks import fit_to_images
 from ...datasets.errors import DataError
 from ...datasets.files import replaced_atomically, write_atomically
 from ...datasets.images import ImageFile
@@ -32,13 +32,13 @@ from .tables import json_list
 
 @dataclass(frozen=True)
 class Numbering:
-    """Which image id each picture has.
+    """Which image id each image has.
 
     Attributes:
         ids: Path -> image id.
-        annotations: What they are measured against, with the paths of the pictures; None where
+        annotations: What they are measured against, with the paths of the images; None where
             there are no annotations.
-        faults: A message for each picture that has no place in the annotations.
+        faults: A message for each image that has no place in the annotations.
     """
 
     ids: dict[Path, int]
@@ -46,12 +46,12 @@ class Numbering:
     faults: list[str]
 
 
-def number_pictures(
+def number_images(
     files: Sequence[InputFile], annotation_file: Path | None, categories: dict[int, str]
 ) -> Numbering:
-    """Give every picture an image id: 1, 2, ... or that of the annotation file.
+    """Give every image an image id: 1, 2, ... or that of the annotation file.
 
-    Annotations are matched by file name: the end of a picture's path has to be the ``file_name``.
+    Annotations are matched by file name: the end of an image's path has to be the ``file_name``.
 
     Args:
         files: From ``find_files``; videos have no id.
@@ -59,7 +59,7 @@ def number_pictures(
         categories: Those of the model.
 
     Raises:
-        DataError: The annotations are faulty, name one picture twice among the files, have none of
+        DataError: The annotations are faulty, name one image twice among the files, have none of
             the files, or mean other classes by the model's category ids.
     """
     image_paths = [file.path for file in files if not file.is_video]
@@ -70,15 +70,15 @@ def number_pictures(
     rows, unknown = _match(image_paths, annotations.images.file_names.tolist())
     if not rows:
         raise DataError(
-            f"{annotation_file}: describes none of the {len(image_paths):,} pictures; its first is "
-            f"{annotations.images.file_names[0]}. Give the annotations of these pictures."
+            f"{annotation_file}: describes none of the {len(image_paths):,} images; its first is "
+            f"{annotations.images.file_names[0]}. Give the annotations of these images."
         )
     faults = [f"{path}: not in {annotation_file}, so not in the results" for path in unknown]
     chosen = np.array(sorted(rows))
     paths = np.array([str(rows[row]) for row in chosen], dtype=object)
     matched = annotations.select(chosen)
     matched = replace(matched, images=matched.images._replace(paths=paths), faults=Faults("skip"))
-    fitted = fit_to_pictures(matched)  # unreadable ones are left out here and reported by detection
+    fitted = fit_to_images(matched)  # unreadable ones are left out here and reported by detection
     faults += fitted.faults.messages.get(FaultKind.SIZE, [])
     pairs = zip(fitted.images.paths.tolist(), fitted.images.ids.tolist(), strict=True)
     return Numbering({Path(path): number for path, number in pairs}, fitted, faults)
@@ -96,17 +96,15 @@ def _check_categories(file: Path, declared: dict[int, str], known: dict[int, str
     )
 
 
-def _match(
-    pictures: Sequence[Path], file_names: Sequence[str]
-) -> tuple[dict[int, Path], list[Path]]:
-    """Row of the annotations -> picture, and the pictures that have no row."""
+def _match(images: Sequence[Path], file_names: Sequence[str]) -> tuple[dict[int, Path], list[Path]]:
+    """Row of the annotations -> image, and the images that have no row."""
     by_name: dict[str, list[tuple[int, tuple[str, ...]]]] = {}
     for row, name in enumerate(file_names):
         parts = PurePosixPath(name).parts
         by_name.setdefault(parts[-1], []).append((row, parts))
     rows: dict[int, Path] = {}
     unknown = []
-    for path in pictures:
+    for path in images:
         own = path.absolute().parts
         fitting = [(len(parts), row) for row, parts in by_name.get(path.name, [])
                    if own[-len(parts) :] == parts]  # fmt: skip
@@ -189,21 +187,21 @@ class DetectOptions:
         out: Folder for everything that is written.
         score_threshold: Objects below it are neither drawn nor counted; results have them, down to
             what the network's own post-processing keeps, because measures need them.
-        batch_size: Pictures that go through the network at once.
-        pictures: Whether to write annotated pictures and videos.
+        batch_size: Images that go through the network at once.
+        images: Whether to write annotated images and videos.
     """
 
     out: Path
     score_threshold: float = DEFAULT_THRESHOLD
     batch_size: int = 8
-    pictures: bool = True
+    images: bool = True
 
 
 @dataclass
 class Tally:
     """What a run came to, earlier runs included."""
 
-    pictures: int = 0
+    images: int = 0
     videos: int = 0
     frames: int = 0
     objects: Counter[str] = field(default_factory=Counter)
@@ -230,8 +228,8 @@ def detect(
         inputs: Files, folders and patterns; see ``find_files``.
         model: A file that ``Detector.load`` reads.
         options: What to do with what is found.
-        results: File for the COCO results of the pictures.
-        annotations: COCO annotations of the pictures.
+        results: File for the COCO results of the images.
+        annotations: COCO annotations of the images.
         device: See ``Detector.load``.
         size_hw: See ``Detector.load``.
 
@@ -244,7 +242,7 @@ def detect(
     """
     files = find_files(inputs, leave_out=options.out)
     detector = Detector.load(model, device, size_hw)
-    numbering = number_pictures(files, annotations, detector.categories)
+    numbering = number_images(files, annotations, detector.categories)
     job = DetectJob(detector, model, options)
     named = [(file, file.name, file_key(file)) for file in files]
     with run_over_files(named, job, options.out / PROGRESS_NAME) as store:
@@ -282,7 +280,7 @@ class DetectJob(Job):
             "model": file_digest(model),
             "size_hw": list(detector.size_hw),
             "score_threshold": options.score_threshold,
-            "pictures": options.pictures,
+            "pictures": options.images,
         }
         self._names: dict[int, str] = {}
 
@@ -314,7 +312,7 @@ class DetectJob(Job):
         if isinstance(result, DataError):
             raise result
         name, options = self._names[file.position], self.options
-        if options.pictures:
+        if options.images:
             with replaced_atomically(options.out / "pictures" / f"{name}.jpg") as temporary:
                 result.plot(options.score_threshold).save(temporary, quality=_JPEG_QUALITY)
         found = [[row["category_id"], *row["bbox"], row["score"]] for row in result.to_coco(0)]
@@ -338,7 +336,7 @@ class DetectJob(Job):
         options, name = self.options, self._names[file.position]
         video = Video(file.path)
         base = options.out / "videos" / name
-        film = mp4_writer(Path(f"{base}.mp4"), video.fps) if options.pictures else nullcontext()
+        film = mp4_writer(Path(f"{base}.mp4"), video.fps) if options.images else nullcontext()
         objects: Counter[str] = Counter()
         count = 0
         with json_list(Path(f"{base}.json")) as add_rows, film as writer:
@@ -368,12 +366,12 @@ def _tally(store: ProgressStore) -> Tally:
             tally.videos += 1
             tally.frames += entry["frames"]
         else:
-            tally.pictures += 1
+            tally.images += 1
     return tally
 
 
 def _summary(tally: Tally, options: DetectOptions, results: Path) -> str:
-    parts = [f"{tally.pictures:,} pictures"]
+    parts = [f"{tally.images:,} images"]
     if tally.videos:
         parts.append(f"{tally.videos:,} videos with {tally.frames:,} frames")
     lines = [
@@ -385,8 +383,8 @@ def _summary(tally: Tally, options: DetectOptions, results: Path) -> str:
     if len(common) > _NAMED_CLASSES:
         named.append(f"{len(common) - _NAMED_CLASSES} more classes")
     lines += [f"  {', '.join(named)}"] if named else []
-    if options.pictures and tally.pictures:
-        lines.append(f"Annotated pictures: {options.out / 'pictures'}")
+    if options.images and tally.images:
+        lines.append(f"Annotated images: {options.out / 'images'}")
     if tally.videos:
         lines.append(f"Videos, results by frame: {options.out / 'videos'}")
     lines.append(f"Detections in the COCO results format: {results}")

@@ -65,12 +65,12 @@ class RowMaker(Protocol):
 
 
 class FoundFaces:
-    """Faces found in pictures: box, landmarks, score and embedding of each.
+    """Faces found in images: box, landmarks, score and embedding of each.
 
     Args:
         embedder: The model.
-        batch_size: Pictures that are looked at together.
-        largest: Only the largest face of a picture.
+        batch_size: Images that are looked at together.
+        largest: Only the largest face of an image.
     """
 
     def __init__(self, embedder: FaceEmbedder, batch_size: int, largest: bool = False) -> None:
@@ -105,7 +105,7 @@ class FoundFaces:
 
 
 class AlignedFaces:
-    """Embeddings of pictures that are aligned faces already.
+    """Embeddings of images that are aligned faces already.
 
     Args:
         embedder: The model.
@@ -177,7 +177,7 @@ class FoundLandmarks:
 
     Args:
         finder: What finds faces.
-        batch_size: Pictures that are looked at together.
+        batch_size: Images that are looked at together.
     """
 
     columns = (Column("vector", 10),)
@@ -191,11 +191,11 @@ class FoundLandmarks:
         """See ``RowMaker``."""
         pixels = prepare_ahead(files, lambda file: ImageFile(file.path).read(), self.batch_size)
         while batch := list(islice(pixels, self.batch_size)):
-            good = [picture for _, picture in batch if not isinstance(picture, DataError)]
+            good = [image for _, image in batch if not isinstance(image, DataError)]
             found = iter(self.finder(good))
-            for file, picture in batch:
-                failed = isinstance(picture, DataError)
-                yield file, picture if failed else _landmarks(next(found))
+            for file, image in batch:
+                failed = isinstance(image, DataError)
+                yield file, image if failed else _landmarks(next(found))
 
 
 def _landmarks(faces: FacesFound) -> np.ndarray:
@@ -207,10 +207,10 @@ class DescribedFaces:
 
     Args:
         describe: The model; with a ``FaceAnalyzer`` each row ends in the face's embedding.
-        batch_size: Pictures that are looked at together.
-        aligned: Each picture is one face, framed as CelebA's aligned pictures are.
-        largest: Only the largest face of a picture.
-        pictures: Folder for annotated pictures, ``<number>_<name>.jpg``, numbered in the order of
+        batch_size: Images that are looked at together.
+        aligned: Each image is one face, framed as CelebA's aligned images are.
+        largest: Only the largest face of an image.
+        images: Folder for annotated images, ``<number>_<name>.jpg``, numbered in the order of
             the files; None draws nothing.
     """
 
@@ -220,13 +220,13 @@ class DescribedFaces:
         batch_size: int,
         aligned: bool = False,
         largest: bool = False,
-        pictures: Path | None = None,
+        images: Path | None = None,
     ) -> None:
         self.describe = describe
         self.batch_size = batch_size
         self.aligned = aligned
         self.largest = largest
-        self.pictures = pictures
+        self.images = images
         names = describe.attributes
         self.columns = (
             Column("face", None, "int32"),
@@ -239,7 +239,7 @@ class DescribedFaces:
             "rows": "attributes",
             "aligned": aligned,
             "largest": largest,
-            "pictures": None if pictures is None else str(pictures),
+            "pictures": None if images is None else str(images),
             "thresholds": describe.thresholds,
         }
 
@@ -253,8 +253,8 @@ class DescribedFaces:
                 yield file, faces
                 continue
             kept = faces[:1] if self.largest else faces
-            if self.pictures is not None:
-                self._draw(self.pictures, file, kept)
+            if self.images is not None:
+                self._draw(self.images, file, kept)
             yield file, self._rows(kept)
 
     def _rows(self, faces: Sequence[FaceDescription]) -> np.ndarray:
@@ -376,10 +376,10 @@ def embed(
         inputs: Files, folders and patterns.
         model: As ``FaceEmbedder.load`` takes it.
         out: The table, ``.parquet``.
-        aligned: The pictures are aligned faces.
-        largest: Only the largest face of each picture.
+        aligned: The images are aligned faces.
+        largest: Only the largest face of each image.
         views: Views of the faces of a data set, instead of the files.
-        batch_size: Pictures at once in the network.
+        batch_size: Images at once in the network.
         device: See ``FaceEmbedder.load``.
         size: See ``FaceEmbedder.load``.
 
@@ -424,7 +424,7 @@ def find_faces(
         inputs: Files, folders and patterns.
         out: The table, ``.parquet``: ``file`` and ``vector``, ten numbers x and y in px, as the
             face data sets take it.
-        batch_size: Pictures that are looked at together.
+        batch_size: Images that are looked at together.
         device: See ``MTCNNFinder``.
 
     Returns:
@@ -448,7 +448,7 @@ def describe_files(
     out: Path,
     aligned: bool = False,
     largest: bool = False,
-    pictures: Path | None = None,
+    images: Path | None = None,
     batch_size: int = 8,
     device: str = "auto",
     embeddings: bool = False,
@@ -460,9 +460,9 @@ def describe_files(
         model: A model of ``FaceAttributes``, with ``embeddings`` of ``FaceAnalyzer``.
         out: The table, ``.parquet`` or ``.csv``.
         aligned: As for ``DescribedFaces``, and so are the next three.
-        largest: Only the largest face of a picture.
-        pictures: Folder for annotated pictures.
-        batch_size: Pictures that are looked at together.
+        largest: Only the largest face of an image.
+        images: Folder for annotated images.
+        batch_size: Images that are looked at together.
         device: See ``FaceAttributes.load``.
         embeddings: Whether the model embeds faces, too.
 
@@ -477,7 +477,7 @@ def describe_files(
     if batch_size < 1:
         raise DataError("--batch-size is at least 1")
     describe = (FaceAnalyzer if embeddings else FaceAttributes).load(model, device)
-    make = DescribedFaces(describe, batch_size, aligned, largest, pictures)
+    make = DescribedFaces(describe, batch_size, aligned, largest, images)
     facts = {**model_fingerprint(str(model)), "size_hw": list(describe.size_hw)}
     return make_table(Work(out, facts, {}), named_files(inputs), make)
 

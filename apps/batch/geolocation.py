@@ -26,11 +26,11 @@ class LocateOptions:
     """What is done with what is found.
 
     Attributes:
-        top: Places of each picture.
-        batch_size: Pictures that go through the network at once.
-        compare_exif: Read the pictures' own GPS positions and compare.
+        top: Places of each image.
+        batch_size: Images that go through the network at once.
+        compare_exif: Read the images' own GPS positions and compare.
         geojson: File for answers and outlines of cells, or None.
-        out: File of JSON lines, one a picture; a run goes on from it. Or None.
+        out: File of JSON lines, one an image; a run goes on from it. Or None.
     """
 
     top: int = 5
@@ -59,7 +59,7 @@ def locate(
     """
     files = [(file, file.name, file_key(file)) for file in find_files(inputs) if not file.is_video]
     if not files:
-        raise DataError("only videos: give pictures")
+        raise DataError("only videos: give images")
     progress = None if options.out is None else Path(f"{options.out}.progress")
     job = _LocateJob(geolocator, model, options)
     with run_over_files(files, job, progress) as store:
@@ -143,11 +143,11 @@ def _exif_text(exif: dict[str, Any]) -> str:
 
 
 def _comparison(entries: Sequence[dict[str, Any]]) -> str:
-    """The five distances over the pictures that have a position of their own."""
+    """The five distances over the images that have a position of their own."""
     errors = [entry["exif"]["error_km"] for entry in entries if "error_km" in entry["exif"]]
     reasons = Counter(entry["exif"]["reason"] for entry in entries if "reason" in entry["exif"])
     without = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items()) or "none"
-    lines = [f"Compared with EXIF: {len(errors):,} pictures (without a position: {without})"]
+    lines = [f"Compared with EXIF: {len(errors):,} images (without a position: {without})"]
     if errors:
         shares = shares_within(np.array(errors))
         said = "  ".join(f"{shares[km]:.3f} within {km} km" for km in WITHIN_KM)

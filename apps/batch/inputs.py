@@ -1,4 +1,4 @@
-"""Words of a command line as files: pictures and videos, folders of them, patterns. Free of torch.
+"""Words of a command line as files: images and videos, folders of them, patterns. Free of torch.
 
 What commands write for each file gets a name of its own, too.
 """
@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ...datasets.detection.image_checks import PICTURE_SUFFIXES
+from ...datasets.detection.image_checks import IMAGE_SUFFIXES
 from ...datasets.errors import DataError
 from ...datasets.files import replaced_atomically
-from ..inference.images import MemoryPicture
+from ..inference.images import MemoryImage
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"})
 """Extensions, in lower case, of the files that count as videos."""
@@ -33,14 +33,14 @@ class InputFile(NamedTuple):
 
     @property
     def is_video(self) -> bool:
-        """Whether its extension is that of a video; anything else is tried as a picture."""
+        """Whether its extension is that of a video; anything else is tried as an image."""
         return self.path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def find_files(inputs: Sequence[str], leave_out: Path | None = None) -> list[InputFile]:
     """List the files that the words of a command line mean, each once, in their order.
 
-    A folder stands for the pictures and videos in it and below it, by name; hidden ones and other
+    A folder stands for the images and videos in it and below it, by name; hidden ones and other
     files are left aside. A pattern such as ``photos/*.jpg`` or ``**/*.png`` stands for what it
     matches, for shells that do not expand it. A file is taken whatever it is called.
 
@@ -49,7 +49,7 @@ def find_files(inputs: Sequence[str], leave_out: Path | None = None) -> list[Inp
         leave_out: A folder whose files are no input, such as that of the output.
 
     Raises:
-        DataError: A word names nothing, a folder holds neither pictures nor videos, or the name of
+        DataError: A word names nothing, a folder holds neither images nor videos, or the name of
             a file is not UTF-8.
     """
     found: dict[str, InputFile] = {}
@@ -102,8 +102,8 @@ def _files_of_folder(folder: Path, leave_out: Path | None) -> Iterator[InputFile
         yield file
     if empty:
         raise DataError(
-            f"{folder}: no pictures or videos in this folder. Known are "
-            f"{', '.join(sorted(PICTURE_SUFFIXES | VIDEO_SUFFIXES))}; name others one by one."
+            f"{folder}: no images or videos in this folder. Known are "
+            f"{', '.join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))}; name others one by one."
         )
 
 
@@ -112,7 +112,7 @@ def _files_below(folder: Path, leave_out: Path | None) -> Iterator[InputFile]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(parent, name)
-            known = path.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES
+            known = path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
             if known and not name.startswith(".") and not _is_below(path, leave_out):
                 yield InputFile(path, path.relative_to(folder).as_posix())
 
@@ -188,7 +188,7 @@ class Video:
         self.fps = fps if np.isfinite(fps) and fps > 0 else _DEFAULT_FPS
         self.declared_frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
-    def frames(self) -> Iterator[MemoryPicture]:
+    def frames(self) -> Iterator[MemoryImage]:
         """Decode one frame after the other; rotation as the file declares it is applied.
 
         Raises:
@@ -201,7 +201,7 @@ class Video:
                 if not there:
                     break
                 rgb = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-                yield MemoryPicture(rgb, f"{self.path} frame {count}")
+                yield MemoryImage(rgb, f"{self.path} frame {count}")
                 count += 1
         finally:
             self._capture.release()

@@ -32,15 +32,15 @@ class AloneAnswers(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, pixels: Tensor, picture_hw: tuple[Any, Any]) -> tuple[Tensor, ...]:  # noqa: ARG002
+    def forward(self, pixels: Tensor, image_hw: tuple[Any, Any]) -> tuple[Tensor, ...]:  # noqa: ARG002
         """See ``Answers``."""
         return tuple(tensors_in(self.network(pixels)))
 
 
 def alone(deployable: Deployable) -> Deployable:
-    """The network of a deployable, which can be exported as that can; pictures of its own size.
+    """The network of a deployable, which can be exported as that can; images of its own size.
 
-    What does not depend on the pictures, such as anchors, is part of the answer, too.
+    What does not depend on the images, such as anchors, is part of the answer, too.
     """
     network = bare_network(deployable.module.answers)
     size_hw = deployable.facts.size_hw
@@ -57,10 +57,10 @@ def bare_network(answers: nn.Module) -> nn.Module:
     return next(places[name] for name in ("network", "task.network") if name in places)
 
 
-def mult_adds_of(network: nn.Module, picture: Any) -> int:
+def mult_adds_of(network: nn.Module, image: Any) -> int:
     """Multiplications and additions, each pair counted once, for what the network takes."""
     with torch.inference_mode():
-        return count_cost(network, picture).mult_adds
+        return count_cost(network, image).mult_adds
 
 
 def tensors_in(answer: Any) -> Iterator[Tensor]:
@@ -96,13 +96,13 @@ class Side(NamedTuple):
     network: Opening | None = None
     """The network alone, where it can be told apart."""
     network_hw: tuple[int, int] | None = None
-    """Size of the pictures that it takes."""
+    """Size of the images that it takes."""
     mult_adds: int | None = None
-    """Of the network for one picture; None where they cannot be counted."""
+    """Of the network for one image; None where they cannot be counted."""
     note: str = ""
     """What else is to be said."""
     answer_hw: tuple[int, int] | None = None
-    """Size of the pictures that all of it takes; None takes any."""
+    """Size of the images that all of it takes; None takes any."""
     precision: str = CEILING_PRECISION
     """In which the network alone calculates."""
 
@@ -180,14 +180,14 @@ def runnable_formats() -> list[str]:
     return found
 
 
-def others(words: Sequence[str], folder: Path, candidates: int, picture: np.ndarray) -> list[Side]:
+def others(words: Sequence[str], folder: Path, candidates: int, image: np.ndarray) -> list[Side]:
     """What the model is compared with: files as ``sides_of``, networks of others by word.
 
     Args:
         words: Files, or words as ``write_peer`` takes them.
         folder: Where files go.
         candidates: As for ``write_peer``.
-        picture: Likewise.
+        image: Likewise.
 
     Raises:
         DataError: There is no such file or network.
@@ -198,7 +198,7 @@ def others(words: Sequence[str], folder: Path, candidates: int, picture: np.ndar
             own = ALL if Path(word).suffix in EXPORTED_SUFFIXES else EAGER
             sides += sides_of(Path(word), own, folder).sides
         else:
-            sides.append(_peer(word, folder, candidates, picture))
+            sides.append(_peer(word, folder, candidates, image))
     return sides
 
 
@@ -261,7 +261,7 @@ def _in_format(
     whole = folder / name / f"{model.stem}{chosen.suffix}"
     written = export_checkpoint(model, whole, name)
     part = folder / name / f"{model.stem}_network{chosen.suffix}"
-    chosen.write(alone(deployable), part, ExportOptions(any_picture=False))
+    chosen.write(alone(deployable), part, ExportOptions(any_image=False))
     told = written.differences or {}
     note = ", ".join(f"{output} {value:.2g}" for output, value in told.items())
     return Side(
@@ -276,8 +276,8 @@ def _in_format(
     )
 
 
-def _peer(word: str, folder: Path, candidates: int, picture: np.ndarray) -> Side:
-    peer, source = write_peer(word, folder, candidates, picture)
+def _peer(word: str, folder: Path, candidates: int, image: np.ndarray) -> Side:
+    peer, source = write_peer(word, folder, candidates, image)
     whole = Opening("peer", str(source))
     if peer.size_hw is None:
         note = f"random weights, at most {candidates} candidates pass its threshold"

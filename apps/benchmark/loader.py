@@ -9,16 +9,16 @@ import numpy as np
 from ..inference.runtime import open_runtime
 
 Run = Callable[[np.ndarray], object]
-"""Pictures (B, H, W, 3) uint8 RGB to whatever the answer is."""
+"""Images (B, H, W, 3) uint8 RGB to whatever the answer is."""
 
 
 class Opened(NamedTuple):
     """A network that is ready to run."""
 
     answer: Run
-    """All of it, from pictures of any size; resize and suppression are part of it."""
+    """All of it, from images of any size; resize and suppression are part of it."""
     network: Run | None = None
-    """The network alone, on pictures of its own size; None where it cannot be told apart."""
+    """The network alone, on images of its own size; None where it cannot be told apart."""
 
 
 class Opening(NamedTuple):

@@ -34,7 +34,7 @@ class Settings:
         threads: Of each side.
         rounds: In which each side has a turn.
         calls: Timed calls of a turn; their median counts.
-        batch: Pictures at once where throughput is measured.
+        batch: Images at once where throughput is measured.
         starts: Processes of each side for its memory and its cold start.
     """
 
@@ -70,13 +70,13 @@ class Figures(NamedTuple):
     side: Side
     start: Start
     latency_s: float
-    """Median of one picture."""
+    """Median of one image."""
     latency_quartiles_s: tuple[float, float]
     """First and third."""
     pictures_per_s: float | None
     """In batches; None where it takes no batches of this size."""
     network_s: float | None
-    """Median of the network alone on one picture; None where it cannot be told apart."""
+    """Median of the network alone on one image; None where it cannot be told apart."""
     share: float | None
     """Of the matrix ceiling that the network reaches; None likewise and where it does not
     calculate in float32, as the ceiling does."""
@@ -101,7 +101,7 @@ class Measured(NamedTuple):
 def measure(
     sides: Sequence[Side],
     peers: Sequence[Side],
-    picture: np.ndarray,
+    image: np.ndarray,
     settings: Settings,
     folder: Path,
     advance: Callable[[], object],
@@ -111,7 +111,7 @@ def measure(
     Args:
         sides: The model in its engines.
         peers: What they are compared with; where there are none, it is the first side.
-        picture: (H, W, 3) uint8, as decoded.
+        image: (H, W, 3) uint8, as decoded.
         settings: How.
         folder: For temporary files.
         advance: Called after each step; see ``Settings.steps``.
@@ -120,16 +120,16 @@ def measure(
         DataError: A side cannot be run.
     """
     everyone = [*sides, *peers]
-    starts = _starts(everyone, picture, settings, folder, advance)
+    starts = _starts(everyone, image, settings, folder, advance)
     with ExitStack() as stack:
 
         def start(opening: Opening, size_hw: tuple[int, int] | None = None) -> Worker:
-            path = write_picture(picture, folder, size_hw)
+            path = write_image(image, folder, size_hw)
             worker = stack.enter_context(Worker(opening, path, settings.threads, folder))
             worker.wait_for_answer()
             return worker
 
-        products = products_of(folder, picture, settings.threads)
+        products = products_of(folder, image, settings.threads)
         reference = start(Opening("gemm", next(iter(products))))
         turns: dict[Name, Turn] = {}
         for number, side in enumerate(everyone):
@@ -144,12 +144,12 @@ def measure(
     return Measured(figures, ceiling, products, rounds)
 
 
-def products_of(folder: Path, picture: np.ndarray, threads: int) -> dict[str, float]:
+def products_of(folder: Path, image: np.ndarray, threads: int) -> dict[str, float]:
     """Multiply large float32 matrices in every runtime that is installed, by turns.
 
     Args:
         folder: For temporary files.
-        picture: (H, W, 3) uint8; processes take one, and the product does not look at it.
+        image: (H, W, 3) uint8; processes take one, and the product does not look at it.
         threads: Of each runtime.
 
     Returns:
@@ -158,7 +158,7 @@ def products_of(folder: Path, picture: np.ndarray, threads: int) -> dict[str, fl
     Raises:
         DataError: A runtime cannot multiply.
     """
-    path = write_picture(picture, folder)
+    path = write_image(image, folder)
     with ExitStack() as stack:
         workers: dict[str, Worker] = {}
         for name in loader.installed():
@@ -172,20 +172,18 @@ def products_of(folder: Path, picture: np.ndarray, threads: int) -> dict[str, fl
     return {name: loader.FLOPS / took[name] for name in sorted(took, key=lambda name: took[name])}
 
 
-def write_picture(
-    picture: np.ndarray, folder: Path, size_hw: tuple[int, int] | None = None
-) -> Path:
-    """Write a picture (H, W, 3) uint8, stretched to a size if one is given, as ``.npy``."""
+def write_image(image: np.ndarray, folder: Path, size_hw: tuple[int, int] | None = None) -> Path:
+    """Write an image (H, W, 3) uint8, stretched to a size if one is given, as ``.npy``."""
     if size_hw is not None:
-        picture = cv2.resize(picture, size_hw[::-1], interpolation=cv2.INTER_AREA)
-    path = folder / f"picture_{picture.shape[0]}x{picture.shape[1]}.npy"
-    np.save(path, picture)
+        image = cv2.resize(image, size_hw[::-1], interpolation=cv2.INTER_AREA)
+    path = folder / f"picture_{image.shape[0]}x{image.shape[1]}.npy"
+    np.save(path, image)
     return path
 
 
 def _starts(
     sides: Sequence[Side],
-    picture: np.ndarray,
+    image: np.ndarray,
     settings: Settings,
     folder: Path,
     advance: Callable[[], object],
@@ -195,7 +193,7 @@ def _starts(
     peaks: list[list[int]] = [[] for _ in sides]
     for number in range(settings.starts + 1):
         for index, side in enumerate(sides):
-            path = write_picture(picture, folder, side.answer_hw)
+            path = write_image(image, folder, side.answer_hw)
             with Worker(side.answer, path, settings.threads, folder) as worker:
                 took = worker.wait_for_answer()
                 for _ in range(_MEMORY_CALLS):
@@ -219,7 +217,7 @@ def _turns(
         whole.answer(settings.batch)
         turns[number, THROUGHPUT] = lambda: whole.time(settings.batch, 1)
     except DataError:
-        pass  # its file takes another number of pictures
+        pass  # its file takes another number of images
     if side.network is not None:
         network = start(side.network, side.network_hw)
         turns[number, NETWORK] = lambda: network.time(1, settings.calls)
@@ -243,7 +241,7 @@ def figures_of(
         start: What its own processes needed.
         rounds: What the turns took.
         ceiling: Multiplications and additions in a second.
-        batch: Pictures at once where throughput was measured.
+        batch: Images at once where throughput was measured.
         compared: Numbers of the sides that it is compared with.
     """
     side = sides[number]

@@ -1,7 +1,7 @@
 """Networks of others with random weights, in eager torch, as their packages have them.
 
 Signals fade through untrained layers until all scores are equal, or so small that arithmetic gets
-slow. So normalisation takes its statistics from a few pictures, class predictors of detectors get
+slow. So normalization takes its statistics from a few images, class predictors of detectors get
 random biases, and their score threshold is set to let a known number of candidates pass.
 """
 
@@ -29,7 +29,7 @@ from .loader import Opened, Run
 def open_checkpoint(source: str, threads: int) -> Opened:
     """Open a checkpoint in eager torch, as the Python API runs it.
 
-    Detectors run through ``Detector``; for the other jobs a picture is resized and goes through
+    Detectors run through ``Detector``; for the other jobs an image is resized and goes through
     the network as their Python APIs prepare it.
     """
     torch.set_num_threads(threads)
@@ -91,35 +91,35 @@ class Peer:
     prepare: Callable[[Tensor], Any]
 
     def __call__(self, images: np.ndarray) -> Any:
-        """Answer pictures (B, H, W, 3) uint8."""
+        """Answer images (B, H, W, 3) uint8."""
         with torch.inference_mode():
             return self.network(self.ready(images))
 
     def ready(self, images: np.ndarray) -> Any:
-        """What the network takes for pictures (B, H, W, 3) uint8."""
+        """What the network takes for images (B, H, W, 3) uint8."""
         pixels = as_batch(images)
         return self.prepare(pixels if self.size_hw is None else resized(pixels, self.size_hw))
 
 
-def write_peer(word: str, folder: Path, candidates: int, picture: np.ndarray) -> tuple[Peer, Path]:
+def write_peer(word: str, folder: Path, candidates: int, image: np.ndarray) -> tuple[Peer, Path]:
     """Make a network of others and keep its weights, so that processes load them as people do.
 
     Args:
         word: Such as ``torchvision:ssdlite320``, ``timm:resnet18`` or ``facenet``.
         folder: Where its file goes.
         candidates: Pairs of a box and a class that pass a detector's score threshold.
-        picture: (H, W, 3) uint8, on which they are counted.
+        image: (H, W, 3) uint8, on which they are counted.
 
     Raises:
         DataError: There is no such network, or its package is not installed.
     """
     torch.manual_seed(0)
     peer = make_peer(word)
-    pictures = np.stack([np.roll(picture, 40 * number, axis=1) for number in range(4)])
-    wake(peer.network, lambda: peer(pictures))
+    images = np.stack([np.roll(image, 40 * number, axis=1) for number in range(4)])
+    wake(peer.network, lambda: peer(images))
     threshold = None
     if peer.size_hw is None:
-        threshold = limit_candidates(peer, candidates, picture)
+        threshold = limit_candidates(peer, candidates, image)
     path = folder / f"{peer.name}.pt"
     torch.save(peer.network.state_dict(), path)
     description = {"word": word, "weights": str(path), "score_threshold": threshold}
@@ -185,7 +185,7 @@ def _torchvision(name: str) -> Peer:
     preset = cast(Any, models.get_model_weights(name)).DEFAULT.transforms()
     size = preset.crop_size[0]
     model = models.get_model(name, weights=None)
-    return Peer(name, model, (size, size), _normalising(preset.mean, preset.std))
+    return Peer(name, model, (size, size), _normalizing(preset.mean, preset.std))
 
 
 def _timm(name: str) -> Peer:
@@ -195,7 +195,7 @@ def _timm(name: str) -> Peer:
     model = timm.create_model(name)
     config = cast(Any, model).pretrained_cfg
     size_hw = cast("tuple[int, int]", tuple(config["input_size"][1:]))
-    return Peer(name, model, size_hw, _normalising(config["mean"], config["std"]))
+    return Peer(name, model, size_hw, _normalizing(config["mean"], config["std"]))
 
 
 def _facenet(name: str) -> Peer:
@@ -207,7 +207,7 @@ def _facenet(name: str) -> Peer:
     return Peer("InceptionResnetV1", network, (160, 160), lambda pixels: (pixels - 127.5) / 128)
 
 
-def _normalising(mean: Any, std: Any) -> Callable[[Tensor], Tensor]:
+def _normalizing(mean: Any, std: Any) -> Callable[[Tensor], Tensor]:
     mean, std = (torch.tensor(each).view(-1, 1, 1) for each in (mean, std))
     return lambda pixels: (pixels / 255 - mean) / std
 
@@ -225,7 +225,7 @@ def wake(network: nn.Module, run: Callable[[], object], columns: int = _COCO_CLA
 
     Args:
         network: In evaluation mode.
-        run: Puts a few pictures through it.
+        run: Puts a few images through it.
         columns: Classes of a detector, background included.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -241,15 +241,15 @@ def wake(network: nn.Module, run: Callable[[], object], columns: int = _COCO_CLA
             nn.init.normal_(cast(Tensor, module.bias))
 
 
-def limit_candidates(detector: Peer, wanted: int, picture: np.ndarray) -> float:
-    """The score threshold that lets so many candidates of a picture pass; it is set, too.
+def limit_candidates(detector: Peer, wanted: int, image: np.ndarray) -> float:
+    """The score threshold that lets so many candidates of an image pass; it is set, too.
 
     Without suppression (IoU threshold 1) and limits, what a model returns are its candidates.
     """
     part = _suppression(detector.network)
     usual = (part.nms_thresh, part.detections_per_img)
     part.score_thresh, part.nms_thresh, part.detections_per_img = 0.0, 1.0, _WITHOUT_LIMIT
-    (found,) = detector(picture[None])
+    (found,) = detector(image[None])
     scores = found["scores"].double().sort(descending=True).values
     threshold = 0.0
     if len(scores) > wanted:

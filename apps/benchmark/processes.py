@@ -145,15 +145,15 @@ class Worker:
 
     Args:
         opening: What it runs.
-        picture: ``.npy`` file with a picture (H, W, 3) uint8.
+        image: ``.npy`` file with an image (H, W, 3) uint8.
         threads: Threads that it may use.
         folder: Where its messages go.
     """
 
-    def __init__(self, opening: Opening, picture: Path, threads: int, folder: Path) -> None:
+    def __init__(self, opening: Opening, image: Path, threads: int, folder: Path) -> None:
         self._opening = opening
         self._log = (folder / f"{opening.opener}_{time.monotonic_ns()}.log").open("w+b")
-        spec = {"opening": opening, "picture": str(picture), "threads": threads}
+        spec = {"opening": opening, "picture": str(image), "threads": threads}
         spec["trusted"] = trusted()
         # -P: names in the folder from which this is called must not hide packages.
         words = [sys.executable, "-P", "-m", _MODULE, json.dumps(spec)]
@@ -195,7 +195,7 @@ class Worker:
         return time.monotonic() - self._start
 
     def answer(self, batch: int) -> None:
-        """Run once on so many pictures.
+        """Run once on so many images.
 
         Raises:
             DataError: It cannot; the process goes on.
@@ -203,7 +203,7 @@ class Worker:
         self._ask(do="answer", batch=batch)
 
     def time(self, batch: int, calls: int) -> float:
-        """Seconds of a call with so many pictures; see ``protocol.timed``.
+        """Seconds of a call with so many images; see ``protocol.timed``.
 
         Raises:
             DataError: As for ``answer``.

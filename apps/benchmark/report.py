@@ -21,17 +21,17 @@ from tqdm import tqdm
 from ...datasets.errors import DataError
 from ...datasets.files import write_atomically
 from ...datasets.images import ImageFile
-from ..export.exporting import made_up_picture
+from ..export.exporting import made_up_image
 from . import loader
 from .backends import check_engine, others, sides_of
 from .measuring import LATENCY, NETWORK, THROUGHPUT, WARM_UP, Figures, Measured, Settings, measure
 from .processes import RULE
 
-_COLOURS = ("#1f5fa8", "#d1622b", "#3a8f5c", "#8a5bb0", "#b08a1e", "#5a6b78")
+_COLORS = ("#1f5fa8", "#d1622b", "#3a8f5c", "#8a5bb0", "#b08a1e", "#5a6b78")
 _LABEL_WIDTH = 24
 _PANELS: tuple[tuple[str, Callable[[Figures], float | None], str], ...] = (
-    ("one picture (ms)", lambda row: 1e3 * row.latency_s, "{:.1f}"),
-    ("in batches (pictures/s)", lambda row: row.pictures_per_s, "{:.0f}"),
+    ("one image (ms)", lambda row: 1e3 * row.latency_s, "{:.1f}"),
+    ("in batches (images/s)", lambda row: row.pictures_per_s, "{:.0f}"),
     ("peak memory (MB)", lambda row: row.start.peak_bytes / 1e6, "{:.0f}"),
     ("cold start (s)", lambda row: row.start.cold_start_s, "{:.2f}"),
     ("share of the float32 ceiling (%)", lambda row: _percent(row.share), "{:.0f}"),
@@ -69,8 +69,8 @@ def draw(figures: Sequence[Figures], title: str) -> Figure:
 
 
 def _draw_bars(axes: Axes, values: Sequence[float | None], shape: str) -> None:
-    colours = [_COLOURS[place % len(_COLOURS)] for place in range(len(values))]
-    bars = axes.barh(range(len(values)), [value or 0.0 for value in values], color=colours)
+    colors = [_COLORS[place % len(_COLORS)] for place in range(len(values))]
+    bars = axes.barh(range(len(values)), [value or 0.0 for value in values], color=colors)
     axes.bar_label(
         bars, ["" if value is None else shape.format(value) for value in values], padding=3
     )
@@ -94,7 +94,7 @@ _PACKAGES = (
     "facenet-pytorch",
     "numpy",
 )
-_COLUMNS = ("ms", "quartiles", "pictures/s", "peak MB", "start s", "network ms", "of ceiling")
+_COLUMNS = ("ms", "quartiles", "images/s", "peak MB", "start s", "network ms", "of ceiling")
 _FEWEST_SHARE = 0.7
 _KINDS = (LATENCY, THROUGHPUT, NETWORK)
 
@@ -129,7 +129,7 @@ def cpu_name(info: Path = Path("/proc/cpuinfo")) -> str:
 def as_text(
     measured: Measured,
     settings: Settings,
-    picture_hw: tuple[int, int],
+    image_hw: tuple[int, int],
     skipped: dict[str, str],
 ) -> str:
     """Lay out a table with all that is needed to judge it.
@@ -137,7 +137,7 @@ def as_text(
     Args:
         measured: What was measured.
         settings: How.
-        picture_hw: Height and width of the picture.
+        image_hw: Height and width of the image.
         skipped: What was left out -> why.
     """
     place = machine(settings.threads)
@@ -146,7 +146,7 @@ def as_text(
     lines = [
         f"{place['cpu']}, {place['cores']} cores, {settings.threads} thread(s)",
         ", ".join(f"{name} {number}" for name, number in place["versions"].items()),
-        f"one picture of {picture_hw[1]}x{picture_hw[0]} px, uint8 RGB; batches of "
+        f"one image of {image_hw[1]}x{image_hw[0]} px, uint8 RGB; batches of "
         f"{settings.batch}; ceiling {measured.ceiling / 1e9:.0f} GFLOPS in float32, the fastest "
         f"product of {loader.SIDE}x{loader.SIDE} matrices before the rounds: {_products(measured)}",
         f"medians of {len(rounds.kept)} rounds after {WARM_UP} to warm up; "
@@ -224,7 +224,7 @@ def _or_dash(value: float | None, shape: str) -> str:
 def as_plain(
     measured: Measured,
     settings: Settings,
-    picture_hw: tuple[int, int],
+    image_hw: tuple[int, int],
     skipped: dict[str, str],
 ) -> dict[str, Any]:
     """All of it as plain data, every round included; arguments as for ``as_text``."""
@@ -232,7 +232,7 @@ def as_plain(
     return {
         "machine": machine(settings.threads),
         "protocol": {
-            "picture_hw": list(picture_hw),
+            "picture_hw": list(image_hw),
             "batch": settings.batch,
             "calls_of_a_turn": settings.calls,
             "starts": settings.starts,
@@ -276,7 +276,7 @@ def benchmark(
     model: Path,
     against: Sequence[str],
     engine: str,
-    picture: np.ndarray,
+    image: np.ndarray,
     candidates: int,
     settings: Settings,
     out: Path,
@@ -287,7 +287,7 @@ def benchmark(
         model: A checkpoint or an exported file.
         against: See ``sides.others``.
         engine: See ``sides.sides_of``.
-        picture: (H, W, 3) uint8.
+        image: (H, W, 3) uint8.
         candidates: See ``peers.write_peer``.
         settings: How it is measured.
         out: Folder of ``benchmark.json``, ``benchmark.txt`` and ``benchmark.png``.
@@ -297,16 +297,16 @@ def benchmark(
         OSError: The folder cannot be written.
     """
     check_engine(engine)
-    size_hw = (picture.shape[0], picture.shape[1])
+    size_hw = (image.shape[0], image.shape[1])
     with tempfile.TemporaryDirectory(prefix="mobilevision_") as temporary:
         folder = Path(temporary)
         print("making what is measured", file=sys.stderr)
         made = sides_of(model, engine, folder)
-        peers = others(against, folder, candidates, picture)
+        peers = others(against, folder, candidates, image)
         with tqdm(
             total=settings.steps([*made.sides, *peers]), desc="benchmark", unit="turn", smoothing=0
         ) as bar:
-            measured = measure(made.sides, peers, picture, settings, folder, bar.update)
+            measured = measure(made.sides, peers, image, settings, folder, bar.update)
     text = as_text(measured, settings, size_hw, made.skipped)
     plain = as_plain(measured, settings, size_hw, made.skipped)
     png = io.BytesIO()
@@ -319,8 +319,8 @@ def benchmark(
     return text
 
 
-def read_picture(path: Path | None, size_hw: tuple[int, int]) -> np.ndarray:
-    """The picture that all sides get, (H, W, 3) uint8: a file stretched to a size, or made up.
+def read_image(path: Path | None, size_hw: tuple[int, int]) -> np.ndarray:
+    """The image that all sides get, (H, W, 3) uint8: a file stretched to a size, or made up.
 
     Raises:
         DataError: The file cannot be read, or the size is below 1.
@@ -328,7 +328,7 @@ def read_picture(path: Path | None, size_hw: tuple[int, int]) -> np.ndarray:
     if min(size_hw) < 1:
         raise DataError(f"--picture-size {size_hw[0]} {size_hw[1]}: both must be at least 1")
     if path is None:
-        return made_up_picture(size_hw)
+        return made_up_image(size_hw)
     return cv2.resize(ImageFile(path).read(), size_hw[::-1], interpolation=cv2.INTER_AREA)
 
 

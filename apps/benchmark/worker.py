@@ -1,7 +1,7 @@
 """A process that opens one thing and runs it when told to. Free of torch.
 
 Its argument is one JSON object (see ``processes.Worker``). Answers are lines of JSON; the
-first comes after the first picture was answered.
+first comes after the first image was answered.
 """
 
 import json
@@ -23,30 +23,30 @@ class Commands:
 
     Args:
         run: What it runs.
-        picture: (H, W, 3) uint8.
+        image: (H, W, 3) uint8.
     """
 
-    def __init__(self, run: Run, picture: np.ndarray) -> None:
+    def __init__(self, run: Run, image: np.ndarray) -> None:
         self._run = run
-        self._picture = picture
+        self._image = image
         self._batches: dict[int, np.ndarray] = {}
 
     def answer(self, batch: int) -> None:
-        """Run once on so many pictures."""
-        self._run(self._pictures(batch))
+        """Run once on so many images."""
+        self._run(self._images(batch))
 
     def time(self, batch: int, calls: int, settle_s: float) -> float:
         """Seconds of a call; see ``timed``."""
-        pictures = self._pictures(batch)
-        return timed(lambda: self._run(pictures), calls, settle_s)
+        images = self._images(batch)
+        return timed(lambda: self._run(images), calls, settle_s)
 
     def memory(self) -> int:
         """The most bytes that this process has had in memory so far."""
         return peak_memory()
 
-    def _pictures(self, batch: int) -> np.ndarray:
+    def _images(self, batch: int) -> np.ndarray:
         if batch not in self._batches:
-            self._batches[batch] = np.stack([self._picture] * batch)
+            self._batches[batch] = np.stack([self._image] * batch)
         return self._batches[batch]
 
 
@@ -72,7 +72,7 @@ def serve(commands: Any, requests: Any, reply: Callable[[dict[str, Any]], None])
 
 
 def main() -> None:
-    """Open what the first argument says, answer one picture, then do as told."""
+    """Open what the first argument says, answer one image, then do as told."""
     # Libraries may print; their lines must not get between the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -87,13 +87,13 @@ def main() -> None:
     except Exception as error:
         reply({"error": f"{type(error).__name__}: {error}"})
         return
-    picture = np.load(spec["picture"])
-    commands = Commands(run, picture)
+    image = np.load(spec["picture"])
+    commands = Commands(run, image)
     try:
         commands.answer(1)
     except Exception as error:
-        height, width = picture.shape[:2]
-        said = f"{type(error).__name__} at a picture of {height}x{width} px: {error}".rstrip(" .")
+        height, width = image.shape[:2]
+        said = f"{type(error).__name__} at an image of {height}x{width} px: {error}".rstrip(" .")
         reply({"error": f"{said}. A file that takes one size alone needs it as --picture-size."})
         return
     reply({"value": None})

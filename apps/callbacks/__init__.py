@@ -1,1 +1,1 @@
-"""Callbacks of trainings and evaluations: averaged weights, pictures, curves."""
+"""Callbacks of trainings and evaluations: averaged weights, images, curves."""

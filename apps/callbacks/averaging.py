@@ -10,7 +10,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 class RampedEMA(WeightAveraging):
     """An exponential moving average of weights and statistics whose decay rises from nothing.
 
-    Updated after each optimiser step; validation and checkpoints take the average. After n updates
+    Updated after each optimizer step; validation and checkpoints take the average. After n updates
     the decay is min(decay, (1 + n) / (ramp + n)), the rule of TensorFlow's
     ExponentialMovingAverage: the average reaches back over about the last eighth of a short
     training, and the full decay comes in a long one. Lightning's ``EMAWeightAveraging`` fits here

@@ -1,4 +1,4 @@
-"""The callback behind the pictures of what an evaluation measured, one file a run."""
+"""The callback behind the images of what an evaluation measured, one file a run."""
 
 import io
 import math
@@ -22,10 +22,10 @@ from ...datasets.types import DetectionBatch, Detections, DetectionTarget
 from ...heads.face_attributes.average_precision import Curve
 from ...heads.face_attributes.metrics import AttributeFigures, AttributeResult, by_difficulty
 from ...heads.face_attributes.task import AttributeTask
-from ..drawing import draw_detections, fit_picture, make_grid
+from ..drawing import draw_detections, fit_image, make_grid
 
 
-class EvaluationPicture(Callback):
+class EvaluationPlot(Callback):
     """Writes a figure into the run's folder after each validation and test, also while training.
 
     A TensorBoardLogger gets it, too. Sanity checks and ``fast_dev_run`` draw nothing. A subclass
@@ -35,7 +35,7 @@ class EvaluationPicture(Callback):
     file_name: str
     """In the run's folder, .png."""
     label: str
-    """What the picture shows, in the line that says where it is."""
+    """What the image shows, in the line that says where it is."""
 
     def __init__(self) -> None:
         """Start without a place."""
@@ -91,17 +91,17 @@ def write_figure(figure: Figure, path: Path) -> None:
 
 
 def check_png(path: Path) -> None:
-    """Refuse names of pictures that do not end in .png.
+    """Refuse names of images that do not end in .png.
 
     Raises:
         DataError: another ending.
     """
     if path.suffix.lower() != ".png":
-        raise DataError(f"{path}: pictures are written as .png")
+        raise DataError(f"{path}: images are written as .png")
 
 
 class _Shown(NamedTuple):
-    """One picture of the grid, with boxes in its own pixels, on the CPU."""
+    """One image of the grid, with boxes in its own pixels, on the CPU."""
 
     path: str
     image_id: int
@@ -109,16 +109,16 @@ class _Shown(NamedTuple):
     target: DetectionTarget
 
 
-class DetectionPictures(Callback):
-    """Draws detections and annotations on a few pictures after each evaluation.
+class DetectionImages(Callback):
+    """Draws detections and annotations on a few images after each evaluation.
 
     Training writes ``pictures/epoch_0003.png`` and ``pictures/latest.png`` into the run's folder,
     the other commands ``pictures/validate.png``, ``test.png`` and ``predict.png``; a
-    TensorBoardLogger gets them too. They are the same pictures each time, spread over the first
+    TensorBoardLogger gets them too. They are the same images each time, spread over the first
     dataloader (of several processes: over the share of the first). Sanity checks and
     ``fast_dev_run`` draw nothing.
 
-    The module's step must return Detections in pixels of the original pictures for a
+    The module's step must return Detections in pixels of the original images for a
     DetectionBatch, and have ``categories``, a dict of category id to name in the order of the class
     indices. Annotations come from the data set's ``ground_truth`` (COCO format), or, where it has
     none, from the batch, scaled back.
@@ -130,7 +130,7 @@ class DetectionPictures(Callback):
         """Set what is drawn and how often.
 
         Args:
-            num_images: pictures in the grid, at least 1.
+            num_images: images in the grid, at least 1.
             score_threshold: detections below it are not drawn; in [0, 1].
             every_n_epochs: while training, draw after every n-th epoch; at least 1.
 
@@ -162,7 +162,7 @@ class DetectionPictures(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep what is found on the chosen pictures of this batch."""
+        """Keep what is found on the chosen images of this batch."""
         self._keep(trainer, outputs, batch, batch_idx, dataloader_idx, trainer.num_val_batches)
 
     def on_test_batch_end(
@@ -174,7 +174,7 @@ class DetectionPictures(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep what is found on the chosen pictures of this batch."""
+        """Keep what is found on the chosen images of this batch."""
         self._keep(trainer, outputs, batch, batch_idx, dataloader_idx, trainer.num_test_batches)
 
     def on_predict_batch_end(
@@ -186,7 +186,7 @@ class DetectionPictures(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep what is found on the chosen pictures of this batch."""
+        """Keep what is found on the chosen images of this batch."""
         self._keep(trainer, outputs, batch, batch_idx, dataloader_idx, trainer.num_predict_batches)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -202,9 +202,9 @@ class DetectionPictures(Callback):
         self._finish(trainer, pl_module, trainer.predict_dataloaders)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Say where the pictures are."""
+        """Say where the images are."""
         if trainer.is_global_zero and (self._folder / "latest.png").is_file():
-            print(f"Pictures: {self._folder / 'latest.png'}", flush=True)
+            print(f"Images: {self._folder / 'latest.png'}", flush=True)
 
     def _is_due(self, trainer: Trainer) -> bool:
         if not trainer.is_global_zero or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -225,7 +225,7 @@ class DetectionPictures(Callback):
             return
         if not isinstance(outputs, Detections):
             raise TypeError(
-                "DetectionPictures needs a step that returns Detections, this one returned "
+                "DetectionImages needs a step that returns Detections, this one returned "
                 f"{type(outputs).__name__}. Remove the callback or return them."
             )
         if batch_idx == 0:
@@ -271,21 +271,21 @@ class DetectionPictures(Callback):
                 step = trainer.global_step
                 logger.experiment.add_image(f"pictures/{stage}", grid, step, dataformats="HWC")
         if not training:
-            print(f"Pictures: {self._folder / names[0]}.png", flush=True)
+            print(f"Images: {self._folder / names[0]}.png", flush=True)
 
     def _draw(self, shown: list[_Shown], names: list[str], title: str) -> np.ndarray:
-        pictures = []
+        images = []
         for row in shown:
-            picture, scale = fit_picture(ImageFile(row.path).read())
+            image, scale = fit_image(ImageFile(row.path).read())
             found = row.detections._replace(boxes=row.detections.boxes * scale)
             truth = row.target._replace(boxes=row.target.boxes * scale)
-            pictures.append(draw_detections(picture, found, names, self.score_threshold, truth))
+            images.append(draw_detections(image, found, names, self.score_threshold, truth))
         captions = [Path(row.path).name for row in shown]
-        return make_grid(pictures, captions, title, self.score_threshold)
+        return make_grid(images, captions, title, self.score_threshold)
 
 
 def _row_of(detections: Detections, batch: DetectionBatch, row: int) -> _Shown:
-    """One picture of a batch; its annotations scaled from the network's input to the original."""
+    """One image of a batch; its annotations scaled from the network's input to the original."""
     size_hw = batch.sizes_hw[row].cpu()
     input_hw = torch.tensor(batch.images.shape[-2:])
     scale = (size_hw / input_hw)[[1, 0, 1, 0]]
@@ -325,11 +325,11 @@ _POINT = "#d1495b"
 _CELL_INCHES = (1.95, 1.85)
 
 
-class AttributePictures(EvaluationPicture):
+class AttributeImages(EvaluationPlot):
     """Writes ``precision_recall.png`` into the run's folder after each evaluation.
 
     A small plot for each attribute, the hardest first: precision against recall, the share of
-    positives (what chance gives) as a grey line, the stored threshold as a dot. The task has to be
+    positives (what chance gives) as a gray line, the stored threshold as a dot. The task has to be
     an ``AttributeTask``.
     """
 
@@ -360,7 +360,7 @@ def draw_precision_recall(result: AttributeResult) -> Figure:
         named += [] if value is None else [f"{what} {value:.3f}"]
     figure.suptitle(" · ".join(named), fontweight="bold", fontsize=11)
     figure.supxlabel("recall", fontsize=9)
-    figure.supylabel("precision   (grey: share of positives, dot: stored threshold)", fontsize=9)
+    figure.supylabel("precision   (gray: share of positives, dot: stored threshold)", fontsize=9)
     return figure
 
 

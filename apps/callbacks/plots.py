@@ -20,10 +20,10 @@ from ...heads.classification.task import ClassificationTask
 from ...heads.face_embedding.far_frr import Roc
 from ...heads.face_embedding.task import FaceEmbeddingTask
 from ...heads.face_embedding.verification import VerificationResult
-from .images import EvaluationPicture, write_figure
+from .images import EvaluationPlot, write_figure
 
 _Series = dict[str, list[tuple[int, float]]]
-"""By name: points (optimiser step, value), steps rising."""
+"""By name: points (optimizer step, value), steps rising."""
 
 _TRAIN_LOSS = "train/loss"
 _LEARNING_RATE = "learning rate"
@@ -38,10 +38,10 @@ _COLORS = ("#1f5fa8", "#d1622b", "#3a8f5c", "#8a5bb0", "#b08a1e", "#5a6b78")
 class Curves(Callback):
     """Writes ``curves.png`` into the run's folder when training ends, also when it is interrupted.
 
-    Three panels over the optimiser steps: the training losses (raw faint, smoothed strong) with
+    Three panels over the optimizer steps: the training losses (raw faint, smoothed strong) with
     the validation loss, what the job measures in validation (such as AP and AP50, top-1 and top-5),
     and the learning rate. Taken are the logged values whose names begin with ``train/loss``,
-    ``val/loss`` and the names in ``_MEASURES``; the learning rate is that of the first optimiser.
+    ``val/loss`` and the names in ``_MEASURES``; the learning rate is that of the first optimizer.
 
     The points are kept in the checkpoint, so the curves of a resumed run go back to its beginning.
     """
@@ -127,7 +127,7 @@ def draw_curves(points: Mapping[str, Sequence[tuple[int, float]]], title: str) -
     """Draw a run: a panel each for losses, measures and learning rate, where it has them.
 
     Args:
-        points: (optimiser step, value) by the name that was logged; "learning rate" for that one.
+        points: (optimizer step, value) by the name that was logged; "learning rate" for that one.
         title: a line on top.
 
     Returns:
@@ -144,8 +144,8 @@ def draw_curves(points: Mapping[str, Sequence[tuple[int, float]]], title: str) -
     figure.suptitle(title, fontweight="bold")
     rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0] if panels else []
     for axes, (label, names, draw) in zip(rows, panels, strict=True):
-        for name, colour in zip(names, itertools.cycle(_COLORS)):
-            draw(axes, name, np.array(points[name], dtype=float), colour)
+        for name, color in zip(names, itertools.cycle(_COLORS)):
+            draw(axes, name, np.array(points[name], dtype=float), color)
         axes.set_ylabel(label)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
@@ -155,25 +155,25 @@ def draw_curves(points: Mapping[str, Sequence[tuple[int, float]]], title: str) -
     return figure
 
 
-def _draw_loss(axes: Axes, name: str, points: np.ndarray, colour: str) -> None:
+def _draw_loss(axes: Axes, name: str, points: np.ndarray, color: str) -> None:
     steps, values = points.T
     if not name.startswith(_TRAIN_LOSS):
-        axes.plot(steps, values, "o--", color=colour, label=name, markersize=4, linewidth=1.2)
+        axes.plot(steps, values, "o--", color=color, label=name, markersize=4, linewidth=1.2)
         return
-    axes.plot(steps, values, color=colour, alpha=0.22, linewidth=0.8)
-    axes.plot(steps, _smoothed(values), color=colour, label=name, linewidth=1.8)
+    axes.plot(steps, values, color=color, alpha=0.22, linewidth=0.8)
+    axes.plot(steps, _smoothed(values), color=color, label=name, linewidth=1.8)
 
 
-def _draw_measure(axes: Axes, name: str, points: np.ndarray, colour: str) -> None:
+def _draw_measure(axes: Axes, name: str, points: np.ndarray, color: str) -> None:
     steps, values = points[points[:, 1] >= 0].T  # -1: no ground truth
     short = name.removeprefix("val/")
     label = f"{short} (last {values[-1]:.3f}, best {values.max():.3f})" if len(values) else short
-    axes.plot(steps, values, "o-", color=colour, label=label, markersize=3.5, linewidth=1.6)
+    axes.plot(steps, values, "o-", color=color, label=label, markersize=3.5, linewidth=1.6)
     axes.set_ylim(0, 1)
 
 
-def _draw_rate(axes: Axes, name: str, points: np.ndarray, colour: str) -> None:  # noqa: ARG001
-    axes.plot(*points.T, color=colour, linewidth=1.6)
+def _draw_rate(axes: Axes, name: str, points: np.ndarray, color: str) -> None:  # noqa: ARG001
+    axes.plot(*points.T, color=color, linewidth=1.6)
     axes.set_ylim(bottom=0)
 
 
@@ -202,19 +202,19 @@ _MAP = "Blues"
 
 
 class Pair(NamedTuple):
-    """Pictures of one class that were taken for another."""
+    """Images of one class that were taken for another."""
 
     true: int
     """Class index."""
     said: int
     """Class index."""
-    pictures: int
+    images: int
     """How many."""
     share: float
-    """Of the pictures of the true class, in (0, 1]."""
+    """Of the images of the true class, in (0, 1]."""
 
 
-class ConfusionPicture(EvaluationPicture):
+class ConfusionPlot(EvaluationPlot):
     """Writes ``confusion.png`` into the run's folder after each evaluation, also while training.
 
     With up to 30 classes it is the matrix; with more, the 25 most frequent confusions and the
@@ -230,7 +230,7 @@ class ConfusionPicture(EvaluationPicture):
 
 
 def most_confused(confusion: np.ndarray, most: int = _MOST_PAIRS) -> list[Pair]:
-    """The pairs of classes that are confused most, the most pictures first.
+    """The pairs of classes that are confused most, the most images first.
 
     Args:
         confusion: (C, C) int64, rows are true classes.
@@ -301,7 +301,7 @@ def _draw_matrix(
     axes.set_xlabel("said")
     axes.set_ylabel("true")
     axes.set_title(
-        "share of the pictures of the true class" + ("" if shown is None else ", these classes"),
+        "share of the images of the true class" + ("" if shown is None else ", these classes"),
         fontsize=9,
     )
     if len(kept) <= _WITH_NUMBERS:
@@ -319,7 +319,7 @@ def _draw_pairs(axes: Axes, pairs: list[Pair], names: list[str]) -> None:
     if not pairs:
         axes.text(0.5, 0.5, "none", ha="center", va="center", transform=axes.transAxes)
         return
-    bars = axes.barh(range(len(pairs)), [pair.pictures for pair in pairs], color="#1f5fa8")
+    bars = axes.barh(range(len(pairs)), [pair.images for pair in pairs], color="#1f5fa8")
     axes.bar_label(bars, [f" {pair.share:.0%} of the class" for pair in pairs], fontsize=7.5)
     labels = [f"{_short(names[pair.true])} → {_short(names[pair.said])}" for pair in pairs]
     axes.set_yticks(range(len(pairs)), labels, fontsize=8)
@@ -334,7 +334,7 @@ def _short(name: str) -> str:
 
 
 _ROC_COLORS = ("#1f5fa8", "#d1622b", "#3a8f5c", "#8a5bb0")
-_GREY = "#999999"
+_GRAY = "#999999"
 
 
 def draw_roc(curves: Mapping[str, Roc], impostor_pairs: int) -> Figure:
@@ -359,7 +359,7 @@ def draw_roc(curves: Mapping[str, Roc], impostor_pairs: int) -> Figure:
         tar = np.concatenate([[start], roc.tar[visible]])
         axes.step(far, tar, where="post", label=name, color=_ROC_COLORS[number % len(_ROC_COLORS)])
     diagonal = np.geomspace(lowest, 1, 100)
-    axes.plot(diagonal, diagonal, linestyle=":", color=_GREY, label="chance")
+    axes.plot(diagonal, diagonal, linestyle=":", color=_GRAY, label="chance")
     axes.set(
         xscale="log", xlim=(lowest, 1), ylim=(0, 1.01),
         xlabel=f"false accept rate ({impostor_pairs:,} impostor pairs)", ylabel="true accept rate",
@@ -384,7 +384,7 @@ def write_roc(path: Path, result: VerificationResult) -> None:
     write_figure(draw_result(result), path)
 
 
-class RocPicture(EvaluationPicture):
+class RocPlot(EvaluationPlot):
     """Writes ``roc.png`` into the run's folder after each evaluation of a face network."""
 
     file_name = "roc.png"

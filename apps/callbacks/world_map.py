@@ -18,7 +18,7 @@ from ...datasets.files import read_json
 from ...datasets.geolocation.cells import Partition
 from ...datasets.geolocation.geodesy import distance_km, to_latlng_deg, unit_vectors
 from ...heads.geolocation.task import GeolocationTask
-from .images import EvaluationPicture
+from .images import EvaluationPlot
 
 _LAND = "#9aa5ad"
 _LAND_ON_CELLS = "#4a5a66"
@@ -90,7 +90,7 @@ def _cartopy_lines() -> list[np.ndarray]:
 
 
 def draw_partition(partition: Partition, coastline: Sequence[np.ndarray], title: str) -> Figure:
-    """Draw cells, coloured by how many photos they have.
+    """Draw cells, colored by how many photos they have.
 
     Args:
         partition: the cells.
@@ -143,7 +143,7 @@ def draw_answers(
     error_km = distance_km(truth, answers)
     lines = [line for pair in zip(truth, answers, strict=True) for line in _great_circle(*pair)]
     axes.add_collection(LineCollection(lines, colors="#8a5bb0", linewidths=0.4, alpha=0.45))
-    for low, high, colour in (
+    for low, high, color in (
         (0, 25, "#1b7f3b"),
         (25, 200, "#7fb83a"),
         (200, 750, "#e0b020"),
@@ -153,7 +153,7 @@ def draw_answers(
         near = (error_km > low) & (error_km <= high) if low else error_km <= high
         name = f"≤ {high:g} km" if np.isfinite(high) else f"> {low} km"
         axes.scatter(
-            truth[near, 1], truth[near, 0], s=9, c=colour, zorder=3, label=f"{name}: {near.sum():,}"
+            truth[near, 1], truth[near, 0], s=9, c=color, zorder=3, label=f"{name}: {near.sum():,}"
         )
     axes.legend(
         loc="upper center", bbox_to_anchor=(0.5, -0.05), ncols=5, frameon=False,
@@ -198,7 +198,7 @@ def _great_circle(start_deg: np.ndarray, end_deg: np.ndarray) -> list[np.ndarray
     return np.split(points, jumps)
 
 
-class WorldMap(EvaluationPicture):
+class WorldMap(EvaluationPlot):
     """Writes ``map.png`` into the run's folder after each evaluation, also while training.
 
     The task has to be a ``GeolocationTask``.

@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 from ..errors import EXIT_FAULT
 from ..help import add_device, add_trust
 
-SUMMARY = "Describe faces in pictures: the probability of each attribute, yes or no, one table."
+SUMMARY = "Describe faces in images: the probability of each attribute, yes or no, one table."
 EXAMPLES = (
     "mobilevision attributes photos --model attributes.ckpt --out attributes.parquet",
     "mobilevision attributes photos 'more/*.png' --model attributes.ckpt --out attributes.csv"
@@ -20,7 +20,7 @@ EXAMPLES = (
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="Pictures, folders of them, patterns."
+        "inputs", nargs="+", metavar="INPUT", help="Images, folders of them, patterns."
     )
     parser.add_argument(
         "--model", type=Path, required=True, help="Checkpoint of the network, or an exported one."
@@ -28,19 +28,17 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="The table: .parquet or .csv."
     )
-    parser.add_argument(
-        "--pictures", type=Path, metavar="DIR", help="Folder for annotated pictures."
-    )
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="Folder for annotated images.")
     parser.add_argument(
         "--aligned",
         action="store_true",
-        help="Each picture is one face, framed as CelebA's aligned pictures are.",
+        help="Each image is one face, framed as CelebA's aligned images are.",
     )
     parser.add_argument(
-        "--largest", action="store_true", help="Only the largest face of each picture."
+        "--largest", action="store_true", help="Only the largest face of each image."
     )
     parser.add_argument(
-        "--batch-size", type=int, metavar="N", default=8, help="Pictures at once in the network."
+        "--batch-size", type=int, metavar="N", default=8, help="Images at once in the network."
     )
     add_device(parser)
     add_trust(parser)

@@ -63,13 +63,13 @@ def _add_protocol(parser: ArgumentParser) -> None:
         "--rounds", type=int, default=30, metavar="N", help="Rounds in which each side has a turn."
     )
     parser.add_argument(
-        "--batch", type=int, default=16, metavar="N", help="Pictures at once for the throughput."
+        "--batch", type=int, default=16, metavar="N", help="Images at once for the throughput."
     )
     parser.add_argument(
         "--starts", type=int, default=5, metavar="N", help="Processes for memory and cold start."
     )
     parser.add_argument(
-        "--picture", type=Path, metavar="FILE", help="Picture that is answered; else a made-up one."
+        "--picture", type=Path, metavar="FILE", help="Image that is answered; else a made-up one."
     )
     parser.add_argument(
         "--picture-size",
@@ -77,7 +77,7 @@ def _add_protocol(parser: ArgumentParser) -> None:
         nargs=2,
         default=[480, 640],
         metavar=("HEIGHT", "WIDTH"),
-        help="Size of that picture in px.",
+        help="Size of that image in px.",
     )
     parser.add_argument(
         "--candidates",
@@ -91,18 +91,18 @@ def _add_protocol(parser: ArgumentParser) -> None:
 def run(arguments: Namespace) -> int:
     """Measure and print."""
     from ..benchmark.measuring import Settings
-    from ..benchmark.report import benchmark, read_picture, usable_cores
+    from ..benchmark.report import benchmark, read_image, usable_cores
 
     height, width = arguments.picture_size
     words = [part for word in arguments.against for part in word.split(",") if part]
     threads = usable_cores() if arguments.threads is None else arguments.threads
     settings = Settings(threads, arguments.rounds, batch=arguments.batch, starts=arguments.starts)
-    picture = read_picture(arguments.picture, (height, width))
+    image = read_image(arguments.picture, (height, width))
     text = benchmark(
         arguments.model,
         words,
         arguments.engine,
-        picture,
+        image,
         arguments.candidates,
         settings,
         arguments.out,

@@ -6,7 +6,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..help import add_trust
 
-SUMMARY = "Write what a teacher says of every picture, for students that learn from the table."
+SUMMARY = "Write what a teacher says of every image, for students that learn from the table."
 EXAMPLES = (
     "mobilevision cache-logits -c configs/classification_quickstart.yaml --teacher best.ckpt "
     "--out logits.npz",
@@ -30,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="Checkpoint of the same job, in place of the configuration's teacher.",
     )
     parser.add_argument(
-        "--split", choices=["train", "val", "test"], default="train", help="Which pictures."
+        "--split", choices=["train", "val", "test"], default="train", help="Which images."
     )
     parser.add_argument(
         "--out",
@@ -48,5 +48,5 @@ def run(arguments: Namespace) -> int:
 
     table = cache_logits(arguments.config, arguments.out, arguments.teacher, arguments.split)
     files, numbers = table.vectors.shape
-    print(f"{arguments.out}: {files:,} pictures, {numbers:,} logits each")
+    print(f"{arguments.out}: {files:,} images, {numbers:,} logits each")
     return 0

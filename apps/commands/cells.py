@@ -40,7 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--picture", type=Path, metavar="PNG", help="Draw the cells on a map.")
     parser.add_argument(
-        "--coastline", type=Path, metavar="GEOJSON", help="Coastlines for the picture."
+        "--coastline", type=Path, metavar="GEOJSON", help="Coastlines for the image."
     )
 
 
@@ -50,7 +50,7 @@ def run(arguments: Namespace) -> int:
     from ...datasets.geolocation.coordinates import check_format, read_positions
 
     check_format(arguments.out)  # before minutes of work
-    coastline = _prepare_picture(arguments)
+    coastline = _prepare_image(arguments)
     print(f"reading {arguments.photos}", file=sys.stderr)
     table = read_positions(arguments.photos)
     print(f"parting {len(table.files):,} photos", file=sys.stderr)
@@ -78,11 +78,11 @@ def run(arguments: Namespace) -> int:
 
         title = f"{len(partition):,} cells · {report.kept:,} photos"
         write_figure(draw_partition(partition, coastline, title), arguments.picture)
-        print(f"Picture: {arguments.picture}")
+        print(f"Image: {arguments.picture}")
     return 0
 
 
-def _prepare_picture(arguments: Namespace) -> list[Any]:
+def _prepare_image(arguments: Namespace) -> list[Any]:
     """The coastline, read before anything is built so that mistakes show at once."""
     if arguments.picture is None:
         return []

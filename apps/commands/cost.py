@@ -39,7 +39,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=int,
         nargs=2,
         metavar=("HEIGHT", "WIDTH"),
-        help="Picture in px for --config and --ckpt; without it that of the configuration's data.",
+        help="Image in px for --config and --ckpt; without it that of the configuration's data.",
     )
     parser.add_argument(
         "--num-classes",

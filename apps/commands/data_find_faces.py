@@ -15,13 +15,13 @@ EXAMPLES = ("mobilevision data find-faces data/faces --out landmarks.parquet",)
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="Pictures, folders of them, patterns."
+        "inputs", nargs="+", metavar="INPUT", help="Images, folders of them, patterns."
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="The table, .parquet."
     )
     parser.add_argument(
-        "--batch-size", type=int, metavar="N", default=16, help="Pictures looked at together."
+        "--batch-size", type=int, metavar="N", default=16, help="Images looked at together."
     )
     add_device(parser)
 

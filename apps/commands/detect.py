@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 from ..errors import EXIT_FAULT
 from ..help import add_device, add_trust
 
-SUMMARY = "Find objects in pictures and videos: annotated pictures, COCO results."
+SUMMARY = "Find objects in images and videos: annotated images, COCO results."
 EXAMPLES = (
     "mobilevision detect street.jpg --model ssd.ckpt --out found",
     "mobilevision detect photos clip.mp4 'more/*.png' --model ssd.ckpt --out found",
@@ -20,7 +20,7 @@ EXAMPLES = (
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="Pictures, videos, folders of them, patterns."
+        "inputs", nargs="+", metavar="INPUT", help="Images, videos, folders of them, patterns."
     )
     parser.add_argument("--model", type=Path, required=True, help="Checkpoint of a detector.")
     parser.add_argument("--out", type=Path, required=True, help="Folder for what is written.")
@@ -28,13 +28,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--results",
         type=Path,
         metavar="FILE",
-        help="Where the COCO results of the pictures go; results.json in --out if not given.",
+        help="Where the COCO results of the images go; results.json in --out if not given.",
     )
     parser.add_argument(
         "--annotations",
         type=Path,
         metavar="FILE",
-        help="COCO annotations of the pictures: give the image ids and are measured against.",
+        help="COCO annotations of the images: give the image ids and are measured against.",
     )
     parser.add_argument(
         "--score-threshold",
@@ -44,7 +44,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="Least score that is drawn and counted; results keep lower ones.",
     )
     parser.add_argument(
-        "--batch-size", type=int, metavar="N", default=8, help="Pictures at once in the network."
+        "--batch-size", type=int, metavar="N", default=8, help="Images at once in the network."
     )
     add_device(parser)
     parser.add_argument(
@@ -52,7 +52,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=int,
         nargs=2,
         metavar=("HEIGHT", "WIDTH"),
-        help="What pictures are stretched to; as in training if not given.",
+        help="What images are stretched to; as in training if not given.",
     )
     parser.add_argument("--no-pictures", action="store_true", help="Draw nothing.")
     add_trust(parser)

@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 from ..errors import EXIT_FAULT
 from ..help import add_device, add_trust
 
-SUMMARY = "Embed the faces of pictures: one Parquet table, resumable."
+SUMMARY = "Embed the faces of images: one Parquet table, resumable."
 EXAMPLES = (
     "mobilevision embed photos --model face.ckpt --out embeddings.parquet",
     "mobilevision embed data/lfw --aligned --model face.ckpt --out lfw.parquet",
@@ -21,7 +21,7 @@ _LAYOUTS = ("folder", "celeba")
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="Pictures, folders of them, patterns."
+        "inputs", nargs="+", metavar="INPUT", help="Images, folders of them, patterns."
     )
     parser.add_argument(
         "--model",
@@ -34,10 +34,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="The table, .parquet; FILE.progress keeps what is done, delete it when you are.",
     )  # fmt: skip
     parser.add_argument(
-        "--aligned", action="store_true", help="The pictures are aligned faces: find none."
+        "--aligned", action="store_true", help="The images are aligned faces: find none."
     )
     parser.add_argument(
-        "--largest", action="store_true", help="Only the largest face of each picture."
+        "--largest", action="store_true", help="Only the largest face of each image."
     )
     parser.add_argument(
         "--views",
@@ -59,7 +59,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="Of the views.")
     parser.add_argument(
-        "--batch-size", type=int, metavar="N", default=16, help="Pictures at once in the network."
+        "--batch-size", type=int, metavar="N", default=16, help="Images at once in the network."
     )
     add_device(parser)
     parser.add_argument(

@@ -36,7 +36,7 @@ def run(arguments: Namespace) -> int:
 def evaluate_coco(ground_truth: Path, results: Path, json: bool = False) -> None:
     """Print the twelve COCO numbers of a results file and AP for each class.
 
-    Every picture of the ground truth counts, as with pycocotools: where the results have nothing
+    Every image of the ground truth counts, as with pycocotools: where the results have nothing
     for one, its objects are missed.
 
     Args:

@@ -40,12 +40,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--batch",
         type=int,
         metavar="N",
-        help="Pictures of each call; any number if not given, with executorch one.",
+        help="Images of each call; any number if not given, with executorch one.",
     )
     parser.add_argument(
         "--fixed-picture",
         action="store_true",
-        help="Take pictures of the network's size alone, in place of resizing them inside; "
+        help="Take images of the network's size alone, in place of resizing them inside; "
         "executorch always does.",
     )
     _add_int8(parser)
@@ -64,7 +64,7 @@ def _add_int8(parser: ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="PATH",
-        help="Pictures like those to come: files, folders, patterns. For --int8.",
+        help="Images like those to come: files, folders, patterns. For --int8.",
     )
     parser.add_argument(
         "--calibrate-count", type=int, default=100, metavar="N", help="Use at most this many."
@@ -89,7 +89,7 @@ def run(arguments: Namespace) -> int:
     """Write the file, run it, and say what is in it."""
     from ...datasets.errors import DataError
     from ..export.exporting import export_checkpoint, format_exported
-    from ..export.formats import Calibration, ExportOptions, find_pictures
+    from ..export.formats import Calibration, ExportOptions, find_images
 
     if arguments.batch is not None and arguments.batch < 1:
         raise DataError(f"--batch {arguments.batch}: must be at least 1")
@@ -97,8 +97,8 @@ def run(arguments: Namespace) -> int:
         raise DataError("--calibrate: is for --int8, which is not given")
     calibration = None
     if arguments.int8:
-        pictures = find_pictures(arguments.calibrate, arguments.calibrate_count)
-        calibration = Calibration(pictures, arguments.calibrate_method, arguments.int8_limit)
+        images = find_images(arguments.calibrate, arguments.calibrate_count)
+        calibration = Calibration(images, arguments.calibrate_method, arguments.int8_limit)
     exported = export_checkpoint(
         arguments.ckpt,
         arguments.out,

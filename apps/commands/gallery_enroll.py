@@ -7,7 +7,7 @@ from jsonargparse import ArgumentParser, Namespace
 from ..errors import EXIT_FAULT
 from ..help import add_device, add_trust
 
-SUMMARY = "Add the faces of pictures to a person in a gallery."
+SUMMARY = "Add the faces of images to a person in a gallery."
 EXAMPLES = (
     "mobilevision gallery enroll 'Ada Lovelace' ada1.jpg ada2.jpg --model face.ckpt"
     " --gallery people",
@@ -18,7 +18,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("name", help="Of the person; more faces may be added later.")
     parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="Pictures, folders of them, patterns."
+        "inputs", nargs="+", metavar="INPUT", help="Images, folders of them, patterns."
     )
     parser.add_argument(
         "--gallery", type=Path, required=True, metavar="DIR", help="Made where it is absent."
@@ -31,14 +31,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--largest", action="store_true", help="Of several faces take the largest.")
     parser.add_argument(
-        "--aligned", action="store_true", help="The pictures are aligned faces: find none."
+        "--aligned", action="store_true", help="The images are aligned faces: find none."
     )
     add_device(parser)
     add_trust(parser)
 
 
 def run(arguments: Namespace) -> int:
-    """Enrol; 1 if a picture gave no face, the others are enrolled."""
+    """Enrol; 1 if an image gave no face, the others are enrolled."""
     from ..faces.identification import Model, enroll
 
     model = Model(arguments.model, arguments.device, arguments.aligned)

@@ -7,7 +7,7 @@ from jsonargparse import ArgumentParser, Namespace
 from ..errors import EXIT_FAULT
 from ..help import add_device, add_trust
 
-SUMMARY = "Say who of a gallery the faces of pictures are."
+SUMMARY = "Say who of a gallery the faces of images are."
 EXAMPLES = (
     "mobilevision gallery identify party.jpg --model face.ckpt --gallery people",
     "mobilevision gallery identify photos --model face.ckpt --gallery people --json",
@@ -17,7 +17,7 @@ EXAMPLES = (
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="Pictures, folders of them, patterns."
+        "inputs", nargs="+", metavar="INPUT", help="Images, folders of them, patterns."
     )
     parser.add_argument("--gallery", type=Path, required=True, metavar="DIR", help="The gallery.")
     parser.add_argument("--model", required=True, help="The model of the gallery.")
@@ -31,7 +31,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--count", type=int, metavar="N", default=1, help="People for each face at most."
     )
     parser.add_argument(
-        "--aligned", action="store_true", help="The pictures are aligned faces: find none."
+        "--aligned", action="store_true", help="The images are aligned faces: find none."
     )
     parser.add_argument("--json", action="store_true", help="Print a JSON object for each face.")
     add_device(parser)

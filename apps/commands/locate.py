@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 from ..errors import EXIT_FAULT
 from ..help import add_device, add_trust
 
-SUMMARY = "Tell where pictures were taken: places, probabilities, uncertainty."
+SUMMARY = "Tell where images were taken: places, probabilities, uncertainty."
 EXAMPLES = (
     "mobilevision locate street.jpg --model world.ckpt",
     "mobilevision locate photos --model world.ckpt --geojson places.geojson --compare-exif",
@@ -18,7 +18,7 @@ EXAMPLES = (
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="Pictures, folders of them, patterns."
+        "inputs", nargs="+", metavar="INPUT", help="Images, folders of them, patterns."
     )
     parser.add_argument("--model", type=Path, required=True, help="Checkpoint of a geolocator.")
     parser.add_argument(
@@ -31,23 +31,23 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="FILE",
-        help="JSON lines, one a picture; a run with the same options goes on from it.",
+        help="JSON lines, one an image; a run with the same options goes on from it.",
     )
     parser.add_argument(
         "--compare-exif",
         action="store_true",
-        help="Compare with the GPS positions that pictures carry; they are not read otherwise.",
+        help="Compare with the GPS positions that images carry; they are not read otherwise.",
     )
-    parser.add_argument("--top", type=int, metavar="N", default=5, help="Places of each picture.")
+    parser.add_argument("--top", type=int, metavar="N", default=5, help="Places of each image.")
     parser.add_argument(
         "--answer",
         choices=["cell", "mode"],
         default="cell",
         help="Mean position of the best cell's photos, or where probability is densest.",
     )
-    parser.add_argument("--five-crop", action="store_true", help="Average over corners and centre.")
+    parser.add_argument("--five-crop", action="store_true", help="Average over corners and center.")
     parser.add_argument(
-        "--batch-size", type=int, metavar="N", default=16, help="Pictures at once in the network."
+        "--batch-size", type=int, metavar="N", default=16, help="Images at once in the network."
     )
     add_device(parser)
     parser.add_argument(

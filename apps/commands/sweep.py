@@ -41,7 +41,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=str,
         metavar="LIST",
         default="128,160,192,224",
-        help="Sides of the pictures in px, separated by commas.",
+        help="Sides of the images in px, separated by commas.",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FOLDER", help="Where runs and results go."

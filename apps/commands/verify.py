@@ -28,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--embeddings",
         type=Path,
         metavar="FILE",
-        help="Table of cached embeddings, in place of pictures and a model.",
+        help="Table of cached embeddings, in place of images and a model.",
     )
     parser.add_argument("--json", action="store_true", help="Print JSON in place of a table.")
     parser.add_argument("--roc", type=Path, metavar="FILE", help="Draw the ROC curve, .png.")
@@ -59,7 +59,7 @@ def _add_faces(parser: ArgumentParser) -> None:
         "--layout",
         choices=_LAYOUTS,
         default="folder",
-        help="Of the pictures: a folder for each person, or CelebA.",
+        help="Of the images: a folder for each person, or CelebA.",
     )
     parser.add_argument("--parts", nargs="+", default=["val"], help="Of CelebA: train, val, test.")
     parser.add_argument(

@@ -113,22 +113,22 @@ def cost_of(
     num_classes: int | None = None,
     size_hw: tuple[int, int] | None = None,
 ) -> tuple[str, tuple[int, int], Cost]:
-    """Count a network for one picture; its name, the picture's size and the cost.
+    """Count a network for one image; its name, the image's size and the cost.
 
     Args:
         config: as for ``network_of``, like the following two.
         checkpoint: see there.
         num_classes: see there.
-        size_hw: Picture in px; None takes that of the configuration or the checkpoint.
+        size_hw: Image in px; None takes that of the configuration or the checkpoint.
 
     Raises:
-        DataError: as ``network_of``, or nothing says how large the pictures are.
+        DataError: as ``network_of``, or nothing says how large the images are.
     """
     for device in ("meta", "cpu"):
         name, network, own_size_hw = network_of(config, checkpoint, num_classes, device)
         size = size_hw or own_size_hw
         if size is None or min(size) < 1:
-            raise DataError("how large are the pictures? --size HEIGHT WIDTH says it, in px")
+            raise DataError("how large are the images? --size HEIGHT WIDTH says it, in px")
         try:
             return name, size, count_cost(network, torch.zeros(1, 3, *size, device=device))
         except (NotImplementedError, RuntimeError):
@@ -207,7 +207,7 @@ def network_text(name: str, size_hw: tuple[int, int], cost: Cost, layers: bool) 
 
     Args:
         name: What the network is called.
-        size_hw: The picture it was counted for.
+        size_hw: The image it was counted for.
         cost: What was counted.
         layers: Each layer in place of each kind of layer.
     """
@@ -219,7 +219,7 @@ def network_text(name: str, size_hw: tuple[int, int], cost: Cost, layers: bool) 
     left = max(len(label) for label, *_ in rows)
     shares = (max(cost.mult_adds, 1), max(cost.params, 1))
     lines = [
-        f"{name}, one picture of {size_hw[0]} x {size_hw[1]} px (height x width)",
+        f"{name}, one image of {size_hw[0]} x {size_hw[1]} px (height x width)",
         "",
         f"{'':<{left}}{'mult-adds':>12}{'share':>10}{'parameters':>13}{'share':>10}",
     ]

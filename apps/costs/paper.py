@@ -23,11 +23,11 @@ class Row(NamedTuple):
     """The job, or the detection framework of Table 13 with its input size."""
     model: str
     resolution: int | None
-    """Side of the square picture in px."""
+    """Side of the square image in px."""
     width_mult: float | None
     mult_adds: int | None
     params: int | None
-    """All parameters, those of batch normalisation too."""
+    """All parameters, those of batch normalization too."""
     paper_mult_adds: int | None
     paper_params: int | None
     note: str = ""
@@ -68,7 +68,7 @@ def row(
 
 
 def cost_at(build: Callable[[], nn.Module], size_hw: tuple[int, int], channels: int = 3) -> Cost:
-    """Count a module for one picture (1, channels, H, W), without calculating anything."""
+    """Count a module for one image (1, channels, H, W), without calculating anything."""
     with torch.device("meta"):
         return count_cost(build(), torch.empty(1, channels, *size_hw))
 
@@ -133,7 +133,7 @@ def body_layers() -> Iterator[Row]:
             note = _LAST_STRIDE if "blocks.12.depthwise" in layer.name else ""
             one = Cost((layer,))
             yield row(1, _as_in_table_1(layer), 224, 1.0, one, None, None, note)
-    yield row(1, "all, with normalisation", 224, 1.0, cost, 569, 4.2)
+    yield row(1, "all, with normalization", 224, 1.0, cost, 569, 4.2)
 
 
 _LAST_STRIDE = (
@@ -155,7 +155,7 @@ def _as_in_table_1(layer: LayerCost) -> str:
 
 
 def kinds_of_layers() -> Iterator[Row]:
-    """Table 2: shares of each kind of layer, of the whole without normalisation and biases."""
+    """Table 2: shares of each kind of layer, of the whole without normalization and biases."""
     cost = mobilenet_cost()
     kinds = cost.by_kind()
     # The paper counts weights alone: with the classifier's biases its share were 24.35 %.
@@ -257,7 +257,7 @@ _VGG = "The convolutions alone have 15,347 M, which the paper's figure fits."
 
 def small_popular_models() -> Iterator[Row]:
     """Table 9."""
-    note = "The paper leaves normalisation out of the parameters: 1.32 M without its 0.01 M."
+    note = "The paper leaves normalization out of the parameters: 1.32 M without its 0.01 M."
     yield mobilenet_row(9, 0.5, 160, 76, 1.32, note)
     yield peer_row(9, "SqueezeNet", 1700, 1.25, _SQUEEZENET)
     yield peer_row(9, "AlexNet", 720, 60, _ALEXNET)
@@ -431,7 +431,7 @@ class SsdVgg(nn.Module):
         self.head = SSDHead(channels, boxes_per_cell, COCO_CLASSES + 1)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return offsets and logits of pictures (B, 3, 300, 300) in [-1, 1]."""
+        """Return offsets and logits of images (B, 3, 300, 300) in [-1, 1]."""
         return self.head(list(self.backbone(images)))
 
 
@@ -455,7 +455,7 @@ class FasterRcnnVgg(nn.Module):
         self.predictor = FastRCNNPredictor(4096, COCO_CLASSES + 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return class logits and box offsets (300, columns) of one picture (1, 3, H, W)."""
+        """Return class logits and box offsets (300, columns) of one image (1, 3, H, W)."""
         features = self.features(images)
         self.rpn([features])
         pooled = features.new_zeros(PROPOSALS, 512, 7, 7)
@@ -476,7 +476,7 @@ class FasterRcnnMobileNet(nn.Module):
         self.detector = FasterRCNN(MobileNetV1(out_strides=(16,)), COCO_CLASSES)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the class logits (1, 300, columns) of one picture (1, 3, H, W)."""
+        """Return the class logits (1, 300, columns) of one image (1, 3, H, W)."""
         (features,) = self.detector.backbone(images)
         self.detector.rpn(features)
         return self.detector.roi(features, images.new_zeros(1, PROPOSALS, 4)).class_logits
@@ -500,7 +500,7 @@ def face_embeddings() -> Iterator[Row]:
 
 
 _EMBEDDING_PARAMS = (
-    "The paper's parameters grow as the picture shrinks, which a network with global pooling "
+    "The paper's parameters grow as the image shrinks, which a network with global pooling "
     "cannot do; counted is a 128-dimensional output."
 )
 

@@ -20,9 +20,9 @@ from ...datasets.files import write_atomically
 
 ACCURACY_COLUMNS = ("accuracy", "top1")
 """Where the accuracy is looked for, in this order."""
-_COLOURS = ("#1f5fa8", "#d1622b", "#3a8f5c", "#8a5bb0", "#b08a1e", "#5a6b78")
+_COLORS = ("#1f5fa8", "#d1622b", "#3a8f5c", "#8a5bb0", "#b08a1e", "#5a6b78")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-_GREY = "#666666"
+_GRAY = "#666666"
 
 
 class Result(NamedTuple):
@@ -32,9 +32,9 @@ class Result(NamedTuple):
     """Its family; the line is fitted to each."""
     width_mult: float | None
     resolution: int | None
-    """Side of the picture in px."""
+    """Side of the image in px."""
     mult_adds: float
-    """For one picture, in ones."""
+    """For one image, in ones."""
     params: float
     accuracy: float
     """As the file has it: a fraction of 1 or percent."""
@@ -137,7 +137,7 @@ def fit_log_line(costs: Sequence[float], accuracies: Sequence[float]) -> LogLine
 def draw_tradeoff(results: Sequence[Result], title: str, accuracy_label: str) -> Figure:
     """Draw two panels: accuracy over mult-adds (Figure 4) and over parameters (Figure 5).
 
-    Colours are resolutions, markers width multipliers; results without them are grey stars with
+    Colors are resolutions, markers width multipliers; results without them are gray stars with
     the name of their model. Both costs have logarithmic axes. The first panel has a dashed line
     fitted to each family of models; in the second, results of one resolution are joined, since
     parameters do not depend on it.
@@ -161,7 +161,7 @@ def draw_tradeoff(results: Sequence[Result], title: str, accuracy_label: str) ->
     _draw_panel(panels[1], results, "params", styles)
     lines = _draw_fits(panels[0], results)
     _draw_resolutions(panels[1], results, styles)
-    panels[0].set_xlabel("mult-adds of one picture (logarithmic)")
+    panels[0].set_xlabel("mult-adds of one image (logarithmic)")
     panels[1].set_xlabel("parameters (logarithmic)")
     panels[0].set_ylabel(f"{accuracy_label} (%)" if percent else accuracy_label)
     handles = [*styles.handles(), *lines]
@@ -170,9 +170,9 @@ def draw_tradeoff(results: Sequence[Result], title: str, accuracy_label: str) ->
 
 
 class _Styles(NamedTuple):
-    """A colour for each resolution and a marker for each width multiplier."""
+    """A color for each resolution and a marker for each width multiplier."""
 
-    colours: dict[int, str]
+    colors: dict[int, str]
     markers: dict[float, str]
 
     @classmethod
@@ -180,18 +180,18 @@ class _Styles(NamedTuple):
         resolutions = _known(result.resolution for result in results)
         widths = _known(result.width_mult for result in results)
         return cls(
-            dict(zip(resolutions, itertools.cycle(_COLOURS))),
+            dict(zip(resolutions, itertools.cycle(_COLORS))),
             dict(zip(widths, itertools.cycle(_MARKERS))),
         )
 
     def handles(self) -> list[Line2D]:
-        """What the legend shows: the colours as lines, the markers in grey."""
+        """What the legend shows: the colors as lines, the markers in gray."""
         sizes = [
-            Line2D([], [], color=colour, linewidth=3, label=f"{resolution} px")
-            for resolution, colour in self.colours.items()
+            Line2D([], [], color=color, linewidth=3, label=f"{resolution} px")
+            for resolution, color in self.colors.items()
         ]
         widths = [
-            Line2D([], [], color=_GREY, marker=marker, linestyle="none", label=f"width {width:g}")
+            Line2D([], [], color=_GRAY, marker=marker, linestyle="none", label=f"width {width:g}")
             for width, marker in self.markers.items()
         ]
         return sizes + widths
@@ -199,14 +199,14 @@ class _Styles(NamedTuple):
 
 def _draw_panel(axes: Axes, results: Sequence[Result], cost: str, styles: _Styles) -> None:
     for result in results:
-        colour, marker = _GREY, "*"
+        color, marker = _GRAY, "*"
         if result.resolution is not None:
-            colour = styles.colours[result.resolution]
+            color = styles.colors[result.resolution]
         if result.width_mult is not None:
             marker = styles.markers[result.width_mult]
         at = (getattr(result, cost), result.accuracy)
         size = 13 if marker == "*" else 8
-        axes.plot(*at, marker, color=colour, markersize=size, markeredgecolor="white")
+        axes.plot(*at, marker, color=color, markersize=size, markeredgecolor="white")
         if result.width_mult is None:
             axes.annotate(
                 result.model, at, xytext=(6, 4), textcoords="offset points", fontsize="small"
@@ -232,12 +232,12 @@ def _draw_fits(axes: Axes, results: Sequence[Result]) -> list[Line2D]:
             continue
         ends = np.array([min(costs), max(costs)])
         label = f"{family}: {fit.slope:+.1f} points for\nten times the mult-adds"
-        lines += axes.plot(ends, fit.at(ends), "--", color=_GREY, label=label, zorder=1)
+        lines += axes.plot(ends, fit.at(ends), "--", color=_GRAY, label=label, zorder=1)
     return lines
 
 
 def _draw_resolutions(axes: Axes, results: Sequence[Result], styles: _Styles) -> None:
-    for resolution, colour in styles.colours.items():
+    for resolution, color in styles.colors.items():
         for family in dict.fromkeys(result.model for result in results):
             points = sorted(
                 (result.params, result.accuracy)
@@ -245,7 +245,7 @@ def _draw_resolutions(axes: Axes, results: Sequence[Result], styles: _Styles) ->
                 if result.resolution == resolution and result.model == family
             )
             if points:
-                axes.plot(*np.transpose(points), color=colour, linewidth=1, alpha=0.5, zorder=1)
+                axes.plot(*np.transpose(points), color=color, linewidth=1, alpha=0.5, zorder=1)
 
 
 def _known(values: Iterable[Any]) -> list[Any]:
@@ -269,7 +269,7 @@ def write_tradeoff(results: Path, out: Path, accuracy: str | None = None) -> int
 
     Raises:
         DataError: as ``read_results``.
-        OSError: The picture cannot be written.
+        OSError: The image cannot be written.
     """
     rows = read_results(results, accuracy)
     png = io.BytesIO()

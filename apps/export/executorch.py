@@ -27,7 +27,7 @@ _MATMUL = torch.ops.aten.matmul.default
 class ExecutorchFormat:
     """Programs of ExecuTorch; each entry of the facts is a method that returns a string.
 
-    Shapes are fixed: pictures have the network's size, and there are as many as ``batch`` says, one
+    Shapes are fixed: images have the network's size, and there are as many as ``batch`` says, one
     if it says nothing.
     """
 

@@ -28,7 +28,7 @@ from .nms import make_exportable
 def for_export(network: nn.Module) -> nn.Module:
     """Return a fixed copy of a network in which nothing of training is left.
 
-    What ``fuse`` does not fold, such as normalisation after a shared convolution, becomes a factor
+    What ``fuse`` does not fold, such as normalization after a shared convolution, becomes a factor
     and an offset for each channel. Each map has one convolution for boxes and classes together, and
     pixels are divided in the weights of the first.
     """
@@ -105,7 +105,7 @@ def _merged(predictor: MapPredictor, num_columns: int) -> nn.Conv2d:
 
 
 class ChannelAffine(nn.Module):
-    """Batch normalisation with fixed statistics: a factor and an offset for each channel.
+    """Batch normalization with fixed statistics: a factor and an offset for each channel.
 
     Args:
         norm: Where the values come from; (B, C) or (B, C, H, W) in and out.
@@ -134,13 +134,13 @@ _LARGEST = 1 << 16
 
 
 class DeployedNetwork(nn.Module):
-    """Pictures as they are decoded to named outputs.
+    """Images as they are decoded to named outputs.
 
     The resize is Pillow's (bilinear with antialiasing on uint8), as in training and evaluation.
-    Pictures that have the network's size already pass through it unchanged.
+    Images that have the network's size already pass through it unchanged.
 
     Args:
-        answers: Pixels of the network's size and the size of the pictures to the outputs.
+        answers: Pixels of the network's size and the size of the images to the outputs.
         size_hw: Height and width that the network works at.
     """
 
@@ -150,13 +150,13 @@ class DeployedNetwork(nn.Module):
         self.size_hw = size_hw
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs for pictures (B, H, W, 3) uint8 RGB."""
-        picture_hw = (images.shape[1], images.shape[2])
+        """Return the outputs for images (B, H, W, 3) uint8 RGB."""
+        image_hw = (images.shape[1], images.shape[2])
         pixels = images.permute(0, 3, 1, 2)
         # Where sizes are left open they are no numbers, and the resize stays in the graph.
-        if not all(isinstance(side, int) for side in picture_hw) or picture_hw != self.size_hw:
+        if not all(isinstance(side, int) for side in image_hw) or image_hw != self.size_hw:
             pixels = F.interpolate(pixels, self.size_hw, mode="bilinear", antialias=True)
-        return self.answers(pixels, picture_hw)
+        return self.answers(pixels, image_hw)
 
 
 @dataclass(frozen=True)
@@ -164,37 +164,37 @@ class Deployable:
     """A network that is ready to be written.
 
     Attributes:
-        module: Pictures (B, H, W, 3) uint8 RGB to the outputs that ``facts`` names, in order.
+        module: Images (B, H, W, 3) uint8 RGB to the outputs that ``facts`` names, in order.
         facts: What the file is to say.
     """
 
     module: DeployedNetwork
     facts: ModelFacts
 
-    def program(self, batch: int | None = None, any_picture: bool = True) -> ExportedProgram:
+    def program(self, batch: int | None = None, any_image: bool = True) -> ExportedProgram:
         """Trace the network.
 
         Args:
-            batch: Pictures of each call; None leaves it open.
-            any_picture: Whether pictures may have any size and are resized inside; False takes
-                pictures of the network's size alone.
+            batch: Images of each call; None leaves it open.
+            any_image: Whether images may have any size and are resized inside; False takes
+                images of the network's size alone.
         """
         height, width = self.facts.size_hw
-        if any_picture:  # other numbers than the network's, which would be taken for fixed
+        if any_image:  # other numbers than the network's, which would be taken for fixed
             height, width = height + 13, width + 29
         example = torch.zeros(batch or 2, height, width, 3, dtype=torch.uint8)
         with torch.no_grad():
             self.module(example)  # lets anchors be made as values
             return torch.export.export(
-                self.module, (example,), dynamic_shapes=(self.open_axes(batch, any_picture),)
+                self.module, (example,), dynamic_shapes=(self.open_axes(batch, any_image),)
             )
 
-    def open_axes(self, batch: int | None = None, any_picture: bool = True) -> dict[int, Any]:
-        """Axes of the pictures that are left open, as ``torch.export`` has them."""
+    def open_axes(self, batch: int | None = None, any_image: bool = True) -> dict[int, Any]:
+        """Axes of the images that are left open, as ``torch.export`` has them."""
         axes: dict[int, Any] = {}
         if batch is None:
             axes[0] = Dim("batch", min=1, max=_LARGEST)
-        if any_picture:
+        if any_image:
             axes[1] = Dim("height", min=1, max=_LARGEST)
             axes[2] = Dim("width", min=1, max=_LARGEST)
         return axes
@@ -217,7 +217,7 @@ def open_deployable(path: str | Path, size_hw: tuple[int, int] | None = None) ->
     size_hw = input_size(task, size_hw, str(path))
     facts = replace(
         predictor.describe(task, size_hw),
-        licence=_licence(task.facts),
+        licence=_license(task.facts),
         provenance=_provenance(path, task.facts),
     )
     adapted = adapt(predictor, task, prepare_for_export, size_hw)
@@ -229,7 +229,7 @@ def prepare_for_export(network: nn.Module) -> nn.Module:
     return make_exportable(for_export(network))
 
 
-def _licence(stored: dict[str, Any]) -> str:
+def _license(stored: dict[str, Any]) -> str:
     return str((stored.get("provenance") or {}).get("licence") or UNKNOWN)
 
 

@@ -20,19 +20,19 @@ def plain_program(deployable: Deployable, options: ExportOptions) -> ExportedPro
     """Trace a network into torch's own operators alone, none of ours."""
     # Weights in channels_last order are taken for parts of others, and XNNPACK refuses them.
     module = copy.deepcopy(deployable.module).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    program = replace(deployable, module=module).program(options.batch, options.any_picture)
+    program = replace(deployable, module=module).program(options.batch, options.any_image)
     return program.run_decompositions({**DECOMPOSITIONS})
 
 
 def written_facts(deployable: Deployable, options: ExportOptions) -> ModelFacts:
-    """What a file says, with the size that pictures must have where they are not resized inside."""
+    """What a file says, with the size that images must have where they are not resized inside."""
     facts = deployable.facts
-    if options.any_picture:
+    if options.any_image:
         return facts
     height, width = facts.size_hw
     said = f"{facts.preparation}; resized to {height}x{width} px before"
     if facts.preparation == AS_THEY_ARE:
-        said = f"uint8 RGB pictures (batch, {height}, {width}, 3), resized to that before"
+        said = f"uint8 RGB images (batch, {height}, {width}, 3), resized to that before"
     return replace(facts, preparation=said)
 
 

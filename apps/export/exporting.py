@@ -14,7 +14,7 @@ from .export_module import Deployable, open_deployable
 from .exported_program import written_facts
 from .formats import FIXED_SHAPES, ExportOptions, OwnFacts, open_format, with_fixed_shapes
 
-_PICTURE_HW = (480, 640)
+_IMAGE_HW = (480, 640)
 _COARSE_HW = (12, 16)
 
 
@@ -28,7 +28,7 @@ class Exported(NamedTuple):
     notes: dict[str, Any]
     """What the format says besides, such as its version."""
     differences: dict[str, float] | None
-    """Output -> largest difference to eager torch on a test picture; None where nothing here runs
+    """Output -> largest difference to eager torch on a test image; None where nothing here runs
     such files."""
 
 
@@ -76,7 +76,7 @@ def export_checkpoint(
 def differences(
     deployable: Deployable, path: Path, options: ExportOptions | None = None
 ) -> dict[str, float]:
-    """Largest difference of each output between a file and eager torch, on a test picture.
+    """Largest difference of each output between a file and eager torch, on a test image.
 
     Args:
         deployable: What the file was written of.
@@ -87,8 +87,8 @@ def differences(
         DataError: The file cannot be opened.
     """
     options = options or ExportOptions()
-    size_hw = _PICTURE_HW if options.any_picture else deployable.facts.size_hw
-    images = np.stack([made_up_picture(size_hw)] * (options.batch or 1))
+    size_hw = _IMAGE_HW if options.any_image else deployable.facts.size_hw
+    images = np.stack([made_up_image(size_hw)] * (options.batch or 1))
     with torch.inference_mode():
         answers = deployable.module(torch.from_numpy(images))
     expected = {
@@ -97,8 +97,8 @@ def differences(
     return largest_differences(expected, open_runtime(path, "cpu")(images))
 
 
-def made_up_picture(size_hw: tuple[int, int]) -> np.ndarray:
-    """Return a picture of smooth patches, always the same: (H, W, 3) uint8."""
+def made_up_image(size_hw: tuple[int, int]) -> np.ndarray:
+    """Return an image of smooth patches, always the same: (H, W, 3) uint8."""
     coarse = np.random.default_rng(0).integers(0, 256, (*_COARSE_HW, 3), dtype=np.uint8)
     return cv2.resize(coarse, size_hw[::-1], interpolation=cv2.INTER_CUBIC)
 
@@ -148,5 +148,5 @@ def format_exported(exported: Exported) -> str:
         lines.append("  not run: nothing installed here runs such files")
     else:
         told = ", ".join(f"{name} {value:.2g}" for name, value in exported.differences.items())
-        lines.append(f"  largest difference to torch on a test picture: {told}")
+        lines.append(f"  largest difference to torch on a test image: {told}")
     return "\n".join(lines)

@@ -13,7 +13,7 @@ from ..inference.runtime import ModelFacts
 from .export_module import Deployable
 
 FIXED_SHAPES = ("executorch",)
-"""Formats whose files take pictures of the network's size alone, and a fixed number of them."""
+"""Formats whose files take images of the network's size alone, and a fixed number of them."""
 INT8_FORMATS = ("onnx", "openvino")
 """Formats that have files in int8."""
 CALIBRATION_METHODS = ("minmax", "entropy", "percentile")
@@ -31,7 +31,7 @@ class Calibration:
             costliest first, until they do.
 
     Raises:
-        DataError: There are no pictures, or no such method.
+        DataError: There are no images, or no such method.
     """
 
     paths: tuple[Path, ...]
@@ -40,15 +40,15 @@ class Calibration:
 
     def __post_init__(self) -> None:
         if not self.paths:
-            raise DataError("--int8 needs pictures to calibrate on: --calibrate FOLDER")
+            raise DataError("--int8 needs images to calibrate on: --calibrate FOLDER")
         if self.method not in CALIBRATION_METHODS:
             raise DataError(
                 f"--calibrate-method {self.method}: there are {', '.join(CALIBRATION_METHODS)}."
             )
 
 
-def find_pictures(words: Sequence[str], count: int) -> tuple[Path, ...]:
-    """Pictures that the words of a command line mean, evenly spread if there are more.
+def find_images(words: Sequence[str], count: int) -> tuple[Path, ...]:
+    """Images that the words of a command line mean, evenly spread if there are more.
 
     Args:
         words: Files, folders and patterns.
@@ -69,20 +69,20 @@ class ExportOptions:
     """What is left open in a file.
 
     Attributes:
-        batch: Pictures of each call; None takes any number, where the format allows it.
-        any_picture: Whether pictures of any size are resized inside, where the format allows it;
+        batch: Images of each call; None takes any number, where the format allows it.
+        any_image: Whether images of any size are resized inside, where the format allows it;
             otherwise they have to have the network's size.
         int8: How the network gets into int8; None leaves it in float32.
     """
 
     batch: int | None = None
-    any_picture: bool = True
+    any_image: bool = True
     int8: Calibration | None = None
 
 
 def with_fixed_shapes(options: ExportOptions) -> ExportOptions:
-    """Return the options for one of ``FIXED_SHAPES``: one picture if no number is given."""
-    return replace(options, batch=options.batch or 1, any_picture=False)
+    """Return the options for one of ``FIXED_SHAPES``: one image if no number is given."""
+    return replace(options, batch=options.batch or 1, any_image=False)
 
 
 class Format(Protocol):
@@ -108,7 +108,7 @@ class Format(Protocol):
 
 @runtime_checkable
 class OwnFacts(Protocol):
-    """A format whose files take other pictures, or give other types, than the network."""
+    """A format whose files take other images, or give other types, than the network."""
 
     def facts(self, deployable: Deployable) -> ModelFacts:
         """Return what a file says of itself."""

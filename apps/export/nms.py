@@ -110,17 +110,17 @@ def roi_align(
 ) -> Tensor:
     """``torchvision.ops.roi_align`` by ``grid_sample``, for formats that have only that.
 
-    The same for boxes within the picture, in the order of the pictures and as many of each, as
+    The same for boxes within the image, in the order of the images and as many of each, as
     ``RoIHead`` gives them.
 
     Args:
         features: (B, C, H, W).
-        rows: (B x P, 5): position of the picture (not looked at), then xyxy in pixels of it.
+        rows: (B x P, 5): position of the image (not looked at), then xyxy in pixels of it.
         spatial_scale: From those to cells of the features.
         pooled_height: Rows of the output.
         pooled_width: Columns.
         sampling_ratio: Samples in each direction that a cell of the output is the mean of.
-        aligned: Whether the centre of a cell is at a half; must be true.
+        aligned: Whether the center of a cell is at a half; must be true.
 
     Returns:
         (B x P, C, pooled_height, pooled_width).
@@ -185,7 +185,7 @@ class ExportablePostProcess(nn.Module):
         """Boxes (B, C * A, 4), and the best of all classes with their places among them.
 
         Args:
-            boxes: (B, C, A, 4); a class is then a picture of its own.
+            boxes: (B, C, A, 4); a class is then an image of its own.
             scores: (B, C, A).
         """
         classes, count = scores.shape[1:]

@@ -1,4 +1,4 @@
-"""ONNX files, in float32 or int8: any number of pictures of any size, ONNX's own NMS."""
+"""ONNX files, in float32 or int8: any number of images of any size, ONNX's own NMS."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ op: Any = opset18  # its annotations know no values of a graph that is being bui
 _FILTERS = 64
 """Filters of a pointwise convolution that one thread of ONNX Runtime takes on at least."""
 _ROWS = 15
-"""Rows of the result that share a window of the picture. Fewer make products of matrices slow,
+"""Rows of the result that share a window of the image. Fewer make products of matrices slow,
 more make them multiply zeros."""
 _ONE_LEVEL = np.float32(1 - 4e-6)
 """A step of uint8: halves, which torch rounds up, are just above the middle, where ONNX would round
@@ -58,7 +58,7 @@ def speed_up(model: ir.Model) -> None:
 
 
 def resize_as_torch(model: ir.Model) -> None:
-    """Resize (B, C, H, W) uint8 pictures across and then down, by products of matrices.
+    """Resize (B, C, H, W) uint8 images across and then down, by products of matrices.
 
     This buys torch's pixels at the edges, where the exporter's own ``Resize`` weighs what is not
     there, and time: 0.983 for going across row by row and 0.985 to 0.990 for the products. Other
@@ -136,8 +136,8 @@ def _resize_windows(ops: Any, given: Any, wanted: int) -> tuple[Any, Any]:
     rows = ops.Add(first, number)
     there = _as_float(ops, ops.Add(ops.Mul(rows, _ints(ops, 2 * wanted)), _ints(ops, wanted)))
     there = ops.Unsqueeze(there, _ints(ops, 1))
-    centres = centre.reshape(-1, each, 1).astype(np.float32)
-    apart = ops.Abs(ops.Sub(there, ops.Mul(_as_float(ops, given), _constant(ops, centres))))
+    centers = centre.reshape(-1, each, 1).astype(np.float32)
+    apart = ops.Abs(ops.Sub(there, ops.Mul(_as_float(ops, given), _constant(ops, centers))))
     inside = ops.Relu(ops.Sub(_as_float(ops, ops.Mul(reach, _ints(ops, 2))), apart))
     return rows, ops.Div(inside, ops.ReduceSum(inside, _ints(ops, 2)))
 
@@ -451,7 +451,7 @@ _LEFTOVERS = {"BatchNormalization", "Dropout"}
 
 
 def name_axes(model: onnx.ModelProto) -> None:
-    """Call the open axes of the pictures by their names, wherever they come up again."""
+    """Call the open axes of the images by their names, wherever they come up again."""
     dims = model.graph.input[0].type.tensor_type.shape.dim
     names = {dim.dim_param: name for dim, name in zip(dims, _AXES, strict=False) if dim.dim_param}
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
@@ -497,7 +497,7 @@ def make_model(
         ValueError: Something of training is left in it.
     """
     program = torch.onnx.export(
-        deployable.program(options.batch, options.any_picture),
+        deployable.program(options.batch, options.any_image),
         dynamo=True,
         opset_version=OPSET,
         input_names=["images"],

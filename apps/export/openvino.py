@@ -20,8 +20,8 @@ from .onnx import make_model, pixels_of_group
 from .quantization import quantize, report_notes, report_path, with_provenance
 
 _COLUMNS, _ROWS = 150, 15
-"""Columns and rows of the result, about, that share a window of the picture: a product of the whole
-picture would be zeros for the most part. Each window of columns makes opening a file longer."""
+"""Columns and rows of the result, about, that share a window of the image: a product of the whole
+image would be zeros for the most part. Each window of columns makes opening a file longer."""
 _MIDDLE = 128.0
 """Grey that pixels are counted from, so that weights in bfloat16 hardly move their mean."""
 
@@ -82,7 +82,7 @@ def convert(source: Path, out: Path, facts: ModelFacts) -> dict[str, Any]:
 
 
 def resize_as_torch(model: openvino.Model) -> None:
-    """Resize (B, C, H, W) uint8 pictures as torch does it, by products of matrices.
+    """Resize (B, C, H, W) uint8 images as torch does it, by products of matrices.
 
     OpenVINO ignores ONNX's antialiasing. Its own "bilinear_pillow" gives all but the same pixels as
     what stands here, but takes longer than the whole network behind it (OpenVINO 2026.4).
@@ -122,9 +122,9 @@ def _across(pixels: Output, given: Node, wanted: int, middle: Node) -> Node:
         first = opset13.reshape(start, _ints([1]), special_zero=False)
         last = opset13.add(first, windows.taps)
         columns = opset13.slice(pixels, first, last, _ints([1]), _ints([3]))
-        centred = opset13.subtract(opset13.convert(columns, "f32"), middle)
+        centerd = opset13.subtract(opset13.convert(columns, "f32"), middle)
         shares = opset13.gather(windows.shares, _ints(group), _ints(0))
-        parts.append(opset13.matmul(centred, shares, False, True))
+        parts.append(opset13.matmul(centerd, shares, False, True))
     return opset13.concat(parts, 3)
 
 
@@ -170,8 +170,8 @@ def triangle_windows(given: Node, wanted: int, near: int) -> Windows:
     places = opset13.add(first, number)
     there = opset13.add(opset13.multiply(places, _ints(2 * wanted)), _ints(wanted))
     there = opset13.unsqueeze(there, _ints(1))
-    centres = opset13.constant(centre.reshape(-1, each, 1))
-    apart = opset13.abs(opset13.subtract(there, opset13.multiply(centres, given)))
+    centers = opset13.constant(centre.reshape(-1, each, 1))
+    apart = opset13.abs(opset13.subtract(there, opset13.multiply(centers, given)))
     inside = opset13.convert(opset13.maximum(opset13.subtract(reach, apart), _ints(0)), "f32")
     shares = opset13.divide(inside, opset13.reduce_sum(inside, _ints([2]), keep_dims=True))
     return Windows(wanted // each, first, taps, places, shares)

@@ -1,4 +1,4 @@
-"""An ONNX file in int8: ranges from pictures, the costliest layers left in float32, a report."""
+"""An ONNX file in int8: ranges from images, the costliest layers left in float32, a report."""
 
 import copy
 import json
@@ -187,9 +187,9 @@ _METHODS = {
     "percentile": CalibrationMethod.Percentile,
 }
 _MEASURED = 4
-"""Pictures that costs are measured on."""
+"""Images that costs are measured on."""
 _CHUNK = 8
-"""Pictures whose activations a histogram holds in memory at a time."""
+"""Images whose activations a histogram holds in memory at a time."""
 _INPUT = "images"
 _BEST_DB = 99.0
 _OWN, _WEIGHT = "answers.network.", ".weight"
@@ -197,7 +197,7 @@ _OWN, _WEIGHT = "answers.network.", ".weight"
 
 @dataclass(frozen=True)
 class Network:
-    """The part of a graph that is made of layers, and pictures to measure it on.
+    """The part of a graph that is made of layers, and images to measure it on.
 
     Attributes:
         model: Its outputs are what the last layers answer.
@@ -225,7 +225,7 @@ def quantize(
         The report, plain data.
 
     Raises:
-        DataError: A picture cannot be read, or no layer can be in int8 within the limit.
+        DataError: An image cannot be read, or no layer can be in int8 within the limit.
         OSError: A file cannot be written.
     """
     model = onnx.load(source)
@@ -286,15 +286,15 @@ def read_report(out: Path) -> dict[str, Any]:
 def open_network(
     model: onnx.ModelProto, size_hw: tuple[int, int], calibration: Calibration
 ) -> Network:
-    """Take what is made of layers out of a graph, and read the pictures.
+    """Take what is made of layers out of a graph, and read the images.
 
     Raises:
-        DataError: There are no layers, or a picture cannot be read.
+        DataError: There are no layers, or an image cannot be read.
     """
     layers = find_layers(model)
     if not layers:
         raise DataError("--int8: the network has no layers with fixed weights")
-    # A file may be for a fixed number of pictures.
+    # A file may be for a fixed number of images.
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
     images = [
         np.repeat(stretch(ImageFile(path).read(), size_hw)[None], batch, axis=0)
@@ -326,7 +326,7 @@ def measure_ranges(model: onnx.ModelProto, images: list[np.ndarray], method: str
 
 
 class _Reader(CalibrationDataReader):
-    """Pictures as ONNX Runtime's calibrators ask for them."""
+    """Images as ONNX Runtime's calibrators ask for them."""
 
     def __init__(self, feeds: Any) -> None:
         self._feeds = feeds
@@ -377,7 +377,7 @@ def choose_layers(
 
 
 def answers(model: onnx.ModelProto, images: list[np.ndarray]) -> list[list[np.ndarray]]:
-    """Outputs for each of some pictures."""
+    """Outputs for each of some images."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
@@ -392,7 +392,7 @@ def signal_to_noise(expected: list[list[np.ndarray]], found: list[list[np.ndarra
     Each output counts the same, whatever its size and scale.
 
     Args:
-        expected: Picture -> outputs.
+        expected: Image -> outputs.
         found: The same, with noise.
 
     Returns:
@@ -416,7 +416,7 @@ def format_report(report: dict[str, Any]) -> str:
     count = sum(layer["int8"] for layer in layers)
     lines = [
         f"int8: {count} of {len(layers)} layers, {report['signal_to_noise_db']} dB of signal to "
-        f"noise (limit {report['limit_db']:g}), {report['method']} over {report['pictures']} "
+        f"noise (limit {report['limit_db']:g}), {report['method']} over {report['images']} "
         "pictures",
         f"  {'layer':<{width}}  kind    in     alone it leaves (dB)",
     ]

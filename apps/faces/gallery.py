@@ -126,7 +126,7 @@ _LOCK_SECONDS = 120.0
 _RANDOM_ID_LENGTH = 32
 """Faces had random ids before they had ids of their content."""
 _SAME_FACE = 0.9999
-"""Least cosine of two embeddings of one picture; rounding differs with device and batch."""
+"""Least cosine of two embeddings of one image; rounding differs with device and batch."""
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
@@ -228,7 +228,7 @@ class Gallery:
         Args:
             name: Of the person; not empty.
             embeddings: (N, D), any length but zero.
-            keys: What tells a face from others, such as a hash of its picture, one for each
+            keys: What tells a face from others, such as a hash of its image, one for each
                 embedding; by default the embedding itself, which must be the same to the last bit.
 
         Returns:

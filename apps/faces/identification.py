@@ -1,4 +1,4 @@
-"""The whole of ``mobilevision gallery enroll`` and ``identify``: pictures to people."""
+"""The whole of ``mobilevision gallery enroll`` and ``identify``: images to people."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ class Model:
     Attributes:
         model: As ``FaceEmbedder.load`` takes it.
         device: Likewise.
-        aligned: The pictures are aligned faces: find none.
+        aligned: The images are aligned faces: find none.
     """
 
     model: str
@@ -40,33 +40,33 @@ class Model:
     def faces(
         self, embedder: FaceEmbedder, inputs: Sequence[str]
     ) -> Iterator[tuple[str, list[Face] | DataError]]:
-        """Each picture of the inputs and its faces; an aligned picture is one face."""
+        """Each image of the inputs and its faces; an aligned image is one face."""
         files = [file for file in find_files(inputs) if not file.is_video]
-        pictures = (ImageFile(file.path) for file in files)
+        images = (ImageFile(file.path) for file in files)
         names = (str(file.path) for file in files)
         if not self.aligned:
-            yield from zip(names, embedder.stream(pictures), strict=True)
+            yield from zip(names, embedder.stream(images), strict=True)
             return
-        for name, row in zip(names, embedder.stream_aligned(pictures), strict=True):
+        for name, row in zip(names, embedder.stream_aligned(images), strict=True):
             yield name, row if isinstance(row, DataError) else [_whole(row)]
 
 
 def enroll(
     folder: Path, name: str, inputs: Sequence[str], model: Model, largest: bool = False
 ) -> list[str]:
-    """Add the faces of pictures to a person, all at once.
+    """Add the faces of images to a person, all at once.
 
     Args:
         folder: The gallery; made where there is none.
         name: The person.
-        inputs: Pictures, folders and patterns. A picture that is enrolled already is not added
+        inputs: Images, folders and patterns. An image that is enrolled already is not added
             again, so that a command that was cut short may be repeated.
         model: What embeds them.
-        largest: Take the largest of several faces; otherwise such a picture is a fault, because
+        largest: Take the largest of several faces; otherwise such an image is a fault, because
             nobody can tell whose face it is.
 
     Returns:
-        A message for each picture that gave no face, or that of another person.
+        A message for each image that gave no face, or that of another person.
 
     Raises:
         DataError: An input is absent, the name is not valid Unicode, the model cannot be used or is
@@ -108,18 +108,18 @@ def identify(
     count: int = 1,
     as_json: bool = False,
 ) -> list[str]:
-    """Say who the faces of pictures are, a line for each face.
+    """Say who the faces of images are, a line for each face.
 
     Args:
         folder: The gallery.
-        inputs: Pictures, folders and patterns.
+        inputs: Images, folders and patterns.
         model: What embeds them; that of the gallery.
         threshold: Least similarity of one person; None takes the measured one.
         count: People for each face.
         as_json: Print a JSON object a line.
 
     Returns:
-        A message for each picture that cannot be read.
+        A message for each image that cannot be read.
 
     Raises:
         DataError: There is no such gallery or input, the model is another one, or there is no
@@ -149,7 +149,7 @@ def identify(
 
 
 def _key(file: Path, aligned: bool) -> str:
-    """What tells the one face that is taken from a picture from others."""
+    """What tells the one face that is taken from an image from others."""
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     return f"{digest} {'aligned' if aligned else 'found'}"

@@ -73,7 +73,7 @@ class HeldOut:
         elif table is not None:
             faces = named_faces(table.stem, files)
         else:
-            raise DataError("--model needs the pictures, too: --images")
+            raise DataError("--model needs the images, too: --images")
         if self.pairs is not None:
             return faces._replace(pairs=read_pairs(self.pairs, faces.files))
         return faces._replace(pairs=make_pairs(faces.identities, DRAWN_PAIRS, name=faces.name))
@@ -86,7 +86,7 @@ def verify_table(held_out: HeldOut, table: Path) -> VerificationResult:
         held_out: The faces; without a folder all of the table, whose people are the folders in
             their names, ``name/name_0001.jpg``.
         table: Embedding of each file, see ``datasets.vectors``; the files are named relative to
-            the folder of the pictures.
+            the folder of the images.
 
     Raises:
         DataError: A file is absent or faulty, or faces are not in the table.

@@ -17,7 +17,7 @@ import numpy as np
 
 from ...datasets.errors import DataError
 from ...datasets.images import IMAGENET_CROP, center_crop
-from .images import Picture, PictureLike, all_or_raise, as_pictures
+from .images import ImageLike, ImageSource, all_or_raise, as_images
 from .predictor import Predictor, Prepared
 from .runtime import AS_THEY_ARE, ModelFacts, cropped
 
@@ -49,7 +49,7 @@ class ClassificationResult:
     labels: np.ndarray
     categories: dict[int, str]
     probabilities: np.ndarray
-    image: Picture
+    image: ImageSource
 
     @property
     def names(self) -> list[str]:
@@ -141,7 +141,7 @@ class Classifier(Predictor[ClassificationResult]):
         return cls(run_network(cls, network, facts, device))
 
     def __call__(
-        self, images: PictureLike | Iterable[PictureLike], top: int = 5, batch_size: int = 16
+        self, images: ImageLike | Iterable[ImageLike], top: int = 5, batch_size: int = 16
     ) -> "ClassificationResult | list[ClassificationResult]":
         """Classify images.
 
@@ -158,12 +158,12 @@ class Classifier(Predictor[ClassificationResult]):
             DataError: An image cannot be read; use ``stream`` to go on with the others. Or an
                 option is out of its range.
         """
-        sources, single = as_pictures(images)
+        sources, single = as_images(images)
         results = all_or_raise(self.stream(sources, top, batch_size))
         return results[0] if single else results
 
     def stream(
-        self, images: Iterable[Picture], top: int = 5, batch_size: int = 16
+        self, images: Iterable[ImageSource], top: int = 5, batch_size: int = 16
     ) -> Iterator[ClassificationResult | DataError]:
         """Classify any number of images, holding only a few of them.
 
@@ -182,7 +182,7 @@ class Classifier(Predictor[ClassificationResult]):
             raise DataError(f"batch_size={batch_size}, top={top}: both must be at least 1")
         yield from self.run(images, batch_size, top=top)
 
-    def prepare(self, image: Picture) -> Prepared:
+    def prepare(self, image: ImageSource) -> Prepared:
         """Read an image as evaluation does in training."""
         fraction = self.runtime.facts.details.get(_CROP, IMAGENET_CROP)
         if fraction is None:
@@ -194,7 +194,7 @@ class Classifier(Predictor[ClassificationResult]):
     def decode(  # type: ignore[override]
         self,
         outputs: Mapping[str, np.ndarray],
-        images: Sequence[tuple[Picture, Prepared]],
+        images: Sequence[tuple[ImageSource, Prepared]],
         *,
         top: int = 5,
     ) -> Iterator[ClassificationResult]:

@@ -1,4 +1,4 @@
-"""Detection from Python: pictures of any kind in, objects in their own pixels out.
+"""Detection from Python: images of any kind in, objects in their own pixels out.
 
     from mobilevision.apps import Detector
 
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ...datasets.errors import DataError
-from .images import Picture, PictureLike, all_or_raise, as_pictures
+from .images import ImageLike, ImageSource, all_or_raise, as_images
 from .predictor import Predictor, Prepared
 from .runtime import ModelFacts
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 DEFAULT_THRESHOLD = 0.5
 """The least score of an object that people want to see."""
 _OUTPUTS = {
-    "boxes": "(batch, detections, 4) float32: x1, y1, x2, y2 in pixels of the picture given",
+    "boxes": "(batch, detections, 4) float32: x1, y1, x2, y2 in pixels of the image given",
     "scores": "(batch, detections) float32 from 0 to 1, falling",
     "labels": "(batch, detections) int64: position in the categories; -1 fills up",
 }
@@ -39,16 +39,16 @@ _OUTPUTS = {
 
 @dataclass(frozen=True, eq=False)
 class DetectionResult:
-    """The K objects found in one picture, by falling score. K may be 0.
+    """The K objects found in one image, by falling score. K may be 0.
 
     Attributes:
-        boxes: (K, 4) float32, xyxy in pixels of the original picture, EXIF rotation applied;
-            within the picture.
+        boxes: (K, 4) float32, xyxy in pixels of the original image, EXIF rotation applied;
+            within the image.
         scores: (K,) float32 in [0, 1].
         labels: (K,) int64, class indices: positions in ``categories``.
         categories: category id -> name of all classes that the model knows.
-        size_hw: Height and width of the original picture in pixels.
-        picture: Where the pixels are.
+        size_hw: Height and width of the original image in pixels.
+        image: Where the pixels are.
     """
 
     boxes: np.ndarray
@@ -56,7 +56,7 @@ class DetectionResult:
     labels: np.ndarray
     categories: dict[int, str]
     size_hw: tuple[int, int]
-    picture: Picture
+    image: ImageSource
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -103,7 +103,7 @@ class DetectionResult:
         """Rows of COCO's results format: image_id, category_id, bbox (x, y, w, h) and score.
 
         Args:
-            image_id: The picture's id in the annotation file that the results are for.
+            image_id: The image's id in the annotation file that the results are for.
         """
         boxes = self.boxes.astype(np.float64)
         xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
@@ -138,7 +138,7 @@ class DetectionResult:
         )
 
     def plot(self, score_threshold: float = 0.0) -> Image.Image:
-        """Draw the objects onto their picture, which is read again.
+        """Draw the objects onto their image, which is read again.
 
         Args:
             score_threshold: Objects below it are not drawn.
@@ -149,7 +149,7 @@ class DetectionResult:
         from ..drawing import draw_detections
 
         names = list(self.categories.values())
-        return Image.fromarray(draw_detections(self.picture.read(), self, names, score_threshold))
+        return Image.fromarray(draw_detections(self.image.read(), self, names, score_threshold))
 
 
 class Detector(Predictor[DetectionResult]):
@@ -220,7 +220,7 @@ class Detector(Predictor[DetectionResult]):
 
     def __call__(
         self,
-        images: PictureLike | Iterable[PictureLike],
+        images: ImageLike | Iterable[ImageLike],
         score_threshold: float = DEFAULT_THRESHOLD,
         batch_size: int = 8,
     ) -> "DetectionResult | list[DetectionResult]":
@@ -228,41 +228,41 @@ class Detector(Predictor[DetectionResult]):
 
         Args:
             images: A path, a Pillow image, an array (H, W, 3) uint8 RGB, a tensor (3, H, W), or any
-                iterable of them, of mixed kinds and sizes. Grey pictures, alpha and EXIF rotation
-                are taken care of; see ``MemoryPicture``.
+                iterable of them, of mixed kinds and sizes. Gray images, alpha and EXIF rotation
+                are taken care of; see ``MemoryImage``.
             score_threshold: Objects below it are left out; 0 leaves all that the network's own
                 post-processing keeps.
-            batch_size: Pictures that go through the network at once.
+            batch_size: Images that go through the network at once.
 
         Returns:
-            A result for a single picture, a list for anything else; an empty list for an empty one.
-            A picture in which nothing is found has a result without objects.
+            A result for a single image, a list for anything else; an empty list for an empty one.
+            An image in which nothing is found has a result without objects.
 
         Raises:
-            DataError: A picture cannot be read; use ``stream`` to go on with the others. Or an
+            DataError: An image cannot be read; use ``stream`` to go on with the others. Or an
                 option is out of its range.
         """
-        sources, single = as_pictures(images)
+        sources, single = as_images(images)
         results = all_or_raise(self.stream(sources, score_threshold, batch_size))
         return results[0] if single else results
 
     def stream(
         self,
-        pictures: Iterable[Picture],
+        images: Iterable[ImageSource],
         score_threshold: float = DEFAULT_THRESHOLD,
         batch_size: int = 8,
     ) -> Iterator[DetectionResult | DataError]:
-        """Find objects in any number of pictures without holding more than a few of them.
+        """Find objects in any number of images without holding more than a few of them.
 
-        Pictures are decoded in background threads, ahead of the network by two batches.
+        Images are decoded in background threads, ahead of the network by two batches.
 
         Args:
-            pictures: For instance ``datasets.images.ImageFile`` objects; read as they are used.
+            images: For instance ``datasets.images.ImageFile`` objects; read as they are used.
             score_threshold: As for calling the detector.
             batch_size: As for calling the detector.
 
         Yields:
-            For each picture in order its result, or the error that says why it cannot be read.
+            For each image in order its result, or the error that says why it cannot be read.
 
         Raises:
             DataError: An option is out of its range.
@@ -272,12 +272,12 @@ class Detector(Predictor[DetectionResult]):
                 f"batch_size={batch_size}, score_threshold={score_threshold}: the first must be at "
                 "least 1, the second from 0 to 1."
             )
-        yield from self.run(pictures, batch_size, score_threshold=score_threshold)
+        yield from self.run(images, batch_size, score_threshold=score_threshold)
 
     def decode(  # type: ignore[override]
         self,
         outputs: Mapping[str, np.ndarray],
-        images: Sequence[tuple[Picture, Prepared]],
+        images: Sequence[tuple[ImageSource, Prepared]],
         *,
         score_threshold: float = DEFAULT_THRESHOLD,
     ) -> Iterator[DetectionResult]:

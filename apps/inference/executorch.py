@@ -18,7 +18,7 @@ _ENTRY = "forward"
 class ExecutorchRuntime:
     """A file that ``mobilevision export --format executorch`` wrote, ready to run.
 
-    The file takes a fixed number of pictures: more are given to it in turn, and black ones fill up.
+    The file takes a fixed number of images: more are given to it in turn, and black ones fill up.
 
     Args:
         path: The file.
@@ -62,13 +62,13 @@ class ExecutorchRuntime:
         """See ``Runtime``.
 
         Raises:
-            DataError: The pictures do not have the size that the file takes.
+            DataError: The images do not have the size that the file takes.
         """
         batch, height, width, _ = self._shape
         if images.shape[1:] != self._shape[1:]:
             given = "x".join(str(side) for side in images.shape[1:])
             raise DataError(
-                f"{self._path}: takes pictures of {height}x{width}x3, not {given}. Resize them "
+                f"{self._path}: takes images of {height}x{width}x3, not {given}. Resize them "
                 "before; --size of `mobilevision export` decides."
             )
         parts = [self._run(images[at : at + batch]) for at in range(0, len(images), batch)]

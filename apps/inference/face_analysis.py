@@ -1,4 +1,4 @@
-"""Faces in one pass from Python: pictures in, faces with embeddings and attributes out.
+"""Faces in one pass from Python: images in, faces with embeddings and attributes out.
 
     from mobilevision.apps import FaceAnalyzer
 

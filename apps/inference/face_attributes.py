@@ -1,4 +1,4 @@
-"""Face attributes from Python: pictures of any kind in, faces with attributes out.
+"""Face attributes from Python: images of any kind in, faces with attributes out.
 
     from mobilevision.apps import FaceAttributes
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ...heads.face_attributes.task import AttributeTask
 
 PREPARATION = (
-    "faces with hair, hat and neck as CelebA's aligned pictures show them, uint8 RGB "
+    "faces with hair, hat and neck as CelebA's aligned images show them, uint8 RGB "
     "(batch, height, width, 3)"
 )
 _OUTPUTS = {
@@ -45,10 +45,10 @@ class FaceDescription:
     """One face and its attributes.
 
     Attributes:
-        box: (4,) float32, xyxy in px of the original picture, EXIF rotation applied.
+        box: (4,) float32, xyxy in px of the original image, EXIF rotation applied.
         landmarks: (5, 2) float32, x and y in px: eyes, nose, corners of the mouth, as seen in the
-            picture left before right; NaN where the picture was a crop already.
-        score: Of the detection, in [0, 1]; 1 where the picture was a crop already.
+            image left before right; NaN where the image was a crop already.
+        score: Of the detection, in [0, 1]; 1 where the image was a crop already.
         values: (A,) float32, the probabilities in the order of ``thresholds``.
         thresholds: Attribute -> the probability from which on it is said to be there.
     """
@@ -95,9 +95,9 @@ class FaceDescriber(FacePredictor[D]):
         """Their names, in the network's order."""
         return list(self.thresholds)
 
-    def crop(self, picture: np.ndarray, landmarks: np.ndarray | None) -> np.ndarray:
+    def crop(self, image: np.ndarray, landmarks: np.ndarray | None) -> np.ndarray:
         """See ``FacePredictor``."""
-        return crop_face(picture, landmarks, self.size_hw)[0]
+        return crop_face(image, landmarks, self.size_hw)[0]
 
 
 class FaceAttributes(FaceDescriber[FaceDescription]):

@@ -1,6 +1,6 @@
-"""Faces in pictures: boxes, five landmarks and scores, whatever the pictures are.
+"""Faces in images: boxes, five landmarks and scores, whatever the images are.
 
-Used by everything that takes pictures with faces: embeddings, attributes, the preparation of data.
+Used by everything that takes images with faces: embeddings, attributes, the preparation of data.
 """
 
 from collections.abc import Sequence
@@ -19,37 +19,37 @@ DEFAULT_FACE_SCORE = 0.9
 
 
 class FacesFound(NamedTuple):
-    """The K faces of one picture, the largest first. K may be 0."""
+    """The K faces of one image, the largest first. K may be 0."""
 
     boxes: np.ndarray
-    """(K, 4) float32, xyxy in px of the picture; within the picture."""
+    """(K, 4) float32, xyxy in px of the image; within the image."""
     landmarks: np.ndarray
-    """(K, 5, 2) float32, x and y in px: eyes, nose, corners of the mouth, as seen in the picture
+    """(K, 5, 2) float32, x and y in px: eyes, nose, corners of the mouth, as seen in the image
     left before right, as ``datasets.faces.alignment.align_face`` takes them."""
     scores: np.ndarray
     """(K,) float32 in [0, 1]."""
 
 
 class FaceFinder(Protocol):
-    """Finds the faces of pictures; ``MTCNNFinder`` is one."""
+    """Finds the faces of images; ``MTCNNFinder`` is one."""
 
-    def __call__(self, pictures: Sequence[np.ndarray]) -> list[FacesFound]:
-        """Return for each picture (H, W, 3) uint8 RGB its faces, in order."""
+    def __call__(self, images: Sequence[np.ndarray]) -> list[FacesFound]:
+        """Return for each image (H, W, 3) uint8 RGB its faces, in order."""
         ...
 
 
 class MTCNNFinder:
-    """MTCNN with the weights that come with facenet-pytorch (MIT licence).
+    """MTCNN with the weights that come with facenet-pytorch (MIT license).
 
-    Pictures of different sizes, with and without faces, and none at all go together. A result does
+    Images of different sizes, with and without faces, and none at all go together. A result does
     not depend on what else is in the batch, up to the rounding of sums.
 
     Args:
         min_score: Faces below it are left out.
-        min_face_px: Side of the smallest faces, in px of the picture as it is looked at, which is
-            the picture itself unless ``longest_px`` makes it smaller.
-        longest_px: Larger pictures are reduced to this longer side to look for faces, which bounds
-            time and memory. Landmarks are in the whole picture's pixels.
+        min_face_px: Side of the smallest faces, in px of the image as it is looked at, which is
+            the image itself unless ``longest_px`` makes it smaller.
+        longest_px: Larger images are reduced to this longer side to look for faces, which bounds
+            time and memory. Landmarks are in the whole image's pixels.
         device: "auto" takes an accelerator where there is one, else the CPU.
 
     Raises:
@@ -76,27 +76,25 @@ class MTCNNFinder:
         self.device = choose_device(device)
         self.cascade = FaceCascade(min_face_px).to(self.device)
 
-    def __call__(self, pictures: Sequence[np.ndarray]) -> list[FacesFound]:
+    def __call__(self, images: Sequence[np.ndarray]) -> list[FacesFound]:
         """See ``FaceFinder``."""
         import torch
 
-        looked_at = [_reduced(picture, self.longest_px) for picture in pictures]
+        looked_at = [_reduced(image, self.longest_px) for image in images]
         tensors = [
-            torch.from_numpy(np.require(picture, requirements=["C", "W"]))
+            torch.from_numpy(np.require(image, requirements=["C", "W"]))
             .to(self.device)
             .permute(2, 0, 1)
-            for picture in looked_at
+            for image in looked_at
         ]
         return [
-            self._result(faces, picture, small)
-            for faces, picture, small in zip(
-                self.cascade(tensors), pictures, looked_at, strict=True
-            )
+            self._result(faces, image, small)
+            for faces, image, small in zip(self.cascade(tensors), images, looked_at, strict=True)
         ]
 
-    def _result(self, faces: "Faces", picture: np.ndarray, small: np.ndarray) -> FacesFound:
+    def _result(self, faces: "Faces", image: np.ndarray, small: np.ndarray) -> FacesFound:
         boxes, landmarks, scores = (part.cpu().numpy() for part in faces)
-        limits = np.array(picture.shape[1::-1], dtype=np.float32)
+        limits = np.array(image.shape[1::-1], dtype=np.float32)
         scale = limits / np.array(small.shape[1::-1], dtype=np.float32)
         # Boxes are counted from 1 and have their last pixel inside; here they have edges.
         edges = boxes.reshape(-1, 2, 2) - np.array([[1], [0]], dtype=np.float32)
@@ -114,10 +112,10 @@ class MTCNNFinder:
         )
 
 
-def _reduced(picture: np.ndarray, longest_px: int) -> np.ndarray:
-    height, width = picture.shape[:2]
+def _reduced(image: np.ndarray, longest_px: int) -> np.ndarray:
+    height, width = image.shape[:2]
     scale = longest_px / max(height, width)
     if scale >= 1:
-        return picture
+        return image
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -1,4 +1,4 @@
-"""Face embeddings from Python: pictures of any kind in, faces with embeddings out.
+"""Face embeddings from Python: images of any kind in, faces with embeddings out.
 
 from mobilevision.apps import FaceEmbedder
 
@@ -20,7 +20,7 @@ from ...datasets.faces.alignment import align_face
 from ...datasets.images import stretch
 from .face_detector import FaceFinder
 from .face_pipeline import FaceComparer, Threshold, given_details, measured_details
-from .images import Picture, PictureLike, all_or_raise, as_pictures
+from .images import ImageLike, ImageSource, all_or_raise, as_images
 from .runtime import ModelFacts, Runtime, is_exported
 
 if TYPE_CHECKING:
@@ -36,12 +36,12 @@ _PREPARATION = (
 
 
 class Face(NamedTuple):
-    """One face of a picture."""
+    """One face of an image."""
 
     box: np.ndarray
-    """(4,) float32, xyxy in px of the original picture, EXIF rotation applied."""
+    """(4,) float32, xyxy in px of the original image, EXIF rotation applied."""
     landmarks: np.ndarray
-    """(5, 2) float32, x and y in px: eyes, nose, corners of the mouth, as seen in the picture left
+    """(5, 2) float32, x and y in px: eyes, nose, corners of the mouth, as seen in the image left
     before right."""
     score: float
     """Of the detection, in [0, 1]."""
@@ -174,11 +174,11 @@ class FaceEmbedder(FaceComparer[Face]):
         """Length of an embedding."""
         return self.embed_aligned([]).shape[1]
 
-    def crop(self, picture: np.ndarray, landmarks: np.ndarray | None) -> np.ndarray:
+    def crop(self, image: np.ndarray, landmarks: np.ndarray | None) -> np.ndarray:
         """See ``FacePredictor``."""
         if landmarks is None:
-            return stretch(picture, self.size_hw)
-        return align_face(picture, landmarks, self.size)
+            return stretch(image, self.size_hw)
+        return align_face(image, landmarks, self.size)
 
     def face(
         self,
@@ -192,13 +192,13 @@ class FaceEmbedder(FaceComparer[Face]):
 
     def embed_aligned(
         self,
-        crops: PictureLike | Iterable[PictureLike],
+        crops: ImageLike | Iterable[ImageLike],
         batch_size: int = 32,
     ) -> np.ndarray:
         """Embed faces that are cut out and aligned already, as ``align_face`` does.
 
         Args:
-            crops: Pictures of any kind, as for calling the embedder; those of another size are
+            crops: Images of any kind, as for calling the embedder; those of another size are
                 stretched to the network's.
             batch_size: Faces that go through the network at once.
 
@@ -206,17 +206,17 @@ class FaceEmbedder(FaceComparer[Face]):
             (N, D) float32 of unit length; N is 1 for a single crop.
 
         Raises:
-            DataError: A picture cannot be read, or an option is out of its range.
+            DataError: An image cannot be read, or an option is out of its range.
         """
-        pictures, _ = as_pictures(crops)
-        rows = all_or_raise(self.stream_aligned(pictures, batch_size))
+        images, _ = as_images(crops)
+        rows = all_or_raise(self.stream_aligned(images, batch_size))
         if rows:
             return np.stack(rows)
         size = self.size  # a face of nobody tells the dimension
         return self.runtime(np.zeros((1, size, size, 3), np.uint8))["embeddings"][:0]
 
     def stream_aligned(
-        self, crops: Iterable[Picture], batch_size: int = 32
+        self, crops: Iterable[ImageSource], batch_size: int = 32
     ) -> Iterator[np.ndarray | DataError]:
         """Embed any number of aligned faces, holding only a few of them.
 

@@ -14,7 +14,7 @@ import numpy as np
 from ...datasets.errors import DataError
 from ...heads.face_embedding.verification import VERIFICATION_FACTS
 from .face_detector import FaceFinder, FacesFound
-from .images import Picture, PictureLike, all_or_raise, as_pictures, prepare_ahead
+from .images import ImageLike, ImageSource, all_or_raise, as_images, prepare_ahead
 from .predictor import Predictor
 from .runtime import Runtime
 
@@ -89,12 +89,12 @@ class FacePredictor(Predictor[F]):
         return model
 
     @abstractmethod
-    def crop(self, picture: np.ndarray, landmarks: np.ndarray | None) -> np.ndarray:
-        """Return a face of a picture as the network sees it.
+    def crop(self, image: np.ndarray, landmarks: np.ndarray | None) -> np.ndarray:
+        """Return a face of an image as the network sees it.
 
         Args:
-            picture: (H, W, 3) uint8 RGB.
-            landmarks: (5, 2) float32, px; None where the picture is a crop already.
+            image: (H, W, 3) uint8 RGB.
+            landmarks: (5, 2) float32, px; None where the image is a crop already.
 
         Returns:
             (h, w, 3) uint8 RGB.
@@ -125,51 +125,51 @@ class FacePredictor(Predictor[F]):
 
     def __call__(
         self,
-        images: PictureLike | Iterable[PictureLike],
+        images: ImageLike | Iterable[ImageLike],
         batch_size: int = DEFAULT_BATCH_SIZE,
         *,
         aligned: bool = False,
     ) -> list[F] | list[list[F]]:
-        """Find the faces of pictures and ask the network about them.
+        """Find the faces of images and ask the network about them.
 
         Args:
             images: A path, a Pillow image, an array (H, W, 3) uint8 RGB, a tensor (3, H, W), or any
-                iterable of them, of mixed kinds and sizes. Grey pictures, alpha and EXIF rotation
-                are taken care of; see ``MemoryPicture``.
-            batch_size: Pictures that are looked at together.
-            aligned: Each picture is one face, framed as this model's crops are; none is looked
-                for. Its box is the picture, its landmarks are NaN and its score is 1.
+                iterable of them, of mixed kinds and sizes. Gray images, alpha and EXIF rotation
+                are taken care of; see ``MemoryImage``.
+            batch_size: Images that are looked at together.
+            aligned: Each image is one face, framed as this model's crops are; none is looked
+                for. Its box is the image, its landmarks are NaN and its score is 1.
 
         Returns:
-            The faces of a single picture, the largest first; for anything else a list of such
-            lists. A picture without faces has an empty list.
+            The faces of a single image, the largest first; for anything else a list of such
+            lists. An image without faces has an empty list.
 
         Raises:
-            DataError: A picture cannot be read; use ``stream`` to go on with the others. Or an
+            DataError: An image cannot be read; use ``stream`` to go on with the others. Or an
                 option is out of its range.
         """
-        sources, single = as_pictures(images)
+        sources, single = as_images(images)
         results = all_or_raise(self.stream(sources, batch_size, aligned=aligned))
         return results[0] if single else results
 
     def stream(
         self,
-        pictures: Iterable[Picture],
+        images: Iterable[ImageSource],
         batch_size: int = DEFAULT_BATCH_SIZE,
         *,
         aligned: bool = False,
     ) -> Iterator[list[F] | DataError]:
-        """Find the faces of any number of pictures, holding only a few of them.
+        """Find the faces of any number of images, holding only a few of them.
 
-        Pictures are decoded in background threads, ahead of the networks by one batch.
+        Images are decoded in background threads, ahead of the networks by one batch.
 
         Args:
-            pictures: For instance ``datasets.images.ImageFile`` objects; read as they are used.
+            images: For instance ``datasets.images.ImageFile`` objects; read as they are used.
             batch_size: As for calling it.
             aligned: As for calling it.
 
         Yields:
-            For each picture in order its faces, or the error that says why it cannot be read.
+            For each image in order its faces, or the error that says why it cannot be read.
 
         Raises:
             DataError: An option is out of its range.
@@ -177,8 +177,8 @@ class FacePredictor(Predictor[F]):
         if batch_size < 1:
             raise DataError(f"batch_size={batch_size}: must be at least 1")
         find: Callable[[Sequence[np.ndarray]], list[FacesFound]]
-        find = _whole_pictures if aligned else self.finder
-        prepared = prepare_ahead(pictures, lambda picture: picture.read(), ahead=batch_size)
+        find = _whole_images if aligned else self.finder
+        prepared = prepare_ahead(images, lambda image: image.read(), ahead=batch_size)
         while batch := list(islice(prepared, batch_size)):
             good = [pixels for _, pixels in batch if not isinstance(pixels, DataError)]
             found = find(good) if good else []
@@ -187,11 +187,11 @@ class FacePredictor(Predictor[F]):
                 yield pixels if isinstance(pixels, DataError) else next(rows)
 
     def _results(
-        self, pictures: Sequence[np.ndarray], found: Sequence[FacesFound], batch_size: int
+        self, images: Sequence[np.ndarray], found: Sequence[FacesFound], batch_size: int
     ) -> list[list[F]]:
         crops = [
-            self.crop(picture, landmarks if np.isfinite(landmarks).all() else None)
-            for picture, faces in zip(pictures, found, strict=True)
+            self.crop(image, landmarks if np.isfinite(landmarks).all() else None)
+            for image, faces in zip(images, found, strict=True)
             for landmarks in faces.landmarks
         ]
         outputs = self._rows(crops, batch_size)
@@ -212,15 +212,15 @@ class FacePredictor(Predictor[F]):
                 yield {name: values[row] for name, values in outputs.items()}
 
 
-def _whole_pictures(pixels: Sequence[np.ndarray]) -> list[FacesFound]:
-    """Each picture is a face whose landmarks nobody has looked for."""
+def _whole_images(pixels: Sequence[np.ndarray]) -> list[FacesFound]:
+    """Each image is a face whose landmarks nobody has looked for."""
     return [
         FacesFound(
-            np.array([[0, 0, picture.shape[1], picture.shape[0]]], np.float32),
+            np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32),
             np.full((1, 5, 2), np.nan, np.float32),
             np.ones(1, np.float32),
         )
-        for picture in pixels
+        for image in pixels
     ]
 
 
@@ -246,14 +246,14 @@ class FaceComparer(FacePredictor[E]):
 
     def verify(
         self,
-        a: PictureLike | Embedded,
-        b: PictureLike | Embedded,
+        a: ImageLike | Embedded,
+        b: ImageLike | Embedded,
         threshold: float | None = None,
     ) -> Verification:
         """Say whether two faces are of one person.
 
         Args:
-            a: A picture, of which the largest face is taken; a face that was found; or an
+            a: An image, of which the largest face is taken; a face that was found; or an
                 embedding (D,).
             b: Another one.
             threshold: Least similarity of one person; by default the one that was measured with
@@ -261,11 +261,11 @@ class FaceComparer(FacePredictor[E]):
 
         Returns:
             The answer, and the measured share of pairs of different people for which it would be
-            "same" by mistake. Where few people were measured, or the pictures are of another kind,
+            "same" by mistake. Where few people were measured, or the images are of another kind,
             that share is another one.
 
         Raises:
-            DataError: A picture cannot be read or has no face, or nobody measured the threshold.
+            DataError: An image cannot be read or has no face, or nobody measured the threshold.
         """
         measured = self.threshold if threshold is None else None
         if threshold is None and measured is None:
@@ -286,7 +286,7 @@ class FaceComparer(FacePredictor[E]):
             return known
         faces = cast("list[E]", self(value))
         if not faces:
-            name = value if isinstance(value, str | Path) else f"the {place} picture"
+            name = value if isinstance(value, str | Path) else f"the {place} image"
             raise DataError(f"{name}: no face found, so there is nothing to compare")
         return faces[0].embedding
 

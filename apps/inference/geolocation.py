@@ -1,4 +1,4 @@
-"""Geolocation from Python: pictures of any kind in, places with probabilities out.
+"""Geolocation from Python: images of any kind in, places with probabilities out.
 
     from mobilevision.apps import Geolocator
 
@@ -6,7 +6,7 @@
     result = geolocator("street.jpg")
     result.latitude, result.longitude, result.radius_90_km, result.places[0].probability
 
-Positions that pictures carry in their EXIF data are not looked at.
+Positions that images carry in their EXIF data are not looked at.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ from ...datasets.geolocation.coordinates import CellTable
 from ...datasets.images import center_crop
 from ...heads.geolocation.decoding import Answer, Calibration, Decoder
 from ...heads.trust import trusting
-from .images import Picture, PictureLike, all_or_raise, as_pictures
+from .images import ImageLike, ImageSource, all_or_raise, as_images
 from .predictor import Predictor, Prepared
 from .runtime import AS_THEY_ARE, ModelFacts, Runtime, cropped, is_exported
 
@@ -41,7 +41,7 @@ Ring = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Place:
-    """A cell that the picture may have been taken in.
+    """A cell that the image may have been taken in.
 
     Attributes:
         latitude: Of the mean position of the cell's training photos, in degrees.
@@ -60,7 +60,7 @@ class Place:
 
 @dataclass(frozen=True)
 class LocationResult:
-    """Where a picture was taken, and how sure that is.
+    """Where an image was taken, and how sure that is.
 
     Attributes:
         latitude: The answer, in degrees.
@@ -69,7 +69,7 @@ class LocationResult:
         radius_90_km: Likewise nine tenths.
         places: The most probable cells, falling.
         partition: The cells, for outlines.
-        picture: What was looked at.
+        image: What was looked at.
     """
 
     latitude: float
@@ -78,7 +78,7 @@ class LocationResult:
     radius_90_km: float
     places: tuple[Place, ...]
     partition: Partition
-    picture: Picture
+    image: ImageSource
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: the answer, the radii and the places, without outlines."""
@@ -162,7 +162,7 @@ def _clipped(ring: Ring, edge: float, sign: float) -> Ring:
 
 
 class Geolocator(Predictor[LocationResult]):
-    """Tells where pictures were taken.
+    """Tells where images were taken.
 
     Args:
         runtime: What runs the network; ``load`` and ``from_task`` make one.
@@ -266,7 +266,7 @@ class Geolocator(Predictor[LocationResult]):
         cls.require_model(path, size_hw)
         if is_exported(path):
             raise DataError(
-                f"{path}: an exported file looks at each picture once; five crops need the "
+                f"{path}: an exported file looks at each image once; five crops need the "
                 "checkpoint."
             )
         from ...heads.checkpoint import load_task
@@ -312,49 +312,49 @@ class Geolocator(Predictor[LocationResult]):
 
     def __call__(
         self,
-        images: PictureLike | Iterable[PictureLike],
+        images: ImageLike | Iterable[ImageLike],
         top: int = 5,
         batch_size: int = 16,
     ) -> "LocationResult | list[LocationResult]":
-        """Tell where pictures were taken.
+        """Tell where images were taken.
 
         Args:
             images: A path, a Pillow image, an array (H, W, 3) uint8 RGB, a tensor (3, H, W), or
                 any iterable of them, of mixed kinds and sizes.
             top: Places of each result, at most.
-            batch_size: Pictures that go through the network at once.
+            batch_size: Images that go through the network at once.
 
         Returns:
-            A result for a single picture, a list for anything else; an empty list for an empty one.
+            A result for a single image, a list for anything else; an empty list for an empty one.
 
         Raises:
-            DataError: A picture cannot be read; use ``stream`` to go on with the others.
+            DataError: An image cannot be read; use ``stream`` to go on with the others.
         """
-        sources, single = as_pictures(images)
+        sources, single = as_images(images)
         results = all_or_raise(self.stream(sources, top, batch_size))
         return results[0] if single else results
 
     def stream(
-        self, pictures: Iterable[Picture], top: int = 5, batch_size: int = 16
+        self, images: Iterable[ImageSource], top: int = 5, batch_size: int = 16
     ) -> Iterator[LocationResult | DataError]:
-        """Locate any number of pictures without holding more than a few of them.
+        """Locate any number of images without holding more than a few of them.
 
         Args:
-            pictures: For instance ``datasets.images.ImageFile`` objects; read as they are used.
+            images: For instance ``datasets.images.ImageFile`` objects; read as they are used.
             top: Places of each result, at most.
-            batch_size: Pictures that go through the network at once.
+            batch_size: Images that go through the network at once.
 
         Yields:
-            For each picture in order its result, or the error that says why it cannot be read.
+            For each image in order its result, or the error that says why it cannot be read.
 
         Raises:
             DataError: An option is out of its range.
         """
         if batch_size < 1 or top < 1:
             raise DataError(f"batch_size={batch_size}, top={top}: both must be at least 1")
-        yield from self.run(pictures, batch_size, top=top)
+        yield from self.run(images, batch_size, top=top)
 
-    def prepare(self, image: Picture) -> Prepared:
+    def prepare(self, image: ImageSource) -> Prepared:
         """Read an image as evaluation does in training."""
         size_hw, fraction = self.size_hw, self.crop_fraction
         if self.five_crop:
@@ -369,7 +369,7 @@ class Geolocator(Predictor[LocationResult]):
     def decode(  # type: ignore[override]
         self,
         outputs: Mapping[str, np.ndarray],
-        images: Sequence[tuple[Picture, Prepared]],
+        images: Sequence[tuple[ImageSource, Prepared]],
         *,
         top: int = 5,
     ) -> Iterator[LocationResult]:

@@ -1,4 +1,4 @@
-"""Pictures as people have them, for every model's Python API: paths, Pillow, numpy and tensors.
+"""Images as people have them, for every model's Python API: paths, Pillow, numpy and tensors.
 
 Free of torch: a tensor is told by the module that its owner has imported.
 """
@@ -21,8 +21,8 @@ from ...datasets.images import ImageFile, rgb_pixels
 if TYPE_CHECKING:
     from torch import Tensor
 
-PictureLike = Union[str, os.PathLike[str], Image.Image, np.ndarray, "Tensor"]
-"""One picture: a file, a Pillow image, an array (H, W, 3) or a tensor (3, H, W)."""
+ImageLike = Union[str, os.PathLike[str], Image.Image, np.ndarray, "Tensor"]
+"""One image: a file, a Pillow image, an array (H, W, 3) or a tensor (3, H, W)."""
 
 _MAX_THREADS = 4
 _LARGEST_CHANNELS = 4
@@ -31,30 +31,30 @@ P = TypeVar("P")
 T = TypeVar("T")
 
 
-class Picture(Protocol):
-    """A picture that is read when it is asked for; ``datasets.images.ImageFile`` is one."""
+class ImageSource(Protocol):
+    """An image that is read when it is asked for; ``datasets.images.ImageFile`` is one."""
 
     def read(self) -> np.ndarray:
         """Return (H, W, 3) uint8 RGB, EXIF rotation applied; raises DataError."""
         ...
 
 
-class MemoryPicture:
-    """A picture that somebody holds in memory; nothing is converted until it is read.
+class MemoryImage:
+    """An image that somebody holds in memory; nothing is converted until it is read.
 
     Args:
         source: A Pillow image of any mode; an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)
-            uint8, grey or RGB with or without alpha; or a tensor (H, W), (1, H, W), (3, H, W) or
+            uint8, gray or RGB with or without alpha; or a tensor (H, W), (1, H, W), (3, H, W) or
             (4, H, W), uint8 or float in [0, 1], on any device.
         name: What messages call it.
     """
 
-    def __init__(self, source: "Image.Image | np.ndarray | Tensor", name: str = "picture") -> None:
+    def __init__(self, source: "Image.Image | np.ndarray | Tensor", name: str = "image") -> None:
         self.source = source
         self.name = name
 
     def __repr__(self) -> str:
-        return f"MemoryPicture({self.name!r})"
+        return f"MemoryImage({self.name!r})"
 
     def read(self) -> np.ndarray:
         """Return (H, W, 3) uint8 RGB; alpha is dropped, EXIF rotation of a Pillow image applied.
@@ -85,7 +85,7 @@ class MemoryPicture:
                 raise DataError(
                     f"{self.name}: float tensors hold pixels in [0, 1], this one reaches from "
                     f"{pixels.min():.4g} to {pixels.max():.4g}. Give uint8 in [0, 255], or undo "
-                    "the normalisation: the network does its own."
+                    "the normalization: the network does its own."
                 )
             pixels = (pixels * 255).round().byte()
         array = pixels.numpy()
@@ -107,7 +107,7 @@ class MemoryPicture:
 
     def _wrong_shape(self, shape: tuple[int, ...]) -> DataError:
         return DataError(
-            f"{self.name}: a picture of shape {tuple(shape)}. Arrays are (height, width, 3), "
+            f"{self.name}: an image of shape {tuple(shape)}. Arrays are (height, width, 3), "
             "tensors (3, height, width), and no side is zero; transpose it or check where it "
             "comes from."
         )
@@ -119,41 +119,41 @@ def is_tensor(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def as_pictures(images: PictureLike | Iterable[PictureLike]) -> tuple[Iterator[Picture], bool]:
-    """Make pictures of what a caller has.
+def as_images(images: ImageLike | Iterable[ImageLike]) -> tuple[Iterator[ImageSource], bool]:
+    """Make images of what a caller has.
 
     Args:
-        images: One picture, or any iterable of pictures, which is read as it is used. An array
-            (B, H, W, C) or a tensor (B, C, H, W) is B pictures.
+        images: One image, or any iterable of images, which is read as it is used. An array
+            (B, H, W, C) or a tensor (B, C, H, W) is B images.
 
     Returns:
-        The pictures in their order, and whether it was a single one.
+        The images in their order, and whether it was a single one.
 
     Raises:
         DataError: It is neither; within an iterable, when the iterator comes to it.
     """
     if isinstance(images, str | os.PathLike | Image.Image):
-        return iter([_as_picture(images, "picture")]), True
+        return iter([_as_image(images, "image")]), True
     if isinstance(images, np.ndarray) or is_tensor(images):
         if images.ndim != 4:  # type: ignore[union-attr]
-            return iter([_as_picture(images, "picture")]), True
+            return iter([_as_image(images, "image")]), True
     elif not isinstance(images, Iterable):
-        raise _no_picture(images, "picture")
+        raise _no_image(images, "image")
     many = enumerate(images)  # type: ignore[arg-type]
-    return (_as_picture(image, f"picture {index}") for index, image in many), False
+    return (_as_image(image, f"image {index}") for index, image in many), False
 
 
-def _as_picture(image: Any, name: str) -> Picture:
+def _as_image(image: Any, name: str) -> ImageSource:
     if isinstance(image, str | os.PathLike):
         return ImageFile(Path(image))
     if isinstance(image, Image.Image | np.ndarray) or is_tensor(image):
-        return MemoryPicture(image, name)
-    raise _no_picture(image, name)
+        return MemoryImage(image, name)
+    raise _no_image(image, name)
 
 
-def _no_picture(value: Any, name: str) -> DataError:
+def _no_image(value: Any, name: str) -> DataError:
     return DataError(
-        f"{name}: {type(value).__name__} is no picture. Give a path, a Pillow image, an array "
+        f"{name}: {type(value).__name__} is no image. Give a path, a Pillow image, an array "
         "(height, width, 3) uint8 RGB or a tensor (3, height, width)."
     )
 
@@ -167,7 +167,7 @@ def prepare_ahead(
     is prepared without threads.
 
     Args:
-        items: What to prepare, such as pictures to decode.
+        items: What to prepare, such as images to decode.
         prepare: Called once for each, from several threads.
         ahead: At least 1.
 

@@ -1,10 +1,10 @@
-"""MTCNN's three networks as one function over pictures of any sizes and any number of faces.
+"""MTCNN's three networks as one function over images of any sizes and any number of faces.
 
 Zhang et al. 2016, "Joint Face Detection and Alignment using Multi-task Cascaded Convolutional
 Networks", Section II: the first network proposes boxes at all places and scales, the second refuses
 most of them, the third places the box and five landmarks. The networks and their weights are those
 of the package facenet-pytorch; the steps between them are here, because that package's own stop
-with an exception for pictures of different sizes, for pictures smaller than a face and where every
+with an exception for images of different sizes, for images smaller than a face and where every
 proposal is empty. They follow its conventions (boxes counted from 1, sides one pixel longer than
 the difference of the edges), which its weights were trained with.
 """
@@ -29,10 +29,10 @@ _CHUNK = 512
 
 
 class Faces(NamedTuple):
-    """The K faces of one picture, by falling score."""
+    """The K faces of one image, by falling score."""
 
     boxes: Tensor
-    """(K, 4) float32, xyxy in px; may reach over the edge of the picture."""
+    """(K, 4) float32, xyxy in px; may reach over the edge of the image."""
     landmarks: Tensor
     """(K, 5, 2) float32, x and y in px: eyes, nose, corners of the mouth."""
     scores: Tensor
@@ -62,27 +62,27 @@ class FaceCascade(nn.Module):
         self.eval().requires_grad_(False)
 
     @torch.inference_mode()
-    def forward(self, pictures: Sequence[Tensor]) -> list[Faces]:
-        """Find the faces of each picture.
+    def forward(self, images: Sequence[Tensor]) -> list[Faces]:
+        """Find the faces of each image.
 
         Args:
-            pictures: (3, H, W) uint8 or float in [0, 255], RGB, of any sizes, on one device.
+            images: (3, H, W) uint8 or float in [0, 255], RGB, of any sizes, on one device.
         """
-        if not pictures:
+        if not images:
             return []
-        pixels = [(picture.float() - 127.5) / 128 for picture in pictures]
-        boxes = [self._proposals(picture) for picture in pixels]
+        pixels = [(image.float() - 127.5) / 128 for image in images]
+        boxes = [self._proposals(image) for image in pixels]
         boxes = self._refined(pixels, boxes)
         return self._placed(pixels, boxes)
 
-    def _proposals(self, picture: Tensor) -> Tensor:
-        """Square boxes (K, 4) of one picture, from all scales."""
-        height, width = picture.shape[-2:]
+    def _proposals(self, image: Tensor) -> Tensor:
+        """Square boxes (K, 4) of one image, from all scales."""
+        height, width = image.shape[-2:]
         scale = _CELL / self.min_face_px
-        found = [(picture.new_empty(0, 4), picture.new_empty(0), picture.new_empty(0, 4))]
+        found = [(image.new_empty(0, 4), image.new_empty(0), image.new_empty(0, 4))]
         while min(height, width) * scale >= _CELL:
             size_hw = (int(height * scale + 1), int(width * scale + 1))
-            shifts, scores = self.propose(F.interpolate(picture[None], size_hw, mode="area"))
+            shifts, scores = self.propose(F.interpolate(image[None], size_hw, mode="area"))
             found.append(_cells(shifts[0], scores[0, 1], scale, self.thresholds[0]))
             scale *= _SCALE_STEP
         boxes, scores, shifts = (torch.cat(parts) for parts in zip(*found, strict=True))
@@ -90,8 +90,8 @@ class FaceCascade(nn.Module):
         sides = boxes[kept, 2:] - boxes[kept, :2]
         return _squares(boxes[kept] + shifts[kept] * sides.repeat(1, 2))
 
-    def _refined(self, pictures: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
-        crops, boxes = _crops(pictures, boxes, 24)
+    def _refined(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
+        crops, boxes = _crops(images, boxes, 24)
         outputs = _in_chunks(self.refine, crops, (4, 2))
         refined = []
         for own, (shifts, scores) in _passing(boxes, outputs, self.thresholds[1]):
@@ -99,8 +99,8 @@ class FaceCascade(nn.Module):
             refined.append(_squares(_shifted(own[kept], shifts[kept])))
         return refined
 
-    def _placed(self, pictures: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Faces]:
-        crops, boxes = _crops(pictures, boxes, 48)
+    def _placed(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Faces]:
+        crops, boxes = _crops(images, boxes, 48)
         outputs = _in_chunks(self.place, crops, (4, 10, 2))
         faces = []
         for own, (shifts, points, scores) in _passing(boxes, outputs, self.thresholds[2]):
@@ -117,7 +117,7 @@ class FaceCascade(nn.Module):
 def _passing(
     boxes: Sequence[Tensor], outputs: Sequence[Tensor], threshold: float
 ) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """Boxes and outputs of each picture, less those whose score is too low.
+    """Boxes and outputs of each image, less those whose score is too low.
 
     The scores are the second column of the last output.
     """
@@ -164,7 +164,7 @@ def _shifted(boxes: Tensor, shifts: Tensor) -> Tensor:
 
 
 def _squares(boxes: Tensor) -> Tensor:
-    """Boxes with both sides as long as the longer one, about the same centre."""
+    """Boxes with both sides as long as the longer one, about the same center."""
     sides = boxes[:, 2:] - boxes[:, :2]
     side = sides.amax(dim=1, keepdim=True)
     corner = boxes[:, :2] + sides * 0.5 - side * 0.5
@@ -172,22 +172,22 @@ def _squares(boxes: Tensor) -> Tensor:
 
 
 def _crops(
-    pictures: Sequence[Tensor], boxes: Sequence[Tensor], side: int
+    images: Sequence[Tensor], boxes: Sequence[Tensor], side: int
 ) -> tuple[Tensor, list[Tensor]]:
-    """What the boxes of each picture show, (N, 3, side, side), and the boxes that show anything."""
+    """What the boxes of each image show, (N, 3, side, side), and the boxes that show anything."""
     crops, kept = [], []
-    for picture, own in zip(pictures, boxes, strict=True):
-        height, width = picture.shape[-2:]
+    for image, own in zip(images, boxes, strict=True):
+        height, width = image.shape[-2:]
         limits = torch.tensor([width, height, width, height], device=own.device)
         edges = own.trunc().long()
         edges = torch.cat([edges[:, :2].clamp_min(1) - 1, edges[:, 2:].minimum(limits[2:])], dim=1)
         seen = (edges[:, 2:] > edges[:, :2]).all(dim=1)
         crops += [
-            F.adaptive_avg_pool2d(picture[:, y0:y1, x0:x1], side)
+            F.adaptive_avg_pool2d(image[:, y0:y1, x0:x1], side)
             for x0, y0, x1, y1 in edges[seen].tolist()
         ]
         kept.append(own[seen])
-    empty = pictures[0].new_empty(0, 3, side, side)
+    empty = images[0].new_empty(0, 3, side, side)
     return torch.stack(crops) if crops else empty, kept
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from ...datasets.errors import DataError
 from ...datasets.images import stretch
 from ...heads.trust import trusting
-from .images import Picture, prepare_ahead
+from .images import ImageSource, prepare_ahead
 from .runtime import EXPORTED_SUFFIXES, ModelFacts, Runtime, is_exported, open_runtime
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Predictor(ABC, Generic[R]):
     def decode(
         self,
         outputs: Mapping[str, np.ndarray],
-        images: Sequence[tuple[Picture, Prepared]],
+        images: Sequence[tuple[ImageSource, Prepared]],
         **options: Any,
     ) -> Iterable[R]:
         """Return a result for each of B images.
@@ -105,7 +105,7 @@ class Predictor(ABC, Generic[R]):
         """
         raise NotImplementedError
 
-    def prepare(self, image: Picture) -> Prepared:
+    def prepare(self, image: ImageSource) -> Prepared:
         """Read an image and bring it to the network's size, by default stretched."""
         pixels = image.read()
         return Prepared(stretch(pixels, self.size_hw), (pixels.shape[0], pixels.shape[1]))
@@ -189,7 +189,7 @@ class Predictor(ABC, Generic[R]):
         return self.runtime.facts.categories
 
     def run(
-        self, images: Iterable[Picture], batch_size: int, **options: Any
+        self, images: Iterable[ImageSource], batch_size: int, **options: Any
     ) -> Iterator[R | DataError]:
         """Predict any number of images, holding only a few of them.
 

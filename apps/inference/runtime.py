@@ -16,14 +16,14 @@ FACTS_FORMAT = 1
 _FORMAT_KEY = f"{PREFIX}format"
 
 
-AS_THEY_ARE = "uint8 RGB pictures (batch, height, width, 3) of any size, as they are"
-"""Preparation of pictures where there is nothing to do."""
+AS_THEY_ARE = "uint8 RGB images (batch, height, width, 3) of any size, as they are"
+"""Preparation of images where there is nothing to do."""
 
 
 def cropped(fraction: float) -> str:
     """Preparation of images of which the central part is looked at."""
     return (
-        f"the central {fraction:g} of each picture in the shape of size_hw, uint8 RGB "
+        f"the central {fraction:g} of each image in the shape of size_hw, uint8 RGB "
         "(batch, height, width, 3)"
     )
 
@@ -50,9 +50,9 @@ class ModelFacts:
         categories: Id -> name; the position is the class index. Empty where there are no classes.
         outputs: Name of each output in order -> what it holds.
         thresholds: Name -> the value from which on something is said to be there.
-        preparation: What is to be done to a picture before it is given to the file.
+        preparation: What is to be done to an image before it is given to the file.
         details: What else users of the job need, such as the cells of geolocation.
-        licence: Of the weights.
+        license: Of the weights.
         provenance: Where the model comes from and what wrote the file.
     """
 

@@ -1,4 +1,4 @@
-"""What a teacher says of every picture of a data set, as a table that students learn from."""
+"""What a teacher says of every image of a data set, as a table that students learn from."""
 
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,9 @@ _TEACHER = ("model", "init_args", "distillation", "init_args", "teacher")
 def cache_logits(
     config: Path, out: Path, checkpoint: Path | None = None, split: str = "train"
 ) -> VectorTable:
-    """Run a teacher over the pictures of a configuration's data and write what it says.
+    """Run a teacher over the images of a configuration's data and write what it says.
 
-    The pictures are transformed as for validation: nothing is random.
+    The images are transformed as for validation: nothing is random.
 
     Args:
         config: A YAML with ``data``, a module for classification or face attributes. Its model's
@@ -42,7 +42,7 @@ def cache_logits(
         The table.
 
     Raises:
-        DataError: The configuration names no data or teacher, or a picture cannot be read.
+        DataError: The configuration names no data or teacher, or an image cannot be read.
         WeightsError: The teacher cannot be read, or has other classes than the data.
     """
     data, teacher = _built(config, checkpoint)
@@ -61,7 +61,7 @@ def cache_logits(
             progress.update(len(batch.paths))
     if unreadable := dataset.unreadable:
         raise DataError(
-            f"{len(unreadable):,} pictures cannot be read, such as {unreadable[0]}; a table needs "
+            f"{len(unreadable):,} images cannot be read, such as {unreadable[0]}; a table needs "
             "each once. Restore or remove them."
         )
     table = VectorTable(np.array(files), np.concatenate(vectors))

@@ -66,7 +66,7 @@ class Result(NamedTuple):
     params: int | None
     """Of the network; None where the run left no checkpoint that says how it was made."""
     mult_adds: int | None
-    """For one picture, likewise."""
+    """For one image, likewise."""
     directory: Path
     """Of its newest version, or the run's."""
     fault: str
@@ -199,7 +199,7 @@ def _metrics(directory: Path, wanted: Sequence[str]) -> tuple[dict[str, float], 
 
 
 def _cost(directory: Path) -> tuple[int | None, int | None]:
-    """Parameters and mult-adds of a run's network, at the size of its pictures."""
+    """Parameters and mult-adds of a run's network, at the size of its images."""
     from ..costs.networks import cost_of
 
     checkpoint = next(directory.glob("checkpoints/*.ckpt"), None)

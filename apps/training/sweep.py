@@ -240,9 +240,9 @@ class Point(NamedTuple):
 
     width_mult: float
     resolution: int
-    """Side of the picture in px."""
+    """Side of the image in px."""
     mult_adds: int
-    """For one picture."""
+    """For one image."""
     params: int
     top1: float
     top5: float
@@ -265,7 +265,7 @@ def sweep(
     Args:
         config: A YAML whose backbone has a ``width_mult`` and whose data a ``size_hw``.
         width_mults: Width multipliers.
-        resolutions: Sides of square pictures in px.
+        resolutions: Sides of square images in px.
         out: Folder for everything.
         overrides: Further options of ``lightning fit``.
 
@@ -300,7 +300,7 @@ def sweep(
 def changed_settings(
     settings: dict[str, Any], width_mult: float, resolution: int, source: Path
 ) -> dict[str, Any]:
-    """A copy with another width of the network and another size of the pictures.
+    """A copy with another width of the network and another size of the images.
 
     Every ``width_mult`` of the network and every ``size_hw`` of the data is set, those of
     transforms as well.

@@ -49,7 +49,7 @@ class PublicModel(NamedTuple):
     """Input size in pixels that the weights were trained for, where the file or its name says it;
     any other works, too."""
     folded: bool
-    """Batch normalisation was folded into the file: call ``calibrate_norms`` before training."""
+    """Batch normalization was folded into the file: call ``calibrate_norms`` before training."""
     notes: tuple[str, ...]
     """What is worth knowing of the conversion, one sentence each."""
 
@@ -101,7 +101,7 @@ def width_of(path: Path, channels: int) -> float:
 
 @torch.no_grad()
 def take_norm(layer: ConvNormAct, tensors: FileTensors, names: tuple[str, str, str, str]) -> None:
-    """Fill a layer's batch normalisation: scale, shift, running mean and variance, in this order.
+    """Fill a layer's batch normalization: scale, shift, running mean and variance, in this order.
 
     Raises:
         WeightsError: A tensor is missing or does not fit, or a variance is negative.
@@ -162,7 +162,7 @@ def read_keras(path: Path) -> PublicModel:
 
 
 def keras_layers(backbone: MobileNetV1) -> dict[str, ConvNormAct]:
-    """Keras' name for each convolution of the backbone; ``<name>_bn`` is its normalisation."""
+    """Keras' name for each convolution of the backbone; ``<name>_bn`` is its normalization."""
     layers = {"conv1": backbone.stem}
     for number, block in enumerate(backbone.blocks, start=1):
         layers[f"conv_dw_{number}"] = block.depthwise  # type: ignore[assignment]
@@ -433,7 +433,7 @@ def timm_to_mobilenet(state: dict[str, Tensor], path: Path = Path("state dict"))
 
 
 def _layers(backbone: MobileNetV1) -> list[tuple[ConvNormAct, str, str]]:
-    """Our layers with timm's names of convolution and normalisation."""
+    """Our layers with timm's names of convolution and normalization."""
     found = [(backbone.stem, "conv_stem", "bn1")]
     stage, position = 0, 0
     for block, (_, stride) in zip(backbone.blocks, BLOCKS, strict=True):

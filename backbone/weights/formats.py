@@ -230,15 +230,15 @@ class InputFacts(NamedTuple):
 def read_tflite(path: Path) -> dict[str, np.ndarray]:
     """Return the weights of a file's convolutions, named and laid out as in TF-slim.
 
-    Weights stored in 8 bits, and their 32-bit biases, are dequantised to
+    Weights stored in 8 bits, and their 32-bit biases, are dequantized to
     ``scale * (stored - zero_point)``, one scale for a tensor or one for each channel (Jacob et al.
     2018, arXiv 1712.05877, equation 1).
 
     Returns:
         float32 arrays: ``<scope>/weights`` (height, width, in, out) of a convolution,
         ``<scope>/depthwise_weights`` (height, width, channels, 1) of a depthwise one, and
-        ``<scope>/bias`` (out,) of each; of a detector also ``anchors`` (A, 4), centre y, centre x,
-        height, width as fractions of the picture, called ``anchors_quantised`` where they are
+        ``<scope>/bias`` (out,) of each; of a detector also ``anchors`` (A, 4), center y, center x,
+        height, width as fractions of the image, called ``anchors_quantised`` where they are
         rounded to 8 bits.
 
     Raises:
@@ -274,17 +274,17 @@ def read_tflite_input(path: Path) -> InputFacts:
     nothing; TF-slim and the Object Detection API take ``pixel / 127.5 - 1``.
 
     Raises:
-        WeightsError: as ``read_tflite``, or the input is no single RGB picture.
+        WeightsError: as ``read_tflite``, or the input is no single RGB image.
     """
     data, schema = _open(path)
     try:
         graph = schema.Model.GetRootAsModel(data, 0).Subgraphs(0)
         tensor = graph.Tensors(graph.Inputs(0))
         shape = [int(size) for size in tensor.ShapeAsNumpy()]
-        quantisation = tensor.Quantization()
+        quantization = tensor.Quantization()
         stored = tensor.Type() == schema.TensorType.UINT8
-        if stored and quantisation is not None and quantisation.ScaleLength() == 1:
-            mean, std = float(quantisation.ZeroPoint(0)), 1.0 / float(quantisation.Scale(0))
+        if stored and quantization is not None and quantization.ScaleLength() == 1:
+            mean, std = float(quantization.ZeroPoint(0)), 1.0 / float(quantization.Scale(0))
         else:
             mean = std = 127.5
     except _DAMAGE as error:
@@ -292,7 +292,7 @@ def read_tflite_input(path: Path) -> InputFacts:
             f"{path}: a damaged TensorFlow Lite file ({error}); download it again"
         ) from error
     if len(shape) != 4 or shape[3] != 3:
-        raise WeightsError(f"{path}: its input has shape {shape} and is no RGB picture")
+        raise WeightsError(f"{path}: its input has shape {shape} and is no RGB image")
     return InputFacts((shape[1], shape[2]), mean, std)
 
 
@@ -341,17 +341,17 @@ def _named_arrays(schema: Any, data: bytes) -> Iterator[tuple[str, np.ndarray]]:
         scope = match["scope"].replace("MobilenetV1/MobilenetV1/", "MobilenetV1/")
         if len(inputs) < 3 or inputs[2] < 0:
             raise WeightsError(f"the convolution {scope} has no bias, so it was not folded")
-        kernel = _dequantised(schema, model, weights)
+        kernel = _dequantized(schema, model, weights)
         yield f"{scope}/{names[kind]}", kernel.transpose(1, 2, 3, 0)  # from OHWI, or 1HWC
-        yield f"{scope}/bias", _dequantised(schema, model, graph.Tensors(inputs[2]))
+        yield f"{scope}/bias", _dequantized(schema, model, graph.Tensors(inputs[2]))
     for index in range(graph.TensorsLength()):
         tensor = graph.Tensors(index)
         if tensor.Name() == b"anchors":
             exact = tensor.Type() == schema.TensorType.FLOAT32
-            yield ("anchors" if exact else "anchors_quantised"), _dequantised(schema, model, tensor)
+            yield ("anchors" if exact else "anchors_quantised"), _dequantized(schema, model, tensor)
 
 
-def _dequantised(schema: Any, model: Any, tensor: Any) -> np.ndarray:
+def _dequantized(schema: Any, model: Any, tensor: Any) -> np.ndarray:
     """The values of a constant tensor as float32, in its own shape."""
     types = {
         schema.TensorType.FLOAT32: "<f4",
@@ -369,12 +369,12 @@ def _dequantised(schema: Any, model: Any, tensor: Any) -> np.ndarray:
     stored = model.Buffers(tensor.Buffer()).DataAsNumpy().view(types[tensor.Type()]).reshape(shape)
     if tensor.Type() == schema.TensorType.FLOAT32:
         return stored.astype(np.float32)
-    quantisation = tensor.Quantization()
-    if quantisation is None or quantisation.ScaleLength() == 0:
+    quantization = tensor.Quantization()
+    if quantization is None or quantization.ScaleLength() == 0:
         raise WeightsError(f"the tensor {name} holds integers without a scale")
-    scale, zero_point = quantisation.ScaleAsNumpy(), quantisation.ZeroPointAsNumpy()
+    scale, zero_point = quantization.ScaleAsNumpy(), quantization.ZeroPointAsNumpy()
     if len(scale) > 1:
         along = np.ones(len(shape), int)
-        along[quantisation.QuantizedDimension()] = -1
+        along[quantization.QuantizedDimension()] = -1
         scale, zero_point = scale.reshape(along), zero_point.reshape(along)
     return ((stored.astype(np.int64) - zero_point) * scale).astype(np.float32)

@@ -50,7 +50,7 @@ class LoadedWeights(NamedTuple):
 
     path: Path
     folded: bool
-    """Batch normalisation was folded into the file: call ``calibrate_norms`` before training."""
+    """Batch normalization was folded into the file: call ``calibrate_norms`` before training."""
     activation: Activation = "relu6"
     """What the weights were trained with. In a backbone with the other they are a start to train
     from, not a network to use."""
@@ -72,7 +72,7 @@ def load_weights(backbone: MobileNetV1, path: str | Path) -> LoadedWeights:
 
     Args:
         backbone: The network to fill; its width and padding must be the file's, and unless
-            normalisation is folded in, its ``norm_eps``.
+            normalization is folded in, its ``norm_eps``.
         path: A public name (see ``backbone.weights.hub``) that was downloaded, a file of one of the
             formats above, or a checkpoint of this package whose network holds such a backbone.
 

@@ -19,7 +19,7 @@ from ..download import Checksum, download
 from ..errors import DataError
 from ..files import replaced_atomically
 from ..images import ImageFile
-from ..transforms.classification import PadCrop, WholePicture
+from ..transforms.classification import PadCrop, WholeImage
 from .module import ClassificationDataModule
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -34,8 +34,8 @@ TEST_FILES = ("test_batch.bin",)
 NAMES_FILE = "batches.meta.txt"
 
 
-class ArrayPicture(ImageFile):
-    """A picture that is decoded already, behind the interface of a file.
+class ArrayImage(ImageFile):
+    """An image that is decoded already, behind the interface of a file.
 
     Args:
         pixels: (H, W, 3) uint8 RGB.
@@ -59,7 +59,7 @@ class ArrayPicture(ImageFile):
 
 
 class CifarTable(NamedTuple):
-    """Records of binary files as a `PictureTable`."""
+    """Records of binary files as a `ImageTable`."""
 
     name: str
     paths: Sequence[str]
@@ -68,14 +68,14 @@ class CifarTable(NamedTuple):
     records: np.ndarray
     """(N, 3073) uint8."""
 
-    def picture(self, index: int) -> ImageFile:
-        """See `PictureTable`."""
+    def image(self, index: int) -> ImageFile:
+        """See `ImageTable`."""
         planes = self.records[index, 1:].reshape(3, SIDE, SIDE)
-        return ArrayPicture(np.ascontiguousarray(planes.transpose(1, 2, 0)), self.paths[index])
+        return ArrayImage(np.ascontiguousarray(planes.transpose(1, 2, 0)), self.paths[index])
 
 
 class CifarModule(ClassificationDataModule):
-    """CIFAR-10: 50,000 pictures of 32x32 px to train on, 10,000 to test on.
+    """CIFAR-10: 50,000 images of 32x32 px to train on, 10,000 to test on.
 
     There is no official validation split: validation and test are the official test file.
     ``mobilevision data download cifar10`` fetches it.
@@ -84,7 +84,7 @@ class CifarModule(ClassificationDataModule):
         root: folder that holds ``cifar-10-batches-bin``, or that folder itself.
         size_hw: height and width of the network's input in pixels.
         **options: see `ClassificationDataModule`; the default of ``train_transform`` is
-            ``PadCrop(size_hw)``, that of ``val_transform`` is ``WholePicture(size_hw)``.
+            ``PadCrop(size_hw)``, that of ``val_transform`` is ``WholeImage(size_hw)``.
 
     Raises:
         DataError: a file is absent.
@@ -103,7 +103,7 @@ class CifarModule(ClassificationDataModule):
         if options.get("train_transform") is None:
             options["train_transform"] = PadCrop(size_hw)
         if options.get("val_transform") is None:
-            options["val_transform"] = WholePicture(size_hw)
+            options["val_transform"] = WholeImage(size_hw)
         splits = {"train": TRAIN_FILES, "val": TEST_FILES}
         super().__init__(folder, splits, size_hw=size_hw, **options)
 

@@ -1,4 +1,4 @@
-"""Pictures in one folder for each class, or listed in a table."""
+"""Images in one folder for each class, or listed in a table."""
 
 import csv
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from ..errors import DataError
 from ..files import FileNames
 from .module import NO_LABEL, ClassificationDataModule, FileTable
 
-PICTURE_SUFFIXES = frozenset(
+IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 )
 
@@ -34,10 +34,10 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def read_image_folder(folder: Path, classes: Sequence[str], name: str | None = None) -> FileTable:
-    """Read the pictures of a folder with a folder for each class, in order of class and name.
+    """Read the images of a folder with a folder for each class, in order of class and name.
 
-    Pictures in folders below a class's belong to it. Files whose name does not end like a
-    picture's are left alone.
+    Images in folders below a class's belong to it. Files whose name does not end like a
+    image's are left alone.
 
     Args:
         folder: holds the folders.
@@ -45,7 +45,7 @@ def read_image_folder(folder: Path, classes: Sequence[str], name: str | None = N
         name: what results call the data; None takes the folder's.
 
     Raises:
-        DataError: there are folders beside these classes, or no pictures.
+        DataError: there are folders beside these classes, or no images.
     """
     unknown = sorted(set(class_folders(folder)) - set(classes))
     if unknown:
@@ -56,16 +56,16 @@ def read_image_folder(folder: Path, classes: Sequence[str], name: str | None = N
     paths: list[str] = []
     labels: list[int] = []
     for label, each in enumerate(classes):
-        found = sorted(str(path) for path in (folder / each).rglob("*") if _is_picture(path))
+        found = sorted(str(path) for path in (folder / each).rglob("*") if _is_image(path))
         paths += found
         labels += [label] * len(found)
     if not paths:
-        raise DataError(f"{folder}: no pictures ({', '.join(sorted(PICTURE_SUFFIXES))}) in it")
+        raise DataError(f"{folder}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in it")
     return FileTable(name or folder.name, paths, np.array(labels, dtype=np.int64))
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def split_table(table: FileTable, fraction: float, seed: int) -> tuple[FileTable, FileTable]:
@@ -73,9 +73,9 @@ def split_table(table: FileTable, fraction: float, seed: int) -> tuple[FileTable
 
     Args:
         table: what to part.
-        fraction: share of the second part in (0, 1); of each class with more than one picture it
+        fraction: share of the second part in (0, 1); of each class with more than one image it
             gets at least one and never all.
-        seed: at least 0; the same seed and pictures give the same parts.
+        seed: at least 0; the same seed and images give the same parts.
 
     Returns:
         The rest, and the part of about ``fraction``.
@@ -196,7 +196,7 @@ def _csv_rows(path: Path) -> list[dict[str, str]]:
 
 
 class CsvModule(ClassificationDataModule):
-    """Pictures that tables list: ``file,label``, a table for each split.
+    """Images that tables list: ``file,label``, a table for each split.
 
     Classes are the labels of the training table: sorted by number where all are numbers from 0 on,
     else by name.

@@ -40,7 +40,7 @@ class ImageNetModule(ClassificationDataModule):
         root: folder of the data set.
         train: folder of the training split in it; null looks for it.
         val: folder of the validation split in it; null looks for it. Either a folder for each
-            class, or all pictures in one with the development kit beside it.
+            class, or all images in one with the development kit beside it.
         **options: see `ClassificationDataModule`.
 
     Raises:
@@ -98,19 +98,19 @@ def _found(root: Path, names: Sequence[str]) -> str:
 
 
 def _read_flat(folder: Path, devkit: Path, wordnet_ids: Sequence[str], name: str) -> FileTable:
-    """Validation pictures in one folder; line k of the ground truth is the k-th by name."""
+    """Validation images in one folder; line k of the ground truth is the k-th by name."""
     truth = devkit / GROUND_TRUTH
     if not truth.is_file():
         raise DataError(
-            f"{folder}: its pictures are in no class folders, and {truth} is absent. Unpack "
+            f"{folder}: its images are in no class folders, and {truth} is absent. Unpack "
             "ILSVRC2012_devkit_t12.tar.gz beside it."
         )
     numbers = _read_numbers(truth)
     paths = sorted(str(path) for path in folder.iterdir() if path.suffix.lower() == ".jpeg")
     if not numbers or len(paths) != len(numbers):
         raise DataError(
-            f"{folder}: {len(paths):,} pictures, and {truth} has {len(numbers):,} lines. Restore "
-            "the missing pictures."
+            f"{folder}: {len(paths):,} images, and {truth} has {len(numbers):,} lines. Restore "
+            "the missing images."
         )
     known = {number: each for number, each, _ in _read_synsets(devkit / "meta.mat")}
     index = {each: label for label, each in enumerate(wordnet_ids)}

@@ -12,14 +12,14 @@ from ..errors import DataError
 from ..image_module import ImageDataModule, ImageDataset, require_size, require_split
 from ..images import ImageFile
 from ..sampling import SampleKey
-from ..transforms.classification import CentreCrop, ClassificationTransform, RandomCrop
+from ..transforms.classification import CenterCrop, ClassificationTransform, RandomCrop
 from ..types import ClassificationBatch
 
 NO_LABEL = -1
 
 
-class PictureTable(Protocol):
-    """What a reader ends in: N pictures with their classes."""
+class ImageTable(Protocol):
+    """What a reader ends in: N images with their classes."""
 
     @property
     def name(self) -> str:
@@ -36,20 +36,20 @@ class PictureTable(Protocol):
         """(N,) int64, class index, -1 where it is not known."""
         ...
 
-    def picture(self, index: int) -> ImageFile:
-        """The picture at a position; nothing is read yet."""
+    def image(self, index: int) -> ImageFile:
+        """The image at a position; nothing is read yet."""
         ...
 
 
 class FileTable(NamedTuple):
-    """Pictures that are files."""
+    """Images that are files."""
 
     name: str
     paths: Sequence[str]
     labels: np.ndarray
 
-    def picture(self, index: int) -> ImageFile:
-        """See `PictureTable`."""
+    def image(self, index: int) -> ImageFile:
+        """See `ImageTable`."""
         return ImageFile(self.paths[index])
 
     def take(self, name: str, rows: np.ndarray) -> "FileTable":
@@ -59,31 +59,31 @@ class FileTable(NamedTuple):
 
 
 class ClassificationSample(NamedTuple):
-    """One picture, ready for the network."""
+    """One image, ready for the network."""
 
     image: np.ndarray
     """(H, W, 3) uint8, RGB, of the network's input size."""
     label: int
     position: int
-    """In the data set; of the picture that was handed out."""
+    """In the data set; of the image that was handed out."""
     path: str
 
 
 class ClassificationDataset(ImageDataset[ClassificationSample]):
-    """Reads, augments and hands out pictures with their class.
+    """Reads, augments and hands out images with their class.
 
-    The augmentation of a picture depends on seed, epoch and position alone.
+    The augmentation of an image depends on seed, epoch and position alone.
 
     Args:
         table: what to read.
         transform: makes the network's input.
         seed: at least 0.
-        on_error: see `ImageDataset`; another picture comes with its own label.
+        on_error: see `ImageDataset`; another image comes with its own label.
     """
 
     def __init__(
         self,
-        table: PictureTable,
+        table: ImageTable,
         transform: ClassificationTransform,
         seed: int = 0,
         on_error: OnError = "raise",
@@ -93,7 +93,7 @@ class ClassificationDataset(ImageDataset[ClassificationSample]):
         self.transform = transform
 
     def __getitem__(self, key: SampleKey | int) -> ClassificationSample:
-        """Read the picture of a key; a plain position stands for epoch 0.
+        """Read the image of a key; a plain position stands for epoch 0.
 
         Raises:
             DataError: it cannot be read, and ``on_error`` is "raise" or no other can be read.
@@ -104,13 +104,13 @@ class ClassificationDataset(ImageDataset[ClassificationSample]):
         )
 
     def _sample(self, index: int, rng: np.random.Generator) -> ClassificationSample:
-        pixels = self.transform(self.table.picture(index), rng)
+        pixels = self.transform(self.table.image(index), rng)
         return ClassificationSample(
             pixels, int(self.table.labels[index]), index, str(self.paths[index])
         )
 
     def summary(self) -> str:
-        """One line for the log: pictures and classes."""
+        """One line for the log: images and classes."""
         known = self.table.labels[self.table.labels != NO_LABEL]
         return f"{self.name}: {len(self):,} images of {len(np.unique(known)):,} classes"
 
@@ -126,7 +126,7 @@ def collate_classification(samples: list[ClassificationSample]) -> Classificatio
     )
 
 
-def check_labels(table: PictureTable, num_classes: int) -> None:
+def check_labels(table: ImageTable, num_classes: int) -> None:
     """Refuse labels that there is no class for.
 
     Raises:
@@ -141,7 +141,7 @@ def check_labels(table: PictureTable, num_classes: int) -> None:
 
 
 class ClassificationDataModule(ImageDataModule):
-    """Pictures with one class each; a subclass gives ``read_table`` and ``read_categories``.
+    """Images with one class each; a subclass gives ``read_table`` and ``read_categories``.
 
     Args:
         root: folder of the data set.
@@ -149,7 +149,7 @@ class ClassificationDataModule(ImageDataModule):
         categories: key -> name of the classes, in class order; None asks ``read_categories``.
         size_hw: height and width of the network's input in pixels.
         train_transform: null is ``RandomCrop(size_hw)``.
-        val_transform: null is ``CentreCrop(size_hw)``.
+        val_transform: null is ``CenterCrop(size_hw)``.
         **options: see `ImageDataModule`.
 
     Raises:
@@ -175,7 +175,7 @@ class ClassificationDataModule(ImageDataModule):
         self._categories = categories
         self.size_hw = (size_hw[0], size_hw[1])
         self.train_transform = train_transform or RandomCrop(self.size_hw)
-        self.val_transform = val_transform or CentreCrop(self.size_hw)
+        self.val_transform = val_transform or CenterCrop(self.size_hw)
         require_size(self.train_transform, self.size_hw)
         require_size(self.val_transform, self.size_hw)
 
@@ -199,8 +199,8 @@ class ClassificationDataModule(ImageDataModule):
         """
         raise NotImplementedError
 
-    def read_table(self, split: str) -> PictureTable:
-        """Read which pictures "train", "val" or "test" has; none is opened.
+    def read_table(self, split: str) -> ImageTable:
+        """Read which images "train", "val" or "test" has; none is opened.
 
         Raises:
             DataError: a file is absent or faulty.

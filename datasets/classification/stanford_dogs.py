@@ -1,12 +1,12 @@
-"""Stanford Dogs (Khosla et al. 2011): 120 breeds, 12,000 pictures to train on, 8,580 to test on.
+"""Stanford Dogs (Khosla et al. 2011): 120 breeds, 12,000 images to train on, 8,580 to test on.
 
     root/Images/n02085620-Chihuahua/n02085620_10074.jpg
     root/lists/train_list.mat, test_list.mat        or beside Images; or train.txt, test.txt
 
-A text file has a line for each picture, "n02085620-Chihuahua/n02085620_10074.jpg".
+A text file has a line for each image, "n02085620-Chihuahua/n02085620_10074.jpg".
 
-The pictures were taken from ImageNet, most of them from its training split: a network that was
-trained on ImageNet has seen the test pictures, and its figures here are too good.
+The images were taken from ImageNet, most of them from its training split: a network that was
+trained on ImageNet has seen the test images, and its figures here are too good.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ from .image_folder import class_folders
 from .matlab import read_mat
 from .module import ClassificationDataModule, FileTable
 
-PICTURES = "Images"
+IMAGES = "Images"
 ADDRESS = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
 
 
@@ -39,14 +39,14 @@ class StanfordDogsModule(ClassificationDataModule):
 
     def __init__(self, root: str | Path, **options: Any) -> None:
         folder = Path(root)
-        if not (folder / PICTURES).is_dir():
+        if not (folder / IMAGES).is_dir():
             raise DataError(
-                f"{folder}: has no folder {PICTURES}. Unpack images.tar and lists.tar of {ADDRESS} "
+                f"{folder}: has no folder {IMAGES}. Unpack images.tar and lists.tar of {ADDRESS} "
                 "there; configs/classification_quickstart.yaml needs no download."
             )
         splits = {"train": _find_list(folder, "train"), "val": _find_list(folder, "test")}
         super().__init__(root, splits, **options)
-        self._folders = class_folders(folder / PICTURES)
+        self._folders = class_folders(folder / IMAGES)
 
     def read_categories(self) -> dict[int, str]:
         """Breeds, from the folders' names."""
@@ -70,8 +70,8 @@ class StanfordDogsModule(ClassificationDataModule):
                     "images.tar, and nothing else into its folder."
                 )
         if not files:
-            raise DataError(f"{path}: lists no pictures. Unpack lists.tar of {ADDRESS} anew")
-        paths = [str(self.root / PICTURES / file) for file in files]
+            raise DataError(f"{path}: lists no images. Unpack lists.tar of {ADDRESS} anew")
+        paths = [str(self.root / IMAGES / file) for file in files]
         name = f"Stanford Dogs {'train' if split == 'train' else 'test'}"
         return FileTable(name, paths, np.array(labels, dtype=np.int64))
 
@@ -95,7 +95,7 @@ def _read_list(path: Path) -> tuple[list[str], list[int]]:
         try:
             lines = path.read_text("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: not a readable list of pictures ({error})") from error
+            raise DataError(f"{path}: not a readable list of images ({error})") from error
         return [line.strip() for line in lines if line.strip()], []
     files, labels = read_mat(path, "file_list", "labels")
     texts = isinstance(files, list) and all(isinstance(file, str) for file in files)

@@ -15,7 +15,7 @@ from ..data_errors import FaultKind, Faults
 from ..errors import DataError
 
 TOLERANCE_PX = 1.0
-"""How far a box may reach beyond its picture, in pixels, and still be clipped without a word.
+"""How far a box may reach beyond its image, in pixels, and still be clipped without a word.
 
 COCO writes coordinates with two decimals and tools round to whole pixels, so an overshoot below one
 pixel is rounding, and more is a mistake.
@@ -37,11 +37,11 @@ def check_boxes(
     *,
     tolerance_px: float = TOLERANCE_PX,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find boxes that cannot be right, and clip the others to their pictures.
+    """Find boxes that cannot be right, and clip the others to their images.
 
     Args:
         xywh: (K, 4) float64.
-        sizes_hw: (K, 2) int64, the size of each box's picture.
+        sizes_hw: (K, 2) int64, the size of each box's image.
         faults: where faults go.
         where: row -> the file and the annotation id, for messages.
         tolerance_px: see `TOLERANCE_PX`.
@@ -70,7 +70,7 @@ def check_boxes(
     faults.add_where(
         FaultKind.OUTSIDE,
         sized & ~inside,
-        lambda row: f"{describe(row)} in a picture of {sizes_hw[row, 1]}x{sizes_hw[row, 0]}",
+        lambda row: f"{describe(row)} in an image of {sizes_hw[row, 1]}x{sizes_hw[row, 0]}",
     )
     return clipped, sized & inside
 
@@ -102,7 +102,7 @@ class BoxTable(NamedTuple):
     xywh: np.ndarray
     """(K, 4) float64, as annotated: left, top, width, height in pixels of the declared size."""
     xyxy: np.ndarray
-    """(K, 4) float32, clipped to the picture: left, top, right, bottom."""
+    """(K, 4) float32, clipped to the image: left, top, right, bottom."""
     labels: np.ndarray
     """(K,) int64, class indices: positions in the categories."""
     crowd: np.ndarray

@@ -21,7 +21,7 @@ from ..errors import DataError
 from ..images import ImageFile
 from .annotations import Annotations
 from .coco import official_title, read_coco
-from .image_checks import PICTURE_SUFFIXES, drop_missing, quarter_turn
+from .image_checks import IMAGE_SUFFIXES, drop_missing, quarter_turn
 from .layout import SPLITS, Split, find_layout
 from .voc import VocPart, find_voc_split, read_voc
 
@@ -42,7 +42,7 @@ class SplitReport:
             and of images without boxes.
         sizes_hw: the least and the greatest height and width in pixels, None without images.
         per_class: name -> number of boxes, in class order.
-        turned: pictures whose boxes were drawn before EXIF rotation and are turned with it.
+        turned: images whose boxes were drawn before EXIF rotation and are turned with it.
     """
 
     file: str
@@ -82,9 +82,9 @@ class CheckReport:
     Attributes:
         root: its folder.
         layout: how its files are laid out.
-        quick: True where no picture was opened.
+        quick: True where no image was opened.
         splits: "train", "val", "test" -> report.
-        unreferenced: pictures in the image folders that no annotation file mentions; no fault.
+        unreferenced: images in the image folders that no annotation file mentions; no fault.
     """
 
     root: str
@@ -112,10 +112,10 @@ class CheckReport:
             lines += _list_faults(f"{name}: in COCO's own release, left out", report.released)
             lines += _list_faults(f"{name}: faults", report.faults)
         if self.unreferenced:
-            lines += ["", f"{len(self.unreferenced):,} pictures that no annotation file mentions"]
+            lines += ["", f"{len(self.unreferenced):,} images that no annotation file mentions"]
             lines += _list_messages(self.unreferenced, len(self.unreferenced))
         total = sum(report.faults.total for report in self.splits.values())
-        depth = "pictures not opened" if self.quick else "every picture decoded"
+        depth = "pictures not opened" if self.quick else "every image decoded"
         lines += ["", f"{f'{total:,} faults' if total else 'No faults'} ({depth})."]
         return "\n".join(lines)
 
@@ -152,8 +152,8 @@ def check_dataset(
 
     Args:
         root: its folder, in a layout that a data module finds by itself.
-        quick: only look for the pictures, do not open them.
-        workers: threads that decode pictures; None takes one for each core, at most 8.
+        quick: only look for the images, do not open them.
+        workers: threads that decode images; None takes one for each core, at most 8.
         progress: show a bar on standard error.
 
     Raises:
@@ -189,7 +189,7 @@ def check_dataset(
     report.unreferenced = [
         str(path)
         for folder, paths in mentioned.items()
-        for path in _pictures(root / folder)
+        for path in _images(root / folder)
         if os.path.normpath(path) not in paths
     ]
     return report
@@ -278,13 +278,13 @@ def _read(root: Path, split: Split, report: SplitReport) -> Annotations | None:
 def _open_all(
     annotations: Annotations, faults: Faults, workers: int | None, bar: str | None
 ) -> int:
-    """Decode every picture; returns in how many EXIF rotation turns the boxes."""
+    """Decode every image; returns in how many EXIF rotation turns the boxes."""
     images = annotations.images
     jobs = list(zip(images.paths, images.sizes_hw.tolist(), strict=True))
     turned = 0
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
         results = pool.map(lambda job: _open(*job), jobs)
-        for result in tqdm(results, bar, len(jobs), unit=" pictures", disable=bar is None):
+        for result in tqdm(results, bar, len(jobs), unit=" images", disable=bar is None):
             if isinstance(result, bool):
                 turned += result
             else:
@@ -293,7 +293,7 @@ def _open_all(
 
 
 def _open(path: str, declared_hw: list[int]) -> tuple[FaultKind, str] | bool:
-    """Decode a picture; returns its fault, or whether its boxes are turned."""
+    """Decode an image; returns its fault, or whether its boxes are turned."""
     image, kind = ImageFile(path), FaultKind.UNREADABLE
     try:
         image.read()
@@ -303,9 +303,9 @@ def _open(path: str, declared_hw: list[int]) -> tuple[FaultKind, str] | bool:
         return kind, str(error)
 
 
-def _pictures(folder: Path) -> list[Path]:
-    """Picture files in a folder and below it, in order of their names."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
+def _images(folder: Path) -> list[Path]:
+    """Image files in a folder and below it, in order of their names."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _list_faults(title: str, faults: Faults) -> list[str]:

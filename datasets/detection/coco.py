@@ -207,7 +207,7 @@ def read_coco(
     categories: dict[int, str] | None = None,
     on_error: OnError = "raise",
 ) -> Annotations:
-    """Read one annotation file. The pictures are not opened.
+    """Read one annotation file. The images are not opened.
 
     Args:
         annotation_file: COCO-format JSON.
@@ -216,7 +216,7 @@ def read_coco(
             file under this name, and boxes of other declared classes are left aside. None: all
             that the file declares, by rising id.
         on_error: what faulty entries lead to. In COCO's own releases, which nobody can mend, they
-            are always left out and counted, and boxes that reach beyond the picture are clipped.
+            are always left out and counted, and boxes that reach beyond the image are clipped.
 
     Raises:
         DataError: the file is absent, not JSON, lacks a list, declares other categories than asked
@@ -365,7 +365,7 @@ def _with_sizes(file: Path, entries: list[Any], faults: Faults) -> list[Any]:
         except DataError as error:
             there = Path(entry[_PATH]).is_file()
             kind = FaultKind.UNREADABLE if there else FaultKind.MISSING
-            what = str(error) if there else f"{entry[_PATH]}: no such picture"
+            what = str(error) if there else f"{entry[_PATH]}: no such image"
             faults.add(kind, f"{file}: image without a size: {what}")
             continue
         measured += 1

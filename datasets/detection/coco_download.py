@@ -136,7 +136,7 @@ def download_coco(
 def space_needed(archives: Sequence[CocoArchive]) -> int:
     """Bytes of disk that unpacking them one after the other takes at its peak, roughly.
 
-    The pictures in the archives are as large as the archives, since JPEG does not compress.
+    The images in the archives are as large as the archives, since JPEG does not compress.
     """
     sizes = [archive.size for archive in archives]
     return sum(sizes) + max(sizes, default=0)

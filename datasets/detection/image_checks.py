@@ -1,8 +1,8 @@
-"""Annotations meet their pictures: is the file there, is it as large as declared, is it upright.
+"""Annotations meet their images: is the file there, is it as large as declared, is it upright.
 
 Boxes are in the pixels of the declared width and height. Where that is the size of the upright
-picture (EXIF rotation applied), they fit. Where it is the size as stored and EXIF turns the picture
-by a quarter, the boxes were drawn on the unturned picture and are turned with it. A picture that
+image (EXIF rotation applied), they fit. Where it is the size as stored and EXIF turns the image
+by a quarter, the boxes were drawn on the unturned image and are turned with it. An image that
 EXIF mirrors or turns by half has the same size either way and counts as annotated upright.
 """
 
@@ -18,20 +18,20 @@ from ..images import ImageFile
 from .annotations import Annotations
 
 _ORIENTATION_TAG = 0x0112
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-"""Extensions, in lower case, of the files that count as pictures."""
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+"""Extensions, in lower case, of the files that count as images."""
 
 
 def turn_boxes(boxes: np.ndarray, stored_hw: tuple[int, int], orientation: int) -> np.ndarray:
-    """Move boxes from the pixels as stored to those of the upright picture.
+    """Move boxes from the pixels as stored to those of the upright image.
 
     Args:
-        boxes: (N, 4) xyxy pixels of the stored picture.
+        boxes: (N, 4) xyxy pixels of the stored image.
         stored_hw: its height and width.
         orientation: EXIF orientation 1 to 8 (CIPA DC-008, tag 0x0112).
 
     Returns:
-        (N, 4) of the same dtype, xyxy pixels of the upright picture.
+        (N, 4) of the same dtype, xyxy pixels of the upright image.
     """
     height, width = stored_hw
     x0, y0, x1, y1 = np.moveaxis(boxes, -1, 0)
@@ -48,11 +48,11 @@ def quarter_turn(image: ImageFile, declared_hw: tuple[int, int]) -> int | None:
     """The EXIF orientation to turn boxes by, or None where they fit as they are.
 
     Args:
-        image: the picture; its header is read.
+        image: the image; its header is read.
         declared_hw: height and width that the annotations declare.
 
     Raises:
-        DataError: the picture cannot be read, or has another size than declared.
+        DataError: the image cannot be read, or has another size than declared.
     """
     height, width = image.size_hw
     if (height, width) == declared_hw:
@@ -63,7 +63,7 @@ def quarter_turn(image: ImageFile, declared_hw: tuple[int, int]) -> int | None:
         if orientation in (5, 6, 7, 8):
             return orientation
     raise DataError(
-        f"{image.path}: the picture is {width}x{height} pixels, but the annotations declare "
+        f"{image.path}: the image is {width}x{height} pixels, but the annotations declare "
         f"{declared_hw[1]}x{declared_hw[0]}. {FaultKind.SIZE.fix}"
     )
 
@@ -83,18 +83,18 @@ def drop_missing(annotations: Annotations) -> Annotations:
         present[index] = name in listings[folder]
     faults = annotations.faults.copy()
     faults.add_where(
-        FaultKind.MISSING, ~present, lambda row: f"{annotations.images.paths[row]}: no such picture"
+        FaultKind.MISSING, ~present, lambda row: f"{annotations.images.paths[row]}: no such image"
     )
     return replace(annotations.select(present), faults=faults)
 
 
-def fit_to_pictures(annotations: Annotations) -> Annotations:
-    """Read every picture's header: turn boxes with EXIF rotation, leave out what is wrong.
+def fit_to_images(annotations: Annotations) -> Annotations:
+    """Read every image's header: turn boxes with EXIF rotation, leave out what is wrong.
 
-    The result's sizes and boxes, also those of its ground truth, are those of the upright pictures.
+    The result's sizes and boxes, also those of its ground truth, are those of the upright images.
 
     Raises:
-        DataError: a picture is missing, unreadable or of another size than declared, and the
+        DataError: an image is missing, unreadable or of another size than declared, and the
             annotations' ``on_error`` is "raise".
     """
     annotations = drop_missing(annotations)

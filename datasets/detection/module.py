@@ -18,13 +18,13 @@ from ..transforms.detection import TILES, Mosaic, Objects, Resize, SSDAugment, T
 from ..types import DetectionBatch, stack_targets
 from .annotations import Annotations
 from .coco import COCO_CATEGORIES, official_title
-from .image_checks import drop_missing, fit_to_pictures, quarter_turn, turn_boxes
+from .image_checks import drop_missing, fit_to_images, quarter_turn, turn_boxes
 from .layout import Split, find_layout, read_split
 from .voc import find_voc_split, read_voc
 
 
 class Sample(NamedTuple):
-    """One picture, ready for the network; of a mosaic, what is said of the file is the first's."""
+    """One image, ready for the network; of a mosaic, what is said of the file is the first's."""
 
     image: np.ndarray
     """(H, W, 3) uint8, RGB, of the network's input size."""
@@ -32,7 +32,7 @@ class Sample(NamedTuple):
     """In its pixels."""
     image_id: int
     size_hw: tuple[int, int]
-    """Of the original picture in pixels, EXIF rotation applied."""
+    """Of the original image in pixels, EXIF rotation applied."""
     path: str
     """Of a mosaic all four, with " + " between them."""
 
@@ -40,17 +40,17 @@ class Sample(NamedTuple):
 class DetectionDataset(ImageDataset[Sample]):
     """Reads, augments and hands out the images of a data set.
 
-    The augmentation of a picture depends on seed, epoch and position alone: not on the number of
+    The augmentation of an image depends on seed, epoch and position alone: not on the number of
     workers, nor on where a run was resumed.
 
     Args:
         annotations: what to read.
         transform: makes the network's input.
         seed: at least 0.
-        on_error: what a picture that cannot be read, or is not as large as declared, leads to.
+        on_error: what an image that cannot be read, or is not as large as declared, leads to.
             "skip" hands out the next good one in its place; its image id says so, and
             `unreadable` counts.
-        mosaic: for training: joins a picture with three others, in place of ``transform``.
+        mosaic: for training: joins an image with three others, in place of ``transform``.
         mosaic_epochs: number of epochs, from the first on, that have mosaics; None is all.
     """
 
@@ -70,7 +70,7 @@ class DetectionDataset(ImageDataset[Sample]):
         self.mosaic_epochs = mosaic_epochs
 
     def __getitem__(self, key: SampleKey | int) -> Sample:
-        """Read the picture of a key; a plain position stands for epoch 0.
+        """Read the image of a key; a plain position stands for epoch 0.
 
         Raises:
             DataError: it cannot be read, and ``on_error`` is "raise" or no other can be read.
@@ -90,7 +90,7 @@ class DetectionDataset(ImageDataset[Sample]):
         return self._sample(index, partial(self.transform, rng=rng))
 
     def _read_mosaic(self, position: int, mosaic: Mosaic, rng: np.random.Generator) -> Sample:
-        """The picture at a position and three others; which tile each fills is drawn, too."""
+        """The image at a position and three others; which tile each fills is drawn, too."""
         size_hw = self.transform.size_hw
         tiles = [tuple(tile) for tile in rng.permutation(mosaic.divide(size_hw, rng)).tolist()]
         wanted = [position, *rng.integers(len(self), size=TILES - 1).tolist()]
@@ -113,7 +113,7 @@ class DetectionDataset(ImageDataset[Sample]):
     def _sample(
         self, index: int, draw: Callable[[ImageFile, Objects], tuple[np.ndarray, Objects]]
     ) -> Sample:
-        """What ``draw`` makes of an image and its objects, both as the picture stands upright."""
+        """What ``draw`` makes of an image and its objects, both as the image stands upright."""
         images = self.annotations.images
         table = self.annotations.boxes_of(index)
         image = ImageFile(images.paths[index])
@@ -176,7 +176,7 @@ class DetectionDataModule(ImageDataModule):
         size_hw: height and width of the network's input in pixels.
         train_transform: null is ``SSDAugment(size_hw)``.
         val_transform: null is ``Resize(size_hw)``.
-        mosaic: joins training pictures with three others, in place of ``train_transform``.
+        mosaic: joins training images with three others, in place of ``train_transform``.
         **options: see `ImageDataModule`.
 
     Raises:
@@ -222,7 +222,7 @@ class DetectionDataModule(ImageDataModule):
         return len(self.categories)
 
     def read_split(self, split: str) -> Annotations:
-        """Read the annotations of "train", "val" or "test"; pictures are not looked at.
+        """Read the annotations of "train", "val" or "test"; images are not looked at.
 
         Raises:
             DataError: there is no such split, or a file is absent or faulty.
@@ -238,16 +238,16 @@ class DetectionDataModule(ImageDataModule):
     def read_dataset(self, split: str) -> DetectionDataset:
         """Read the data set of "train", "val" or "test".
 
-        Missing pictures come to light here. The headers of evaluation pictures are read, too,
+        Missing images come to light here. The headers of evaluation images are read, too,
         because the ground truth must be right before the first of them is evaluated; those of
-        training pictures are checked as they are read.
+        training images are checked as they are read.
 
         Raises:
             DataError: a file is absent or faulty.
         """
         annotations = self.read_split(split)
         del self._read[split]
-        fitted = drop_missing(annotations) if split == "train" else fit_to_pictures(annotations)
+        fitted = drop_missing(annotations) if split == "train" else fit_to_images(annotations)
         return self._dataset(split, fitted)
 
     def _dataset(self, split: str, annotations: Annotations) -> DetectionDataset:
@@ -278,7 +278,7 @@ class DetectionDataModule(ImageDataModule):
 class CocoDataModule(DetectionDataModule):
     """Any data set in COCO's format.
 
-    With nothing but a root, the layout is recognised (`LAYOUTS`: COCO 2017 and 2014, one file for
+    With nothing but a root, the layout is recognized (`LAYOUTS`: COCO 2017 and 2014, one file for
     each split, Roboflow). A split may be a list of parts, as the MobileNet paper trains on
     train2014 and on val2014 without the 8,059 "minival" images.
 
@@ -326,12 +326,12 @@ class CocoDataModule(DetectionDataModule):
 
 
 class VocDataModule(DetectionDataModule):
-    """A data set in Pascal VOC's format: an XML file for each picture.
+    """A data set in Pascal VOC's format: an XML file for each image.
 
     Args:
         root: a folder with ``Annotations``, ``JPEGImages`` and ``ImageSets/Main``; or one with
             several such (``VOC2007``, ``VOC2012``), whose images are put together; or one with a
-            folder for each split that holds pictures and XML files side by side.
+            folder for each split that holds images and XML files side by side.
         train: name of the image set, or of the folder, to train on.
         val: the one to validate on; ``valid`` and ``validation`` stand in for ``val``.
         test: the one to test on; null takes the validation split.

@@ -1,4 +1,4 @@
-"""Reading data sets in Pascal VOC's format: an XML file for each picture.
+"""Reading data sets in Pascal VOC's format: an XML file for each image.
 
 VOC counts pixels from 1 and its corners lie inside the box (Everingham et al., "The PASCAL VOC2012
 Development Kit", section on annotation): a box that covers the first pixel alone is (1, 1, 1, 1).
@@ -19,7 +19,7 @@ from ..data_errors import FaultKind, Faults, OnError
 from ..errors import DataError
 from ..images import ImageFile
 from .annotations import Annotations, BoxTable, ImageTable, check_boxes
-from .image_checks import PICTURE_SUFFIXES
+from .image_checks import IMAGE_SUFFIXES
 from .layout import SPLITS
 
 # fmt: off
@@ -36,16 +36,16 @@ _DECLARED_ENCODING = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+
 _XML_FOLDERS = ("Annotations", "annotations", "")
 _IS_VOC = re.compile(r"\bVOC ?20\d\d\b")
 """In the element "database" of VOC's own files, such as "The VOC2007 Database"."""
-_PICTURE_FOLDERS = ("JPEGImages", "images", "")
+_IMAGE_FOLDERS = ("JPEGImages", "images", "")
 
 
 @dataclass(frozen=True)
 class VocPart:
-    """XML files and their pictures.
+    """XML files and their images.
 
     Attributes:
         annotations: the folder of XML files.
-        images: the folder of pictures.
+        images: the folder of images.
         stems: file names without extension; None takes every XML file.
     """
 
@@ -101,7 +101,7 @@ def find_voc_split(root: Path, name: str) -> list[VocPart]:
             return parts
         for folder in _XML_FOLDERS:
             if next((root / alias / folder).glob("*.xml"), None) is not None:
-                folders = [root / alias / images for images in _PICTURE_FOLDERS]
+                folders = [root / alias / images for images in _IMAGE_FOLDERS]
                 there = next(path for path in folders if path.is_dir())
                 return [VocPart(root / alias / folder, there)]
     raise DataError(
@@ -143,7 +143,7 @@ def read_voc(
     ignore_difficult: bool = True,
     voc_classes: bool | None = None,
 ) -> Annotations:
-    """Read XML files. The pictures are opened only where the XML does not state their size.
+    """Read XML files. The images are opened only where the XML does not state their size.
 
     Images and boxes are numbered from 1 in the order of the files; areas are those of the boxes.
 
@@ -164,7 +164,7 @@ def read_voc(
     paths: list[Path] = []
     sizes_hw: list[tuple[int, int]] = []
     for part in parts:
-        files_by_stem = _list_pictures(part.images)
+        files_by_stem = _list_images(part.images)
         for file in _xml_files(part, faults):
             try:
                 image = read_voc_file(file)
@@ -207,11 +207,11 @@ def _xml_files(part: VocPart, faults: Faults) -> list[Path]:
     return [file for file in files if file.name in there]
 
 
-def _list_pictures(folder: Path) -> dict[str, str]:
-    """Stem -> file name of the pictures in a folder."""
+def _list_images(folder: Path) -> dict[str, str]:
+    """Stem -> file name of the images in a folder."""
     if not folder.is_dir():
         return {}
-    names = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    names = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     return {path.stem: path.name for path in names}
 
 

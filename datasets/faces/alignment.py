@@ -1,7 +1,7 @@
 """Faces brought into one position by their landmarks.
 
 One function, `align_face`, serves training, evaluation and the use of a model: a face network sees
-faces as it was trained on them, or it does not recognise them.
+faces as it was trained on them, or it does not recognize them.
 """
 
 from typing import NamedTuple
@@ -23,8 +23,8 @@ ARCFACE_TEMPLATE = np.array(
         [70.7299, 92.2041],
     ]
 )
-"""(5, 2) float64, x and y in px: eyes, nose, corners of the mouth, as seen in the picture left
-before right. The positions of ArcFace (Deng et al. 2019) at 112 px; (0, 0) is the centre of the
+"""(5, 2) float64, x and y in px: eyes, nose, corners of the mouth, as seen in the image left
+before right. The positions of ArcFace (Deng et al. 2019) at 112 px; (0, 0) is the center of the
 first pixel."""
 ARCFACE_TEMPLATE.setflags(write=False)
 
@@ -32,7 +32,7 @@ ARCFACE_TEMPLATE.setflags(write=False)
 def scaled_template(size: int, template_xy: np.ndarray = ARCFACE_TEMPLATE) -> np.ndarray:
     """The landmarks' positions in a crop of another size.
 
-    Scaled about the corner of the picture, not about the centre of its first pixel: a crop of
+    Scaled about the corner of the image, not about the center of its first pixel: a crop of
     ``size`` px then shows what the 112 px crop shows once that is resized.
 
     Args:
@@ -63,14 +63,14 @@ def fit_similarity(source_xy: np.ndarray, target_xy: np.ndarray) -> np.ndarray:
     """
     source = np.asarray(source_xy, dtype=np.float64) @ (1, 1j)
     target = np.asarray(target_xy, dtype=np.float64) @ (1, 1j)
-    centred = source - source.mean()
-    spread = float((np.abs(centred) ** 2).sum())
+    centerd = source - source.mean()
+    spread = float((np.abs(centerd) ** 2).sum())
     if not np.isfinite(spread) or not np.isfinite(target).all() or spread < 1e-6:
         raise DataError(
             f"landmarks {np.asarray(source_xy).tolist()}: not {len(source)} different places, so "
             "no face can be aligned by them. Correct or remove this row."
         )
-    turn = (centred.conj() * (target - target.mean())).sum() / spread
+    turn = (centerd.conj() * (target - target.mean())).sum() / spread
     shift = target.mean() - turn * source.mean()
     return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
 
@@ -83,7 +83,7 @@ def align_face(
 ) -> np.ndarray:
     """Cut out a face so that its landmarks lie at the template's.
 
-    Bilinear; what lies outside the picture is black. A face more than twice as large as the crop
+    Bilinear; what lies outside the image is black. A face more than twice as large as the crop
     is averaged down first, since bilinear interpolation would only look at every second pixel.
 
     Args:
@@ -103,11 +103,11 @@ def align_face(
 
 
 def warp_face(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
-    """Cut a square crop out of a picture by an affine transform; see `align_face`.
+    """Cut a square crop out of an image by an affine transform; see `align_face`.
 
     Args:
         image: (H, W, 3) uint8.
-        matrix: (2, 3), from the picture's pixels to the crop's.
+        matrix: (2, 3), from the image's pixels to the crop's.
         size: side of the crop in px.
 
     Returns:
@@ -122,7 +122,7 @@ def warp_face(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
 def _averaged(
     image: np.ndarray, matrix: np.ndarray, size: int, factor: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The part of a picture that a crop shows, ``factor`` times smaller, and its transform."""
+    """The part of an image that a crop shows, ``factor`` times smaller, and its transform."""
     corners = np.array([[-1, -1], [size, -1], [-1, size], [size, size]], dtype=np.float64)
     inverse = np.linalg.inv(matrix[:, :2])
     seen = (corners - matrix[:, 2]) @ inverse.T
@@ -134,7 +134,7 @@ def _averaged(
         return image, matrix
     part = image[first[1] : first[1] + height * factor, first[0] : first[0] + width * factor]
     smaller = cv2.resize(part, (int(width), int(height)), interpolation=cv2.INTER_AREA)
-    # Pixel u of the small picture is centred at first + factor * (u + 0.5) - 0.5 of the whole one.
+    # Pixel u of the small image is centered at first + factor * (u + 0.5) - 0.5 of the whole one.
     offset = first + (factor - 1) / 2
     linear = matrix[:, :2]
     shift = matrix[:, 2] + linear @ offset
@@ -143,12 +143,12 @@ def _averaged(
 
 _CELEBA_HW = (218, 178)
 _CELEBA_LANDMARKS = np.array([[69, 111], [108, 111], [88, 135], [73, 152], [105, 152]])
-"""Where the five points lie in CelebA's aligned pictures, px; published with its landmark list."""
+"""Where the five points lie in CelebA's aligned images, px; published with its landmark list."""
 
 ATTRIBUTE_TEMPLATE = (
     _CELEBA_LANDMARKS + 0.5 + ((_CELEBA_HW[0] - _CELEBA_HW[1]) / 2, 0)
 ) * ARCFACE_SIZE / _CELEBA_HW[0] - 0.5
-"""(5, 2) float64: the same in a square of the picture's height around its middle, at 112 px."""
+"""(5, 2) float64: the same in a square of the image's height around its middle, at 112 px."""
 ATTRIBUTE_TEMPLATE.setflags(write=False)
 
 
@@ -171,11 +171,11 @@ def crop_face(
 
     With landmarks it is `alignment.align_face` with `ATTRIBUTE_TEMPLATE` at the crop's height,
     less equal columns on the left and on the right. Without, the largest central part of the
-    crop's shape. What lies outside the picture is black.
+    crop's shape. What lies outside the image is black.
 
     Args:
         image: (H, W, 3) uint8.
-        landmarks: (5, 2), px of the picture; None or not finite where they are not known.
+        landmarks: (5, 2), px of the image; None or not finite where they are not known.
         size_hw: Height and width of the crop in px; no wider than high.
         jitter: Change of place.
 

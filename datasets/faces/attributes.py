@@ -1,4 +1,4 @@
-"""Data modules of face attributes: CelebA, and any table of pictures and yes/no labels."""
+"""Data modules of face attributes: CelebA, and any table of images and yes/no labels."""
 
 import logging
 from functools import cached_property
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from ..classification.image_folder import PICTURE_SUFFIXES
+from ..classification.image_folder import IMAGE_SUFFIXES
 from ..data_errors import OnError
 from ..errors import DataError
 from ..image_module import ImageDataModule, ImageDataset, require_size, require_split
@@ -43,7 +43,7 @@ class AttributeSample(NamedTuple):
     identity: int
     """Person index; -1 where it is not known."""
     position: int
-    """In the data set; of the picture that was handed out."""
+    """In the data set; of the image that was handed out."""
     path: str
 
 
@@ -54,7 +54,7 @@ class AttributeDataset(ImageDataset[AttributeSample]):
         table: What to read.
         transform: Makes the crop.
         seed: At least 0.
-        on_error: See `ImageDataset`; another picture comes with its own labels.
+        on_error: See `ImageDataset`; another image comes with its own labels.
         missing: Files that were left out because they do not exist.
 
     Attributes:
@@ -79,7 +79,7 @@ class AttributeDataset(ImageDataset[AttributeSample]):
 
     @property
     def label_counts(self) -> np.ndarray:
-        """(A, 2) int64: pictures known to lack and to have each attribute."""
+        """(A, 2) int64: images known to lack and to have each attribute."""
         return label_counts(self.table.labels)
 
     def __getitem__(self, key: SampleKey | int) -> AttributeSample:
@@ -135,8 +135,8 @@ class AttributeDataModule(ImageDataModule):
         size_hw: Height and width of the network's input in px; no wider than high.
         train_transform: null is ``RandomFaceCrop(size_hw)``.
         val_transform: null is ``FaceCrop(size_hw)``.
-        unlabelled: Folder of further training pictures without labels, for learning from a
-            teacher; each is a face framed as CelebA's aligned pictures are.
+        unlabeled: Folder of further training images without labels, for learning from a
+            teacher; each is a face framed as CelebA's aligned images are.
         **options: See `ImageDataModule`.
 
     Raises:
@@ -152,7 +152,7 @@ class AttributeDataModule(ImageDataModule):
         size_hw: tuple[int, int] = (160, 128),
         train_transform: FaceCropping | None = None,
         val_transform: FaceCropping | None = None,
-        unlabelled: str | Path | None = None,
+        unlabeled: str | Path | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -161,7 +161,7 @@ class AttributeDataModule(ImageDataModule):
         self.size_hw = (size_hw[0], size_hw[1])
         self.train_transform = train_transform or RandomFaceCrop(self.size_hw)
         self.val_transform = val_transform or FaceCrop(self.size_hw)
-        self.unlabelled = None if unlabelled is None else Path(unlabelled)
+        self.unlabeled = None if unlabeled is None else Path(unlabeled)
         require_size(self.train_transform, self.size_hw)
         require_size(self.val_transform, self.size_hw)
 
@@ -218,8 +218,8 @@ class AttributeDataModule(ImageDataModule):
         elif missing:
             named = ", ".join(missing[:10])
             _log.warning("%s: %d missing files left out: %s", table.name, len(missing), named)
-        if split == "train" and self.unlabelled is not None:
-            table = with_unlabelled(table, self.unlabelled)
+        if split == "train" and self.unlabeled is not None:
+            table = with_unlabeled(table, self.unlabeled)
         return self.make_dataset(split, table, transform, len(missing))
 
     def make_dataset(
@@ -249,16 +249,16 @@ def people_of(table: LabelTable) -> tuple[np.ndarray, np.ndarray]:
     return people, identities
 
 
-def with_unlabelled(table: LabelTable, folder: Path) -> LabelTable:
-    """A table and the pictures of a folder, whose labels are not known.
+def with_unlabeled(table: LabelTable, folder: Path) -> LabelTable:
+    """A table and the images of a folder, whose labels are not known.
 
     Raises:
         DataError: There are none.
     """
-    found = [p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES]
+    found = [p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES]
     more = sorted(str(path) for path in found if not path.name.startswith("."))
     if not more:
-        raise DataError(f"{folder}: no pictures in it; give another folder as data.unlabelled")
+        raise DataError(f"{folder}: no images in it; give another folder as data.unlabelled")
     count = len(table.paths)
     labels = np.full((len(more), len(table.attributes)), UNKNOWN, dtype=np.int8)
     landmarks = np.full((count + len(more), 5, 2), np.nan, dtype=np.float32)
@@ -315,7 +315,7 @@ class LabelTableModule(AttributeDataModule):
 
     Cells are 1 for yes, 0 (or everywhere -1) for no, and empty where it is not known; see
     ``datasets/faces/labels.py``. With CelebA's ten landmark columns faces are aligned; without
-    them a picture has to be a face framed as CelebA's aligned pictures are.
+    them an image has to be a face framed as CelebA's aligned images are.
 
     Args:
         root: Folder that tables and files are relative to.

@@ -1,13 +1,13 @@
 """CelebA (Liu et al. 2015, "Deep Learning Face Attributes in the Wild") in its published layout.
 
-    root/img_align_celeba/000001.jpg ...       202,599 aligned pictures of 178 x 218 px
+    root/img_align_celeba/000001.jpg ...       202,599 aligned images of 178 x 218 px
     root/list_attr_celeba.txt                  40 attributes, -1 or 1
     root/list_eval_partition.txt               0 training, 1 validation, 2 test
     root/identity_CelebA.txt                   the person; need not be there
     root/list_landmarks_align_celeba.txt       five points in px; need not be there
 
 The same as ``.csv`` with a heading (and without identities) is how Kaggle passes it on, its
-pictures in ``img_align_celeba/img_align_celeba``. Subsets are welcome: no checksum is compared, the
+images in ``img_align_celeba/img_align_celeba``. Subsets are welcome: no checksum is compared, the
 sizes of the partitions are reported beside the official ones.
 """
 
@@ -24,13 +24,13 @@ from .labels import LANDMARK_NAMES, LabelTable, as_labels, check_files
 
 PARTITIONS = {"train": 0, "val": 1, "test": 2}
 OFFICIAL_SIZES = {"train": 162_770, "val": 19_867, "test": 19_962}
-"""Pictures of the published partitions."""
+"""Images of the published partitions."""
 
 _FOLDERS = ("img_align_celeba/img_align_celeba", "img_align_celeba")
 
 
 class CelebA(NamedTuple):
-    """The N pictures that all lists of a folder describe."""
+    """The N images that all lists of a folder describe."""
 
     table: LabelTable
     partitions: np.ndarray
@@ -39,7 +39,7 @@ class CelebA(NamedTuple):
     """(N,) int64, a number for each person; None where there is no such list."""
 
     def split(self, split: str) -> LabelTable:
-        """The pictures of "train", "val" or "test".
+        """The images of "train", "val" or "test".
 
         Raises:
             DataError: There are none.
@@ -48,7 +48,7 @@ class CelebA(NamedTuple):
         if not rows.any():
             folder = Path(self.table.paths[0]).parent
             raise DataError(
-                f"{folder}: no pictures in the {split} partition ({PARTITIONS[split]}); there are "
+                f"{folder}: no images in the {split} partition ({PARTITIONS[split]}); there are "
                 f"{self.sizes()}."
             )
         return self.table.take(f"{self.table.name} {split}", rows)
@@ -63,13 +63,13 @@ class CelebA(NamedTuple):
 
 
 def read_celeba(root: Path) -> CelebA:
-    """Read the lists of a CelebA folder; no picture is opened.
+    """Read the lists of a CelebA folder; no image is opened.
 
     Args:
         root: The folder, see above.
 
     Raises:
-        DataError: A list is absent, has another form, or does not know a picture of the attribute
+        DataError: A list is absent, has another form, or does not know an image of the attribute
             list.
     """
     attribute_file = _find(root, "list_attr_celeba")
@@ -97,7 +97,7 @@ def read_celeba(root: Path) -> CelebA:
         landmarks = points.astype(np.float32).reshape(-1, len(LANDMARK_NAMES), 2)
     folder = next((root / each for each in _FOLDERS if (root / each).is_dir()), None)
     if folder is None:
-        raise DataError(f"{root}: there is no folder img_align_celeba with the pictures")
+        raise DataError(f"{root}: there is no folder img_align_celeba with the images")
     paths = FileNames(folder).locate_all(files, attribute_file)
     name = root.name or "CelebA"
     table = LabelTable(name, tuple(names), paths, labels, landmarks, identities)
@@ -146,14 +146,14 @@ def _column_of(path: Path, files: Sequence[str], count: int, wanted_by: Path) ->
     """The ``count`` values of each file, (N, count), in the order of ``files``."""
     _, listed, values = _read_list(path)
     if values.shape[1] != count:
-        raise DataError(f"{path}: {values.shape[1]} values for each picture, not {count}")
+        raise DataError(f"{path}: {values.shape[1]} values for each image, not {count}")
     if listed == list(files):
         return values
     rows = {file: row for row, file in enumerate(listed)}
     absent = [file for file in files if file not in rows]
     if absent:
         raise DataError(
-            f"{path}: does not know {absent[0]} ({len(absent):,} such pictures), which "
+            f"{path}: does not know {absent[0]} ({len(absent):,} such images), which "
             f"{wanted_by.name} describes. Take lists that belong together."
         )
     return values[[rows[file] for file in files]]

@@ -11,12 +11,12 @@ from ..transforms.quiet_albumentations import A
 from .alignment import Jitter, crop_face
 
 MIRRORED = (1, 0, 2, 4, 3)
-"""Which landmark a mirrored picture has at each place."""
+"""Which landmark a mirrored image has at each place."""
 _ERASED_AREA = (0.02, 0.15)
 
 
 class FaceCropping(Protocol):
-    """What a data module calls for each picture."""
+    """What a data module calls for each image."""
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -26,16 +26,16 @@ class FaceCropping(Protocol):
     def __call__(
         self, image: ImageFile, landmarks: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Read a picture and return the crop (h, w, 3) uint8 RGB and its landmarks (5, 2) float32.
+        """Read an image and return the crop (h, w, 3) uint8 RGB and its landmarks (5, 2) float32.
 
         Args:
             image: The file.
-            landmarks: (5, 2), px; not finite where they are not known, and then the picture is a
+            landmarks: (5, 2), px; not finite where they are not known, and then the image is a
                 face already, framed as CelebA's.
             rng: All randomness comes from it.
 
         Raises:
-            DataError: The picture cannot be read.
+            DataError: The image cannot be read.
         """
         ...
 
@@ -62,7 +62,7 @@ class FaceCrop:
 
 
 class RandomFaceCrop:
-    """The crop of training: moved a little, mirrored, its colours changed, a part of it erased.
+    """The crop of training: moved a little, mirrored, its colors changed, a part of it erased.
 
     Args:
         size_hw: Height and width in px; no wider than high.
@@ -70,10 +70,10 @@ class RandomFaceCrop:
         scale: Range of the factor on its size; drawn on a logarithmic scale.
         shift: The most that it is moved, either way on both axes, in heights of the crop.
         flip_p: Chance to mirror left to right; landmarks change their names with it.
-        photometric: Any albumentations operation on colours, such as
-            ``datasets.transforms.color.ColourDistortion``; null is none. Hair and skin are
+        photometric: Any albumentations operation on colors, such as
+            ``datasets.transforms.color.ColorDistortion``; null is none. Hair and skin are
             attributes, so leave their hue.
-        erase_p: Chance to fill a rectangle with its crop's mean colour (Zhong et al. 2020,
+        erase_p: Chance to fill a rectangle with its crop's mean color (Zhong et al. 2020,
             "Random Erasing Data Augmentation"), of 2 to 15 % of the area.
 
     Raises:
@@ -124,7 +124,7 @@ class RandomFaceCrop:
             if changed.shape != crop.shape or changed.dtype != np.uint8:
                 raise DataError(
                     f"photometric turned {crop.shape} uint8 into {changed.shape} {changed.dtype}: "
-                    "name an operation that changes colours alone."
+                    "name an operation that changes colors alone."
                 )
             crop = changed
         if rng.random() < self.erase_p:

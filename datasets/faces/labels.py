@@ -1,4 +1,4 @@
-"""Tables of pictures and yes/no labels: which attributes a picture has, as far as that is known."""
+"""Tables of images and yes/no labels: which attributes an image has, as far as that is known."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ UNKNOWN = -1
 """Of a label that nobody has given: it is predicted, neither learned from nor measured."""
 
 LANDMARK_NAMES = ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
-"""Left and right as seen in the picture; the order of `alignment.ARCFACE_TEMPLATE`."""
+"""Left and right as seen in the image; the order of `alignment.ARCFACE_TEMPLATE`."""
 LANDMARK_COLUMNS = tuple(f"{name}_{axis}" for name in LANDMARK_NAMES for axis in "xy")
 """Columns of the landmarks in px, as CelebA calls them."""
 
@@ -23,7 +23,7 @@ _TRUTH = {"": np.nan, "nan": np.nan, "none": np.nan, "true": 1.0, "false": 0.0}
 
 
 class LabelTable(NamedTuple):
-    """N pictures with A labels each."""
+    """N images with A labels each."""
 
     name: str
     """What results call the data."""
@@ -35,10 +35,10 @@ class LabelTable(NamedTuple):
     """(N, A) int8: 1 yes, 0 no, -1 not known."""
     landmarks: np.ndarray | None = None
     """(N, 5, 2) float32, x and y in px of the file's pixels, in the order of `LANDMARK_NAMES`; NaN
-    where they are not known. None: of no picture."""
+    where they are not known. None: of no image."""
     identities: np.ndarray | None = None
     """(N,) int64, a number for each person, at least 0; -1 where it is not known. None: of no
-    picture."""
+    image."""
 
     def take(self, name: str, rows: np.ndarray) -> "LabelTable":
         """Some of them: positions (M,) int64, or a mask (N,) bool."""
@@ -54,7 +54,7 @@ class LabelTable(NamedTuple):
 
 
 def label_counts(labels: np.ndarray) -> np.ndarray:
-    """How many pictures are known to lack and to have each attribute.
+    """How many images are known to lack and to have each attribute.
 
     Args:
         labels: (N, A) int8, see `LabelTable`.
@@ -73,7 +73,7 @@ def as_labels(
     Args:
         values: (N, A) float.
         source: The file they come from, for messages.
-        rows: N names of pictures, for messages.
+        rows: N names of images, for messages.
         attributes: A names, for messages.
 
     Returns:
@@ -193,7 +193,7 @@ def _number(cell: Any) -> float:
 
 
 def check_files(path: Path, files: Sequence[str]) -> None:
-    """Refuse a table that names no picture, a picture twice or a row without one.
+    """Refuse a table that names no image, an image twice or a row without one.
 
     Raises:
         DataError: It does.
@@ -225,7 +225,7 @@ def without_missing(table: LabelTable, source: Path) -> tuple[LabelTable, list[s
     missing = [path for path, found in zip(table.paths, kept.tolist(), strict=True) if not found]
     if not kept.any():
         raise DataError(
-            f"{source}: none of its {len(table.paths):,} pictures exists; the first is "
+            f"{source}: none of its {len(table.paths):,} images exists; the first is "
             f"{table.paths[0]}. Correct the folder that they are relative to."
         )
     return (table.take(table.name, kept) if missing else table), missing
@@ -240,7 +240,7 @@ def refuse_missing(source: Path, missing: Sequence[str]) -> None:
     if missing:
         more = f" and {len(missing) - _NAMED:,} more" if len(missing) > _NAMED else ""
         raise DataError(
-            f"{source}: {len(missing):,} pictures do not exist: "
+            f"{source}: {len(missing):,} images do not exist: "
             f"{', '.join(missing[:_NAMED])}{more}. Put them there, or leave "
             "them out and count them with on_error=skip."
         )

@@ -34,7 +34,7 @@ class FaceDataset(ImageDataset[Sample]):
         noise: See `student_noise`; of this sample alone, so that the teacher's table knows
             nothing of it.
         seed: Of the noise.
-        on_error: What a picture that cannot be read leads to.
+        on_error: What an image that cannot be read leads to.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class FaceDataset(ImageDataset[Sample]):
         """Draw the view that a position shows in an epoch.
 
         Raises:
-            DataError: The picture cannot be read, and ``on_error`` is "raise".
+            DataError: The image cannot be read, and ``on_error`` is "raise".
         """
         _, epoch, position = rng_key = self.rng_key(key)
         noise_rng = np.random.default_rng((*rng_key, _NOISE))
@@ -88,7 +88,7 @@ class FaceDataset(ImageDataset[Sample]):
 
 
 def collate(samples: list[Sample]) -> FaceBatch:
-    """Stack samples; pictures stay in the order of memory that channels_last wants."""
+    """Stack samples; images stay in the order of memory that channels_last wants."""
     faces, owners, views, positions, paths = zip(*samples, strict=True)
     return FaceBatch(
         torch.from_numpy(np.stack(faces)).permute(0, 3, 1, 2),
@@ -173,7 +173,7 @@ class PeopleDataset(AttributeDataset):
     """Faces with their labels that are a set of people, too.
 
     Args:
-        table: What to read; all pictures lie in one folder.
+        table: What to read; all images lie in one folder.
         transform: Makes the crop.
         pairs_per_fold: Pairs of one person, and of two, in each of ten folds; None draws none.
         **options: See `AttributeDataset`.
@@ -223,7 +223,7 @@ class CelebAPeopleModule(CelebAModule):
         root: Folder with the lists, ``identity_CelebA.txt`` among them, and ``img_align_celeba``.
         pairs_per_fold: Pairs of one person, and of two, in each of ten folds of the held-out
             people; fewer where they have fewer.
-        **options: See `AttributeDataModule`; ``unlabelled`` pictures have no people and are
+        **options: See `AttributeDataModule`; ``unlabelled`` images have no people and are
             refused.
 
     Raises:
@@ -233,10 +233,10 @@ class CelebAPeopleModule(CelebAModule):
     def __init__(self, root: str | Path, pairs_per_fold: int = 300, **options: Any) -> None:
         super().__init__(root, **options)
         self.pairs_per_fold = pairs_per_fold
-        if pairs_per_fold < 1 or self.unlabelled is not None:
+        if pairs_per_fold < 1 or self.unlabeled is not None:
             raise DataError(
-                f"pairs_per_fold={pairs_per_fold} must be at least 1, and unlabelled="
-                f"{self.unlabelled} null: its pictures are of nobody known"
+                f"pairs_per_fold={pairs_per_fold} must be at least 1, and unlabeled="
+                f"{self.unlabeled} null: its images are of nobody known"
             )
 
     def read_table(self, split: str) -> LabelTable:

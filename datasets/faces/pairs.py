@@ -116,12 +116,12 @@ def make_pairs(identities: np.ndarray, per_fold: int, seed: int = 0, name: str =
         Pairs in ten folds, or in fewer where there are fewer than 20 people.
 
     Raises:
-        DataError: There are not two folds of two people, or nobody has two pictures.
+        DataError: There are not two folds of two people, or nobody has two images.
     """
     rng = np.random.default_rng(seed)
     people, counts = np.unique(identities[identities >= 0], return_counts=True)
     drawn = rng.permutation(len(people))
-    # Those with many pictures are dealt first, so that no fold goes short.
+    # Those with many images are dealt first, so that no fold goes short.
     people = people[drawn[np.argsort(-counts[drawn], kind="stable")]]
     folds = min(FOLDS, len(people) // 2)
     if folds < 2 or per_fold < 1:
@@ -144,6 +144,6 @@ def make_pairs(identities: np.ndarray, per_fold: int, seed: int = 0, name: str =
     pairs = Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     if not pairs.same.any():
         raise DataError(
-            f"{name}: no person has two pictures (of these people), so no pair shows one person"
+            f"{name}: no person has two images (of these people), so no pair shows one person"
         )
     return pairs

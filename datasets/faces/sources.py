@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from ..detection.image_checks import PICTURE_SUFFIXES
+from ..detection.image_checks import IMAGE_SUFFIXES
 from ..errors import DataError
 from ..vectors import read_vectors
 from .celeba import PARTITIONS, read_celeba
@@ -49,7 +49,7 @@ class FaceSource(Protocol):
     """Where faces come from."""
 
     def read(self) -> Faces:
-        """Read the lists, not the pictures.
+        """Read the lists, not the images.
 
         Raises:
             DataError: A file is absent or faulty.
@@ -58,10 +58,10 @@ class FaceSource(Protocol):
 
 
 class FolderFaces:
-    """A folder with one sub-folder for each person, or with pictures and nothing said of people.
+    """A folder with one sub-folder for each person, or with images and nothing said of people.
 
     Args:
-        root: The folder; searched to any depth. A picture's first sub-folder is its person.
+        root: The folder; searched to any depth. An image's first sub-folder is its person.
         landmarks: Table of the five landmarks of each file (ten numbers: x and y in px), in a
             format of `datasets.vectors`, as finding them once leaves it; None where the faces are
             aligned to ArcFace's template.
@@ -95,7 +95,7 @@ class FolderFaces:
         files = sorted(
             path.relative_to(self.root).as_posix()
             for path in self.root.rglob("*")
-            if path.suffix.lower() in PICTURE_SUFFIXES
+            if path.suffix.lower() in IMAGE_SUFFIXES
             and not any(part.startswith(".") for part in path.relative_to(self.root).parts)
         )
         points = None
@@ -108,7 +108,7 @@ class FolderFaces:
             files = [file for file in files if file in known]
             points = np.array([known[file] for file in files], np.float64).reshape(-1, 5, 2)
         if not files:
-            raise DataError(f"{self.root}: no pictures of faces (with landmarks) below it")
+            raise DataError(f"{self.root}: no images of faces (with landmarks) below it")
         faces = named_faces(self.root.name, files, self.root, points)
         if self.pairs is not None:
             return faces._replace(pairs=read_pairs(self.root / self.pairs, faces.files))
@@ -121,7 +121,7 @@ class LfwFaces(FolderFaces):
     Args:
         root: The folder of the people.
         pairs: The pairs; relative to ``root``.
-        landmarks: As for `FolderFaces`, where the pictures are not aligned.
+        landmarks: As for `FolderFaces`, where the images are not aligned.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class LfwFaces(FolderFaces):
 
 
 class CelebAFaces:
-    """CelebA's aligned pictures (178x218), brought to ArcFace's template by their landmarks.
+    """CelebA's aligned images (178x218), brought to ArcFace's template by their landmarks.
 
     Args:
         root: Folder with ``img_align_celeba`` and the lists, see `datasets.celeba`. Without
@@ -162,7 +162,7 @@ class CelebAFaces:
         table = celeba.table.take(f"CelebA {'+'.join(self.parts)}", rows)
         if table.landmarks is None or not len(rows):
             raise DataError(
-                f"{self.root}: {len(rows):,} pictures in the parts {', '.join(self.parts)}, and "
+                f"{self.root}: {len(rows):,} images in the parts {', '.join(self.parts)}, and "
                 f"{'no' if table.landmarks is None else 'a'} list_landmarks_align_celeba. Both "
                 "are needed to align faces."
             )
@@ -170,7 +170,7 @@ class CelebAFaces:
         missing = [path.name for path in paths if not path.is_file()]
         if missing:
             raise DataError(
-                f"{paths[0].parent}: {len(missing):,} listed pictures are not there: "
+                f"{paths[0].parent}: {len(missing):,} listed images are not there: "
                 f"{', '.join(missing[:5])}. Complete the data set."
             )
         known = celeba.identities
@@ -197,7 +197,7 @@ def named_faces(
     Args:
         name: What results call the set.
         files: Relative to the root, with "/".
-        root: Their folder; None where no picture will be read.
+        root: Their folder; None where no image will be read.
         landmarks_xy: As in `Faces`.
     """
     owners = [file.split("/")[0] if "/" in file else None for file in files]

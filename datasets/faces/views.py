@@ -1,7 +1,7 @@
 """Views of faces: variety for a student whose teacher answers for every one of them.
 
 A student that is taught with a few thousand faces learns those faces. What it lacks is variety, and
-a teacher can be asked about any picture, also about a face that nobody has: a blend of two. So a
+a teacher can be asked about any image, also about a face that nobody has: a blend of two. So a
 view is drawn once, embedded once by the teacher and cached, and drawn again, exactly the same, in
 every training.
 """
@@ -20,7 +20,7 @@ from ..images import ImageFile, stretch
 from .alignment import ARCFACE_SIZE, ARCFACE_TEMPLATE, fit_similarity, scaled_template, warp_face
 from .sources import Faces
 
-_CENTRE = np.array([56.0, 66.0]) + 0.5  # of a face in the template, from the picture's corner
+_CENTER = np.array([56.0, 66.0]) + 0.5  # of a face in the template, from the image's corner
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
@@ -40,8 +40,8 @@ class ViewRecipe:
         warp_strength: Largest standard deviation of its displacements.
         brightness: Standard deviation of the logarithm of the brightness.
         contrast: Of the logarithm of the contrast.
-        colour: Of the logarithm of each channel's gain.
-        grey: Probability of no colour.
+        color: Of the logarithm of each channel's gain.
+        gray: Probability of no color.
         low_resolution: Probability of a resize to between 40 and 100 px and back.
         blur: Probability of a Gaussian blur with a standard deviation of 0.5 to 1.5.
 
@@ -60,7 +60,7 @@ class ViewRecipe:
     warp_strength: float = 3.5
     brightness: float = 0.2
     contrast: float = 0.2
-    colour: float = 0.07
+    color: float = 0.07
     grey: float = 0.15
     low_resolution: float = 0.3
     blur: float = 0.1
@@ -126,7 +126,7 @@ class FaceViews:
             (size, size, 3) uint8, RGB.
 
         Raises:
-            DataError: A picture cannot be read.
+            DataError: An image cannot be read.
         """
         size = size or self.size
         if view == 0:
@@ -178,7 +178,7 @@ class FaceViews:
         cosine, sine = math.cos(angle) * stretch[0], math.sin(angle) * stretch[0]
         linear = np.array([[cosine * stretch[1], -sine], [sine, cosine * stretch[2]]])
         unit = size / ARCFACE_SIZE
-        centre = _CENTRE * unit - 0.5
+        centre = _CENTER * unit - 0.5
         image = ImageFile(self.faces.root / self.faces.files[index]).read()
         base = self._matrix(index, image, size)
         moved = linear @ base
@@ -213,7 +213,7 @@ def _photographed(face: np.ndarray, recipe: ViewRecipe, rng: np.random.Generator
     face = face * math.exp(rng.normal(0, recipe.brightness))
     mean = face.mean()
     face = (face - mean) * math.exp(rng.normal(0, recipe.contrast)) + mean
-    face = face * np.exp(rng.normal(0, recipe.colour, 3)).astype(np.float32)
+    face = face * np.exp(rng.normal(0, recipe.color, 3)).astype(np.float32)
     if rng.random() < recipe.grey:
         face = np.repeat((face @ _LUMA)[..., None], 3, axis=2)
     pixels = np.clip(face, 0, 255).astype(np.uint8)
@@ -227,7 +227,7 @@ def _photographed(face: np.ndarray, recipe: ViewRecipe, rng: np.random.Generator
 
 
 def student_noise(pixels: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Light photometric noise that the teacher does not see: brightness, contrast and colour.
+    """Light photometric noise that the teacher does not see: brightness, contrast and color.
 
     Args:
         pixels: (H, W, 3) uint8.

@@ -22,7 +22,7 @@ class NoPosition(Enum):
 
     ABSENT = "have no GPS position"
     BROKEN = "have a GPS position that makes no sense"
-    UNREADABLE = "are no readable pictures"
+    UNREADABLE = "are no readable images"
 
 
 class GpsReport(NamedTuple):
@@ -34,7 +34,7 @@ class GpsReport(NamedTuple):
 
 
 def exif_position(path: str | Path) -> tuple[float, float] | NoPosition:
-    """Latitude and longitude of a picture file in degrees, or why there are none.
+    """Latitude and longitude of an image file in degrees, or why there are none.
 
     A position of exactly 0, 0 is what devices write before they know one, and counts as none.
 
@@ -78,7 +78,7 @@ def _angle(tags: dict[int, Any], value_tag: int, sign_tag: int, signs: str) -> f
 
 
 def read_gps(files: Sequence[Path], names: Sequence[str], progress: bool = True) -> GpsReport:
-    """Read the positions of pictures.
+    """Read the positions of images.
 
     Args:
         files: N files.

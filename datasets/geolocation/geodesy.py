@@ -55,7 +55,7 @@ def mean_position_deg(latlng_deg: np.ndarray, weights: np.ndarray | None = None)
 def pairwise_km(first: "Tensor", second: "Tensor") -> "Tensor":
     """Great-circle distances (N, M) float32 in km of unit vectors (N, 3) and (M, 3) in torch.
 
-    By the chord, which keeps a metre in float32 at short distances.
+    By the chord, which keeps a meter in float32 at short distances.
     """
     import torch
 

@@ -17,7 +17,7 @@ from ..files import FileNames
 from ..image_module import ImageDataModule, ImageDataset, require_size, require_split
 from ..images import ImageFile, open_image, rgb_pixels
 from ..sampling import EpochSampler, Progress, SampleKey
-from ..transforms.classification import CentreCrop, ClassificationTransform, RandomCrop
+from ..transforms.classification import CenterCrop, ClassificationTransform, RandomCrop
 from .coordinates import CellTable, PositionTable, read_cell_table, read_positions
 from .shards import ShardIndex, read_index
 
@@ -53,7 +53,7 @@ class PhotoSource(Protocol):
         """(N, 2) float64, degrees."""
         ...
 
-    def picture(self, index: int) -> Any:
+    def image(self, index: int) -> Any:
         """The photo at a position, with ``read`` and ``size_hw``; nothing is read yet."""
         ...
 
@@ -65,7 +65,7 @@ class PhotoFiles(NamedTuple):
     paths: Sequence[str]
     latlng_deg: np.ndarray
 
-    def picture(self, index: int) -> ImageFile:
+    def image(self, index: int) -> ImageFile:
         """See `PhotoSource`."""
         return ImageFile(self.paths[index])
 
@@ -117,7 +117,7 @@ class PhotoDataset(ImageDataset[PhotoSample]):
         )
 
     def _sample(self, index: int, rng: np.random.Generator) -> PhotoSample:
-        pixels = self.transform(self.source.picture(index), rng)
+        pixels = self.transform(self.source.image(index), rng)
         return PhotoSample(pixels, self.source.latlng_deg[index], index, str(self.paths[index]))
 
     def summary(self) -> str:
@@ -142,15 +142,15 @@ class PhotoDataModule(ImageDataModule):
     A subclass gives ``read_source``, and ``read_cells`` where cells are not read from files.
 
     Args:
-        root: folder that tables and pictures are relative to.
+        root: folder that tables and images are relative to.
         splits: "train", "val", "test" -> what the subclass needs to find it.
         cells: tables of one or several partitions (`mobilevision cells build`), coarse before
             fine, relative to the root; the last one is what is predicted.
         size_hw: height and width of the network's input in pixels.
-        eval_size_hw: those of pictures in evaluation, for crops that the task takes of them; null
+        eval_size_hw: those of images in evaluation, for crops that the task takes of them; null
             is ``size_hw``.
         train_transform: null is ``RandomCrop(size_hw)``.
-        val_transform: null is ``CentreCrop(eval_size_hw)``.
+        val_transform: null is ``CenterCrop(eval_size_hw)``.
         **options: see `ImageDataModule`.
 
     Raises:
@@ -180,7 +180,7 @@ class PhotoDataModule(ImageDataModule):
             self.size_hw if eval_size_hw is None else (eval_size_hw[0], eval_size_hw[1])
         )
         self.train_transform = train_transform or RandomCrop(self.size_hw)
-        self.val_transform = val_transform or CentreCrop(self.eval_size_hw)
+        self.val_transform = val_transform or CenterCrop(self.eval_size_hw)
         self._cell_tables: tuple[CellTable, ...] | None = None
         require_size(self.train_transform, self.size_hw)
         require_size(self.val_transform, self.eval_size_hw)
@@ -235,14 +235,14 @@ class PhotoDataModule(ImageDataModule):
 
 
 class PhotoTableModule(PhotoDataModule):
-    """Photos that tables list (see `positions`): one for each split, with a folder of pictures.
+    """Photos that tables list (see `positions`): one for each split, with a folder of images.
 
     Args:
-        root: folder that tables and pictures are relative to.
+        root: folder that tables and images are relative to.
         train: the training table, csv or Parquet.
         val: the validation table.
         test: the test table, such as that of Im2GPS3k; null takes the validation split.
-        images: folder of the pictures of training and validation, relative to the root.
+        images: folder of the images of training and validation, relative to the root.
         test_images: folder of those of the test table; null is ``images``.
         **options: see `PhotoDataModule`.
 
@@ -270,7 +270,7 @@ class PhotoTableModule(PhotoDataModule):
         path = self.root / self.splits[split]
         folder = self.root / (self.test_images if split == "test" else self.images)
         if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder of pictures; see the option data.images")
+            raise DataError(f"{folder}: no such folder of images; see the option data.images")
         table: PositionTable = read_positions(path, f"{self.root.name} {path.stem}")
         paths = FileNames(folder).locate_all(table.files, path)
         return PhotoFiles(table.name, paths, table.latlng_deg)
@@ -279,7 +279,7 @@ class PhotoTableModule(PhotoDataModule):
 _ORIENTATION = 0x0112
 
 
-class ShardPicture:
+class ShardImage:
     """A photo in a shard; nothing is read until it is asked for.
 
     Args:
@@ -312,7 +312,7 @@ class ShardPicture:
             raise
         except Exception as error:  # decoders raise nearly anything on damaged bytes
             raise DataError(
-                f"{self.path}: broken picture: {error}. Write the shard again."
+                f"{self.path}: broken image: {error}. Write the shard again."
             ) from error
 
     @property
@@ -356,13 +356,11 @@ class ShardedPhotos:
         """N names."""
         return self.index.files  # type: ignore[return-value]
 
-    def picture(self, index: int) -> ShardPicture:
+    def image(self, index: int) -> ShardImage:
         """See `PhotoSource`."""
         at = self.index
         path = at.folder / at.shards[int(at.shard[index])]
-        return ShardPicture(
-            path, int(at.offset[index]), int(at.length[index]), str(at.files[index])
-        )
+        return ShardImage(path, int(at.offset[index]), int(at.length[index]), str(at.files[index]))
 
 
 class ShardSampler(EpochSampler):

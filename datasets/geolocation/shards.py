@@ -6,7 +6,7 @@ with such a JSON are read here. An index beside them, ``index.npz``, says where 
 photo lies, so that a photo is one read at a known place. That makes the order of training a
 function of seed and epoch alone, whatever the number of workers and processes, and lets a run go on
 in the middle of an epoch: no photo comes twice or never. So that a disk is still read in long
-stretches, shards are shuffled first and photos only within a few neighbouring shards.
+stretches, shards are shuffled first and photos only within a few neighboring shards.
 """
 
 import io
@@ -155,7 +155,7 @@ def _entries(path: Path) -> Iterator[tuple[dict[str, Any], tuple[int, int]]]:
 
 
 def index_shards(folder: Path, names: Sequence[str] | None = None) -> ShardIndex:
-    """Look through shards for where each photo lies; pictures are not read.
+    """Look through shards for where each photo lies; images are not read.
 
     Args:
         folder: holds the shards.

@@ -1,4 +1,4 @@
-"""Generated pictures of one object each, and their data module."""
+"""Generated images of one object each, and their data module."""
 
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ from .generated import check_recipe, write_generated, write_jpeg
 from .scenes import CLASS_NAMES, draw_object
 
 VERSION = 1
-"""Raised whenever the same parameters would draw other pictures."""
+"""Raised whenever the same parameters would draw other images."""
 
-_KIND = "one object a picture"
+_KIND = "one object an image"
 
 
 def write_objects(
@@ -31,10 +31,10 @@ def write_objects(
 
     Args:
         root: Folder to make; it appears when it is complete.
-        train: Number of training pictures, at least 1.
-        val: Number of validation pictures, at least 1.
-        size_hw: Height and width of every picture in pixels, at least 64 each.
-        seed: Not negative. Training and validation never share a picture.
+        train: Number of training images, at least 1.
+        val: Number of validation images, at least 1.
+        size_hw: Height and width of every image in pixels, at least 64 each.
+        seed: Not negative. Training and validation never share an image.
         progress: Show a progress bar on stderr.
 
     Returns:
@@ -69,15 +69,15 @@ def write_objects(
 
 
 class SyntheticClassificationModule(ImageFolderModule):
-    """Generated pictures of one object each, written on first use: eight classes.
+    """Generated images of one object each, written on first use: eight classes.
 
     Args:
-        root: folder that the pictures are written to, and read from if they are there.
-        train_pictures: number of training pictures.
-        val_pictures: number of validation pictures.
-        picture_size_hw: height and width of the pictures on disk in pixels; ``size_hw`` is what
+        root: folder that the images are written to, and read from if they are there.
+        train_pictures: number of training images.
+        val_pictures: number of validation images.
+        picture_size_hw: height and width of the images on disk in pixels; ``size_hw`` is what
             the network gets.
-        picture_seed: another one draws other pictures; ``seed`` is that of order and augmentation.
+        picture_seed: another one draws other images; ``seed`` is that of order and augmentation.
         **options: see `ClassificationDataModule`.
 
     Raises:
@@ -100,7 +100,7 @@ class SyntheticClassificationModule(ImageFolderModule):
         self.picture_seed = picture_seed
 
     def prepare_data(self) -> None:
-        """Write the pictures unless they are there.
+        """Write the images unless they are there.
 
         Raises:
             DataError: as `write_objects` does.

@@ -10,7 +10,7 @@ The folder looks like any COCO data set and is read through the same code::
 
 Boxes, areas and masks are those of the visible part of each object, as in COCO, and exact: a box
 is the tightest one around its mask, an area is the mask's number of pixels, and ``segmentation``
-is the mask itself as compressed run lengths. About one picture in twenty is empty.
+is the mask itself as compressed run lengths. About one image in twenty is empty.
 
 Nothing here imports torch; the data module is in ``synthetic_module.py``.
 """
@@ -28,7 +28,7 @@ from .generated import check_recipe, write_generated, write_jpeg
 from .scenes import CLASS_NAMES, SceneObject, draw_scene
 
 VERSION = 1
-"""Raised whenever the same parameters would draw other pictures."""
+"""Raised whenever the same parameters would draw other images."""
 
 CATEGORIES: dict[int, str] = {index + 1: name for index, name in enumerate(CLASS_NAMES)}
 """Category id -> name, as the annotation files declare them."""
@@ -61,9 +61,9 @@ def write_scenes(
 
     Args:
         root: Folder to make. It may exist if it is empty or holds the same data set.
-        train: Number of training pictures, at least 1.
-        val: Number of validation pictures, at least 1.
-        size_hw: Height and width of every picture in pixels, at least 64 each.
+        train: Number of training images, at least 1.
+        val: Number of validation images, at least 1.
+        size_hw: Height and width of every image in pixels, at least 64 each.
         seed: Not negative. Training and validation never share a scene.
         progress: Show a progress bar on stderr.
 
@@ -110,7 +110,7 @@ def _write_split(
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for image_id in range(1, count + 1):
-        # A generator for each picture: a scene depends on nothing but its own number.
+        # A generator for each image: a scene depends on nothing but its own number.
         rng = np.random.default_rng([*seed, image_id])
         scene = draw_scene(rng, size_hw)
         name = f"{image_id:06d}.jpg"

@@ -1,4 +1,4 @@
-"""Folders of generated pictures: written once, whole, and known again by their recipe."""
+"""Folders of generated images: written once, whole, and known again by their recipe."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def write_generated(root: Path, recipe: dict[str, Any], write: Callable[[Path], 
         True if it was written, False if it was there.
 
     Raises:
-        DataError: The folder holds something else, or pictures made with other parameters.
+        DataError: The folder holds something else, or images made with other parameters.
     """
     if _is_finished(root, recipe):
         return False
@@ -51,10 +51,10 @@ def check_recipe(train: int, val: int, size_hw: tuple[int, int], seed: int) -> N
     """Refuse numbers that make no data set.
 
     Raises:
-        DataError: A split without pictures, sides below `SMALLEST_SIDE` px, or a negative seed.
+        DataError: A split without images, sides below `SMALLEST_SIDE` px, or a negative seed.
     """
     if train < 1 or val < 1:
-        raise DataError(f"train={train}, val={val}: both need at least 1 picture")
+        raise DataError(f"train={train}, val={val}: both need at least 1 image")
     if len(size_hw) != 2 or min(size_hw) < SMALLEST_SIDE:
         raise DataError(
             f"size_hw={tuple(size_hw)}: give height and width of at least {SMALLEST_SIDE} pixels"

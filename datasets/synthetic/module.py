@@ -24,14 +24,14 @@ from .world import world_photos, write_world
 class SyntheticDataModule(CocoDataModule):
     """Generated scenes, written on first use and then read like any COCO-format data set.
 
-    The pictures are made in ``prepare_data``, which the trainer calls on one process of each
+    The images are made in ``prepare_data``, which the trainer calls on one process of each
     machine; the classes are known before that.
 
     Args:
         root: folder that the scenes are written to, and read from if they are there.
-        train_scenes: number of training pictures.
-        val_scenes: number of validation pictures.
-        scene_size_hw: height and width of the pictures on disk in pixels; ``size_hw`` is what the
+        train_scenes: number of training images.
+        val_scenes: number of validation images.
+        scene_size_hw: height and width of the images on disk in pixels; ``size_hw`` is what the
             network gets.
         scene_seed: another one draws other scenes; ``seed`` is that of order and augmentation.
         **options: see `DetectionDataModule`.
@@ -88,7 +88,7 @@ class GeneratedWorldModule(PhotoTableModule):
         val_photos: number of validation photos.
         test_photos: number of test photos, which neither training nor calibration sees; with 0
             the validation photos are those of the test, too.
-        photo_size_hw: height and width of the pictures on disk in pixels; ``size_hw`` is what the
+        photo_size_hw: height and width of the images on disk in pixels; ``size_hw`` is what the
             network gets.
         world_seed: another one makes another world; ``seed`` is that of order and augmentation.
         max_photos: cells with more are parted; several numbers, falling, make several partitions.

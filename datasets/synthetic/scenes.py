@@ -1,4 +1,4 @@
-"""One generated scene: a picture of drawn objects and the exact mask of each.
+"""One generated scene: an image of drawn objects and the exact mask of each.
 
 Pure drawing with numpy and cv2; nothing is written and nothing of torch is imported.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Plane = NDArray[np.floating]
-"""float32: a channel (H, W), or a picture (3, H, W) RGB, the faster layout in numpy."""
+"""float32: a channel (H, W), or an image (3, H, W) RGB, the faster layout in numpy."""
 
 
 def grid(size_hw: tuple[int, int]) -> tuple[Plane, Plane]:
@@ -30,7 +30,7 @@ def octave_noise(
     Args:
         rng: Source of the random grids.
         size_hw: Height and width in pixels.
-        cells: Cells across the picture in the coarsest grid, at least 1.
+        cells: Cells across the image in the coarsest grid, at least 1.
         octaves: How many grids are added, at least 1.
     """
     height, width = size_hw
@@ -123,8 +123,8 @@ Texture = Callable[[np.random.Generator, tuple[int, int], float, float], Plane]
 TEXTURES: tuple[Texture, ...] = (plain, stripes, checks, dots, marble)
 
 
-def colourise(tone: Plane, first: Plane, second: Plane) -> Plane:
-    """Mix two colours: ``first`` where ``tone`` is 0, ``second`` where it is 1.
+def colorize(tone: Plane, first: Plane, second: Plane) -> Plane:
+    """Mix two colors: ``first`` where ``tone`` is 0, ``second`` where it is 1.
 
     Args:
         tone: (H, W) float32 in [0, 1].
@@ -138,16 +138,16 @@ def colourise(tone: Plane, first: Plane, second: Plane) -> Plane:
 
 
 def hsv(hue: float, saturation: float, value: float) -> Plane:
-    """One colour from HSV to RGB, all in [0, 1] (hue wraps around): (3,) float32."""
+    """One color from HSV to RGB, all in [0, 1] (hue wraps around): (3,) float32."""
     sector = np.array([5.0, 3.0, 1.0], np.float32)
     k = (sector + np.float32(hue % 1.0 * 6.0)) % 6
     return np.float32(value) * (1 - np.float32(saturation) * np.clip(np.minimum(k, 4 - k), 0, 1))
 
 
 def background(rng: np.random.Generator, size_hw: tuple[int, int]) -> Plane:
-    """A backdrop (3, H, W) RGB: muted colours, a texture, a gradient and noise of several octaves.
+    """A backdrop (3, H, W) RGB: muted colors, a texture, a gradient and noise of several octaves.
 
-    The colours are duller than those of the objects, as most backgrounds are, but the textures
+    The colors are duller than those of the objects, as most backgrounds are, but the textures
     are the same ones: a checked surface is no sign of an object.
     """
     hue = rng.uniform()
@@ -163,7 +163,7 @@ def background(rng: np.random.Generator, size_hw: tuple[int, int]) -> Plane:
     angle = rng.uniform(0, 2 * np.pi)
     ramp = stretch(x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle)))
     light = np.float32(0.85) + np.float32(0.3) * ramp
-    return np.clip(colourise(tone, first, second) * light, 0, 1)
+    return np.clip(colorize(tone, first, second) * light, 0, 1)
 
 
 Polygon = NDArray[np.float64]
@@ -174,13 +174,13 @@ _FRACTION_BITS = 4
 
 
 class ShapeClass(NamedTuple):
-    """What makes a class recognisable."""
+    """What makes a class recognizable."""
 
     name: str
     outline: tuple[Polygon, ...]
     """Closed polygons, filled by the even-odd rule: a second one inside the first is a hole."""
     hues: tuple[float, ...]
-    """Usual colours, in turns of the colour circle [0, 1)."""
+    """Usual colors, in turns of the color circle [0, 1)."""
     texture: Texture
     """Usual surface."""
     tilt: float
@@ -250,16 +250,16 @@ CLASS_NAMES: tuple[str, ...] = tuple(shape.name for shape in SHAPES)
 def place(
     outline: tuple[Polygon, ...],
     *,
-    centre_xy: tuple[float, float],
+    center_xy: tuple[float, float],
     length: float,
     stretch: float,
     rotation: float,
 ) -> tuple[Polygon, ...]:
-    """Put an outline into the picture.
+    """Put an outline into the image.
 
     Args:
         outline: Polygons in units of half the object's length.
-        centre_xy: Where the outline's origin goes, in pixels.
+        center_xy: Where the outline's origin goes, in pixels.
         length: Size of the object in pixels: what 2 units become.
         stretch: Width over height before the rotation; the area stays the same.
         rotation: Radians, clockwise on the screen.
@@ -267,7 +267,7 @@ def place(
     ratio = np.sqrt(stretch)
     cos, sin = np.cos(rotation), np.sin(rotation)
     matrix = length / 2 * np.array([[cos * ratio, -sin / ratio], [sin * ratio, cos / ratio]])
-    return tuple(points @ matrix.T + np.asarray(centre_xy) for points in outline)
+    return tuple(points @ matrix.T + np.asarray(center_xy) for points in outline)
 
 
 def cover(polygons: tuple[Polygon, ...], size_hw: tuple[int, int]) -> NDArray[np.float32]:
@@ -294,7 +294,7 @@ COUNTS = (0.05, 0.17, 0.24, 0.23, 0.16, 0.10, 0.05)
 SIZES = ((0.10, 0.11, 0.15), (0.55, 0.20, 0.42), (0.35, 0.48, 0.74))
 """Probability, shortest and longest length of small, medium and large objects.
 
-Lengths are shares of the picture's shorter side. At 240 px about an eighth of the masks are small
+Lengths are shares of the image's shorter side. At 240 px about an eighth of the masks are small
 by COCO's area ranges (below 32 x 32 px), a sixth large (above 96 x 96 px), the rest medium.
 """
 
@@ -306,7 +306,7 @@ _UNUSUAL = 0.15
 
 
 class SceneObject(NamedTuple):
-    """An object as it can be seen in the finished picture."""
+    """An object as it can be seen in the finished image."""
 
     label: int
     """Index into ``CLASS_NAMES``."""
@@ -315,7 +315,7 @@ class SceneObject(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """A picture and what is in it."""
+    """An image and what is in it."""
 
     image: NDArray[np.uint8]
     """(H, W, 3) RGB."""
@@ -323,7 +323,7 @@ class Scene(NamedTuple):
 
 
 class _Pose(NamedTuple):
-    centre_xy: tuple[float, float]
+    center_xy: tuple[float, float]
     length: float
     stretch: float
     rotation: float
@@ -333,7 +333,7 @@ def draw_scene(rng: np.random.Generator, size_hw: tuple[int, int]) -> Scene:
     """Draw a scene: a textured background, up to six lit objects with shadows, and some grain.
 
     Later objects lie on top of earlier ones. Every mask has at least ``LEAST_VISIBLE`` of the
-    pixels that its object covers inside the picture.
+    pixels that its object covers inside the image.
 
     Args:
         rng: The only source of randomness: equal states give equal scenes.
@@ -365,10 +365,10 @@ def draw_scene(rng: np.random.Generator, size_hw: tuple[int, int]) -> Scene:
 def draw_object(
     rng: np.random.Generator, label: int, size_hw: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """Draw a picture of one object, for classification: a third to nine tenths of the side long.
+    """Draw an image of one object, for classification: a third to nine tenths of the side long.
 
     Args:
-        rng: The only source of randomness: equal states give equal pictures.
+        rng: The only source of randomness: equal states give equal images.
         label: Index into ``CLASS_NAMES``.
         size_hw: Height and width in pixels, at least 64 each.
 
@@ -390,7 +390,7 @@ def _light(rng: np.random.Generator) -> tuple[float, float]:
 
 
 def _with_grain(rng: np.random.Generator, canvas: Plane) -> NDArray[np.uint8]:
-    """The finished picture (H, W, 3) of a canvas (3, H, W) in [0, 1]."""
+    """The finished image (H, W, 3) of a canvas (3, H, W) in [0, 1]."""
     size_hw = canvas.shape[1:]
     grain = rng.standard_normal(size_hw, np.float32) * np.float32(rng.uniform(0.004, 0.02))
     bright = np.clip((canvas + grain) * 255 + np.float32(0.5), 0, 255).astype(np.uint8)
@@ -405,20 +405,20 @@ def _length(rng: np.random.Generator, side: int) -> float:
 def _pose(
     rng: np.random.Generator, shape: ShapeClass, length: float, size_hw: tuple[int, int]
 ) -> _Pose:
-    """A place where at most about an eighth of the length sticks out of the picture."""
+    """A place where at most about an eighth of the length sticks out of the image."""
     height, width = size_hw
     inset = 0.37 * length
-    centre_xy = (rng.uniform(inset, width - inset), rng.uniform(inset, height - inset))
-    return _Pose(centre_xy, length, rng.uniform(0.8, 1.25), rng.uniform(-shape.tilt, shape.tilt))
+    center_xy = (rng.uniform(inset, width - inset), rng.uniform(inset, height - inset))
+    return _Pose(center_xy, length, rng.uniform(0.8, 1.25), rng.uniform(-shape.tilt, shape.tilt))
 
 
 def _rasterise(
     shape: ShapeClass, pose: _Pose, size_hw: tuple[int, int]
 ) -> tuple[tuple[slice, slice], Plane]:
-    """The part of the picture that object and shadow touch, and the object's cover (h, w) there."""
+    """The part of the image that object and shadow touch, and the object's cover (h, w) there."""
     polygons = place(
         shape.outline,
-        centre_xy=pose.centre_xy,
+        center_xy=pose.center_xy,
         length=pose.length,
         stretch=pose.stretch,
         rotation=pose.rotation,
@@ -460,7 +460,7 @@ def _surface(
     unusual = rng.uniform() < _UNUSUAL
     texture = TEXTURES[rng.integers(len(TEXTURES))] if unusual else shape.texture
     period = max(6.0, pose.length * rng.uniform(0.2, 0.32))
-    return colourise(texture(rng, size_hw, pose.rotation, period), first, second)
+    return colorize(texture(rng, size_hw, pose.rotation, period), first, second)
 
 
 def _paint(
@@ -475,8 +475,8 @@ def _paint(
     """Draw shadow and object into ``canvas`` (3, h, w), in place.
 
     Args:
-        rng: Source of colours and surface.
-        canvas: The window of the picture that is painted.
+        rng: Source of colors and surface.
+        canvas: The window of the image that is painted.
         alpha: The object's cover of the window, (h, w).
         shape: The object's class.
         pose: Where it lies.
@@ -493,8 +493,8 @@ def _paint(
     across = x * np.float32(light_xy[0] / pose.length) + y * np.float32(light_xy[1] / pose.length)
     middle = np.float32(np.sum(across * alpha) / max(float(alpha.sum()), 1.0))
     brightness = 1 + np.float32(0.35) * (across - middle) + np.float32(0.7) * relief
-    colours = _surface(rng, shape, pose, (alpha.shape[0], alpha.shape[1]))
-    lit = np.clip(colours * brightness, 0, 1)
+    colors = _surface(rng, shape, pose, (alpha.shape[0], alpha.shape[1]))
+    lit = np.clip(colors * brightness, 0, 1)
     canvas += alpha * (lit - canvas)
 
 

@@ -1,8 +1,8 @@
 """A generated world: photos whose look tells, with some noise, where they were taken.
 
 Some dozens of sites are spread over the sphere. Most photos show the landmark of a site and were
-taken within a kilometre of it; the rest are countryside, up to some thousand kilometres away. The
-colour of the sky changes with the longitude, that of the ground with the latitude, and a pattern on
+taken within a kilometer of it; the rest are countryside, up to some thousand kilometers away. The
+color of the sky changes with the longitude, that of the ground with the latitude, and a pattern on
 the ground with both, so that regions can be told without a landmark, too.
 """
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ..errors import DataError
 from ..geolocation.coordinates import PositionTable, write_positions
 from .generated import check_recipe, write_generated, write_jpeg
-from .scenes import colourise, grid, harden, hsv, octave_noise, wave
+from .scenes import colorize, grid, harden, hsv, octave_noise, wave
 
 VERSION = 1
 """Raised whenever the same parameters would draw another world."""
@@ -100,44 +100,44 @@ def draw_photo(
     horizon = height * rng.uniform(0.55, 0.68)
     sky = hsv(longitude / 360 + rng.normal(0, 0.012), rng.uniform(0.4, 0.6), 0.95)
     clouds = octave_noise(rng, size_hw, cells=2, octaves=3) * np.float32(rng.uniform(0.1, 0.5))
-    above = colourise(clouds, sky, np.ones(3, np.float32))
+    above = colorize(clouds, sky, np.ones(3, np.float32))
     hue = 0.8 * (latitude + 90) / 180 + rng.normal(0, 0.01)
     ground = hsv(hue, 0.75, rng.uniform(0.55, 0.75))
     # Stripes that turn once in 40 degrees of longitude and narrow with 20 degrees of latitude.
     angle = np.pi * ((longitude / 40) % 1) + rng.normal(0, 0.08)
     period = height * (0.09 + 0.12 * ((latitude / 20) % 1))
     stripes = harden(wave(x, y, angle=angle, period=period, phase=rng.uniform(0, 6.3)), 2.0)
-    below = colourise(0.35 * stripes, ground, np.zeros(3, np.float32))
-    picture = np.where(y[None] > horizon, below, above).transpose(1, 2, 0)
-    picture = np.ascontiguousarray(picture, dtype=np.float32)
+    below = colorize(0.35 * stripes, ground, np.zeros(3, np.float32))
+    image = np.where(y[None] > horizon, below, above).transpose(1, 2, 0)
+    image = np.ascontiguousarray(image, dtype=np.float32)
     if site != _COUNTRYSIDE:
-        _draw_landmark(picture, rng, np.random.default_rng([seed, 5, site]), horizon)
+        _draw_landmark(image, rng, np.random.default_rng([seed, 5, site]), horizon)
     light = rng.uniform(0.75, 1.15)
-    picture = picture * light + rng.normal(0, 0.03, picture.shape)
-    return (np.clip(picture, 0, 1) * 255).astype(np.uint8)
+    image = image * light + rng.normal(0, 0.03, image.shape)
+    return (np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
 def _draw_landmark(
-    picture: np.ndarray, rng: np.random.Generator, plan: np.random.Generator, horizon: float
+    image: np.ndarray, rng: np.random.Generator, plan: np.random.Generator, horizon: float
 ) -> None:
-    """Paint towers, domes and roofs over a picture (H, W, 3); ``plan`` is the site's own."""
-    height, width = picture.shape[:2]
+    """Paint towers, domes and roofs over an image (H, W, 3); ``plan`` is the site's own."""
+    height, width = image.shape[:2]
     scale = height * rng.uniform(0.85, 1.15)
     centre = width * rng.uniform(0.38, 0.62)
     for _ in range(int(plan.integers(3, 6))):
-        colour = hsv(plan.uniform(), plan.uniform(0.2, 1.0), plan.uniform(0.25, 1.0))
-        paint = tuple(float(value) for value in colour)
+        color = hsv(plan.uniform(), plan.uniform(0.2, 1.0), plan.uniform(0.25, 1.0))
+        paint = tuple(float(value) for value in color)
         middle = centre + scale * plan.uniform(-0.28, 0.28)
         half, tall = scale * plan.uniform(0.05, 0.14), scale * plan.uniform(0.15, 0.5)
         left, right, top = round(middle - half), round(middle + half), round(horizon - tall)
         foot = round(horizon + 0.04 * scale)
         kind = int(plan.integers(3))
-        cv2.rectangle(picture, (left, top), (right, foot), paint, thickness=-1)
+        cv2.rectangle(image, (left, top), (right, foot), paint, thickness=-1)
         if kind == 1:
             peak = (round(middle), round(top - 1.5 * half))
-            cv2.fillPoly(picture, [np.array([(left, top), peak, (right, top)])], paint)
+            cv2.fillPoly(image, [np.array([(left, top), peak, (right, top)])], paint)
         elif kind == 2:
-            cv2.circle(picture, (round(middle), top), round(half), paint, thickness=-1)
+            cv2.circle(image, (round(middle), top), round(half), paint, thickness=-1)
 
 
 def write_world(

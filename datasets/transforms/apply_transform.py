@@ -1,4 +1,4 @@
-"""A part of a picture onto the network's input: its pixels, colours and objects.
+"""A part of an image onto the network's input: its pixels, colors and objects.
 
 What the augmentations share: where a part goes is a `Placement`, and this carries it out.
 """
@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..images import ImageFile
-from .geometry import MIN_BOX_PX, Objects, Placement, Rect, centre_inside
+from .geometry import MIN_BOX_PX, Objects, Placement, Rect, center_inside
 from .quiet_albumentations import A
 
 _AREA_ABOVE = 3.0
@@ -23,19 +23,19 @@ def draw_placement(
     photometric: A.BasicTransform | A.BaseCompose,
     fill_rgb: tuple[int, int, int],
 ) -> np.ndarray:
-    """Read the window of a placement, distort its colours and lay it over the output.
+    """Read the window of a placement, distort its colors and lay it over the output.
 
     Args:
         image: The file.
         placement: Which part of it goes where.
-        photometric: Changes the colours of what is seen, at the output's size.
-        fill_rgb: The colour of what stays free.
+        photometric: Changes the colors of what is seen, at the output's size.
+        fill_rgb: The color of what stays free.
 
     Returns:
         (h, w, 3) uint8 RGB of the placement's size.
 
     Raises:
-        DataError: The picture cannot be read, or ``photometric`` changes shape or dtype.
+        DataError: The image cannot be read, or ``photometric`` changes shape or dtype.
     """
     left, top, right, bottom = placement.window
     x0, y0, x1, y1 = placement.target
@@ -49,7 +49,7 @@ def draw_placement(
     if distorted.shape != part.shape or distorted.dtype != np.uint8:
         raise DataError(
             f"photometric turned {part.shape} uint8 into {distorted.shape} {distorted.dtype}: "
-            "name an operation that changes colours alone."
+            "name an operation that changes colors alone."
         )
     height, width = placement.size_hw
     if placement.mirror:
@@ -62,17 +62,17 @@ def draw_placement(
 
 
 def move_objects(objects: Objects, crop: Rect, placement: Placement) -> Objects:
-    """The objects of a picture as they are seen in the output of a placement.
+    """The objects of an image as they are seen in the output of a placement.
 
-    An object stays if its centre lies in the crop, a crowd region if any of it is seen; of both at
+    An object stays if its center lies in the crop, a crowd region if any of it is seen; of both at
     least `MIN_BOX_PX` of each side must be left. They are clipped.
 
     Args:
-        objects: In pixels of the whole picture.
+        objects: In pixels of the whole image.
         crop: What the placement was made from.
         placement: Where that goes.
     """
-    inside = objects.crowd | centre_inside(objects.boxes, np.array(crop))
+    inside = objects.crowd | center_inside(objects.boxes, np.array(crop))
     moved = objects._replace(boxes=placement.move(objects.boxes))
     return moved.select(inside & large_enough(moved.boxes))
 

@@ -1,6 +1,6 @@
-"""From a picture file to the input of a classifier.
+"""From an image file to the input of a classifier.
 
-As in ``transforms.py``, a transform reads the picture itself, and all randomness comes from the
+As in ``transforms.py``, a transform reads the image itself, and all randomness comes from the
 generator that is handed in.
 """
 
@@ -22,25 +22,25 @@ _TRIES = 10
 
 
 class ClassificationTransform(ABC):
-    """What a data module calls for each picture.
+    """What a data module calls for each image.
 
     A base class and not a protocol: the command line takes a protocol with a ``__call__`` for a
     function.
     """
 
     size_hw: tuple[int, int]
-    """Height and width of every picture that comes out, in pixels."""
+    """Height and width of every image that comes out, in pixels."""
 
     @abstractmethod
     def __call__(self, image: ImageFile, rng: np.random.Generator) -> np.ndarray:
-        """Read a picture and return it as (h, w, 3) uint8 RGB.
+        """Read an image and return it as (h, w, 3) uint8 RGB.
 
         Raises:
-            DataError: The picture cannot be read.
+            DataError: The image cannot be read.
         """
 
 
-class CentreCrop(ClassificationTransform):
+class CenterCrop(ClassificationTransform):
     """The evaluation of ImageNet: the largest central part of the network's shape, resized.
 
     Args:
@@ -63,8 +63,8 @@ class CentreCrop(ClassificationTransform):
         return center_crop(image.read(), self.size_hw, self.fraction)
 
 
-class WholePicture(ClassificationTransform):
-    """The whole picture stretched to the network's size; nothing is cut off.
+class WholeImage(ClassificationTransform):
+    """The whole image stretched to the network's size; nothing is cut off.
 
     Args:
         size_hw: Height and width of the result, in pixels.
@@ -83,18 +83,18 @@ class WholePicture(ClassificationTransform):
 
 
 class RandomCrop(ClassificationTransform):
-    """A random part of the picture, resized, mirrored, its colours changed (Szegedy et al. 2015).
+    """A random part of the image, resized, mirrored, its colors changed (Szegedy et al. 2015).
 
     The MobileNet paper (Section 3.2) trains small models with less of this: a larger ``area``. The
-    part is drawn first and the picture then decoded no larger than it needs.
+    part is drawn first and the image then decoded no larger than it needs.
 
     Args:
         size_hw: Height and width of the result, in pixels.
-        area: Range of the part's share of the picture's area.
+        area: Range of the part's share of the image's area.
         aspect: Range of its width to height, for a square network; drawn on a logarithmic scale.
         flip_p: Chance to mirror left to right.
-        photometric: Any albumentations operation on colours, such as
-            ``datasets.transforms.color.ColourDistortion``; null is none.
+        photometric: Any albumentations operation on colors, such as
+            ``datasets.transforms.color.ColorDistortion``; null is none.
         operations: torchvision ``transforms.v2`` modules that keep size and uint8, such as
             ``RandAugment`` or ``TrivialAugmentWide``, applied last.
 
@@ -138,10 +138,10 @@ class RandomCrop(ClassificationTransform):
         return np.ascontiguousarray(pixels)
 
     def _draw(
-        self, picture_hw: tuple[int, int], rng: np.random.Generator
+        self, image_hw: tuple[int, int], rng: np.random.Generator
     ) -> tuple[float, float, float, float]:
         """Left, top, right, bottom; after too many tries the largest central part of this shape."""
-        height, width = picture_hw
+        height, width = image_hw
         shape = self.size_hw[1] / self.size_hw[0]
         for _ in range(_TRIES):
             share = rng.uniform(*self.area) * height * width
@@ -174,10 +174,10 @@ class RandomCrop(ClassificationTransform):
 
 
 class PadCrop(ClassificationTransform):
-    """Zeros around the picture, then a random part of the network's size, as usual for CIFAR.
+    """Zeros around the image, then a random part of the network's size, as usual for CIFAR.
 
     Args:
-        size_hw: Height and width of the result, in pixels; other pictures are stretched to it
+        size_hw: Height and width of the result, in pixels; other images are stretched to it
             first.
         padding: Pixels on each side.
         flip_p: Chance to mirror left to right.

@@ -1,4 +1,4 @@
-"""SSD's colour distortion as one matrix, in the shape of an albumentations operation."""
+"""SSD's color distortion as one matrix, in the shape of an albumentations operation."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ _TO_YIQ = np.array(
 _FROM_YIQ = np.linalg.inv(_TO_YIQ)
 
 
-class ColourDistortion(A.ImageOnlyTransform):
+class ColorDistortion(A.ImageOnlyTransform):
     """Brightness, contrast, saturation and hue, each with its own chance, in one pass.
 
     The four that SSD uses (Liu et al. 2016, section 2.2, after Howard 2013), with the ranges of the
@@ -26,7 +26,7 @@ class ColourDistortion(A.ImageOnlyTransform):
     Args:
         brightness: The most that is added or taken away, of 255.
         contrast: Range of the factor on all values.
-        saturation: Range of the factor on the distance from grey.
+        saturation: Range of the factor on the distance from gray.
         hue_deg: The most that the hue is turned, in degrees, either way.
         each_p: Chance of each of the four.
         p: Chance of any distortion at all.
@@ -65,7 +65,7 @@ class ColourDistortion(A.ImageOnlyTransform):
         rng = self.random_generator
         chosen = rng.random(4) < self.each_p
         return {
-            "matrix": colour_matrix(
+            "matrix": color_matrix(
                 brightness=rng.uniform(-self.brightness, self.brightness) * chosen[0],
                 contrast=rng.uniform(*self.contrast) if chosen[1] else 1.0,
                 saturation=rng.uniform(*self.saturation) if chosen[2] else 1.0,
@@ -78,7 +78,7 @@ class ColourDistortion(A.ImageOnlyTransform):
         return cv2.transform(img, matrix)
 
 
-def colour_matrix(
+def color_matrix(
     brightness: float = 0.0, contrast: float = 1.0, saturation: float = 1.0, hue_deg: float = 0.0
 ) -> np.ndarray:
     """The affine map of RGB values in [0, 255] that does all four.
@@ -86,7 +86,7 @@ def colour_matrix(
     Args:
         brightness: Added to every value, of 255.
         contrast: Factor on every value.
-        saturation: Factor on the distance from grey; 0 gives grey.
+        saturation: Factor on the distance from gray; 0 gives gray.
         hue_deg: Turn of the hue in degrees.
 
     Returns:

@@ -1,6 +1,6 @@
-"""From a picture file and its objects to the network's input.
+"""From an image file and its objects to the network's input.
 
-A transform reads the picture itself, because only it knows how large the picture has to be decoded.
+A transform reads the image itself, because only it knows how large the image has to be decoded.
 All randomness comes from the generator that is handed in: the same state gives the same bits in
 every process.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import DataError
 from ..images import REDUCTIONS, ImageFile, stretch
 from .apply_transform import draw_placement, large_enough, move_objects, seed_operation
-from .color import ColourDistortion
+from .color import ColorDistortion
 from .geometry import CropRule, Objects, Rect, place, sample_crop, sample_expansion, whole
 from .quiet_albumentations import A
 
@@ -21,34 +21,34 @@ __all__ = ["AlbumentationsPipeline", "Objects", "Resize", "SSDAugment", "Transfo
 
 
 class Transform(Protocol):
-    """What a data module calls for each picture."""
+    """What a data module calls for each image."""
 
     @property
     def size_hw(self) -> tuple[int, int]:
-        """Height and width of every picture that comes out, in pixels."""
+        """Height and width of every image that comes out, in pixels."""
         ...
 
     def __call__(
         self, image: ImageFile, objects: Objects, rng: np.random.Generator
     ) -> tuple[np.ndarray, Objects]:
-        """Read a picture and make it the network's input.
+        """Read an image and make it the network's input.
 
         Args:
             image: The file.
-            objects: Its objects, in pixels of the whole picture, EXIF rotation applied.
+            objects: Its objects, in pixels of the whole image, EXIF rotation applied.
             rng: The only source of randomness.
 
         Returns:
             (h, w, 3) uint8 RGB, writable, and the objects in its pixels, in their order.
 
         Raises:
-            DataError: The picture cannot be read.
+            DataError: The image cannot be read.
         """
         ...
 
 
 class Resize:
-    """Stretch the whole picture to the network's size, for evaluation; every object stays.
+    """Stretch the whole image to the network's size, for evaluation; every object stays.
 
     SSD does not keep the aspect ratio.
 
@@ -77,12 +77,12 @@ class Resize:
 class SSDAugment:
     """The augmentation of SSD (Liu et al. 2016, sections 2.2 and 3.6), for training.
 
-    Zoom out onto a canvas of the mean colour, crop with a least IoU, mirror, resize, distort the
-    colours. All geometry is drawn first, from sizes and boxes alone; then the picture is decoded
-    no larger than needed and resized once. Colours are distorted at the output's size and not on
+    Zoom out onto a canvas of the mean color, crop with a least IoU, mirror, resize, distort the
+    colors. All geometry is drawn first, from sizes and boxes alone; then the image is decoded
+    no larger than needed and resized once. Colors are distorted at the output's size and not on
     the canvas, which stays at the mean as in the paper.
 
-    An object stays if its centre lies in the crop and at least a pixel of each side is left of it;
+    An object stays if its center lies in the crop and at least a pixel of each side is left of it;
     it is clipped. Crowd regions follow the geometry and stay as long as they are visible, but have
     no say in the choice of the crop.
 
@@ -90,15 +90,15 @@ class SSDAugment:
         size_hw: Height and width of the result, in pixels.
         expand_p: Chance to zoom out.
         expand_max_ratio: The most that both sides grow by; 4 is the paper's "16x" of the area.
-        crop_min_iou: What is asked of a crop, chosen with equal chances: null is the whole picture,
+        crop_min_iou: What is asked of a crop, chosen with equal chances: null is the whole image,
             0 any part, other values the least IoU with at least one object.
         crop_side: Range of a crop's size as a fraction of the canvas, as sqrt(w * h); 0.3 is the
             paper's 0.1 of the area.
         crop_aspect: Range of a crop's width to height, as fractions of the canvas.
-        crop_tries: Crops to draw before the picture is left whole.
+        crop_tries: Crops to draw before the image is left whole.
         flip_p: Chance to mirror left to right.
-        fill_rgb: The mean colour of the canvas.
-        photometric: Any albumentations operation on colours; null is `ColourDistortion` as in the
+        fill_rgb: The mean color of the canvas.
+        photometric: Any albumentations operation on colors; null is `ColorDistortion` as in the
             paper, ``albumentations.NoOp`` is none.
         max_reduce: The smallest fraction 1/max_reduce at which a JPEG may be decoded; 1 always
             decodes whole.
@@ -149,7 +149,7 @@ class SSDAugment:
         self.crop_tries = crop_tries
         self.flip_p = flip_p
         self.fill_rgb = fill_rgb
-        self.photometric = ColourDistortion() if photometric is None else photometric
+        self.photometric = ColorDistortion() if photometric is None else photometric
         self.min_resolution = min_resolution
         self._reductions = tuple(r for r in REDUCTIONS if r <= max_reduce)
 
@@ -172,28 +172,28 @@ class SSDAugment:
         return pixels, move_objects(objects, crop, placement)
 
     def _sample(
-        self, picture_hw: tuple[int, int], boxes: np.ndarray, rng: np.random.Generator
+        self, image_hw: tuple[int, int], boxes: np.ndarray, rng: np.random.Generator
     ) -> Rect:
-        canvas = whole(picture_hw)
+        canvas = whole(image_hw)
         if rng.random() < self.expand_p:
-            canvas = sample_expansion(picture_hw, self.expand_max_ratio, rng)
+            canvas = sample_expansion(image_hw, self.expand_max_ratio, rng)
         min_iou = self.crop_min_iou[rng.integers(len(self.crop_min_iou))]
         if min_iou is None:
             return canvas
         rule = CropRule(min_iou, self.crop_side, self.crop_aspect, self.crop_tries)
-        return sample_crop(canvas, picture_hw, boxes, rule, rng)
+        return sample_crop(canvas, image_hw, boxes, rule, rng)
 
 
 class AlbumentationsPipeline:
     """Any list of albumentations operations, made reproducible.
 
-    Pictures that come out in another size are stretched to ``size_hw`` at the end. Boxes are
-    clipped to the picture; what is left of one must measure at least a pixel.
+    Images that come out in another size are stretched to ``size_hw`` at the end. Boxes are
+    clipped to the image; what is left of one must measure at least a pixel.
 
     Args:
         size_hw: Height and width of the result, in pixels.
         transforms: Operations, applied in this order; a YAML names them by ``class_path``. They
-            must leave uint8 pixels: the model normalises.
+            must leave uint8 pixels: the model normalizes.
 
     Raises:
         DataError: A side is not positive.
@@ -256,26 +256,26 @@ Tile = tuple[int, int, int, int]
 
 
 class Mosaic:
-    """Makes one picture of four; in training a data module uses it in place of its transform.
+    """Makes one image of four; in training a data module uses it in place of its transform.
 
-    A tile is filled without gaps: its picture is thought of as stretched to the network's input,
+    A tile is filled without gaps: its image is thought of as stretched to the network's input,
     as evaluation sees it, shrunk by a random scale, but never to less than the tile, and the tile
     shows a random part of it. Each part is decoded no larger than needed, mirrored, and distorted
-    in its colours by itself.
+    in its colors by itself.
 
-    Objects are kept as in `SSDAugment`: those whose centre is seen, clipped to the tile, if at
+    Objects are kept as in `SSDAugment`: those whose center is seen, clipped to the tile, if at
     least a pixel of each side is left; crowd regions as long as any of them is seen.
 
     Args:
-        p: Chance of a mosaic; else the picture goes through the training transform alone.
+        p: Chance of a mosaic; else the image goes through the training transform alone.
         last_epochs: Epochs at the end of the training that have no mosaics, so that it ends on
-            pictures like those of evaluation (Ge et al. 2021, YOLOX, section 2.1: 15 of 300).
-        centre: Range of the dividing point, as a fraction of each side.
-        scale: Range of the size at which pictures are shown, relative to evaluation.
+            images like those of evaluation (Ge et al. 2021, YOLOX, section 2.1: 15 of 300).
+        center: Range of the dividing point, as a fraction of each side.
+        scale: Range of the size at which images are shown, relative to evaluation.
         aspect: Range of the factor on width to height.
         flip_p: Chance to mirror a part left to right.
-        fill_rgb: The colour of the pixel that rounding may leave free at an edge.
-        photometric: As for `SSDAugment`; null is `ColourDistortion`.
+        fill_rgb: The color of the pixel that rounding may leave free at an edge.
+        photometric: As for `SSDAugment`; null is `ColorDistortion`.
         max_reduce: The smallest fraction 1/max_reduce at which a JPEG may be decoded.
         min_resolution: Decoded pixels for each pixel of the output that are enough.
 
@@ -313,7 +313,7 @@ class Mosaic:
         self.aspect = aspect
         self.flip_p = flip_p
         self.fill_rgb = fill_rgb
-        self.photometric = ColourDistortion() if photometric is None else photometric
+        self.photometric = ColorDistortion() if photometric is None else photometric
         self.min_resolution = min_resolution
         self._reductions = tuple(r for r in REDUCTIONS if r <= max_reduce)
 
@@ -339,12 +339,12 @@ class Mosaic:
         size_hw: tuple[int, int],
         rng: np.random.Generator,
     ) -> tuple[np.ndarray, Objects]:
-        """Read the part of a picture that a tile shows.
+        """Read the part of an image that a tile shows.
 
         Args:
             tile: Where the part goes.
             image: The file.
-            objects: Its objects, in pixels of the whole picture.
+            objects: Its objects, in pixels of the whole image.
             size_hw: Size of the output in pixels.
             rng: The only source of randomness.
 
@@ -352,7 +352,7 @@ class Mosaic:
             (h, w, 3) uint8 RGB of the tile's size, and the objects in pixels of the output.
 
         Raises:
-            DataError: The picture cannot be read.
+            DataError: The image cannot be read.
         """
         left, top, right, bottom = tile
         crop = self._sample(tile, image.size_hw, size_hw, rng)
@@ -373,17 +373,17 @@ class Mosaic:
     def _sample(
         self,
         tile: Tile,
-        picture_hw: tuple[int, int],
+        image_hw: tuple[int, int],
         size_hw: tuple[int, int],
         rng: np.random.Generator,
     ) -> Rect:
-        """The part of the picture, in its pixels, that fills the tile."""
+        """The part of the image, in its pixels, that fills the tile."""
         scale, ratio = rng.uniform(*self.scale), np.sqrt(rng.uniform(*self.aspect))
         spans = []
         for axis, factor in ((0, scale * ratio), (1, scale / ratio)):  # x, y
             shown = (tile[axis + 2] - tile[axis]) / (size_hw[1 - axis] * factor)
-            extent = min(shown, 1.0) * picture_hw[1 - axis]
-            start = rng.uniform(0.0, 1.0) * (picture_hw[1 - axis] - extent)
+            extent = min(shown, 1.0) * image_hw[1 - axis]
+            start = rng.uniform(0.0, 1.0) * (image_hw[1 - axis] - extent)
             spans.append((float(start), float(start + extent)))
         (left, right), (top, bottom) = spans
         return left, top, right, bottom

@@ -1,6 +1,6 @@
-"""Where pictures and boxes go when they are cropped, expanded, mirrored and resized.
+"""Where images and boxes go when they are cropped, expanded, mirrored and resized.
 
-Coordinates are continuous: the first pixel covers [0, 1), a picture of width W ends at W. Nothing
+Coordinates are continuous: the first pixel covers [0, 1), an image of width W ends at W. Nothing
 here touches a pixel.
 """
 
@@ -17,7 +17,7 @@ Rect = tuple[float, float, float, float]
 
 
 class Objects(NamedTuple):
-    """The objects of one picture."""
+    """The objects of one image."""
 
     boxes: np.ndarray
     """(N, 4) float32, xyxy, absolute pixels."""
@@ -34,16 +34,16 @@ class Objects(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """Which part of a decoded picture fills which part of the output, in whole pixels of both.
+    """Which part of a decoded image fills which part of the output, in whole pixels of both.
 
     Whole pixels make the resampling a plain resize of a window, a third of the cost of an affine
     warp, and exact for boxes: they are mapped from window to target, not from the sampled crop.
     """
 
     reduce: int
-    """The fraction 1/reduce at which the picture is decoded."""
+    """The fraction 1/reduce at which the image is decoded."""
     window: tuple[int, int, int, int]
-    """Left, top, right, bottom in the decoded picture."""
+    """Left, top, right, bottom in the decoded image."""
     target: tuple[int, int, int, int]
     """Left, top, right, bottom in the output, before mirroring."""
     size_hw: tuple[int, int]
@@ -52,10 +52,10 @@ class Placement(NamedTuple):
     """Whether the output is flipped left to right at the end."""
 
     def move(self, boxes: np.ndarray) -> np.ndarray:
-        """Map boxes of the whole picture to the output and clip them to its visible part.
+        """Map boxes of the whole image to the output and clip them to its visible part.
 
         Args:
-            boxes: (N, 4) float32, xyxy, pixels of the whole picture.
+            boxes: (N, 4) float32, xyxy, pixels of the whole image.
 
         Returns:
             (N, 4) float32, xyxy, pixels of the output.
@@ -85,12 +85,12 @@ class CropRule(NamedTuple):
 
 
 def whole(size_hw: tuple[int, int]) -> Rect:
-    """The rectangle of a picture of this size."""
+    """The rectangle of an image of this size."""
     return 0.0, 0.0, float(size_hw[1]), float(size_hw[0])
 
 
 def sample_expansion(size_hw: tuple[int, int], max_ratio: float, rng: np.random.Generator) -> Rect:
-    """Draw a canvas around the picture (SSD, section 3.6, "zoom out").
+    """Draw a canvas around the image (SSD, section 3.6, "zoom out").
 
     Both sides grow by one ratio from [1, max_ratio]; the paper's "16x" of the area is 4.
     """
@@ -109,12 +109,12 @@ def sample_crop(
 ) -> Rect:
     """Draw a part of the canvas that shows enough of at least one object (SSD, section 2.2).
 
-    A crop is accepted if one box has at least ``rule.min_iou`` with it, one box has its centre in
-    it, and it shows at least a pixel of the picture. Without boxes only the last counts.
+    A crop is accepted if one box has at least ``rule.min_iou`` with it, one box has its center in
+    it, and it shows at least a pixel of the image. Without boxes only the last counts.
 
     Args:
-        canvas: What to crop from; it contains the picture.
-        size_hw: Size of the picture, which lies at [0, W) x [0, H).
+        canvas: What to crop from; it contains the image.
+        size_hw: Size of the image, which lies at [0, W) x [0, H).
         boxes: (N, 4) xyxy of the objects that count; no crowd regions.
         rule: What to draw and what to accept. All tries are drawn at once.
         rng: The only source of randomness.
@@ -129,8 +129,8 @@ def sample_crop(
     shown = np.minimum(crops[:, 2:], size_hw[::-1]) - np.maximum(crops[:, :2], 0.0)
     accepted = (shown[:, 0] >= 1.0) & (shown[:, 1] >= 1.0)
     if len(boxes):
-        centred = centre_inside(boxes[None], crops[:, None])
-        accepted &= centred.any(axis=1)
+        centerd = center_inside(boxes[None], crops[:, None])
+        accepted &= centerd.any(axis=1)
         accepted &= (_iou(crops, boxes) >= rule.min_iou).any(axis=1)
     first = int(accepted.argmax())
     return tuple(crops[first].tolist()) if accepted[first] else canvas
@@ -145,8 +145,8 @@ def _sample_fractions(rule: CropRule, rng: np.random.Generator) -> np.ndarray:
     return np.minimum(np.stack([sides * ratios, sides / ratios], axis=1), 1.0)
 
 
-def centre_inside(boxes: np.ndarray, rects: np.ndarray) -> np.ndarray:
-    """Whether the centre of each box lies in its rectangle; both (..., 4) xyxy, broadcast."""
+def center_inside(boxes: np.ndarray, rects: np.ndarray) -> np.ndarray:
+    """Whether the center of each box lies in its rectangle; both (..., 4) xyxy, broadcast."""
     x, y = (boxes[..., 0] + boxes[..., 2]) / 2.0, (boxes[..., 1] + boxes[..., 3]) / 2.0
     return (x >= rects[..., 0]) & (x < rects[..., 2]) & (y >= rects[..., 1]) & (y < rects[..., 3])
 
@@ -165,18 +165,18 @@ def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def place(
     crop: Rect,
-    picture_hw: tuple[int, int],
+    image_hw: tuple[int, int],
     size_hw: tuple[int, int],
     *,
     mirror: bool,
     reductions: tuple[int, ...],
     min_resolution: float,
 ) -> Placement:
-    """Lay a crop over the output and choose how large the picture has to be decoded.
+    """Lay a crop over the output and choose how large the image has to be decoded.
 
     Args:
-        crop: Part of the canvas that becomes the output; it shows some of the picture.
-        picture_hw: Size of the whole picture.
+        crop: Part of the canvas that becomes the output; it shows some of the image.
+        image_hw: Size of the whole image.
         size_hw: Size of the output.
         mirror: Whether to flip left to right.
         reductions: The fractions that may be used, 1 among them.
@@ -186,8 +186,7 @@ def place(
     enough = 1.0 / (max(scale) * min_resolution)
     reduce = max((r for r in reductions if r <= enough), default=1)
     spans = [
-        _place_axis(crop[axis::2], picture_hw[1 - axis], size_hw[1 - axis], reduce)
-        for axis in (0, 1)
+        _place_axis(crop[axis::2], image_hw[1 - axis], size_hw[1 - axis], reduce) for axis in (0, 1)
     ]
     (left, right, x0, x1), (top, bottom, y0, y1) = spans
     return Placement(reduce, (left, top, right, bottom), (x0, y0, x1, y1), size_hw, mirror)
@@ -196,7 +195,7 @@ def place(
 def _place_axis(
     crop: tuple[float, ...], length: int, size: int, reduce: int
 ) -> tuple[int, int, int, int]:
-    """One axis of `place`: start and end in the decoded picture, start and end in the output."""
+    """One axis of `place`: start and end in the decoded image, start and end in the output."""
     scale = size / (crop[1] - crop[0])
     decoded = math.ceil(length / reduce)
     start = min(max(math.floor(crop[0] / reduce), 0), decoded - 1)

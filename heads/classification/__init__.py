@@ -1,4 +1,4 @@
-"""Classification of whole pictures: the network, its task and its measures.
+"""Classification of whole images: the network, its task and its measures.
 
 The names below are loaded when they are first used, so that measures need no torch.
 """

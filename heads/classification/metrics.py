@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TOP = 5
 NO_LABEL = -1
-"""Label of a picture whose class is not known: it is predicted, and not measured."""
+"""Label of an image whose class is not known: it is predicted, and not measured."""
 _SHOWN_CLASSES = 20
 _LONGEST_NAME = 32
 
@@ -30,14 +30,14 @@ class ClassFigures(NamedTuple):
     """One class: figures are in [0, 1], and None where there is nothing to divide by."""
 
     images: int
-    """Pictures of the class."""
+    """Images of the class."""
     accuracy: float | None
-    """Of all pictures, those where "this class or not" is decided rightly. High for any rare
+    """Of all images, those where "this class or not" is decided rightly. High for any rare
     class, so rather look at the others."""
     precision: float | None
-    """Of the pictures that were given this class, those that belong to it."""
+    """Of the images that were given this class, those that belong to it."""
     recall: float | None
-    """Of the pictures of this class, those that were given it."""
+    """Of the images of this class, those that were given it."""
     f1: float | None
     """Harmonic mean of precision and recall; 0 where nothing was right."""
 
@@ -47,11 +47,11 @@ class ClassificationResult(NamedTuple):
 
     dataset: str
     images: int
-    """Pictures that were measured."""
+    """Images that were measured."""
     top1: float
-    """Share of the pictures whose class has the highest score."""
+    """Share of the images whose class has the highest score."""
     top5: float
-    """Share of the pictures whose class is among the five highest scores."""
+    """Share of the images whose class is among the five highest scores."""
     per_class: dict[str, ClassFigures]
     confusion: np.ndarray
     """(C, C) int64: rows are true classes, columns what was said."""
@@ -68,7 +68,7 @@ class ClassificationResult(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """What was said of N pictures, sorted by id, each picture once."""
+    """What was said of N images, sorted by id, each image once."""
 
     ids: np.ndarray
     """(N,) int64."""
@@ -83,7 +83,7 @@ class Predictions(NamedTuple):
 class ClassificationEvaluator:
     """Collects what a classifier says and measures it once all is there.
 
-    Right under torch.distributed: pictures are told apart by id, and the duplicates with which
+    Right under torch.distributed: images are told apart by id, and the duplicates with which
     Lightning pads the last batch are dropped.
 
     Args:
@@ -103,7 +103,7 @@ class ClassificationEvaluator:
         """Add a batch.
 
         Args:
-            ids: (B,) int64, which picture of the data set.
+            ids: (B,) int64, which image of the data set.
             labels: (B,) int64, true class, -1 where it is not known.
             logits: (B, C) float.
             paths: B files, for ``predictions.csv``.
@@ -145,12 +145,12 @@ class ClassificationEvaluator:
         """Gather, then measure; call it on all processes, which get the same result.
 
         Raises:
-            DataError: No picture has a known class.
+            DataError: No image has a known class.
         """
         return measure(self.gather(), self.names, self.dataset)
 
     def to_csv(self) -> str:
-        """Return one line a picture: file, true class, predicted class, its score, the best five.
+        """Return one line an image: file, true class, predicted class, its score, the best five.
 
         After :meth:`gather` or :meth:`compute`, those of all processes.
         """
@@ -171,21 +171,21 @@ class ClassificationEvaluator:
 def measure(
     predictions: Predictions, categories: Sequence[str], dataset: str
 ) -> ClassificationResult:
-    """Measure predictions; pictures without a known class are left out.
+    """Measure predictions; images without a known class are left out.
 
     Raises:
-        DataError: No picture has a known class.
+        DataError: No image has a known class.
     """
-    labelled = predictions.labels != NO_LABEL
-    if not labelled.any():
-        raise DataError(f"{dataset}: no picture has a known class, so nothing can be measured")
-    labels, said = predictions.labels[labelled], predictions.classes[labelled]
+    labeled = predictions.labels != NO_LABEL
+    if not labeled.any():
+        raise DataError(f"{dataset}: no image has a known class, so nothing can be measured")
+    labels, said = predictions.labels[labeled], predictions.classes[labeled]
     hits = said == labels[:, None]
     confusion = np.zeros((len(categories), len(categories)), dtype=np.int64)
     np.add.at(confusion, (labels, said[:, 0]), 1)
     return ClassificationResult(
         dataset=dataset,
-        images=int(labelled.sum()),
+        images=int(labeled.sum()),
         top1=float(hits[:, 0].mean()),
         top5=float(hits.any(axis=1).mean()),
         per_class=class_figures(confusion, categories),
@@ -224,7 +224,7 @@ def format_table(result: ClassificationResult, most: int = _SHOWN_CLASSES) -> st
     ordered = sorted(measured.items(), key=lambda item: (item[1].f1 or 0.0, item[0]))[:most]
     absent = len(result.per_class) - len(measured)
     shown = f"{len(ordered)} of {len(measured)} classes, the worst first"
-    lines.append(f"{shown}{f'; {absent} without pictures' if absent else ''}")
+    lines.append(f"{shown}{f'; {absent} without images' if absent else ''}")
     width = min(max((len(name) for name, _ in ordered), default=5), _LONGEST_NAME)
     lines.append(f" {'class':<{width}}  images  precision  recall     F1")
     for name, row in ordered:

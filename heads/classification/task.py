@@ -53,7 +53,7 @@ class BatchMix:
             seed: Numbers, at least 0, that say which draw this is, such as step and process.
 
         Returns:
-            Pictures (B, 3, H, W), uint8 or, blended, float32 in [0, 255], and labels: (B,) as
+            Images (B, 3, H, W), uint8 or, blended, float32 in [0, 255], and labels: (B,) as
             they were, or (B, num_classes) float32, rows of which add up to 1.
         """
         rng = np.random.default_rng(seed)
@@ -74,7 +74,7 @@ class BatchMix:
 PREDICTIONS_FILE = "predictions.csv"
 CROP = "crop_fraction"
 """Key of the metadata for the central part of an image that evaluation looks at, see
-``CentreCrop``; None is the whole image, stretched."""
+``CenterCrop``; None is the whole image, stretched."""
 
 
 class ClassificationTask(EvaluatedTask[ClassificationEvaluator, ClassificationResult]):
@@ -85,12 +85,12 @@ class ClassificationTask(EvaluatedTask[ClassificationEvaluator, ClassificationRe
     validate, test and predict ``predictions.csv``, into the run's directory.
 
     Args:
-        network: Pictures (B, 3, H, W) uint8 RGB to logits (B, C).
+        network: Images (B, 3, H, W) uint8 RGB to logits (B, C).
         categories: Key to name of the classes; the position is the class index. The command line
             links it from the data.
         loss: Of logits (B, C) with labels (B,) or, under ``mix``, probabilities (B, C); None is
             the cross entropy. The same in training and evaluation.
-        mix: Blends the pictures of a training batch; None leaves them.
+        mix: Blends the images of a training batch; None leaves them.
         distillation: Lets the network learn from a teacher, too. Its loss is part of
             ``train/loss`` and of no other.
         **options: See ``ImageTask``.
@@ -125,9 +125,9 @@ class ClassificationTask(EvaluatedTask[ClassificationEvaluator, ClassificationRe
 
         Args:
             output: (B, C), the network's logits.
-            batch: The pictures; its labels may be probabilities (B, C) float32.
+            batch: The images; its labels may be probabilities (B, C) float32.
         """
-        # torch's mean over no pictures is not a number.
+        # torch's mean over no images is not a number.
         losses = {"labels": self.loss(output, batch.labels) if len(output) else output.sum()}
         if self.distillation is None or not self.training:
             return losses
@@ -190,7 +190,7 @@ class CheckpointTeacher(ModelTeacher):
 
     Args:
         checkpoint: A checkpoint of a ``ClassificationTask``.
-        size_hw: What pictures are resized to for it; None leaves them.
+        size_hw: What images are resized to for it; None leaves them.
     """
 
     def __init__(self, checkpoint: str | Path, size_hw: tuple[int, int] | None = None) -> None:
@@ -200,5 +200,5 @@ class CheckpointTeacher(ModelTeacher):
     def _make(self) -> nn.Module:
         return load_task(self.path, ClassificationTask).network
 
-    def _normalised(self, images: Tensor) -> Tensor:
-        return images  # the network normalises
+    def _normalized(self, images: Tensor) -> Tensor:
+        return images  # the network normalizes

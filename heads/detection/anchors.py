@@ -18,7 +18,7 @@ class MapLayout(NamedTuple):
     cells: int
     """Positions of the map, height times width."""
     boxes_per_cell: int
-    """Anchors at each of them, all with the same centre."""
+    """Anchors at each of them, all with the same center."""
 
 
 class SSDOutput(NamedTuple):
@@ -38,7 +38,7 @@ SizeHW = tuple[int, int]
 
 
 class AnchorGrid(nn.Module):
-    """Base of the anchors: the same boxes around the centre of every cell of a map.
+    """Base of the anchors: the same boxes around the center of every cell of a map.
 
     Args:
         boxes_per_cell: Boxes at each position of each map.
@@ -51,7 +51,7 @@ class AnchorGrid(nn.Module):
         self._cache: dict[tuple[SizeHW, tuple[SizeHW, ...], torch.device], Tensor] = {}
 
     def shapes(self, size_hw: SizeHW) -> list[list[tuple[float, float]]]:
-        """Return height and width of each map's boxes as fractions of a picture of ``size_hw``."""
+        """Return height and width of each map's boxes as fractions of an image of ``size_hw``."""
         raise NotImplementedError(f"{type(self).__name__} has to say what shapes its boxes have")
 
     def layout(self, map_sizes_hw: Sequence[SizeHW]) -> tuple[MapLayout, ...]:
@@ -64,10 +64,10 @@ class AnchorGrid(nn.Module):
     def forward(
         self, size_hw: SizeHW, map_sizes_hw: Sequence[SizeHW], device: torch.device
     ) -> Tensor:
-        """Return the boxes (A, 4) float32 xyxy in pixels of a picture of ``size_hw``.
+        """Return the boxes (A, 4) float32 xyxy in pixels of an image of ``size_hw``.
 
-        Rows run over maps, then rows of cells, then cells, then boxes of a cell; centres are at
-        (i + 0.5) / cells. Boxes reach over the picture's edge where their centre is near it.
+        Rows run over maps, then rows of cells, then cells, then boxes of a cell; centers are at
+        (i + 0.5) / cells. Boxes reach over the image's edge where their center is near it.
         """
         key = ((size_hw[0], size_hw[1]), tuple(map_sizes_hw), device)
         if key in self._cache:
@@ -84,9 +84,9 @@ class AnchorGrid(nn.Module):
             y = (torch.arange(map_height, dtype=torch.float64) + 0.5) / map_height
             x = (torch.arange(map_width, dtype=torch.float64) + 0.5) / map_width
             half = torch.tensor(shapes, dtype=torch.float64).flip(1) / 2  # (boxes, 2) as x, y
-            centres = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)
-            centres = centres[:, :, None, :]
-            rows.append(torch.cat([centres - half, centres + half], dim=-1).reshape(-1, 4))
+            centers = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)
+            centers = centers[:, :, None, :]
+            rows.append(torch.cat([centers - half, centers + half], dim=-1).reshape(-1, 4))
         height, width = size_hw
         pixels = torch.tensor([width, height, width, height], dtype=torch.float64)
         return (torch.cat(rows) * pixels).float().to(device)
@@ -100,8 +100,8 @@ class DefaultBoxes(AnchorGrid):
     2 and 1/2. The others have one for each of ``aspect_ratios`` and one of ratio 1 at the geometric
     mean of their scale and the next (the last map's next scale is 1).
 
-    Sizes are fractions of the picture's height and width, so on a picture that is not square a box
-    of ratio 1 has the picture's own shape.
+    Sizes are fractions of the image's height and width, so on an image that is not square a box
+    of ratio 1 has the image's own shape.
 
     Args:
         num_maps: How many feature maps the boxes are for.
@@ -132,7 +132,7 @@ class DefaultBoxes(AnchorGrid):
         ]
 
     def shapes(self, size_hw: SizeHW) -> list[list[tuple[float, float]]]:  # noqa: ARG002
-        """Return height and width of each map's boxes as fractions of any picture."""
+        """Return height and width of each map's boxes as fractions of any image."""
         return self.shapes_hw
 
 
@@ -164,7 +164,7 @@ class MultiscaleAnchors(AnchorGrid):
         self.aspect_ratios = tuple(aspect_ratios)
 
     def shapes(self, size_hw: SizeHW) -> list[list[tuple[float, float]]]:
-        """Return height and width of each map's boxes as fractions of a picture of ``size_hw``."""
+        """Return height and width of each map's boxes as fractions of an image of ``size_hw``."""
         height, width = size_hw
         return [
             [

@@ -167,12 +167,12 @@ class ATSSAssigner(Assigner):
 
     Algorithm 1 of "Bridging the Gap Between Anchor-based and Anchor-free Detection via Adaptive
     Training Sample Selection" (arXiv 1912.02424): candidates are on each map the anchors nearest to
-    the object's centre; positive are those whose IoU reaches mean plus standard deviation of all
-    candidates of the object and whose centre lies inside it. As in the authors' code for several
+    the object's center; positive are those whose IoU reaches mean plus standard deviation of all
+    candidates of the object and whose center lies inside it. As in the authors' code for several
     anchors a cell, the nearest ``cells_per_map`` cells give all of their anchors.
 
     Beyond the paper, an object without a positive takes the anchor with the highest IoU, since the
-    finest map of SSD-300 has cells of 16 px, and an object may lie between their centres.
+    finest map of SSD-300 has cells of 16 px, and an object may lie between their centers.
 
     Args:
         cells_per_map: k of Algorithm 1.
@@ -206,21 +206,21 @@ class ATSSAssigner(Assigner):
         threshold = of_candidates.mean(dim=2, keepdim=True) + spread
         reached = torch.where(of_candidates >= threshold, of_candidates, 0.0)
         chosen = torch.zeros_like(iou).scatter_(2, candidates, reached)
-        chosen = chosen.masked_fill(~centre_inside(anchors, target.boxes), 0.0)
+        chosen = chosen.masked_fill(~center_inside(anchors, target.boxes), 0.0)
         return chosen + best_of_unserved(iou, chosen)
 
     def _candidates(self, output: SSDOutput, target: DetectionTarget) -> Tensor:
-        """Indices (B, N, K) of the anchors nearest to each object's centre, map by map."""
+        """Indices (B, N, K) of the anchors nearest to each object's center, map by map."""
         anchors = output.anchors
         if sum(cells * boxes for cells, boxes in output.layout) != len(anchors):
             raise ValueError(f"layout {output.layout} does not describe {len(anchors)} anchors")
-        centres = (target.boxes[..., :2] + target.boxes[..., 2:]) / 2
+        centers = (target.boxes[..., :2] + target.boxes[..., 2:]) / 2
         candidates, start = [], 0
         for cells, boxes in output.layout:
             of_map = anchors[start : start + cells * boxes : boxes]  # one anchor of each cell
             of_cells = (of_map[:, :2] + of_map[:, 2:]) / 2
             # Its other way, by a matrix product, is off by a tenth of a pixel.
-            distances = torch.cdist(centres, of_cells[None], compute_mode=EXACT)
+            distances = torch.cdist(centers, of_cells[None], compute_mode=EXACT)
             nearest = distances.topk(min(self.cells_per_map, cells), dim=2, largest=False).indices
             every_box = torch.arange(boxes, device=anchors.device)
             candidates.append((start + nearest[..., None] * boxes + every_box).flatten(2))
@@ -235,7 +235,7 @@ class SimOTAAssigner(Assigner):
     classification loss plus ``iou_weight`` times -log(IoU) of the predicted box; an object takes
     the cheapest k of its candidates, where k is the sum of its ``top_overlaps`` best IoUs (at least
     1); an anchor that several objects take learns the cheapest of them. Candidates are the anchors
-    whose centre lies inside the object. Anchors have a size, so a fresh network's boxes already
+    whose center lies inside the object. Anchors have a size, so a fresh network's boxes already
     tell them apart, and the paper's preference for the middle of the object is left out; an object
     without a candidate gets the anchor with the highest IoU as one.
 
@@ -277,7 +277,7 @@ class SimOTAAssigner(Assigner):
 
     def _candidates(self, anchors: Tensor, target: DetectionTarget) -> Tensor:
         objects = is_object(target)[..., None]
-        inside = centre_inside(anchors, target.boxes) & objects
+        inside = center_inside(anchors, target.boxes) & objects
         iou = pairwise_iou(target.boxes, anchors).masked_fill(~objects, 0.0)
         return inside | (best_of_unserved(iou, inside) > 0)
 
@@ -301,11 +301,11 @@ def class_cost(logits: Tensor, labels: Tensor, score_activation: ScoreActivation
     return common[:, None, :] - logits.gather(2, columns).transpose(1, 2)
 
 
-def centre_inside(anchors: Tensor, boxes: Tensor) -> Tensor:
-    """Return (B, N, A) bool: the centre of anchor (A, 4) is strictly inside box (B, N, 4)."""
-    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
-    after = centres > boxes[..., None, :2]
-    before = centres < boxes[..., None, 2:]
+def center_inside(anchors: Tensor, boxes: Tensor) -> Tensor:
+    """Return (B, N, A) bool: the center of anchor (A, 4) is strictly inside box (B, N, 4)."""
+    centers = (anchors[:, :2] + anchors[:, 2:]) / 2
+    after = centers > boxes[..., None, :2]
+    before = centers < boxes[..., None, 2:]
     return (after & before).all(dim=-1)
 
 

@@ -1,4 +1,4 @@
-"""Box arithmetic, vectorised over the batch.
+"""Box arithmetic, vectorized over the batch.
 
 Boxes are xyxy in absolute pixels unless a name says otherwise.
 """
@@ -42,7 +42,7 @@ def paired_iou(a: Tensor, b: Tensor) -> Tensor:
 class BoxCoder(nn.Module):
     """Boxes as offsets from anchors (Liu et al. 2016, equation 2; Ren et al. 2015, equation 2).
 
-    dx = weight_x * (x - x_a) / w_a, dw = weight_w * log(w / w_a), likewise y and h, with centres x,
+    dx = weight_x * (x - x_a) / w_a, dw = weight_w * log(w / w_a), likewise y and h, with centers x,
     y and sizes w, h.
 
     Args:
@@ -58,24 +58,24 @@ class BoxCoder(nn.Module):
         """Return the deltas (..., 4) that turn anchors (..., 4) into boxes (..., 4)."""
         tiny = torch.finfo(boxes.dtype).eps
         sizes = (boxes[..., 2:] - boxes[..., :2]).clamp_min(tiny)
-        centres = (boxes[..., 2:] + boxes[..., :2]) / 2
+        centers = (boxes[..., 2:] + boxes[..., :2]) / 2
         anchor_sizes = anchors[..., 2:] - anchors[..., :2]
-        anchor_centres = (anchors[..., 2:] + anchors[..., :2]) / 2
-        offsets = (centres - anchor_centres) / anchor_sizes
+        anchor_centers = (anchors[..., 2:] + anchors[..., :2]) / 2
+        offsets = (centers - anchor_centers) / anchor_sizes
         return torch.cat([offsets, torch.log(sizes / anchor_sizes)], dim=-1) * self.weights
 
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
         """Return the boxes (..., 4) of deltas (..., 4) at anchors (..., 4); not clipped."""
         deltas = deltas / self.weights
         anchor_sizes = anchors[..., 2:] - anchors[..., :2]
-        anchor_centres = (anchors[..., 2:] + anchors[..., :2]) / 2
-        centres = deltas[..., :2] * anchor_sizes + anchor_centres
+        anchor_centers = (anchors[..., 2:] + anchors[..., :2]) / 2
+        centers = deltas[..., :2] * anchor_sizes + anchor_centers
         half = torch.exp(deltas[..., 2:].clamp(max=MAX_LOG_SCALE)) * anchor_sizes / 2
-        return torch.cat([centres - half, centres + half], dim=-1)
+        return torch.cat([centers - half, centers + half], dim=-1)
 
 
 def clip_boxes(boxes: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Return boxes (..., 4) cut to a picture of ``size_hw`` pixels."""
+    """Return boxes (..., 4) cut to an image of ``size_hw`` pixels."""
     height, width = size_hw
     limit = boxes.new_tensor([width, height, width, height])
     return torch.minimum(boxes.clamp_min(0), limit)

@@ -40,9 +40,9 @@ class CocoResult:
     per_class: dict[str, float | None]
     """AP by class name, in the order of the categories; None for a class without ground truth."""
     images: int
-    """Pictures evaluated."""
+    """Images evaluated."""
     images_total: int
-    """Pictures in the ground truth; more than ``images`` when only a part was seen."""
+    """Images in the ground truth; more than ``images`` when only a part was seen."""
     dataset: str
     """What was evaluated, as people call it: "COCO val2017"."""
 
@@ -78,7 +78,7 @@ def evaluate_boxes(
         results: COCO results: image_id, category_id, bbox (x, y, width, height in pixels), score.
         dataset: the name to report.
         categories: category id to name of the classes to measure; by default all.
-        image_ids: the pictures to measure on; by default all. One that no result names counts,
+        image_ids: the images to measure on; by default all. One that no result names counts,
             with its objects as missed.
 
     Raises:
@@ -172,7 +172,7 @@ def unknown_images(dataset: str, image_ids: Iterable[int]) -> DataError:
     some = ", ".join(map(str, sorted(image_ids)[:5]))
     return DataError(
         f"{dataset}: the ground truth has no image with id {some}. "
-        "Evaluate with the annotation file that the pictures were read with."
+        "Evaluate with the annotation file that the images were read with."
     )
 
 
@@ -195,10 +195,10 @@ _LONGEST_NAME = 24
 
 
 class _Found(NamedTuple):
-    """The detections in one picture."""
+    """The detections in one image."""
 
     boxes_xywh: np.ndarray
-    """(K, 4) float64, pixels of the original picture."""
+    """(K, 4) float64, pixels of the original image."""
     scores: np.ndarray
     """(K,) float64."""
     labels: np.ndarray
@@ -209,7 +209,7 @@ class CocoEvaluator:
     """Collects detections batch by batch and measures them once all are there.
 
     Right under torch.distributed: detections are gathered by image id, and the duplicates with
-    which Lightning pads the last batch are dropped. Only pictures that were seen are measured, so
+    which Lightning pads the last batch are dropped. Only images that were seen are measured, so
     ``limit_val_batches`` works; the result tells how many that were.
     """
 
@@ -235,11 +235,11 @@ class CocoEvaluator:
         self._found = {}
 
     def update(self, image_ids: "Tensor", detections: "Detections") -> None:
-        """Add a batch. A picture that was seen already keeps its first detections.
+        """Add a batch. An image that was seen already keeps its first detections.
 
         Args:
             image_ids: (B,) int64, ids of the ground truth.
-            detections: (B, K, ...), boxes in pixels of the original pictures; rows with label -1
+            detections: (B, K, ...), boxes in pixels of the original images; rows with label -1
                 are padding.
 
         Raises:
@@ -286,7 +286,7 @@ class CocoEvaluator:
     def gather(self) -> None:
         """Give every process the detections of all; call it on all of them.
 
-        Where two processes saw the same picture, the one of lower rank counts on all. Does nothing
+        Where two processes saw the same image, the one of lower rank counts on all. Does nothing
         in a single process.
         """
         merged: dict[int, _Found] = {}
@@ -405,7 +405,7 @@ def read_results(path: Path, ground_truth: dict[str, Any]) -> list[dict[str, Any
 
     Args:
         path: a JSON list of ``{image_id, category_id, bbox: [x, y, width, height], score}``,
-            pixels of the original pictures.
+            pixels of the original images.
         ground_truth: what the results are for, from :func:`read_ground_truth`.
 
     Returns:
@@ -481,7 +481,7 @@ def _result_problem(entry: Any, image_ids: Collection[int], category_ids: Collec
     if not _is_known(entry["image_id"], image_ids):
         return (
             f"is for image {entry['image_id']!r}, which the ground truth does not have. "
-            "Give the ground truth of the same pictures, or remove the entry"
+            "Give the ground truth of the same images, or remove the entry"
         )
     if not _is_known(entry["category_id"], category_ids):
         return (

@@ -22,8 +22,8 @@ class SSDDistillation:
     """An SSD learns from another SSD with the same anchors and classes, anchor by anchor.
 
     The teacher may have another backbone, width, predictor or loss. It is no part of the student:
-    neither checkpoints nor the optimiser know it, it stays in evaluation mode and gets no gradient.
-    It sees the pictures as the student does, after augmentation.
+    neither checkpoints nor the optimizer know it, it stays in evaluation mode and gets no gradient.
+    It sees the images as the student does, after augmentation.
 
     Args:
         teacher: A checkpoint of a ``DetectionTask``, trained or imported. Read when training

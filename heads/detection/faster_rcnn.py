@@ -67,8 +67,8 @@ class FasterRCNN(nn.Module):
         postprocess: How detections are chosen; None takes ``PostProcess()``.
         rpn_channels: Channels of the first stage's 3x3 convolution.
         pooled_size: Cells of RoIAlign's output in each direction.
-        freeze_norms: Keep all batch normalisation as it was loaded, statistics, scale and shift,
-            as the Object Detection API does: right for batches of one or two pictures.
+        freeze_norms: Keep all batch normalization as it was loaded, statistics, scale and shift,
+            as the Object Detection API does: right for batches of one or two images.
         padding: Padding in the second stage, see ``backbone.layers``.
         pixel_mean: Taken from the uint8 pixels before the backbone.
         pixel_std: Then divided by; 127.5 and 127.5 give [-1, 1].

@@ -28,21 +28,21 @@ class Proposals(NamedTuple):
     """The boxes that the second stage looks at: P for each image, however many survived."""
 
     boxes: Tensor
-    """(B, P, 4) float32 xyxy in pixels, inside the picture; the best first; no gradient."""
+    """(B, P, 4) float32 xyxy in pixels, inside the image; the best first; no gradient."""
     valid: Tensor
     """(B, P) bool; False marks rows that only fill up: boxes that non-maximum suppression removed
     or that are empty."""
 
 
 class GridAnchors(nn.Module):
-    """Boxes of every size and shape at the centre of every cell of one map.
+    """Boxes of every size and shape at the center of every cell of one map.
 
-    torchvision's AnchorGenerator takes the stride to be picture // map, which is 15 for the 19
+    torchvision's AnchorGenerator takes the stride to be image // map, which is 15 for the 19
     cells of 300 pixels; here it is the backbone's own.
 
     Args:
         sizes: Square root of the boxes' areas in pixels. The Object Detection API has 64 to 512
-            for pictures whose shorter side is 600 pixels.
+            for images whose shorter side is 600 pixels.
         aspect_ratios: Width / height.
     """
 
@@ -64,9 +64,9 @@ class GridAnchors(nn.Module):
         return len(self.shapes_hw)
 
     def forward(self, map_size_hw: tuple[int, int], stride: int, device: torch.device) -> Tensor:
-        """Return the boxes (A, 4) float32 xyxy in pixels, also those over the picture's edge.
+        """Return the boxes (A, 4) float32 xyxy in pixels, also those over the image's edge.
 
-        Rows run over rows of cells, then cells, then boxes of a cell; cell i has its centre at
+        Rows run over rows of cells, then cells, then boxes of a cell; cell i has its center at
         (i + 0.5) * stride.
         """
         y, x = (
@@ -74,8 +74,8 @@ class GridAnchors(nn.Module):
             for cells in map_size_hw
         )
         half = torch.tensor(self.shapes_hw, device=device).flip(1) / 2  # (boxes, 2) as x, y
-        centres = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)[:, :, None]
-        return torch.cat([centres - half, centres + half], dim=-1).reshape(-1, 4)
+        centers = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)[:, :, None]
+        return torch.cat([centers - half, centers + half], dim=-1).reshape(-1, 4)
 
 
 class RPNHead(nn.Module):
@@ -118,7 +118,7 @@ class ProposalSelection(nn.Module):
             the map has fewer anchors.
         candidates: The best anchors of each image that suppression looks at.
         iou_threshold: A box goes if it overlaps a better one by more than this.
-        min_size: Boxes with a side of fewer pixels, once clipped to the picture, are empty.
+        min_size: Boxes with a side of fewer pixels, once clipped to the image, are empty.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class ProposalSelection(nn.Module):
 
     @torch.no_grad()
     def forward(self, rpn: RPNOutput, box_coder: BoxCoder, size_hw: tuple[int, int]) -> Proposals:
-        """Return the proposals of a batch of pictures of ``size_hw`` pixels."""
+        """Return the proposals of a batch of images of ``size_hw`` pixels."""
         objectness = rpn.objectness.float()
         scores, index = objectness.topk(min(self.candidates, objectness.shape[1]), dim=1)
         deltas = rpn.box_deltas.float().gather(1, index[..., None].expand(-1, -1, 4))
@@ -149,7 +149,7 @@ class ProposalSelection(nn.Module):
         kept[image[best], row[best]] = True
 
         # Rows are sorted already: a stable sort brings those that were kept to the front. The
-        # others behind them are real boxes too, so normalisation sees no made-up ones.
+        # others behind them are real boxes too, so normalization sees no made-up ones.
         front = kept.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, : self.count]
         return Proposals(boxes.gather(1, front[..., None].expand(-1, -1, 4)), kept.gather(1, front))
 
@@ -198,9 +198,9 @@ class RoIHead(nn.Module):
         )
         self.classes = nn.Linear(ROI_CHANNELS, num_classes + 1)
         self.boxes = nn.Linear(ROI_CHANNELS, num_classes * 4)
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         for module in self.blocks.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -218,7 +218,7 @@ class RoIHead(nn.Module):
         num_images, count = boxes.shape[:2]
         maps = self.blocks(self.pool(features, boxes))
         # As avg_pool2d, whose gradient keeps the memory format; that of mean() does not, and makes
-        # the normalisation before it several times slower on CPUs under channels_last.
+        # the normalization before it several times slower on CPUs under channels_last.
         pooled = F.avg_pool2d(maps, self.pooled_size).flatten(1)
         return RoIOutput(
             self.classes(pooled).view(num_images, count, self.num_classes + 1),

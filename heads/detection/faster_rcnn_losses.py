@@ -1,4 +1,4 @@
-"""Faster R-CNN's two objectives, vectorised over the batch.
+"""Faster R-CNN's two objectives, vectorized over the batch.
 
 Ren et al. 2015, equation 1, and Girshick 2015 (Fast R-CNN), equation 1, with torchvision's
 choices: means over the sampled boxes and smooth-L1 with beta 1/9.

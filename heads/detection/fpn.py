@@ -17,7 +17,7 @@ class FeaturePyramid(nn.Module):
     """Backbone of maps of equal width: what coarse maps know is added to the finer ones.
 
     At strides 8, 16 and 32 of MobileNet and with two coarser maps it is P3 to P7 of RetinaNet.
-    Coarser maps are 3x3 convolutions at stride 2, normalised and activated, as in TensorFlow.
+    Coarser maps are 3x3 convolutions at stride 2, normalized and activated, as in TensorFlow.
 
     Args:
         backbone: A feature extractor behind the ``Backbone`` protocol.
@@ -45,7 +45,7 @@ class FeaturePyramid(nn.Module):
         self.feature_info = FeatureInfo((channels,) * len(strides), tuple(strides))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps of the pyramid, finest first, for pictures as the backbone wants them."""
+        """Return the maps of the pyramid, finest first, for images as the backbone wants them."""
         maps = self.body(images)
         return tuple(self.pyramid({str(i): map_ for i, map_ in enumerate(maps)}).values())
 

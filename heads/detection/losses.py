@@ -1,4 +1,4 @@
-"""Training objectives of detectors with anchors, vectorised over the batch.
+"""Training objectives of detectors with anchors, vectorized over the batch.
 
 An objective has three parts, each a class that the YAML can choose: an assigner says which anchor
 learns which object, one loss is for the classes, one for the boxes.
@@ -67,7 +67,7 @@ class IoUBoxLoss(BoxLoss):
     Args:
         kind: ``giou`` (Rezatofighi et al. 2019, Algorithm 1): the share of the enclosing box that
             neither fills; in [0, 2]. ``ciou`` (Zheng et al. 2020, equations 8 to 11): the distance
-            of the centres, and the difference of the aspect ratios.
+            of the centers, and the difference of the aspect ratios.
     """
 
     def __init__(self, kind: Literal["giou", "ciou"] = "giou") -> None:

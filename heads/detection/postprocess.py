@@ -44,7 +44,7 @@ class PostProcess(nn.Module):
 
         Args:
             boxes: (B, A, 4) float, xyxy pixels, or (B, A, C, 4) with a box for each class; clipped
-                to the picture before suppression.
+                to the image before suppression.
             scores: (B, A, C) float in [0, 1], without a background column.
             size_hw: Height and width of the network's input in pixels.
         """

@@ -76,7 +76,7 @@ class Predictors(nn.ModuleList):
         """Return the convolutions that give the logits."""
         return [cast(MapPredictor, predictor).classes for predictor in self]
 
-    def initialise(self, score_activation: ScoreActivation) -> None:
+    def initialize(self, score_activation: ScoreActivation) -> None:
         """Draw fresh weights; the biases let a fresh network see an object with probability 0.01.
 
         With ``softmax`` that is all classes together, with ``sigmoid`` each (Lin et al. 2017,
@@ -112,7 +112,7 @@ class SharedPredictors(Predictors):
     """One predictor for all maps of a pyramid (Lin et al. 2017, RetinaNet, Section 4).
 
     Two towers of 3x3 convolutions, one for boxes and one for classes, and a 3x3 convolution at the
-    end of each. As in TensorFlow's SSD with a feature pyramid each map has batch normalisation of
+    end of each. As in TensorFlow's SSD with a feature pyramid each map has batch normalization of
     its own, since the statistics of the maps differ, and the activation is ReLU6.
 
     Args:
@@ -172,7 +172,7 @@ class SharedPredictors(Predictors):
 
 
 class SharedLayer(nn.Module):
-    """A 3x3 convolution for all maps, batch normalisation for each, ReLU6."""
+    """A 3x3 convolution for all maps, batch normalization for each, ReLU6."""
 
     def __init__(self, channels: int, num_maps: int, depthwise: bool) -> None:
         super().__init__()

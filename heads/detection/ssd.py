@@ -114,13 +114,13 @@ class SSD(nn.Module):
         self.box_coder = BoxCoder()
         self.loss = loss or MultiBoxLoss()
         self.postprocess = postprocess or PostProcess()
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         for module in self.extras.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.trunc_normal_(module.weight, std=0.03)
-        self.predictors.initialise(self.score_activation)
+        self.predictors.initialize(self.score_activation)
 
     def forward(self, images: Tensor) -> SSDOutput:
         """Return what the network says at each anchor.

@@ -21,7 +21,7 @@ class DetectionNetwork(Protocol):
     """Then divided by."""
 
     def __call__(self, images: Tensor) -> Any:
-        """Return the network's output for pictures (B, 3, H, W) uint8 RGB."""
+        """Return the network's output for images (B, 3, H, W) uint8 RGB."""
         ...
 
     def compute_losses(self, output: Any, target: DetectionTarget) -> dict[str, Tensor]:
@@ -101,7 +101,7 @@ class DetectionTask(EvaluatedTask[CocoEvaluator, CocoResult]):
         return CocoEvaluator(dataset.ground_truth, dataset.categories, dataset.name)
 
     def collect(self, output: Any, batch: DetectionBatch) -> Detections:
-        """Return the detections of a batch in pixels of the original pictures."""
+        """Return the detections of a batch in pixels of the original images."""
         height, width = (int(size) for size in batch.images.shape[-2:])
         found = self.detector.detect(output, (height, width))
         scale_hw = batch.sizes_hw / batch.sizes_hw.new_tensor([height, width])

@@ -25,7 +25,7 @@ EXTRAS_SCOPE = "FeatureExtractor/MobilenetV1/Conv2d_13_pointwise"
 OUR_BOX_ORDER = (1, 0, 3, 2)
 COCO_IDS = 90  # its columns are COCO category ids: 0 is background, ten of the 90 are unused
 SIZE_HW = (300, 300)
-_EXACT, _QUANTISED = 1e-4, 4e-3  # how far the file's boxes may be from ours: rounding
+_EXACT, _QUANTIZED = 1e-4, 4e-3  # how far the file's boxes may be from ours: rounding
 
 
 class TensorFlowSSD:
@@ -34,7 +34,7 @@ class TensorFlowSSD:
     Args:
         path: An ``.npz`` or a ``.tflite`` file with arrays as in the Object Detection API:
             ``FeatureExtractor/MobilenetV1/...``, ``BoxPredictor_k/BoxEncodingPredictor`` and
-            ``BoxPredictor_k/ClassPredictor``. Batch normalisation is folded into it.
+            ``BoxPredictor_k/ClassPredictor``. Batch normalization is folded into it.
 
     Raises:
         WeightsError: No such file, or it holds no such detector.
@@ -107,7 +107,7 @@ class TensorFlowSSD:
         boxes = box_convert(corners, "xyxy", "cxcywh").numpy()[:, [1, 0, 3, 2]]
         ours = boxes / np.array([height, width, height, width], dtype=np.float32)
         for name, theirs in self.file.anchors.items():
-            allowed = _QUANTISED if name.endswith("_quantised") else _EXACT
+            allowed = _QUANTIZED if name.endswith("_quantised") else _EXACT
             if theirs.shape != ours.shape or np.abs(theirs - ours).max() > allowed:
                 raise WeightsError(
                     f"{self.file.path}: its {len(theirs)} {name} are not the {len(ours)} default "
@@ -118,7 +118,7 @@ class TensorFlowSSD:
 def load_tensorflow_ssd(path: str | Path, width_mult: float) -> SSD:
     """Return the public COCO detector of a file with TensorFlow's names, in evaluation mode.
 
-    Class index k is COCO category id k + 1. Batch normalisation is folded into the file.
+    Class index k is COCO category id k + 1. Batch normalization is folded into the file.
 
     Args:
         path: A public name or a file as for ``TensorFlowSSD``.

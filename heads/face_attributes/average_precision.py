@@ -9,7 +9,7 @@ Criterion = Literal["accuracy", "balanced_accuracy", "f1"]
 """What a threshold is chosen by."""
 
 FEWEST = 10
-"""With fewer pictures of either answer no threshold is chosen: it stays at 0.5."""
+"""With fewer images of either answer no threshold is chosen: it stays at 0.5."""
 DEFAULT_THRESHOLD = 0.5
 
 
@@ -53,7 +53,7 @@ def average_precision(points: Curve) -> float | None:
     """The precision at each step of recall, weighted by the step; not interpolated.
 
     Returns:
-        In (0, 1]; None where no picture has the attribute, since recall is then 0 of 0.
+        In (0, 1]; None where no image has the attribute, since recall is then 0 of 0.
     """
     if not points.true_positives[-1]:
         return None
@@ -109,12 +109,12 @@ def choose_threshold(points: Curve, criterion: Criterion = "f1") -> float | None
     """The threshold between two scores that is best by a criterion, of equals the nearest to 0.5.
 
     Args:
-        points: From the pictures to choose by; scores in [0, 1].
+        points: From the images to choose by; scores in [0, 1].
         criterion: What to make as large as possible.
 
     Returns:
         In [0, 1], or 1.5 where it is best never to say yes and a score is 1. None where fewer than
-        `FEWEST` pictures have the attribute or lack it.
+        `FEWEST` images have the attribute or lack it.
 
     Raises:
         ValueError: No such criterion.

@@ -1,7 +1,7 @@
 """Losses of attributes that are present, absent or not known, and of landmarks. Pure.
 
-A label loss gives a number for each picture and attribute; `masked_mean` leaves out what is not
-known. So a picture without labels costs nothing, and may still be learned from a teacher.
+A label loss gives a number for each image and attribute; `masked_mean` leaves out what is not
+known. So an image without labels costs nothing, and may still be learned from a teacher.
 """
 
 from typing import Protocol
@@ -25,7 +25,7 @@ class LabelLoss(Protocol):
         Args:
             logits: (B, A) float.
             labels: (B, A) int8, 1 yes, 0 no, -1 not known.
-            counts: (A, 2) float, training pictures that lack and have each attribute; None where
+            counts: (A, 2) float, training images that lack and have each attribute; None where
                 that is not known, and losses that need it say so.
         """
         ...
@@ -86,7 +86,7 @@ class FocalLoss:
 class ClassBalanced:
     """Another loss with more weight on the rarer answer of each attribute.
 
-    The weight of an answer with n training pictures is ``(1 - beta) / (1 - beta^n)``, scaled so
+    The weight of an answer with n training images is ``(1 - beta) / (1 - beta^n)``, scaled so
     that both answers' weights add up to 2 (Cui et al. 2019, "Class-Balanced Loss", equation 8).
 
     Args:

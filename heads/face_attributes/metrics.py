@@ -35,7 +35,7 @@ class AttributePredictions(NamedTuple):
 class AttributeEvaluator:
     """Collects what a network says and measures it once all is there.
 
-    Right under torch.distributed: pictures are told apart by id, and the duplicates with which
+    Right under torch.distributed: images are told apart by id, and the duplicates with which
     Lightning pads the last batch are dropped.
 
     Args:
@@ -60,7 +60,7 @@ class AttributeEvaluator:
         """Add a batch.
 
         Args:
-            ids: (B,) int64, which picture of the data set.
+            ids: (B,) int64, which image of the data set.
             labels: (B, A) int8.
             logits: (B, A) float.
             paths: B files, for ``predictions.csv``.
@@ -103,7 +103,7 @@ class AttributeEvaluator:
         return merged
 
     def to_csv(self) -> str:
-        """Return a line a picture: file, then the probability of each attribute. After `gather`."""
+        """Return a line an image: file, then the probability of each attribute. After `gather`."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["file", *self.attributes])
@@ -117,9 +117,9 @@ class AttributeFigures(NamedTuple):
     """One attribute: figures are in [0, 1], and None where there is nothing to divide by."""
 
     positives: int
-    """Pictures that have it."""
+    """Images that have it."""
     negatives: int
-    """Pictures that lack it; those of which nobody knows are left out."""
+    """Images that lack it; those of which nobody knows are left out."""
     average_precision: float | None
     """None without positives."""
     accuracy: float | None
@@ -157,14 +157,14 @@ class AttributeResult(NamedTuple):
     means: Means
     per_attribute: dict[str, AttributeFigures]
     groups: dict[str, dict[str, Means]]
-    """Sensitive attribute -> "yes" and "no" -> the other attributes, on those pictures alone."""
+    """Sensitive attribute -> "yes" and "no" -> the other attributes, on those images alone."""
     landmark_error: float | None
     """Mean distance of the five landmarks as a share of the distance between the eyes."""
     curves: dict[str, Curve]
 
     @property
     def without_ap(self) -> list[str]:
-        """Attributes that no picture has: their average precision is undefined."""
+        """Attributes that no image has: their average precision is undefined."""
         return [name for name, row in self.per_attribute.items() if not row.positives]
 
     def to_dict(self) -> dict[str, Any]:
@@ -200,8 +200,8 @@ def measure(
             those that are not named.
         groups: Sensitive attributes: figures are given apart for those that have and lack them.
             Names that are no attributes are left aside.
-        training_counts: (A, 2), training pictures that lack and have each attribute: they say
-            which answer is the majority's. None takes the measured pictures' own.
+        training_counts: (A, 2), training images that lack and have each attribute: they say
+            which answer is the majority's. None takes the measured images' own.
 
     Raises:
         DataError: No label is known.

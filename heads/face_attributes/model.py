@@ -17,7 +17,7 @@ class AttributeOutput(NamedTuple):
     """(B, A) float, one for each attribute; their sigmoid is its probability."""
     landmarks: Tensor | None
     """(B, 5, 2) float, x and y as shares of the crop's width and height: eyes, nose, corners of the
-    mouth, as seen in the picture left before right. None where the head does not say."""
+    mouth, as seen in the image left before right. None where the head does not say."""
 
 
 class AttributeHead(nn.Module):
@@ -102,6 +102,6 @@ class AttributeNetwork(nn.Module):
 
 
 def landmarks_in_pixels(landmarks: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """From shares of a crop to its pixels: (B, 5, 2) float, (0, 0) the centre of the first."""
+    """From shares of a crop to its pixels: (B, 5, 2) float, (0, 0) the center of the first."""
     height, width = size_hw
     return landmarks * torch.tensor([width, height], device=landmarks.device) - 0.5

@@ -49,7 +49,7 @@ class FaceMixup:
             seed: Numbers, at least 0, that say which draw this is, such as step and process.
 
         Returns:
-            Pictures (B, 3, H, W) float32 in [0, 255] and labels (B, A) float32 in [0, 1], -1 where
+            Images (B, 3, H, W) float32 in [0, 255] and labels (B, A) float32 in [0, 1], -1 where
             one of the two is not known; landmarks likewise, NaN there. Identities, ids and paths
             are left as they were.
         """
@@ -135,7 +135,7 @@ class AttributeJob:
         Args:
             evaluator: Has all answers.
             facts: The task's.
-            choose: Whether thresholds are chosen on the same pictures first.
+            choose: Whether thresholds are chosen on the same images first.
         """
         predictions, counts = evaluator.gather(), facts.get("label_counts")
 
@@ -243,7 +243,7 @@ class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
     later evaluation uses them.
 
     Args:
-        network: Pictures (B, 3, H, W) uint8 RGB to ``AttributeOutput``.
+        network: Images (B, 3, H, W) uint8 RGB to ``AttributeOutput``.
         categories: Position -> name of the attributes. The command line links it from the data.
         loss: Of each label; None is the cross entropy. The same in training and evaluation.
         distillation: Lets the network learn from a teacher, too; its objective should be
@@ -334,7 +334,7 @@ class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
         return output.logits
 
     def measure(self, stage: str) -> AttributeResult:  # noqa: ARG002
-        """Return the measures; while training, thresholds are chosen on the same pictures first."""
+        """Return the measures; while training, thresholds are chosen on the same images first."""
         choose = self.is_fitting and not self.trainer.sanity_checking
         return self.job.measure(self.evaluator, self.facts, choose)
 
@@ -369,11 +369,11 @@ class _Logits(nn.Module):
 class AttributeTeacher(ModelTeacher):
     """An attribute network of this package, from its checkpoint.
 
-    It sees the pictures as the student does, after augmentation.
+    It sees the images as the student does, after augmentation.
 
     Args:
         checkpoint: A checkpoint of an ``AttributeTask``.
-        size_hw: What pictures are resized to for it; None takes the size of its training.
+        size_hw: What images are resized to for it; None takes the size of its training.
     """
 
     def __init__(self, checkpoint: str | Path, size_hw: tuple[int, int] | None = None) -> None:
@@ -391,5 +391,5 @@ class AttributeTeacher(ModelTeacher):
             self.size_hw = (int(height), int(width))
         return _Logits(task.network)
 
-    def _normalised(self, images: Tensor) -> Tensor:
-        return images  # the network normalises
+    def _normalized(self, images: Tensor) -> Tensor:
+        return images  # the network normalizes

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .far_frr import THRESHOLDS, Roc, compare_all, equal_error_rate, normalised
+from .far_frr import THRESHOLDS, Roc, compare_all, equal_error_rate, normalized
 
 LEAST_PAIRS = 100
 """Fewer pairs of a kind have counts and no rate."""
@@ -77,7 +77,7 @@ def measure_groups(
         origin: Where it is from, in words.
         least_pairs: Fewer pairs of a kind have no rate.
     """
-    rows = normalised(embeddings)
+    rows = normalized(embeddings)
 
     def measured(chosen: np.ndarray) -> GroupRates:
         kept = chosen & (identities >= 0)

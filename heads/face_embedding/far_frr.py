@@ -70,7 +70,7 @@ class AllPairs:
         }  # fmt: skip
 
 
-def normalised(embeddings: np.ndarray) -> np.ndarray:
+def normalized(embeddings: np.ndarray) -> np.ndarray:
     """Return embeddings (N, D) at unit length, float32; one of length zero stays zero."""
     rows = np.asarray(embeddings, dtype=np.float32)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
@@ -161,7 +161,7 @@ def all_against_all(
         The rates; None where a kind of pair is missing.
     """
     known = np.flatnonzero(identities >= 0)
-    rows, owners = normalised(embeddings[known]), identities[known]
+    rows, owners = normalized(embeddings[known]), identities[known]
     _, sizes = np.unique(owners, return_counts=True)
     total = len(known) * (len(known) - 1) // 2
     genuine_count = int((sizes * (sizes - 1) // 2).sum())

@@ -139,7 +139,7 @@ class _MarginLoss(EmbeddingLoss):
                 f"num_identities={num_identities} must be at least 2, dimension={dimension} at "
                 f"least 1, scale={scale} positive and margin={margin} at least 0"
             )
-        self.centres = nn.Parameter(torch.randn(num_identities, dimension) * 0.01)
+        self.centers = nn.Parameter(torch.randn(num_identities, dimension) * 0.01)
 
     def forward(
         self,
@@ -148,7 +148,7 @@ class _MarginLoss(EmbeddingLoss):
         identities: Tensor,
     ) -> dict[str, Tensor]:
         """See ``EmbeddingLoss``; faces of nobody known are left out."""
-        people = len(self.centres)
+        people = len(self.centers)
         if (identities >= people).any():
             raise DataError(
                 f"num_identities={people}: the data has a person {int(identities.max())} (counted "
@@ -156,14 +156,14 @@ class _MarginLoss(EmbeddingLoss):
             )
         known = identities >= 0
         owners = identities[known]
-        cosines = F.linear(embeddings[known].float(), F.normalize(self.centres.float(), dim=1))
+        cosines = F.linear(embeddings[known].float(), F.normalize(self.centers.float(), dim=1))
         chosen = F.one_hot(owners, people).bool()
         logits = self.scale * torch.where(chosen, self.harder(cosines), cosines)
         total = F.cross_entropy(logits, owners, reduction="sum")
         return self.compare("identity", total / known.sum().clamp_min(1))
 
     def harder(self, cosines: Tensor) -> Tensor:
-        """The cosines to the right person's centre, with the margin."""
+        """The cosines to the right person's center, with the margin."""
         raise NotImplementedError
 
 

@@ -26,7 +26,7 @@ class EmbeddingHead(nn.Module):
         pooling: How the map becomes one vector.
         map_hw: Height and width of the map; only ``depthwise`` needs it, and then takes no other.
         dropout: Probability of dropping a pooled feature while training.
-        norm: Batch normalisation of the embedding before its length is taken, as margin losses
+        norm: Batch normalization of the embedding before its length is taken, as margin losses
             want it (Deng et al. 2019, "ArcFace", Section 3.1).
 
     Raises:

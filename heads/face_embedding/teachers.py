@@ -15,7 +15,7 @@ from ...datasets.faces.views import FaceViews
 from ...datasets.images import stretch
 from ...datasets.types import FaceBatch
 from ...datasets.vectors import read_vectors
-from .far_frr import normalised
+from .far_frr import normalized
 
 
 class EmbeddingTeacher(ABC):
@@ -42,7 +42,7 @@ class EmbeddingTeacher(ABC):
 class FaceTeacher(EmbeddingTeacher):
     """Embeds aligned faces; a subclass says how it is opened and run.
 
-    As the teacher of a training it looks at each batch, at the very pictures of the student; much
+    As the teacher of a training it looks at each batch, at the very images of the student; much
     slower than a ``TableTeacher``, but never asked the same twice.
 
     Args:
@@ -80,7 +80,7 @@ class FaceTeacher(EmbeddingTeacher):
         if not self._opened:
             self.open()
             self._opened = True
-        return normalised(self.infer(self._prepared(images)))
+        return normalized(self.infer(self._prepared(images)))
 
     def _prepared(self, images: np.ndarray | Tensor) -> np.ndarray:
         pixels = images.numpy(force=True) if isinstance(images, Tensor) else np.asarray(images)
@@ -89,7 +89,7 @@ class FaceTeacher(EmbeddingTeacher):
             or pixels.dtype != np.uint8
             or 3 not in (pixels.shape[1], pixels.shape[3])
         ):
-            raise ValueError(f"wanted are B uint8 pictures, not {pixels.dtype} {pixels.shape}")
+            raise ValueError(f"wanted are B uint8 images, not {pixels.dtype} {pixels.shape}")
         if pixels.shape[3] != 3:
             pixels = pixels.transpose(0, 2, 3, 1)
         if pixels.shape[1:3] != (self.size, self.size):
@@ -100,7 +100,7 @@ class FaceTeacher(EmbeddingTeacher):
         return np.ascontiguousarray(pixels)
 
     def prepare(self, dimension: int, device: torch.device, views: FaceViews | None = None) -> None:  # noqa: ARG002
-        """See whether it gives as many numbers as the student, with one grey face.
+        """See whether it gives as many numbers as the student, with one gray face.
 
         Raises:
             WeightsError: It cannot be read or does not fit.
@@ -109,7 +109,7 @@ class FaceTeacher(EmbeddingTeacher):
         check_dimension(type(self).__name__, self.embed(grey).shape[1], dimension)
 
     def __call__(self, batch: FaceBatch) -> Tensor:
-        """Return (B, D) float32 of unit length, for the pictures of a batch."""
+        """Return (B, D) float32 of unit length, for the images of a batch."""
         return torch.from_numpy(self.embed(batch.images)).to(batch.images.device)
 
 
@@ -142,7 +142,7 @@ class NcnnTeacher(FaceTeacher):
         size: Side in px of the faces that it wants.
         pixel_mean: Taken from the pixels, where the network does not do that itself.
         pixel_std: Then divided by.
-        num_threads: Threads of one picture.
+        num_threads: Threads of one image.
     """
 
     def __init__(
@@ -235,7 +235,7 @@ class OnnxTeacher(FaceTeacher):
             raise WeightsError(f"{self.path}: cannot be run as an ONNX model ({error})") from error
         shape = self._session.get_inputs()[0].shape
         if len(shape) != 4 or 3 not in (shape[1], shape[3]):
-            raise WeightsError(f"{self.path}: takes {shape}, and not pictures of three channels")
+            raise WeightsError(f"{self.path}: takes {shape}, and not images of three channels")
         self._channels_last = shape[1] != 3
         if self._size_is_free and isinstance(shape[2], int):
             self.size = shape[2]
@@ -255,7 +255,7 @@ class OnnxTeacher(FaceTeacher):
         if not self._channels_last:
             pixels = pixels.transpose(0, 3, 1, 2)
         source = self._session.get_inputs()[0]
-        single = source.shape[0] == 1  # many published models take one picture at a time
+        single = source.shape[0] == 1  # many published models take one image at a time
         parts = pixels[:, None] if single else [pixels]
         said = [self._session.run(None, {source.name: np.ascontiguousarray(part)})[0]
                 for part in parts]  # fmt: skip
@@ -265,7 +265,7 @@ class OnnxTeacher(FaceTeacher):
 class FacenetTeacher(FaceTeacher):
     """``InceptionResnetV1`` of facenet-pytorch (Schroff et al. 2015's FaceNet); extra ``faces``.
 
-    The weights are not downloaded here. Their licence is not clear: VGGFace2's pictures were
+    The weights are not downloaded here. Their license is not clear: VGGFace2's images were
     offered for research only.
 
     Args:
@@ -389,7 +389,7 @@ def read_view_table(path: str | Path) -> ViewTable:
             ) from error
     plain = read_vectors(path)
     zeros = np.zeros(len(plain.files), np.int64)
-    return ViewTable(plain.files, zeros, normalised(plain.vectors), None)
+    return ViewTable(plain.files, zeros, normalized(plain.vectors), None)
 
 
 def _views(path: Path, table: Any) -> ViewTable:
@@ -403,7 +403,7 @@ def _views(path: Path, table: Any) -> ViewTable:
     return ViewTable(
         np.asarray(table["file"].to_pylist(), dtype=np.str_),
         views.astype(np.int64),
-        normalised(rows),
+        normalized(rows),
         metadata[b"fingerprint"].decode() if b"fingerprint" in metadata else None,
     )
 

@@ -24,7 +24,7 @@ from .far_frr import (
     all_against_all,
     area_under,
     equal_error_rate,
-    normalised,
+    normalized,
     power_of_ten,
     roc_curve,
     threshold_at_far,
@@ -110,7 +110,7 @@ class VerificationResult:
 
 def score_pairs(embeddings: np.ndarray, pairs: Pairs) -> np.ndarray:
     """Return the cosine (P,) float64 of each pair's embeddings (N, D)."""
-    rows = normalised(embeddings)
+    rows = normalized(embeddings)
     return np.einsum("pd,pd->p", rows[pairs.first], rows[pairs.second], dtype=np.float64)
 
 

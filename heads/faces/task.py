@@ -60,7 +60,7 @@ class FacesTask(DescribingTask[FacesEvaluator, FacesResult]):
     loss is part of ``train/loss`` and of no other: held-out people are not in the teacher's table.
     Checkpoints hold the thresholds of both jobs.
 
-    A picture's every crop, mirrored or moved, has the teacher's embedding of the plain face as its
+    An image's every crop, mirrored or moved, has the teacher's embedding of the plain face as its
     target: the teacher saw another frame, so that it cannot be asked about the crop itself.
 
     Args:
@@ -158,7 +158,7 @@ class FacesTask(DescribingTask[FacesEvaluator, FacesResult]):
         return output
 
     def measure(self, stage: str) -> FacesResult:
-        """Return the measures; while training, thresholds are chosen on the same pictures first."""
+        """Return the measures; while training, thresholds are chosen on the same images first."""
         trial = self.trainer.sanity_checking
         choose = self.is_fitting and not trial
         described = self.job.measure(self.evaluator.attributes, self.facts, choose)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Answer = Literal["cell", "mode"]
-"""``cell``: the mean position of the photos of the most probable cell (not the cell's centre).
+"""``cell``: the mean position of the photos of the most probable cell (not the cell's center).
 ``mode``: where the probability is densest, for mass that is spread over many small cells."""
 
 MODE_KM = 50.0

@@ -43,7 +43,7 @@ class CellLoss(nn.Module):
         logits: Sequence[Tensor],
         cells: Sequence[Tensor],
         photos: Tensor,
-        centres: Sequence[Tensor],
+        centers: Sequence[Tensor],
     ) -> dict[str, Tensor]:
         """Return the mean loss of each partition: ``cells``, or ``cells_0`` and so on.
 
@@ -51,17 +51,17 @@ class CellLoss(nn.Module):
             logits: For each partition (B, C).
             cells: For each (B,) int64, which cell holds the photo; -1 for none.
             photos: (B, 3) float32, unit vectors to where the photos were taken.
-            centres: For each partition (C, 3) float32, unit vectors to the cells' mean positions.
+            centers: For each partition (C, 3) float32, unit vectors to the cells' mean positions.
         """
         losses = {}
-        for index, (scores, own, places) in enumerate(zip(logits, cells, centres, strict=True)):
+        for index, (scores, own, places) in enumerate(zip(logits, cells, centers, strict=True)):
             name = "cells" if len(logits) == 1 else f"cells_{index}"
             losses[name] = self._one(scores.float(), own, photos, places)
         return losses
 
-    def _one(self, logits: Tensor, own: Tensor, photos: Tensor, centres: Tensor) -> Tensor:
+    def _one(self, logits: Tensor, own: Tensor, photos: Tensor, centers: Tensor) -> Tensor:
         if self.tau_km is not None:
-            labels = smoothed_labels(pairwise_km(photos, centres), self.tau_km)
+            labels = smoothed_labels(pairwise_km(photos, centers), self.tau_km)
             total = functional.cross_entropy(logits, labels, reduction="sum")
             return total / max(1, len(logits))
         total = functional.cross_entropy(logits, own, ignore_index=NO_CELL, reduction="sum")

@@ -103,13 +103,13 @@ class GeolocationEvaluator:
 
     Args:
         tokens: S2 tokens of the cells, in the order of the class index.
-        centres_deg: (C, 2) what the cells answer, for the constant guesses.
+        centers_deg: (C, 2) what the cells answer, for the constant guesses.
         dataset: The name to report.
     """
 
-    def __init__(self, tokens: Sequence[str], centres_deg: np.ndarray, dataset: str) -> None:
+    def __init__(self, tokens: Sequence[str], centers_deg: np.ndarray, dataset: str) -> None:
         self.tokens = tokens
-        self.centres_deg = centres_deg
+        self.centers_deg = centers_deg
         self.dataset = dataset
         self._parts: list[Predictions] = []
         self._paths: dict[int, str] = {}
@@ -144,7 +144,7 @@ class GeolocationEvaluator:
 
     def compute(self) -> GeolocationResult:
         """Gather, then measure; call it on all processes, which get the same result."""
-        return measure(self.gather(), self.centres_deg, self.dataset)
+        return measure(self.gather(), self.centers_deg, self.dataset)
 
     @property
     def gathered(self) -> Predictions | None:
@@ -177,31 +177,31 @@ def shares_within(error_km: np.ndarray) -> dict[int, float]:
 
 
 def guesses(
-    truth_deg: np.ndarray, centres_deg: np.ndarray
+    truth_deg: np.ndarray, centers_deg: np.ndarray
 ) -> tuple[dict[int, float], dict[int, float]]:
     """What guesses without looking reach: a cell by lot, and the best cell as a constant.
 
     Args:
         truth_deg: (N, 2) true positions.
-        centres_deg: (C, 2) what the cells answer.
+        centers_deg: (C, 2) what the cells answer.
 
     Returns:
         Share within each distance by chance, and at most by a constant.
     """
-    centres, photos = unit_vectors(centres_deg), unit_vectors(truth_deg)
-    hits = np.zeros((len(WITHIN_KM), len(centres)))
+    centers, photos = unit_vectors(centers_deg), unit_vectors(truth_deg)
+    hits = np.zeros((len(WITHIN_KM), len(centers)))
     # Chords grow with distances, so these are the same comparisons.
     chords = 2 * np.sin(np.array(WITHIN_KM) / EARTH_RADIUS_KM / 2)
     for start in range(0, len(photos), _CHUNK):
         part = photos[start : start + _CHUNK]
-        square = np.maximum(2 - 2 * centres @ part.T, 0)
+        square = np.maximum(2 - 2 * centers @ part.T, 0)
         hits += [(square <= chord**2).sum(axis=1) for chord in chords]
     shares = hits / len(photos)
     means, best = shares.mean(axis=1).tolist(), shares.max(axis=1).tolist()
     return dict(zip(WITHIN_KM, means, strict=True)), dict(zip(WITHIN_KM, best, strict=True))
 
 
-def measure(predictions: Predictions, centres_deg: np.ndarray, dataset: str) -> GeolocationResult:
+def measure(predictions: Predictions, centers_deg: np.ndarray, dataset: str) -> GeolocationResult:
     """Measure answers, at least one."""
     error = predictions.error_km
     where = continent_of(predictions.truth_deg)
@@ -214,7 +214,7 @@ def measure(predictions: Predictions, centres_deg: np.ndarray, dataset: str) -> 
         for index, name in enumerate(CONTINENTS)
         if (where == index).any()
     }
-    chance, constant = guesses(predictions.truth_deg, centres_deg)
+    chance, constant = guesses(predictions.truth_deg, centers_deg)
     covered = (error[:, None] <= predictions.radii_km).mean(axis=0).tolist()
     return GeolocationResult(
         dataset=dataset,

@@ -1,4 +1,4 @@
-"""The network: pictures to logits over the cells of one or several partitions."""
+"""The network: images to logits over the cells of one or several partitions."""
 
 from collections.abc import Sequence
 

@@ -29,8 +29,8 @@ from .metrics import GeolocationEvaluator, GeolocationResult, by_share, format_t
 
 PREDICTIONS_FILE = "predictions.csv"
 CROP = "crop_fraction"
-"""What a checkpoint calls the central part of a picture that evaluation looks at, see
-``CentreCrop``; None is the whole picture, stretched."""
+"""What a checkpoint calls the central part of an image that evaluation looks at, see
+``CenterCrop``; None is the whole image, stretched."""
 _CELLS = "cells"
 _CALIBRATION = "calibration"
 
@@ -47,12 +47,12 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
     it.
 
     Args:
-        network: Pictures (B, 3, H, W) uint8 RGB to logits (B, C) of each partition.
+        network: Images (B, 3, H, W) uint8 RGB to logits (B, C) of each partition.
         categories: Class index to S2 token of the last partition; the command line links it.
         loss: What the positions teach; None is ``CellLoss()``.
         answer: See ``decoding.Answer``.
-        five_crop_hw: In evaluation, average over the four corners and the centre of this size; the
-            pictures have to be larger (``data.eval_size_hw``). None takes pictures whole.
+        five_crop_hw: In evaluation, average over the four corners and the center of this size; the
+            images have to be larger (``data.eval_size_hw``). None takes images whole.
         **options: See ``ImageTask``.
     """
 
@@ -74,7 +74,7 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
         self.five_crop_hw = five_crop_hw
         self._partitions: tuple[Partition, ...] = ()
         self._parents: list[Tensor] = []
-        self._centres: list[Tensor] = []
+        self._centers: list[Tensor] = []
         self._decoder: Decoder | None = None
         self._calibrating: CalibrationPhotos | None = None
 
@@ -117,7 +117,7 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
             )
         parents = [torch.from_numpy(fine.parents_in(coarse)) for coarse in partitions[:-1]]
         self._partitions, self._parents = partitions, parents
-        self._centres = [
+        self._centers = [
             torch.from_numpy(unit_vectors(each.latlng_deg)).float() for each in partitions
         ]
         self._decoder = self._new_decoder()
@@ -159,16 +159,16 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
         latlng_deg = batch.latlng_deg.cpu().double().numpy()
         cells = [torch.from_numpy(each.assign(latlng_deg)).to(device) for each in self.partitions]
         photos = torch.from_numpy(unit_vectors(latlng_deg)).float().to(device)
-        self._centres = [centres.to(device) for centres in self._centres]
-        return self.loss(output, cells, photos, self._centres)
+        self._centers = [centers.to(device) for centers in self._centers]
+        return self.loss(output, cells, photos, self._centers)
 
     # --- evaluation
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Return the probabilities (B, C) of the last partition for pictures (B, 3, H, W) uint8.
+        """Return the probabilities (B, C) of the last partition for images (B, 3, H, W) uint8.
 
         Raises:
-            DataError: ``five_crop_hw`` is larger than the pictures.
+            DataError: ``five_crop_hw`` is larger than the images.
         """
         whole = self.five_crop_hw is None
         scores = self._scores(self(images)) if whole else self._crop_scores(images)
@@ -186,7 +186,7 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
         height, width = cast(tuple[int, int], self.five_crop_hw)
         if height > images.shape[-2] or width > images.shape[-1]:
             raise DataError(
-                f"five_crop_hw={height, width} of pictures of {tuple(images.shape[-2:])}: set "
+                f"five_crop_hw={height, width} of images of {tuple(images.shape[-2:])}: set "
                 "data.eval_size_hw to a larger size, such as 256 for crops of 224"
             )
         crops = transforms.five_crop(images, [height, width])
@@ -202,7 +202,7 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
         return GeolocationEvaluator(fine.table.tokens, fine.latlng_deg, dataset_name(dataset))
 
     def predict_step(self, batch: PhotoBatch, batch_idx: int) -> Places:  # noqa: ARG002
-        """Return the answers for a batch, without the whole pictures where crops are asked for."""
+        """Return the answers for a batch, without the whole images where crops are asked for."""
         return self.collect(self(batch.images) if self.five_crop_hw is None else (), batch)
 
     def collect(self, output: tuple[Tensor, ...], batch: PhotoBatch) -> Places:

@@ -133,7 +133,7 @@ def write_face_checkpoint(face_network: FaceNetwork) -> Callable[..., Path]:
 
 
 class ListedFaces:
-    """A finder that knows the landmarks of a CelebA folder's faces; no other picture has a face."""
+    """A finder that knows the landmarks of a CelebA folder's faces; no other image has a face."""
 
     def __init__(self, root: Path, most: int | None = None) -> None:
         table = read_celeba(root).table
@@ -143,11 +143,11 @@ class ListedFaces:
             for path, points in zip(table.paths[:most], table.landmarks[:most], strict=True)
         }
 
-    def __call__(self, pictures: Sequence[np.ndarray]) -> list[FacesFound]:
-        return [self._faces(picture) for picture in pictures]
+    def __call__(self, images: Sequence[np.ndarray]) -> list[FacesFound]:
+        return [self._faces(image) for image in images]
 
-    def _faces(self, picture: np.ndarray) -> FacesFound:
-        points = self.known.get(picture.tobytes())
+    def _faces(self, image: np.ndarray) -> FacesFound:
+        points = self.known.get(image.tobytes())
         count = int(points is not None)
         box = np.array([[40, 60, 130, 190]], np.float32)[:count]
         landmarks = np.zeros((0, 5, 2), np.float32) if points is None else points[None]
@@ -156,5 +156,5 @@ class ListedFaces:
 
 @pytest.fixture(scope="session")
 def listed_faces() -> Callable[..., FaceFinder]:
-    """A CelebA folder, and of how many pictures at the most -> a finder of their faces."""
+    """A CelebA folder, and of how many images at the most -> a finder of their faces."""
     return ListedFaces

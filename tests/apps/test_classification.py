@@ -95,8 +95,8 @@ def test_fit_validate_test_predict__agree(config: Path, tmp_path: Path, capsys) 
     assert predictions[0] == predictions[1] == predictions[2]
     assert not (runs[3] / "classification_metrics.json").exists()
     for run in runs[:3]:
-        with Image.open(run / "confusion.png") as picture:
-            assert picture.format == "PNG"
+        with Image.open(run / "confusion.png") as image:
+            assert image.format == "PNG"
     task = ClassificationTask.load_from_checkpoint(
         runs[0] / "checkpoints/last.ckpt", weights_only=True
     )
@@ -112,9 +112,7 @@ def test_fit_validate_test_predict__agree(config: Path, tmp_path: Path, capsys) 
 
 
 @pytest.mark.slow
-def test_validate__with_two_processes_counts_every_picture_once(
-    config: Path, tmp_path: Path
-) -> None:
+def test_validate__with_two_processes_counts_every_image_once(config: Path, tmp_path: Path) -> None:
     lightning(["fit", "-c", str(config)])
     checkpoint = tmp_path / "runs/version_0/checkpoints/last.ckpt"
     lightning(["validate", "-c", str(config), f"--ckpt_path={checkpoint}"])
@@ -139,13 +137,13 @@ def test_cache_logits__then_learn_from_the_table(
     table = tmp_path / "logits.npz"
     words = ["cache-logits", "-c", str(config), "--teacher", str(checkpoint), "--out", str(table)]
     assert main(words) == 0
-    assert "24 pictures, 8 logits each" in capsys.readouterr().out
+    assert "24 images, 8 logits each" in capsys.readouterr().out
     found = read_vectors(table)
     assert sorted(found.files.tolist())[0] == "train/crescent/000006.jpg"
     task = ClassificationTask.load_from_checkpoint(checkpoint, weights_only=True).eval()
-    with Image.open(objects / found.files[0]) as picture:
+    with Image.open(objects / found.files[0]) as image:
         side = round(64 * (1 - 0.875) / 2)
-        crop = picture.resize((64, 64), Image.Resampling.BILINEAR,
+        crop = image.resize((64, 64), Image.Resampling.BILINEAR,
                               box=(side, side, 64 - side, 64 - side))  # fmt: skip
     pixels = torch.from_numpy(np.array(crop))[None]
     expected = task(pixels.permute(0, 3, 1, 2))
@@ -234,8 +232,8 @@ def test_sweep__ends_in_a_table_and_a_figure_and_skips_what_is_done(
         assert (int(row["mult_adds"]), int(row["params"])) == (cost.mult_adds, cost.params)
         assert float(row["top1"]) == metrics(run)["top1"]
         assert row["run"] in table
-    with Image.open(out / "tradeoff.png") as picture:
-        assert picture.format == "PNG"
+    with Image.open(out / "tradeoff.png") as image:
+        assert image.format == "PNG"
     before = sorted(path.name for path in (out / "w0.25_r32").iterdir())
     assert main(words) == 0
     assert sorted(path.name for path in (out / "w0.25_r32").iterdir()) == before

@@ -42,8 +42,8 @@ def test_fit__writes_a_whole_run(recipe: Path, tmp_path: Path, capsys) -> None:
     assert (run / "config.yaml").is_file()
     assert list(run.glob("events.out.tfevents*"))
     assert (run / "checkpoints" / "last.ckpt").is_file()
-    for picture in ("curves.png", "pictures/latest.png"):
-        assert (run / picture).read_bytes().startswith(b"\x89PNG"), picture
+    for image in ("curves.png", "pictures/latest.png"):
+        assert (run / image).read_bytes().startswith(b"\x89PNG"), image
 
 
 def test_fit__twice__makes_two_versions_and_resumes_from_last(recipe: Path, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_ckpt_path_last__without_a_run_says_so(recipe: Path, capsys) -> None:
     assert "no last.ckpt" in capsys.readouterr().err
 
 
-def test_broken_picture__stops_training_and_names_the_file(
+def test_broken_image__stops_training_and_names_the_file(
     recipe: Path, tmp_path: Path, scenes: Path, capsys
 ) -> None:
     import shutil

@@ -136,7 +136,7 @@ HOSTILE: dict[str, Callable[[dict, Path], None]] = {
     "a class of ours that is not on the list": outside(
         network={
             "class_path": "mobilevision.apps.benchmark.processes.Worker",
-            "init_args": {"opening": ["a"], "picture": "a", "threads": 1, "folder": "."},
+            "init_args": {"opening": ["a"], "image": "a", "threads": 1, "folder": "."},
         }
     ),
     "a class of ours that reads files": outside(

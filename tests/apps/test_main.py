@@ -220,7 +220,7 @@ def test_data_synthetic__other_parameters__message_and_status_2(
     assert "other parameters" in err
 
 
-def test_data_check__picture_missing__status_1_and_json(tmp_path: Path, capsys: Capture) -> None:
+def test_data_check__image_missing__status_1_and_json(tmp_path: Path, capsys: Capture) -> None:
     root = tmp_path / "scenes"
     main(["data", "synthetic", str(root), "--train", "2", "--val", "1", "--size", "64", "64"])
     (root / "train" / "000002.jpg").unlink()

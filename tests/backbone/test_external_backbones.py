@@ -127,8 +127,8 @@ def test_vgg_ssd__maps_are_those_of_torchvisions_detector() -> None:
     theirs.backbone.load_state_dict(ours.extractor.state_dict())
     images = (random_images(300)[:1] + 1) / 2
     with torch.no_grad():
-        normalised = theirs.transform([images[0]])[0].tensors
-        expected = list(theirs.backbone(normalised).values())
+        normalized = theirs.transform([images[0]])[0].tensors
+        expected = list(theirs.backbone(normalized).values())
         for mine, other in zip(ours(images * 2 - 1), expected, strict=True):
             torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-3)
     sides = [each.shape[-1] for each in expected]

@@ -1,4 +1,4 @@
-"""Folding normalisation away changes nothing but the time."""
+"""Folding normalization away changes nothing but the time."""
 
 import copy
 import shutil
@@ -28,7 +28,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 def trained(network: nn.Module) -> nn.Module:
-    """Give normalisation the statistics of noise and random scales, as training would."""
+    """Give normalization the statistics of noise and random scales, as training would."""
     torch.manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -87,7 +87,7 @@ def test_original__stays_as_it_was() -> None:
     assert not any(p.requires_grad for p in fused.parameters())
 
 
-def test_training_mode__does_not_bring_normalisation_back() -> None:
+def test_training_mode__does_not_bring_normalization_back() -> None:
     network = trained(MobileNetV1(0.25))
     images = torch.randn(2, 3, 64, 64)
     assert_same(fuse(network).train()(images), network(images))
@@ -120,7 +120,7 @@ def test_fold__another_activation_is_kept() -> None:
     assert_same(fuse(layer)(images), layer(images))
 
 
-def test_fold__frozen_normalisation_too() -> None:
+def test_fold__frozen_normalization_too() -> None:
     network = trained(MobileNetV1(0.25))
     images = torch.randn(1, 3, 64, 64)
     expected = network(images)
@@ -153,7 +153,7 @@ def test_no_running_statistics__is_refused() -> None:
         fuse(layer)
 
 
-def test_gradient__reaches_the_pictures() -> None:
+def test_gradient__reaches_the_images() -> None:
     network = trained(MobileNetV1(0.25, (8,)))
     gradients = []
     for net in (network, fuse(network)):

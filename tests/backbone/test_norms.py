@@ -7,7 +7,7 @@ from mobilevision.backbone.layers import calibrate_norms, set_folded_bias
 
 
 def folded_backbone() -> MobileNetV1:
-    """A backbone whose normalisation layers only add a bias, as after loading a folded file."""
+    """A backbone whose normalization layers only add a bias, as after loading a folded file."""
     torch.manual_seed(0)
     net = MobileNetV1(width_mult=0.25)
     for module in net.modules():
@@ -26,28 +26,28 @@ def test_set_folded_bias__adds_the_bias_and_nothing_else() -> None:
 
 def test_calibration__keeps_evaluation_and_makes_training_mode_agree() -> None:
     net = folded_backbone()
-    pictures = torch.randn(8, 3, 64, 64)
+    images = torch.randn(8, 3, 64, 64)
     other = torch.randn(2, 3, 64, 64) * 3
     before = [m.detach() for m in net.eval()(other)]
-    assert calibrate_norms(net, pictures.split(4)) == 8
+    assert calibrate_norms(net, images.split(4)) == 8
     for a, b in zip(before, net.eval()(other), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-    # on the calibration pictures themselves, batch statistics are the running ones
-    evaluated = [m.detach() for m in net.eval()(pictures)]
-    for a, b in zip(evaluated, net.train()(pictures), strict=True):
+    # on the calibration images themselves, batch statistics are the running ones
+    evaluated = [m.detach() for m in net.eval()(images)]
+    for a, b in zip(evaluated, net.train()(images), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-2)
 
 
 def test_calibration__changes_a_layer_whose_training_mode_was_wrong() -> None:
     net = folded_backbone()
-    pictures = torch.randn(8, 3, 64, 64)
+    images = torch.randn(8, 3, 64, 64)
     with torch.no_grad():
-        wanted = net.eval()(pictures)[-1]
-        wrong = net.train()(pictures)[-1]
+        wanted = net.eval()(images)[-1]
+        wrong = net.train()(images)[-1]
     assert (wanted - wrong).abs().mean() > 0.1 * wanted.abs().mean()
 
 
-def test_calibration__without_pictures_is_refused() -> None:
+def test_calibration__without_images_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one batch"):
         calibrate_norms(folded_backbone(), [])
 

@@ -29,11 +29,11 @@ def test_compare__prints_a_row_for_each_variant(
 
 
 def test_step__variants__start_from_the_same_loss_and_lower_it(benchmark: ModuleType) -> None:
-    pictures, target = benchmark.random_batch(2, 96)
+    images, target = benchmark.random_batch(2, 96)
     for variant in benchmark.VARIANTS:
         trainer = benchmark.Trainer(variant, 0.25)
-        losses = [trainer.step(pictures, target).loss for _ in range(4)]
-        plain = benchmark.Trainer(benchmark.VARIANTS[0], 0.25).step(pictures, target).loss
+        losses = [trainer.step(images, target).loss for _ in range(4)]
+        plain = benchmark.Trainer(benchmark.VARIANTS[0], 0.25).step(images, target).loss
         tolerance = 2e-2 if variant.bfloat16 else 1e-4
         assert losses[0] == pytest.approx(plain, rel=tolerance)
         assert losses[-1] < losses[0]

@@ -48,10 +48,10 @@ def imagenet(root: Path) -> list[str]:
 
 
 def stanford_dogs(root: Path) -> list[str]:
-    for picture in range(4):
-        path = root / "Images" / f"n0208562{picture % 2}-Breed" / f"{picture}.jpg"
+    for image in range(4):
+        path = root / "Images" / f"n0208562{image % 2}-Breed" / f"{image}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (64, 64), (picture * 50, 9, 9)).save(path)
+        Image.new("RGB", (64, 64), (image * 50, 9, 9)).save(path)
     files = [str(path.relative_to(root / "Images")) for path in sorted(root.rglob("*.jpg"))]
     for split in ("train", "test"):
         (root / f"{split}.txt").write_text("\n".join(files))
@@ -70,7 +70,7 @@ def cifar(root: Path) -> list[str]:
 
 
 def faces(root: Path) -> list[str]:
-    """CelebA's layout with three pictures of each of eight people, two of them for training."""
+    """CelebA's layout with three images of each of eight people, two of them for training."""
     points = "69 111 108 111 88 135 73 152 105 152"
     names = [f"{number:06}.jpg" for number in range(24)]
     folder = root / "img_align_celeba"
@@ -102,7 +102,7 @@ def generated_world(root: Path) -> list[str]:
 
 
 def photos(root: Path) -> list[str]:
-    """A generated world as tables with a folder of pictures and a file of cells."""
+    """A generated world as tables with a folder of images and a file of cells."""
     write_world(root, train=40, val=4, progress=False)
     latlng_deg = read_positions(root / "train.csv").latlng_deg
     build_partition(latlng_deg, 10, 2)[0].write(root / "cells.parquet")

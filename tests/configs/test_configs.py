@@ -100,7 +100,7 @@ def test_config__keeps_the_last_epoch_also_where_it_is_not_the_best(
 
 
 @pytest.mark.parametrize("config", QUICKSTARTS.values())
-def test_generated_pictures__are_real_jpegs(
+def test_generated_images__are_real_jpegs(
     config: str, small_data: SmallData, tmp_path: Path
 ) -> None:
     path = REPOSITORY / "configs" / config
@@ -108,5 +108,5 @@ def test_generated_pictures__are_real_jpegs(
     lightning(["fit", "-c", str(path), "--trainer.fast_dev_run=true", "--data.num_workers=0",
                "--data.batch_size=2", f"--trainer.default_root_dir={tmp_path}", *data])  # fmt: skip
     root = Path(data[data.index("--data.root") + 1])
-    with Image.open(next((root / "train").rglob("*.jpg"))) as picture:
-        assert picture.format == "JPEG"
+    with Image.open(next((root / "train").rglob("*.jpg"))) as image:
+        assert image.format == "JPEG"

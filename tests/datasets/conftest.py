@@ -13,7 +13,7 @@ Document = dict[str, Any]
 
 
 def small_document() -> Document:
-    """Three pictures of 100x80 (width x height); the last has no boxes; category ids have a gap."""
+    """Three images of 100x80 (width x height); the last has no boxes; category ids have a gap."""
     return {
         "images": [
             {"id": 10, "file_name": "a.jpg", "width": 100, "height": 80},

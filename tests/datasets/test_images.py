@@ -1,4 +1,4 @@
-"""Pictures of every mode against Pillow, reduced decoding, and files that must be refused."""
+"""Images of every mode against Pillow, reduced decoding, and files that must be refused."""
 
 import csv
 import io
@@ -90,7 +90,7 @@ def test_read__every_mode_as_pillow(name: str, tmp_path: Path) -> None:
         assert ImageFile(path).read(reduce).shape == shape
 
 
-def test_read__sixteen_bit_grey_is_scaled(tmp_path: Path) -> None:
+def test_read__sixteen_bit_gray_is_scaled(tmp_path: Path) -> None:
     values = np.array([[0, 128, 257, 32768, 65535 - 129, 65535 - 128, 65535]], np.uint16)
     Image.fromarray(values).save(tmp_path / "deep.png")
     pixels = ImageFile(tmp_path / "deep.png").read()
@@ -118,10 +118,10 @@ def test_read__reduced_blocks_start_at_the_corner(
     path = tmp_path / "photo.jpg"
     options = {"quality": 97, "subsampling": 0, "exif": with_orientation(orientation)}
     path.write_bytes(encode(scene(*size), "JPEG", **options))
-    picture = Image.fromarray(ImageFile(path).read())
-    expected = np.asarray(picture.reduce(reduce)).astype(int)
+    image = Image.fromarray(ImageFile(path).read())
+    expected = np.asarray(image.reduce(reduce)).astype(int)
     difference = np.abs(ImageFile(path).read(reduce).astype(int) - expected)
-    # One pixel of the whole picture is 2 to 3 levels here, and blocks that began at the wrong end
+    # One pixel of the whole image is 2 to 3 levels here, and blocks that began at the wrong end
     # would be off by up to seven of them.
     assert difference[:-1, :-1].mean() < 1.0
 
@@ -176,17 +176,17 @@ def cut(data: bytes, fraction: float) -> bytes:
 JPEG = encode(scene(), "JPEG", quality=95)
 BROKEN = {
     "empty.jpg": (b"", "empty"),
-    "text.jpg": (b"<html>404 not found</html>", "not a picture"),
-    "header_only.jpg": (JPEG[:200], "broken picture"),
+    "text.jpg": (b"<html>404 not found</html>", "not an image"),
+    "header_only.jpg": (JPEG[:200], "broken image"),
     "cut.jpg": (cut(JPEG, 0.6), "cut short"),
     "no_end_marker.jpg": (JPEG[:-2], "cut short"),
     "cut_progressive.jpg": (cut(encode(scene(), "JPEG", progressive=True), 0.7), "cut short"),
     "cut_thumbnail.jpg": (cut(with_thumbnail(), 0.8), "cut short"),
     "filled_with_zeros.jpg": (cut(JPEG, 0.6) + bytes(3 * len(JPEG)), "cut short"),
-    "cut_cmyk.jpg": (cut(encode(scene().convert("CMYK"), "JPEG"), 0.7), "broken picture"),
-    "cut.png": (cut(encode(scene(), "PNG"), 0.6), "broken picture"),
-    "cut.webp": (cut(encode(scene(), "WEBP", lossless=True), 0.6), "broken picture|not a picture"),
-    "bad_crc.png": (encode(scene(), "PNG")[:-30] + bytes(30), "broken picture"),
+    "cut_cmyk.jpg": (cut(encode(scene().convert("CMYK"), "JPEG"), 0.7), "broken image"),
+    "cut.png": (cut(encode(scene(), "PNG"), 0.6), "broken image"),
+    "cut.webp": (cut(encode(scene(), "WEBP", lossless=True), 0.6), "broken image|not an image"),
+    "bad_crc.png": (encode(scene(), "PNG")[:-30] + bytes(30), "broken image"),
     "float.tif": (encode(scene().convert("F"), "TIFF"), "mode 'F'"),
     "int32.tif": (encode(scene().convert("I"), "TIFF"), "mode 'I'"),
 }
@@ -237,7 +237,7 @@ def test_read__file_changes_after_its_header(tmp_path: Path) -> None:
 
 
 def test_read__folder_instead_of_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="readable picture file"):
+    with pytest.raises(DataError, match="readable image file"):
         ImageFile(tmp_path).read()
 
 
@@ -334,7 +334,7 @@ def test_read__odd_files_as_pillow(real_data: Path) -> None:
     rows = list(csv.DictReader((real_data / "odd" / "odd.csv").read_text().splitlines()))
     for row in rows:
         path = real_data / "odd" / row["file"]
-        # Pillow turns floats into RGB by clipping them, which is no picture.
+        # Pillow turns floats into RGB by clipping them, which is no image.
         if row["pillow_load"] != "ok" or row["mode"] == "F":
             with pytest.raises(DataError, match=re.escape(str(path))):
                 ImageFile(path).read()

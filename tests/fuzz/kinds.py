@@ -41,7 +41,7 @@ from mobilevision.datasets.classification.image_folder import CsvModule
 from mobilevision.datasets.classification.imagenet import DEVKIT, GROUND_TRUTH, ImageNetModule
 from mobilevision.datasets.classification.stanford_dogs import StanfordDogsModule
 from mobilevision.datasets.detection.coco import read_coco
-from mobilevision.datasets.detection.image_checks import fit_to_pictures
+from mobilevision.datasets.detection.image_checks import fit_to_images
 from mobilevision.datasets.detection.layout import read_ids
 from mobilevision.datasets.detection.voc import find_voc_split, read_voc
 from mobilevision.datasets.download import extract_file, unzip
@@ -125,7 +125,7 @@ def write_voc(folder: Path) -> None:
 
 
 def voc(folder: Path, **options: Any) -> None:
-    annotations = fit_to_pictures(read_voc(find_voc_split(folder, "train"), **options))
+    annotations = fit_to_images(read_voc(find_voc_split(folder, "train"), **options))
     assert annotations.summary()
     assert annotations.ground_truth
 
@@ -169,7 +169,7 @@ def write_coco(folder: Path) -> None:
 def coco(folder: Path, **options: Any) -> None:
     annotations = read_coco(folder / "coco.json", folder, **options)
     assert annotations.summary()
-    assert fit_to_pictures(annotations).ground_truth
+    assert fit_to_images(annotations).ground_truth
 
 
 KINDS["coco"] = Kind(
@@ -201,10 +201,10 @@ KINDS["coco-results"] = Kind(
     write_results, (lambda f: evaluate_coco(f / "truth.json", f / "results.json", json=True),)
 )
 
-# --- pictures
+# --- images
 
 
-def write_pictures(folder: Path) -> None:
+def write_images(folder: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x8825] = {1: "N", 2: (48.0, 51.0, 30.0), 3: "E", 4: (2.0, 17.0, 24.0)}
@@ -216,16 +216,16 @@ def write_pictures(folder: Path) -> None:
         draw(folder / f"b.{suffix}")
 
 
-def pictures(folder: Path, reduce: int) -> None:
+def images(folder: Path, reduce: int) -> None:
     for path in sorted(folder.iterdir()):
         assert ImageFile(path).read(reduce).size
 
 
 KINDS["pictures"] = Kind(
-    write_pictures,
+    write_images,
     (
-        partial(pictures, reduce=1),
-        partial(pictures, reduce=4),
+        partial(images, reduce=1),
+        partial(images, reduce=4),
         lambda folder: [exif_position(path) for path in folder.iterdir()],
     ),
 )
@@ -437,7 +437,7 @@ def write_cifar(folder: Path) -> None:
 def cifar(folder: Path) -> None:
     module = CifarModule(folder)
     assert module.categories
-    assert module.read_table("val").picture(0).read().size
+    assert module.read_table("val").image(0).read().size
 
 
 KINDS["cifar"] = Kind(write_cifar, (cifar,))
@@ -504,7 +504,7 @@ def write_tar_shards(folder: Path) -> None:
 
 def shards(folder: Path, find: Callable[[Path], Any]) -> None:
     photos = ShardedPhotos(find(folder / "shards"), "photos")
-    assert all(photos.picture(row).read(2).size for row in range(len(photos.paths)))
+    assert all(photos.image(row).read(2).size for row in range(len(photos.paths)))
 
 
 KINDS["shards"] = Kind(

@@ -57,7 +57,7 @@ def test_objectives__are_zero_where_both_agree(objective) -> None:
 
 
 class Known(Teacher):
-    """Says ones of all pictures but the second, of which it does not know the last number."""
+    """Says ones of all images but the second, of which it does not know the last number."""
 
     def prepare(self, num_outputs, device, files=None) -> None:  # noqa: ARG002
         self.outputs = num_outputs
@@ -69,7 +69,7 @@ class Known(Teacher):
         return said
 
 
-def test_distillation__averages_over_known_pictures_alone() -> None:
+def test_distillation__averages_over_known_images_alone() -> None:
     distillation = Distillation(Known(), SoftTargets(1.0))
     distillation.prepare(2, torch.device("cpu"))
     student = torch.zeros(3, 2, requires_grad=True)
@@ -81,7 +81,7 @@ def test_distillation__averages_over_known_pictures_alone() -> None:
     assert student.grad[1].tolist() == [0.0, 0.0]
 
 
-def test_distillation__blends_of_pictures__only_a_teacher_that_sees_them() -> None:
+def test_distillation__blends_of_images__only_a_teacher_that_sees_them() -> None:
     Distillation(Known()).prepare(2, torch.device("cpu"), blended=True)
     with pytest.raises(DataError, match=r"no answers for blends.*leave the blending out"):
         Distillation(CachedTeacher("gone.npz")).prepare(2, torch.device("cpu"), blended=True)

@@ -1,4 +1,4 @@
-"""Evaluators under several processes: all have every picture, and which answer counts of two."""
+"""Evaluators under several processes: all have every image, and which answer counts of two."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +17,9 @@ from mobilevision.heads.geolocation.decoding import Places
 from mobilevision.heads.geolocation.metrics import GeolocationEvaluator
 
 IDS = ((2, 0), (1, 2))
-"""The pictures of two processes; a sampler that pads gave the last one to both."""
+"""The images of two processes; a sampler that pads gave the last one to both."""
 SAID = ((0.75, 0.625), (0.875, 0.5625))
-"""What they say of them; of the last picture both say something else."""
+"""What they say of them; of the last image both say something else."""
 PATHS = ("0.jpg", "1.jpg", "2.jpg")
 
 
@@ -59,7 +59,7 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[Any], np.ndarray]]] = {
 
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("case", CASES)
-def test_gather__two_processes__every_picture_once_and_the_lower_rank_counts(
+def test_gather__two_processes__every_image_once_and_the_lower_rank_counts(
     case: str, rank: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make, read = CASES[case]

@@ -1,4 +1,4 @@
-"""Every loss of every job on a batch without pictures: zero, with a gradient that is zero."""
+"""Every loss of every job on a batch without images: zero, with a gradient that is zero."""
 
 import inspect
 from collections.abc import Callable
@@ -142,7 +142,7 @@ LOSSES: list[tuple[Any, Ask]] = [
     LOSSES,
     ids=[f"{i}-{type(loss).__name__}" for i, (loss, _) in enumerate(LOSSES)],
 )
-def test_loss__of_no_pictures__is_zero_with_a_graph(loss: Any, ask: Ask) -> None:
+def test_loss__of_no_images__is_zero_with_a_graph(loss: Any, ask: Ask) -> None:
     found = ask(loss)
     parts = list(found.values()) if isinstance(found, dict) else [found]
     total = torch.stack(parts).sum()
@@ -155,7 +155,7 @@ def test_loss__of_no_pictures__is_zero_with_a_graph(loss: Any, ask: Ask) -> None
             assert not parameter.grad.any()
 
 
-def test_functions__of_no_pictures__are_zero_with_a_graph() -> None:
+def test_functions__of_no_images__are_zero_with_a_graph() -> None:
     landmarks = attribute_losses.landmark_loss(empty(5, 2), torch.zeros(0, 5, 2), (8, 8))
     softened = [soft_class_losses(empty(2, 4), torch.zeros(0, 2, 4), activation, 2.0).sum()
                 for activation in ("softmax", "sigmoid")]  # fmt: skip

@@ -18,7 +18,7 @@ def pooled() -> nn.Module:
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.9))
 
 
-def test_model_teacher__normalises_resizes_and_is_in_evaluation_mode() -> None:
+def test_model_teacher__normalizes_resizes_and_is_in_evaluation_mode() -> None:
     teacher = ModelTeacher(pooled, size_hw=(6, 6))
     teacher.prepare(3, CPU)
     images = torch.tensor([10, 20, 30], dtype=torch.uint8)[None, :, None, None].expand(2, 3, 4, 4)
@@ -115,11 +115,11 @@ def test_cached_teacher__looks_up_by_name_below_the_root(tmp_path: Path) -> None
     assert said.tolist() == [[3, 4], [1, 2]]
 
 
-def test_cached_teacher__missing_pictures_are_named_and_counted(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"2 pictures are not in the table: c.jpg, e.jpg"):
+def test_cached_teacher__missing_images_are_named_and_counted(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"2 images are not in the table: c.jpg, e.jpg"):
         cached(tmp_path).prepare(2, CPU, ["a.jpg", "c.jpg", "e.jpg"])
     teacher = cached(tmp_path, on_missing="skip")
-    with pytest.warns(UserWarning, match="1 pictures are not in the table"):
+    with pytest.warns(UserWarning, match="1 images are not in the table"):
         teacher.prepare(2, CPU, ["a.jpg", "c.jpg"])
     said = teacher(torch.zeros(2, 3, 2, 2), ("c.jpg", "a.jpg"))
     assert said[0].isnan().all()

@@ -31,11 +31,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def two_faces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A finder of two faces in pictures of 178 x 218 px, and none in others."""
+    """A finder of two faces in images of 178 x 218 px, and none in others."""
     where = np.array([[69, 111], [108, 111], [88, 135], [73, 152], [105, 152]], np.float32)
 
-    def find(pictures: Sequence[np.ndarray]) -> list[FacesFound]:
-        counts = [2 * (picture.shape == (218, 178, 3)) for picture in pictures]
+    def find(images: Sequence[np.ndarray]) -> list[FacesFound]:
+        counts = [2 * (image.shape == (218, 178, 3)) for image in images]
         boxes = np.array([[40, 60, 130, 190], [0, 0, 20, 20]], np.float32)
         points = np.stack([where, where / 2])
         return [FacesFound(boxes[:n], points[:n], np.ones(n, np.float32)) for n in counts]
@@ -50,7 +50,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.usefixtures("two_faces")
-def test_attributes__folder_to_csv_with_pictures(
+def test_attributes__folder_to_csv_with_images(
     model: Path, drawn_celeba: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos = tmp_path / "photos"
@@ -102,7 +102,7 @@ def test_attributes__aligned_to_parquet(model: Path, drawn_celeba: Path, tmp_pat
 
 
 @pytest.mark.usefixtures("two_faces")
-def test_attributes__largest__one_row_a_picture(
+def test_attributes__largest__one_row_a_image(
     model: Path, drawn_celeba: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "t.csv"

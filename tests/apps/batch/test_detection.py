@@ -28,7 +28,7 @@ from mobilevision.heads.detection.weights import load_tensorflow_ssd
 
 
 class BrightFinder:
-    """Finds the left half of every picture, as sure as it is bright, and its right half less so."""
+    """Finds the left half of every image, as sure as it is bright, and its right half less so."""
 
     facts = ModelFacts("detection", (32, 32), {1: "left", 4: "right"}, {})
     pause_s = 0.0
@@ -69,7 +69,7 @@ def read(path: Path):
     return json.loads(path.read_bytes())
 
 
-def test_detect__folder__pictures_results_and_summary(
+def test_detect__folder__images_results_and_summary(
     model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -83,14 +83,14 @@ def test_detect__folder__pictures_results_and_summary(
     assert images[4] == {"id": 5, "file_name": "4.png", "height": 40, "width": 64}
     written = sorted(path.name for path in (out / "pictures").iterdir())
     assert written == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg"]
-    with Image.open(out / "pictures" / "4.jpg") as picture:
-        assert picture.size == (64, 40)
+    with Image.open(out / "pictures" / "4.jpg") as image:
+        assert image.size == (64, 40)
     printed = capsys.readouterr().out
-    assert "5 pictures: 2 objects that score at least 0.5\n  left 2\n" in printed
+    assert "5 images: 2 objects that score at least 0.5\n  left 2\n" in printed
     assert str(out / "results.json") in printed
 
 
-def test_detect__options__threshold_results_no_pictures(
+def test_detect__options__threshold_results_no_images(
     model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, results = tmp_path / "out", tmp_path / "elsewhere" / "r.json"
@@ -110,7 +110,7 @@ def test_detect__broken_files__reported_and_the_others_done(
     out = tmp_path / "out"
     assert detect(model, photos, "--out", out) == 1
     printed = capsys.readouterr().out
-    assert "3 pictures:" in printed
+    assert "3 images:" in printed
     assert "3 files with faults:" in printed
     for name in ("0.png", "2.png", "clip.mp4"):
         assert str(photos / name) in printed
@@ -150,7 +150,7 @@ def test_detect__output_inside_the_input__is_no_input(
 ) -> None:
     for _ in range(2):
         detect(model, photos, "--out", photos / "out")
-        assert "5 pictures:" in capsys.readouterr().out
+        assert "5 images:" in capsys.readouterr().out
 
 
 def test_detect__video__film_and_results_by_frame(
@@ -168,7 +168,7 @@ def test_detect__video__film_and_results_by_frame(
 
     film = cv2.VideoCapture(str(out / "videos" / "clip.mp4"))
     assert film.get(cv2.CAP_PROP_FRAME_COUNT) == 3
-    assert "0 pictures and 1 videos with 3 frames: 1 objects" in capsys.readouterr().out
+    assert "0 images and 1 videos with 3 frames: 1 objects" in capsys.readouterr().out
     assert read(out / "results.json") == []
 
 
@@ -201,7 +201,7 @@ def test_detect__annotations__their_ids_and_the_coco_numbers(
     assert detect(model, photos, "--out", out, "--annotations", truth) == 1
     printed = capsys.readouterr().out
     assert "3 files with faults:" in printed
-    assert "0.png: the picture is 33x33 pixels, but the annotations declare 60x40" in printed
+    assert "0.png: the image is 33x33 pixels, but the annotations declare 60x40" in printed
     assert f"{photos / '3.png'}: not in {truth}" in printed
     assert {row["image_id"] for row in read(out / "results.json")} == {71, 72}
 
@@ -209,7 +209,7 @@ def test_detect__annotations__their_ids_and_the_coco_numbers(
 @pytest.mark.parametrize(
     ("names", "categories", "message"),
     [
-        (["other.png"], {1: "left"}, "describes none of the 5 pictures"),
+        (["other.png"], {1: "left"}, "describes none of the 5 images"),
         (["0.png"], {1: "cat"}, "no category has the id and the name"),
     ],
 )
@@ -276,7 +276,7 @@ def test_detect__killed_in_the_middle__goes_on_and_ends_as_if_nothing_had_been(
 
 
 @pytest.mark.real_data
-def test_detect__coco_pictures__equal_to_the_evaluation(
+def test_detect__coco_images__equal_to_the_evaluation(
     real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -292,8 +292,8 @@ def test_detect__coco_pictures__equal_to_the_evaluation(
     network = load_tensorflow_ssd(
         real_data / "weights/ssd_mobilenet_v1_0.75_coco_300.npz", width_mult=0.75
     )
-    pictures = real_data / "coco" / "val2017"
-    data = CocoDataModule(tmp_path, test=Split(str(truth), str(pictures)),
+    images = real_data / "coco" / "val2017"
+    data = CocoDataModule(tmp_path, test=Split(str(truth), str(images)),
                           batch_size=8, num_workers=0)  # fmt: skip
     run = Trainer(default_root_dir=tmp_path / "run", accelerator="cpu", logger=False,
                   enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
@@ -302,7 +302,7 @@ def test_detect__coco_pictures__equal_to_the_evaluation(
     monkeypatch.setattr(Detector, "load", lambda *_: detector)
     (tmp_path / "model.ckpt").touch()
     out = tmp_path / "out"
-    files = [pictures / image["file_name"] for image in content["images"]]
+    files = [images / image["file_name"] for image in content["images"]]
     assert detect(tmp_path / "model.ckpt", *files, "--out", out, "--annotations", truth) == 0
     numbers = read(out / "coco_metrics.json")
     assert {key: numbers[key.removeprefix("test/")] for key in expected if "loss" not in key} == (

@@ -38,7 +38,7 @@ def model(
     return write_face_checkpoint(tmp_path_factory.mktemp("model") / "face.ckpt")
 
 
-def write_pictures(folder: Path, count: int, side: int = 32) -> list[str]:
+def write_images(folder: Path, count: int, side: int = 32) -> list[str]:
     rng = np.random.default_rng(0)
     names = [f"{number % 7}/{number:05}.png" for number in range(count)]
     for name in names:
@@ -49,7 +49,7 @@ def write_pictures(folder: Path, count: int, side: int = 32) -> list[str]:
 
 @pytest.fixture
 def faces(tmp_path: Path) -> Path:
-    write_pictures(tmp_path / "faces", 9)
+    write_images(tmp_path / "faces", 9)
     return tmp_path / "faces"
 
 
@@ -304,25 +304,25 @@ def test_embed__another_ending_than_parquet(
 
 
 @pytest.mark.real_data
-def test_embed__faces_found_in_pictures(model: Path, real_data: Path, tmp_path: Path) -> None:
+def test_embed__faces_found_in_images(model: Path, real_data: Path, tmp_path: Path) -> None:
     pytest.importorskip("facenet_pytorch")
-    pictures = [
+    images = [
         real_data / "coco" / "val2017" / name for name in ("000000005001.jpg", "000000000139.jpg")
     ]
     out = tmp_path / "out.parquet"
-    assert run(*pictures, "--model", model, "--out", out) == 0
+    assert run(*images, "--model", model, "--out", out) == 0
     table = parquet.read_table(out).to_pydict()
-    expected = FaceEmbedder.load(model, device="cpu")(pictures)
+    expected = FaceEmbedder.load(model, device="cpu")(images)
     assert [len(own) for own in expected] == [len(table["file"]), 0]
-    assert table["file"] == [str(pictures[0])] * len(expected[0])
+    assert table["file"] == [str(images[0])] * len(expected[0])
     assert table["face"] == list(range(len(expected[0])))
     for row, face in enumerate(expected[0]):
         np.testing.assert_allclose(table["box"][row], face.box, atol=1e-3)
         np.testing.assert_allclose(table["landmarks"][row], face.landmarks.ravel(), atol=1e-3)
         np.testing.assert_allclose(table["embedding"][row], face.embedding, atol=1e-5)
         assert table["score"][row] == pytest.approx(face.score, abs=1e-6)
-    assert run(*pictures, "--largest", "--model", model, "--out", out) == 0
-    assert read_vectors(out).files.tolist() == [str(pictures[0])]
+    assert run(*images, "--largest", "--model", model, "--out", out) == 0
+    assert read_vectors(out).files.tolist() == [str(images[0])]
 
 
 @pytest.mark.real_data
@@ -370,7 +370,7 @@ def rows_on_disk(store: Path) -> int:
 
 
 def test_embed__killed_twice_loses_and_repeats_no_row(model: Path, tmp_path: Path) -> None:
-    names = write_pictures(tmp_path / "faces", 400)
+    names = write_images(tmp_path / "faces", 400)
     out, store = tmp_path / "out.parquet", tmp_path / "out.parquet.progress"
     words = ["embed", str(tmp_path / "faces"), "--aligned", "--model", str(model),
              "--out", str(out), "--batch-size", "8", "--device", "cpu"]  # fmt: skip
@@ -434,9 +434,7 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads the peak me
 
 @pytest.mark.slow
 @on_linux
-def test_embed__memory_does_not_grow_with_the_number_of_pictures(
-    model: Path, tmp_path: Path
-) -> None:
+def test_embed__memory_does_not_grow_with_the_number_of_images(model: Path, tmp_path: Path) -> None:
     Image.new("RGB", (128, 128), (90, 120, 60)).save(tmp_path / "face.png")
     peaks = []
     for count in (400, 4000):
@@ -448,8 +446,8 @@ def test_embed__memory_does_not_grow_with_the_number_of_pictures(
         words = ("embed", folder, "--aligned", "--size", 128, "--model", model, "--out", out)
         peaks.append(peak_mb(COMMAND, *words, "--device", "cpu"))
         assert parquet.read_metadata(out).num_rows == count
-    print(f"peak {peaks[0]:.1f} MB for 400 pictures, {peaks[1]:.1f} MB for 4,000")
-    assert peaks[1] < peaks[0] + 80  # the pictures would be 177 MB more
+    print(f"peak {peaks[0]:.1f} MB for 400 images, {peaks[1]:.1f} MB for 4,000")
+    assert peaks[1] < peaks[0] + 80  # the images would be 177 MB more
 
 
 @on_linux

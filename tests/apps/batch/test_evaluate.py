@@ -50,7 +50,7 @@ def test_evaluate_coco__bad_file_is_named(files: tuple[Path, Path]) -> None:
         evaluate_coco(files[0], files[0])
 
 
-def test_evaluate_coco__needs_no_torch_and_no_pictures(files: tuple[Path, Path]) -> None:
+def test_evaluate_coco__needs_no_torch_and_no_images(files: tuple[Path, Path]) -> None:
     program = (
         "import sys; from pathlib import Path\n"
         "from mobilevision.apps.commands.evaluate_coco import evaluate_coco\n"

@@ -23,7 +23,7 @@ def names(*words: str, leave_out: Path | None = None) -> list[str]:
     return [file.name for file in find_files(words, leave_out)]
 
 
-def test_find_files__folder__pictures_and_videos_below_it(folder: Path) -> None:
+def test_find_files__folder__images_and_videos_below_it(folder: Path) -> None:
     found = names("in")
     assert found == ["a.PNG", "b.jpg", "odd[1].jpg", "out/f.jpg", "sub/c.jpeg", "sub/d.mp4"]
     assert "out/f.jpg" not in names(str(folder), leave_out=folder / "out")
@@ -52,8 +52,8 @@ def test_find_files__nothing_there__names_the_word(folder: Path, word: str) -> N
         find_files(["in/b.jpg", word])
 
 
-def test_find_files__folder_without_pictures__says_what_counts(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no pictures or videos.*\.jpg"):
+def test_find_files__folder_without_images__says_what_counts(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no images or videos.*\.jpg"):
         find_files([str(tmp_path)])
 
 

@@ -17,7 +17,7 @@ def write_video(path: Path, levels: list[int], size_hw: tuple[int, int] = (48, 6
     return path
 
 
-def test_frames__written_and_read__same_pictures(tmp_path: Path) -> None:
+def test_frames__written_and_read__same_images(tmp_path: Path) -> None:
     levels = [20, 90, 160, 230]
     video = Video(write_video(tmp_path / "a.mp4", levels))
     frames = [frame.read() for frame in video.frames()]
@@ -27,7 +27,7 @@ def test_frames__written_and_read__same_pictures(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
-def test_frames__colours__are_rgb(tmp_path: Path) -> None:
+def test_frames__colors__are_rgb(tmp_path: Path) -> None:
     red = np.zeros((48, 64, 3), np.uint8)
     red[..., 0] = 220
     with mp4_writer(tmp_path / "a.mp4", fps=5) as writer:

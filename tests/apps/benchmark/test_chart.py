@@ -1,4 +1,4 @@
-"""The picture of what was measured: a panel for what any side has."""
+"""The image of what was measured: a panel for what any side has."""
 
 from types import SimpleNamespace
 
@@ -25,5 +25,5 @@ def test_draw__share_of_some__its_panel_has_their_bars_alone() -> None:
 def test_draw__share_of_none__no_panel() -> None:
     panels = draw([figures("ours", None), figures("theirs", None)], "A machine").axes
     assert [axes.get_title() for axes in panels] == [
-        "one picture (ms)", "in batches (pictures/s)", "peak memory (MB)", "cold start (s)",
+        "one image (ms)", "in batches (images/s)", "peak memory (MB)", "cold start (s)",
     ]  # fmt: skip

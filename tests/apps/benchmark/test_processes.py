@@ -15,14 +15,14 @@ from mobilevision.datasets.errors import DataError
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     path = tmp_path / "picture.npy"
     np.save(path, np.zeros((4, 6, 3), np.uint8))
     return path
 
 
 def write_model(path: Path) -> Path:
-    """An ONNX file that says how many pictures of 4x6 px it got, one or two at once."""
+    """An ONNX file that says how many images of 4x6 px it got, one or two at once."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     images = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, [1, 4, 6, 3])
@@ -31,17 +31,17 @@ def write_model(path: Path) -> Path:
     graph = onnx.helper.make_graph([node], "shape", [images], [shape])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
     model.ir_version = 10
-    facts = ModelFacts("network", (4, 6), {}, {"shape": "of the pictures"})
+    facts = ModelFacts("network", (4, 6), {}, {"shape": "of the images"})
     onnx.helper.set_model_props(model, facts.to_strings())
     onnx.save(model, path)
     return path
 
 
 def test_worker__exported_file__answers_without_torch_and_survives_a_wrong_batch(
-    tmp_path: Path, picture: Path
+    tmp_path: Path, image: Path
 ) -> None:
     model = write_model(tmp_path / "a.onnx")
-    with Worker(Opening("file", str(model)), picture, 1, tmp_path) as worker:
+    with Worker(Opening("file", str(model)), image, 1, tmp_path) as worker:
         assert worker.wait_for_answer() > 0
         libraries = Path(f"/proc/{worker._process.pid}/maps")
         if libraries.exists():
@@ -54,33 +54,33 @@ def test_worker__exported_file__answers_without_torch_and_survives_a_wrong_batch
         assert worker.peak_memory() > 1_000_000
 
 
-def test_worker__file_that_cannot_be_opened__says_why(tmp_path: Path, picture: Path) -> None:
+def test_worker__file_that_cannot_be_opened__says_why(tmp_path: Path, image: Path) -> None:
     opening = Opening("file", str(tmp_path / "absent.onnx"))
     with (
-        Worker(opening, picture, 1, tmp_path) as worker,
+        Worker(opening, image, 1, tmp_path) as worker,
         pytest.raises(DataError, match=r"absent\.onnx: DataError: .*no such file"),
     ):
         worker.wait_for_answer()
 
 
-def test_worker__picture_of_another_size__says_the_option(tmp_path: Path) -> None:
+def test_worker__image_of_another_size__says_the_option(tmp_path: Path) -> None:
     model = write_model(tmp_path / "a.onnx")
     np.save(tmp_path / "large.npy", np.zeros((8, 6, 3), np.uint8))
     with (
         Worker(Opening("file", str(model)), tmp_path / "large.npy", 1, tmp_path) as worker,
-        pytest.raises(DataError, match=r"(?s)a picture of 8x6 px: .*--picture-size"),
+        pytest.raises(DataError, match=r"(?s)an image of 8x6 px: .*--picture-size"),
     ):
         worker.wait_for_answer()
 
 
-def test_worker__process_that_ends__last_words_are_shown(tmp_path: Path, picture: Path) -> None:
-    with Worker(Opening("file", "a.onnx"), picture, 1, tmp_path) as worker:
+def test_worker__process_that_ends__last_words_are_shown(tmp_path: Path, image: Path) -> None:
+    with Worker(Opening("file", "a.onnx"), image, 1, tmp_path) as worker:
         worker._process.kill()
         with pytest.raises(DataError, match=r"a\.onnx: its process ended \(-9\)"):
             worker.wait_for_answer()
 
 
-def test_commands__batches_are_the_picture_again_and_again() -> None:
+def test_commands__batches_are_the_image_again_and_again() -> None:
     seen: list[np.ndarray] = []
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     commands = Commands(seen.append, pixels)

@@ -26,14 +26,14 @@ from mobilevision.apps.benchmark.loader import FLOPS, Opening, open_side
 from mobilevision.apps.benchmark.measuring import LATENCY, NETWORK, Settings, Start, figures_of
 from mobilevision.apps.benchmark.peers import Peer, limit_candidates, make_peer, one_of
 from mobilevision.apps.benchmark.processes import Rounds
-from mobilevision.apps.benchmark.report import benchmark, read_picture
+from mobilevision.apps.benchmark.report import benchmark, read_image
 from mobilevision.apps.export.export_module import open_deployable
 from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.errors import DataError
 from mobilevision.heads.checkpoint import Plan, write_checkpoint
 from mobilevision.heads.faces import FacesNetwork, FacesTask
 
-PICTURE = np.arange(40 * 50 * 3, dtype=np.uint8).reshape(40, 50, 3)
+IMAGE = np.arange(40 * 50 * 3, dtype=np.uint8).reshape(40, 50, 3)
 
 
 class HereWorker:
@@ -41,9 +41,9 @@ class HereWorker:
 
     SECONDS: ClassVar[dict[tuple[str, str], float]] = {}
 
-    def __init__(self, opening: Opening, picture: Path, threads: int, folder: Path) -> None:  # noqa: ARG002
+    def __init__(self, opening: Opening, image: Path, threads: int, folder: Path) -> None:  # noqa: ARG002
         self.opening = opening
-        self.picture = np.load(picture)
+        self.image = np.load(image)
 
     def __enter__(self) -> "HereWorker":
         return self
@@ -53,7 +53,7 @@ class HereWorker:
 
     def wait_for_answer(self) -> float:
         if self.opening.opener != "gemm":
-            open_side(self.opening, torch.get_num_threads())(self.picture[None])
+            open_side(self.opening, torch.get_num_threads())(self.image[None])
         return 0.5
 
     def answer(self, batch: int) -> None:
@@ -99,7 +99,7 @@ def test_benchmark__checkpoint_against_a_peer__figures_by_hand(
     parts |= {("checkpoint", "network"): 0.002, ("peer", "network"): 0.008}
     monkeypatch.setattr(HereWorker, "SECONDS", parts)
     settings = Settings(threads=1, rounds=3, batch=4, starts=1)
-    text = benchmark(face, ["facenet"], "eager", PICTURE, 10, settings, tmp_path / "out")
+    text = benchmark(face, ["facenet"], "eager", IMAGE, 10, settings, tmp_path / "out")
     assert "face.ckpt, eager" in text
     assert "3.00x" in text
     content = json.loads((tmp_path / "out" / "benchmark.json").read_text())
@@ -123,9 +123,9 @@ def test_sides_of__checkpoint_in_every_engine__same_embeddings(tmp_path: Path, f
     made = sides_of(face, "onnx", tmp_path)
     (side,) = made.sides
     # Of the network's size: a resize of uint8 and one of floats differ by up to a level.
-    face_picture = np.ascontiguousarray(PICTURE[None, :32, :32])
+    face_image = np.ascontiguousarray(IMAGE[None, :32, :32])
     eager, found = (
-        open_side(opening, 1)(face_picture)
+        open_side(opening, 1)(face_image)
         for opening in (Opening("checkpoint", str(face)), side.answer)
     )
     assert isinstance(eager, torch.Tensor)
@@ -152,8 +152,8 @@ def test_sides_of__faces_in_one_pass__network_alone_says_all(tmp_path: Path) -> 
     (side,) = sides_of(path, "eager", tmp_path).sides
     assert (side.network_hw, side.network) == ((40, 32), side.answer._replace(part="network"))
     assert side.mult_adds
-    for opening, picture in ((side.answer, PICTURE), (side.network, PICTURE[:, :32])):
-        said = open_side(opening, 1)(picture[None])
+    for opening, image in ((side.answer, IMAGE), (side.network, IMAGE[:, :32])):
+        said = open_side(opening, 1)(image[None])
         assert [value.shape for value in tensors_in(said)] == [(1, 8), (1, 3), (1, 5, 2)]
     assert list(alone(open_deployable(path)).facts.outputs) == ["output_0", "output_1", "output_2"]
 
@@ -167,8 +167,8 @@ def test_sides_of__what_cannot_be__says_what_to_do(tmp_path: Path, face: Path) -
     with pytest.raises(DataError, match=r"--engine warp: there are all, eager, onnx"):
         check_engine("warp")
     with pytest.raises(DataError, match=r"torchvision:NAME, timm:NAME or facenet"):
-        others(["ssdlite320"], tmp_path, 10, PICTURE)
-    (side,) = others([str(face)], tmp_path, 10, PICTURE)
+        others(["ssdlite320"], tmp_path, 10, IMAGE)
+    (side,) = others([str(face)], tmp_path, 10, IMAGE)
     assert side.title == "face.ckpt, eager"
 
 
@@ -232,7 +232,7 @@ def test_figures_of__share_of_the_ceiling__only_in_its_own_precision(
 @pytest.mark.parametrize("runtime", loader.installed())
 def test_gemm__every_runtime_here__the_product_of_numpy(runtime: str) -> None:
     matrices = np.random.default_rng(0).standard_normal((2, loader.SIDE, loader.SIDE), np.float32)
-    product = loader.open_gemm(runtime, 1).answer(PICTURE[None])
+    product = loader.open_gemm(runtime, 1).answer(IMAGE[None])
     np.testing.assert_allclose(np.asarray(product), matrices[0] @ matrices[1], atol=1e-3)
 
 
@@ -279,10 +279,10 @@ class Suppressing(nn.Module):
 def test_limit_candidates__scores_by_hand__threshold_between_them() -> None:
     network = Suppressing()
     peer = Peer("hand", network, None, lambda pixels: list(pixels / 255))
-    assert limit_candidates(peer, 2, PICTURE) == pytest.approx(0.45)
+    assert limit_candidates(peer, 2, IMAGE) == pytest.approx(0.45)
     assert (network.score_thresh, network.nms_thresh) == (pytest.approx(0.45), 0.55)
     assert network.detections_per_img == 300
-    assert limit_candidates(peer, 9, PICTURE) == 0
+    assert limit_candidates(peer, 9, IMAGE) == 0
 
 
 def test_tensors_in__nested__in_order() -> None:
@@ -292,11 +292,11 @@ def test_tensors_in__nested__in_order() -> None:
     assert mult_adds_of(nn.Linear(3, 5), torch.zeros(1, 3)) == 15
 
 
-def test_settings_and_picture__below_one__refused(tmp_path: Path) -> None:
+def test_settings_and_image__below_one__refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--rounds 0"):
         Settings(threads=1, rounds=0)
     with pytest.raises(DataError, match="--picture-size 0 5"):
-        read_picture(None, (0, 5))
-    assert read_picture(None, (6, 8)).shape == (6, 8, 3)
+        read_image(None, (0, 5))
+    assert read_image(None, (6, 8)).shape == (6, 8, 3)
     with pytest.raises(DataError, match=r"absent\.jpg"):
-        read_picture(tmp_path / "absent.jpg", (6, 8))
+        read_image(tmp_path / "absent.jpg", (6, 8))

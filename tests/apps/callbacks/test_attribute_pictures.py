@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from mobilevision.apps.callbacks.images import AttributePictures, draw_precision_recall
+from mobilevision.apps.callbacks.images import AttributeImages, draw_precision_recall
 from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.faces.attributes import CelebAModule
 from mobilevision.heads.face_attributes import AttributeNetwork, AttributeTask
@@ -51,13 +51,13 @@ def test_draw_precision_recall__curve__by_hand() -> None:
     assert (dot.get_xdata()[0], dot.get_ydata()[0]) == (0.5, 0.5)
 
 
-def test_callback__writes_its_picture_after_validation(drawn_celeba: Path, tmp_path: Path) -> None:
+def test_callback__writes_its_image_after_validation(drawn_celeba: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = AttributeNetwork(MobileNetV1(0.25, out_strides=(32,)), 3)
     task = AttributeTask(network, {0: "Red_Face", 1: "Wearing_Hat", 2: "Never"})
     trainer = Trainer(default_root_dir=tmp_path, logger=False, enable_progress_bar=False,
-                      accelerator="cpu", callbacks=[AttributePictures()])  # fmt: skip
+                      accelerator="cpu", callbacks=[AttributeImages()])  # fmt: skip
     data = CelebAModule(drawn_celeba, size_hw=(40, 32), batch_size=6, num_workers=0)
     trainer.validate(task, data, verbose=False)
-    with Image.open(tmp_path / "precision_recall.png") as picture:
-        assert picture.format == "PNG"
+    with Image.open(tmp_path / "precision_recall.png") as image:
+        assert image.format == "PNG"

@@ -28,13 +28,13 @@ def test_most_confused__hand_calculated() -> None:
 
 
 @pytest.mark.parametrize("classes", [1, 3, 30, 31, 1000])
-def test_draw__is_a_picture_that_fits_a_screen(classes: int) -> None:
+def test_draw__is_a_image_that_fits_a_screen(classes: int) -> None:
     png = io.BytesIO()
     draw_confusion(result_of(classes)).savefig(png, format="png")
-    with Image.open(png) as picture:
-        assert picture.width <= 2000
-        assert picture.height <= 1600
-        assert len(np.unique(np.asarray(picture.convert("L")))) > 20, "there is something in it"
+    with Image.open(png) as image:
+        assert image.width <= 2000
+        assert image.height <= 1600
+        assert len(np.unique(np.asarray(image.convert("L")))) > 20, "there is something in it"
 
 
 def test_draw__small_matrices_have_numbers_and_large_ones_the_worst_pairs() -> None:

@@ -77,7 +77,7 @@ def test_tables__that_the_paper_lacks__are_refused(words: list[str], capsys: Cap
     assert "--table" in capsys.readouterr().err
 
 
-def test_config__counts_its_network_for_its_pictures(tmp_path: Path, capsys: Capture) -> None:
+def test_config__counts_its_network_for_its_images(tmp_path: Path, capsys: Capture) -> None:
     config = write_config(tmp_path / "a.yaml", SSD)
     assert main(["cost", "--config", str(config), "--num-classes", "90", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
@@ -92,7 +92,7 @@ def test_config__text__has_kinds_or_layers_and_the_total(tmp_path: Path, capsys:
     config = write_config(tmp_path / "a.yaml", with_classes(90))
     assert main(["cost", "--config", str(config)]) == 0
     kinds = capsys.readouterr().out.splitlines()
-    assert kinds[0] == "SSD, one picture of 300 x 300 px (height x width)"
+    assert kinds[0] == "SSD, one image of 300 x 300 px (height x width)"
     assert [line.split("  ")[0] for line in kinds[3:]] == [
         *("conv 1x1", "conv 3x3", "conv dw 3x3", "normalisation", "total")
     ]

@@ -132,7 +132,7 @@ def test_faster_rcnn__counted_without_the_choice_of_proposals__is_the_whole_dete
     whole = count_cost(FasterRCNN(MobileNetV1(out_strides=(16,)), 90), torch.zeros(1, 3, 64, 96))
     assert whole.params == shortened.params
     assert whole.by_kind()["conv 1x1"][0] > 0
-    # On a small picture fewer than 300 boxes may come: the second stage is not compared.
+    # On a small image fewer than 300 boxes may come: the second stage is not compared.
     first = [layer.mult_adds for layer in whole.layers if not layer.name.startswith("roi")]
     assert first == [
         layer.mult_adds for layer in shortened.layers if not layer.name.startswith("detector.roi")

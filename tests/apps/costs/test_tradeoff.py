@@ -120,7 +120,7 @@ def test_command__writes_a_png(tmp_path: Path, capsys: pytest.CaptureFixture[str
     out = tmp_path / "new" / "figure.png"
     assert main(["plot", "tradeoff", str(results), "--out", str(out)]) == 0
     assert capsys.readouterr().out == f"{out}: 2 results\n"
-    with Image.open(out) as picture:
-        assert picture.format == "PNG"
-        assert picture.size == (1320, 600)
+    with Image.open(out) as image:
+        assert image.format == "PNG"
+        assert image.size == (1320, 600)
     assert list(out.parent.iterdir()) == [out]

@@ -1,10 +1,10 @@
-"""Boxes and labels on a picture: where the pixels change, and how."""
+"""Boxes and labels on an image: where the pixels change, and how."""
 
 import numpy as np
 import pytest
 import torch
 
-from mobilevision.apps.drawing import class_colour, draw_detections, font, shortened
+from mobilevision.apps.drawing import class_color, draw_detections, font, shortened
 from mobilevision.datasets.types import Detections, DetectionTarget
 
 NAMES = ["raccoon", "traffic light"]
@@ -28,25 +28,25 @@ def truth(*boxes: list[float], label: int = 0, crowd: bool = False) -> Detection
     return DetectionTarget(corners, torch.full((count,), label), torch.full((count,), crowd))
 
 
-def has_colour(image: np.ndarray, colour: tuple[int, ...]) -> bool:
-    return bool((image == colour).all(axis=2).any())
+def has_color(image: np.ndarray, color: tuple[int, ...]) -> bool:
+    return bool((image == color).all(axis=2).any())
 
 
-def test_draw_detections__draws_the_box_in_the_colour_of_the_class() -> None:
+def test_draw_detections__draws_the_box_in_the_color_of_the_class() -> None:
     box = [50.0, 80.0, 200.0, 240.0]
     drawn = draw_detections(grey(), detections((box, 0.9, 1)), NAMES)
 
     for y, x in ((160, 50), (160, 200), (240, 120)):
-        assert tuple(drawn[y, x]) == class_colour(1)
+        assert tuple(drawn[y, x]) == class_color(1)
     assert tuple(drawn[160, 120]) == (127, 127, 127)
 
 
-def test_draw_detections__does_not_change_its_picture() -> None:
-    picture = grey()
-    drawn = draw_detections(picture, detections(([5, 5, 60, 60], 0.9, 0)), NAMES)
+def test_draw_detections__does_not_change_its_image() -> None:
+    image = grey()
+    drawn = draw_detections(image, detections(([5, 5, 60, 60], 0.9, 0)), NAMES)
 
-    assert np.array_equal(picture, grey())
-    assert (drawn.shape, drawn.dtype) == (picture.shape, picture.dtype)
+    assert np.array_equal(image, grey())
+    assert (drawn.shape, drawn.dtype) == (image.shape, image.dtype)
 
 
 def test_draw_detections__threshold_and_padding_are_left_out() -> None:
@@ -62,11 +62,11 @@ def test_draw_detections__nothing_found_and_nothing_there() -> None:
 
 @pytest.mark.parametrize("corner", [[0, 0, 40, 30], [360, 270, 400, 300], [-50, -9, 900, 700]])
 def test_draw_detections__label_stays_whole_at_the_border(corner: list[float]) -> None:
-    """The label has as many pixels of its colour as in the middle of the picture."""
-    colour = class_colour(1)
+    """The label has as many pixels of its color as in the middle of the image."""
+    color = class_color(1)
     middle = draw_detections(grey(), detections(([150, 150, 190, 180], 0.9, 1)), NAMES)
     border = draw_detections(grey(), detections((corner, 0.9, 1)), NAMES)
-    filled = int((middle == colour).all(axis=2).sum()), int((border == colour).all(axis=2).sum())
+    filled = int((middle == color).all(axis=2).sum()), int((border == color).all(axis=2).sum())
 
     assert filled[1] > 0.8 * filled[0] > 500
 
@@ -75,7 +75,7 @@ def test_draw_detections__labels_of_one_place_do_not_hide_each_other() -> None:
     found = detections(([80, 80, 260, 220], 0.9, 0), ([80, 80, 260, 220], 0.8, 1))
     both = draw_detections(grey(), found, NAMES)
     alone = draw_detections(grey(), detections(([80, 80, 260, 220], 0.8, 1)), NAMES)
-    label = [int((image == class_colour(1)).all(axis=2).sum()) for image in (both, alone)]
+    label = [int((image == class_color(1)).all(axis=2).sum()) for image in (both, alone)]
     line = 2 * 2 * (180 + 140)
 
     assert label[1] > line
@@ -115,7 +115,7 @@ def test_draw_detections__crowd_label_is_longer() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (8, 300), (2000, 3000)])
-def test_draw_detections__any_size_of_picture(size: tuple[int, int]) -> None:
+def test_draw_detections__any_size_of_image(size: tuple[int, int]) -> None:
     found = detections(([0, 0, size[1], size[0]], 0.9, 0))
 
     drawn = draw_detections(grey(*size), found, NAMES, 0.3, truth([0, 0, 0, 0]))
@@ -123,12 +123,12 @@ def test_draw_detections__any_size_of_picture(size: tuple[int, int]) -> None:
     assert (drawn != 127).any()
 
 
-def test_class_colour__differs_between_neighbours_and_is_vivid() -> None:
-    colours = np.array([class_colour(label) for label in range(80)])
+def test_class_color__differs_between_neighbors_and_is_vivid() -> None:
+    colors = np.array([class_color(label) for label in range(80)])
 
-    assert len({tuple(colour) for colour in colours.tolist()}) == 80
-    assert (np.abs(np.diff(colours, axis=0)).sum(axis=1) > 90).all()
-    assert (np.ptp(colours, axis=1) > 120).all()
+    assert len({tuple(color) for color in colors.tolist()}) == 80
+    assert (np.abs(np.diff(colors, axis=0)).sum(axis=1) > 90).all()
+    assert (np.ptp(colors, axis=1) > 120).all()
 
 
 def test_shortened__keeps_both_ends_within_the_width() -> None:

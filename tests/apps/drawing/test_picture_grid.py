@@ -1,9 +1,9 @@
-"""The grid: every picture is in it, unharmed, with room for its caption."""
+"""The grid: every image is in it, unharmed, with room for its caption."""
 
 import numpy as np
 import pytest
 
-from mobilevision.apps.drawing import fit_picture, make_grid
+from mobilevision.apps.drawing import fit_image, make_grid
 
 
 def plain(value: int, height: int = 40, width: int = 60) -> np.ndarray:
@@ -11,9 +11,9 @@ def plain(value: int, height: int = 40, width: int = 60) -> np.ndarray:
 
 
 @pytest.mark.parametrize("count", range(1, 14))
-def test_make_grid__shows_every_picture_whole(count: int) -> None:
-    pictures = [plain(30 + index, 40 + index, 60 - index) for index in range(count)]
-    grid = make_grid(pictures, [f"{index}.jpg" for index in range(count)], "title", 0.3)
+def test_make_grid__shows_every_image_whole(count: int) -> None:
+    images = [plain(30 + index, 40 + index, 60 - index) for index in range(count)]
+    grid = make_grid(images, [f"{index}.jpg" for index in range(count)], "title", 0.3)
 
     for index in range(count):
         rows, columns = np.where((grid == 30 + index).all(axis=2))
@@ -29,7 +29,7 @@ def test_make_grid__columns(count: int, columns: int) -> None:
     assert grid.shape[1] == columns * (400 + 12) + 12
 
 
-def test_make_grid__caption_lies_under_its_picture() -> None:
+def test_make_grid__caption_lies_under_its_image() -> None:
     with_caption = make_grid([plain(9, 200, 300)] * 2, ["one.jpg", ""], "title", 0.3)
     without = make_grid([plain(9, 200, 300)] * 2, ["", ""], "title", 0.3)
     rows, columns = np.where((with_caption != without).any(axis=2))
@@ -55,11 +55,11 @@ def test_make_grid__legend_tells_the_threshold() -> None:
         ((1, 900), (1, 480)),
     ],
 )
-def test_fit_picture__fills_the_cell_and_keeps_the_shape(
+def test_fit_image__fills_the_cell_and_keeps_the_shape(
     size: tuple[int, int], expected: tuple[int, int]
 ) -> None:
-    picture, scale = fit_picture(plain(77, *size))
+    image, scale = fit_image(plain(77, *size))
 
-    assert picture.shape == (*expected, 3)
+    assert image.shape == (*expected, 3)
     assert scale == pytest.approx(expected[1] / size[1])
-    assert (picture == 77).all()
+    assert (image == 77).all()

@@ -100,7 +100,7 @@ PLANS: dict[str, tuple[type, Plan, dict[int, str]]] = {
 
 
 def write_small(path: Path, kind: str) -> Path:
-    """A checkpoint with made-up weights and statistics of normalisation."""
+    """A checkpoint with made-up weights and statistics of normalization."""
     if kind == "geolocation":
         return write_geolocator(path)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The public COCO detector exported: the same boxes and the same measures on real pictures."""
+"""The public COCO detector exported: the same boxes and the same measures on real images."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -49,7 +49,7 @@ def test_export__real_detector__says_what_it_is(written: Exported) -> None:
     assert len(facts.provenance["weights"]["sha256"]) == 64
 
 
-def test_detector__real_pictures__same_boxes(
+def test_detector__real_images__same_boxes(
     written: Exported, checkpoint: Path, random_images: list[Path]
 ) -> None:
     chosen = random_images[:8]
@@ -64,7 +64,7 @@ def test_detector__real_pictures__same_boxes(
     assert sum(len(other) for other in theirs) > 20
 
 
-def test_runtime__pictures_of_any_size__same_objects(
+def test_runtime__images_of_any_size__same_objects(
     written: Exported, checkpoint: Path, random_images: list[Path]
 ) -> None:
     run, detector = open_runtime(written.path, "cpu"), Detector.load(checkpoint, "cpu")
@@ -110,7 +110,7 @@ def detected(detector: Detector, random_images: list[Path]) -> Results:
 
 
 def said(run: Runtime, random_images: list[Path]) -> Results:
-    """What the file itself says of whole pictures, without ``Detector``."""
+    """What the file itself says of whole images, without ``Detector``."""
     ids = list(run.facts.categories)
 
     def rows(path: Path) -> Results:
@@ -127,5 +127,5 @@ def said(run: Runtime, random_images: list[Path]) -> Results:
     return _rows(random_images, rows)
 
 
-def _rows(random_images: Iterable[Path], of_picture: Callable[[Path], Results]) -> Results:
-    return [row for path in random_images for row in of_picture(path)]
+def _rows(random_images: Iterable[Path], of_image: Callable[[Path], Results]) -> Results:
+    return [row for path in random_images for row in of_image(path)]

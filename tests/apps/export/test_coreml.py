@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mobilevision.apps.export.coreml import INPUT, CoreMlFormat, quiet_coremltools
 from mobilevision.apps.export.export_module import Deployable
-from mobilevision.apps.export.exporting import largest_differences, made_up_picture
+from mobilevision.apps.export.exporting import largest_differences, made_up_image
 from mobilevision.apps.export.formats import ExportOptions
 from mobilevision.apps.inference.runtime import ModelFacts
 from mobilevision.apps.main import main
@@ -208,8 +208,8 @@ def test_file__evaluated__answers_of_torch(
     kind: str, written: Callable[[str], Path], deployable: Callable[[str], Deployable]
 ) -> None:
     eager = deployable(kind)
-    picture = made_up_picture(eager.facts.size_hw)
-    images = torch.from_numpy(picture)[None]
+    image = made_up_image(eager.facts.size_hw)
+    images = torch.from_numpy(image)[None]
     with torch.no_grad():
         answers = eager.module(images)
         found = run_file(load_function(written(kind)), images.permute(0, 3, 1, 2).float())
@@ -280,7 +280,7 @@ def test_export__command__replaces_the_folder_and_is_quiet(
     printed = capsys.readouterr()
     assert sorted(path.name for path in out.iterdir()) == ["Data", "Manifest.json"]
     assert list(tmp_path.iterdir()) == [out]
-    assert "the central 0.875 of each picture" in printed.out
+    assert "the central 0.875 of each image" in printed.out
     assert "one of them as an RGB image of 64x80 px" in printed.out
     assert "not run" in printed.out
     assert printed.err == ""
@@ -296,7 +296,7 @@ def test_write__operator_without_counterpart__named(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_write__several_pictures__refused(
+def test_write__several_images__refused(
     deployable: Callable[[str], Deployable], tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match="one image a call"):

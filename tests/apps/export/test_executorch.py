@@ -21,7 +21,7 @@ from mobilevision.apps.export.exporting import (
     export_checkpoint,
     format_exported,
     largest_differences,
-    made_up_picture,
+    made_up_image,
 )
 from mobilevision.apps.export.formats import ExportOptions, open_format
 from mobilevision.apps.inference.runtime import open_runtime
@@ -37,7 +37,7 @@ KINDS = (
     "ssd", "faster_rcnn", "classification", "face_attributes", "face_embedding", "geolocation"
 )  # fmt: skip
 BATCHES = {"classification": 2, "faster_rcnn": 2}
-"""Pictures of each call, where that is not one."""
+"""Images of each call, where that is not one."""
 
 Programs = Callable[[str], Exported]
 Deployables = Callable[[str], Deployable]
@@ -60,17 +60,17 @@ def program(small: Callable[[str], Path], tmp_path_factory: pytest.TempPathFacto
 
 
 def random_images(count: int, size_hw: tuple[int, int]) -> np.ndarray:
-    return np.stack([np.roll(made_up_picture(size_hw), 7 * i, axis=1) for i in range(count)])
+    return np.stack([np.roll(made_up_image(size_hw), 7 * i, axis=1) for i in range(count)])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_file__same_answers_for_any_number_of_pictures(
+def test_file__same_answers_for_any_number_of_images(
     kind: str, program: Programs, deployable: Deployables
 ) -> None:
     written, eager = program(kind), deployable(kind)
     run = open_runtime(written.path, "cpu", threads=1)
-    assert run.facts == written_facts(eager, ExportOptions(any_picture=False)) == written.facts
+    assert run.facts == written_facts(eager, ExportOptions(any_image=False)) == written.facts
     for count in (1, 3):
         images = random_images(count, eager.facts.size_hw)
         with torch.no_grad():
@@ -85,7 +85,7 @@ def test_file__same_answers_for_any_number_of_pictures(
 @pytest.mark.slow
 def test_file__what_is_printed__names_size_and_number(program: Programs) -> None:
     told = format_exported(program("classification"))
-    assert "the central 0.875 of each picture" in told
+    assert "the central 0.875 of each image" in told
     assert "resized to 64x80 px before" in told
     assert "batch 2" in told
 
@@ -107,7 +107,7 @@ def test_file__executorch_alone__runs_the_network_in_xnnpack_and_reads_facts(
 
 
 @pytest.mark.slow
-def test_sides_of__file__gets_pictures_of_its_size(program: Programs, tmp_path: Path) -> None:
+def test_sides_of__file__gets_images_of_its_size(program: Programs, tmp_path: Path) -> None:
     (side,) = sides_of(program("classification").path, "all", tmp_path).sides
     assert (side.engine, side.answer_hw) == ("executorch", (64, 80))
 
@@ -116,21 +116,21 @@ def test_sides_of__file__gets_pictures_of_its_size(program: Programs, tmp_path: 
 def test_detector__file__finds_what_the_checkpoint_finds(
     program: Programs, small: Callable[[str], Path]
 ) -> None:
-    picture = made_up_picture((90, 120))
-    found = Detector.load(program("ssd").path, "cpu")(picture, 0.0)
-    expected = Detector.load(small("ssd"), "cpu")(picture, 0.0)
+    image = made_up_image((90, 120))
+    found = Detector.load(program("ssd").path, "cpu")(image, 0.0)
+    expected = Detector.load(small("ssd"), "cpu")(image, 0.0)
     assert len(found) == len(expected) > 0
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
     np.testing.assert_allclose(found.boxes, expected.boxes, atol=2e-2)
 
 
 @pytest.mark.slow
-def test_open_runtime__unfit_file_picture_or_device__says_what_to_do(
+def test_open_runtime__unfit_file_image_or_device__says_what_to_do(
     program: Programs, tmp_path: Path
 ) -> None:
     path = program("classification").path
     run = open_runtime(path)
-    with pytest.raises(DataError, match=r"classification\.pte: takes pictures of 64x80x3, not 80x"):
+    with pytest.raises(DataError, match=r"classification\.pte: takes images of 64x80x3, not 80x"):
         run(np.zeros((1, 80, 64, 3), np.uint8))
     with pytest.raises(DataError, match=r"device cuda: .*Choose auto or cpu"):
         open_runtime(path, "cuda")
@@ -159,7 +159,7 @@ def test_open_runtime__no_program__says_so(content: bytes, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_format__network_alone__answers_as_torch(deployable: Deployables, tmp_path: Path) -> None:
     bare = alone(deployable("ssd"))
-    ExecutorchFormat().write(bare, tmp_path / "network.pte", ExportOptions(any_picture=False))
+    ExecutorchFormat().write(bare, tmp_path / "network.pte", ExportOptions(any_image=False))
     images = random_images(1, bare.facts.size_hw)
     with torch.no_grad():
         expected = bare.module(torch.from_numpy(images))

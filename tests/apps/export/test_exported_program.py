@@ -14,7 +14,7 @@ import torch
 from mobilevision.apps import Detector
 from mobilevision.apps.export.export_module import Deployable
 from mobilevision.apps.export.exported_program import written_facts
-from mobilevision.apps.export.exporting import largest_differences, made_up_picture
+from mobilevision.apps.export.exporting import largest_differences, made_up_image
 from mobilevision.apps.export.formats import ExportOptions
 from mobilevision.apps.inference.exported_program import read_checked
 from mobilevision.apps.inference.runtime import open_runtime
@@ -26,14 +26,14 @@ Change = Callable[[dict[str, bytes]], None]
 
 
 @pytest.mark.parametrize("kind", ["ssd", "face_attributes", "faces"])
-def test_file__same_answers_for_any_batch_and_picture(
+def test_file__same_answers_for_any_batch_and_image(
     kind: str, deployable: Deployables, program: Programs
 ) -> None:
     eager = deployable(kind)
     run = open_runtime(program(kind), "cpu")
     assert run.facts == eager.facts
     for batch, size_hw in ((1, eager.facts.size_hw), (3, (97, 61))):
-        images = np.stack([np.roll(made_up_picture(size_hw), 7 * i, axis=1) for i in range(batch)])
+        images = np.stack([np.roll(made_up_image(size_hw), 7 * i, axis=1) for i in range(batch)])
         with torch.no_grad():
             answers = eager.module(torch.from_numpy(images))
         expected = {name: x.numpy() for name, x in zip(eager.facts.outputs, answers, strict=True)}
@@ -49,15 +49,15 @@ def test_file__torch_alone_opens_it(program: Programs) -> None:
     assert not any("mobilevision" in name or "batch_norm" in name for name in operators)
     found = loaded.module()(torch.zeros(2, 40, 50, 3, dtype=torch.uint8))
     assert found[0].shape[::2] == (2, 4)
-    assert len(Detector.load(path, "cpu")(made_up_picture((64, 80)), 0.0)) > 0  # type: ignore[arg-type]
+    assert len(Detector.load(path, "cpu")(made_up_image((64, 80)), 0.0)) > 0  # type: ignore[arg-type]
 
 
-def test_written_facts__fixed_picture__says_the_size(deployable: Deployables) -> None:
+def test_written_facts__fixed_image__says_the_size(deployable: Deployables) -> None:
     eager = deployable("ssd")
     assert written_facts(eager, ExportOptions()) == eager.facts
-    said = written_facts(eager, ExportOptions(any_picture=False)).preparation
+    said = written_facts(eager, ExportOptions(any_image=False)).preparation
     assert "(batch, 64, 80, 3)" in said
-    face = written_facts(deployable("face_embedding"), ExportOptions(any_picture=False))
+    face = written_facts(deployable("face_embedding"), ExportOptions(any_image=False))
     assert "five landmarks" in face.preparation
     assert "64x64 px" in face.preparation
 

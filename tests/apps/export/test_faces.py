@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mobilevision.apps import FaceAnalyzer, FaceAttributes, FaceEmbedder, Threshold
-from mobilevision.apps.export.exporting import Exported, made_up_picture
+from mobilevision.apps.export.exporting import Exported, made_up_image
 from mobilevision.apps.inference.face_detector import FaceFinder
 from mobilevision.apps.inference.face_embedding import model_fingerprint
 from mobilevision.apps.inference.runtime import is_exported, open_runtime
@@ -26,7 +26,7 @@ APIS = {
     "face_embedding": FaceEmbedder,
     "faces": FaceAnalyzer,
 }
-PICTURES = [made_up_picture((64, 64)), made_up_picture((90, 80))]
+IMAGES = [made_up_image((64, 64)), made_up_image((90, 80))]
 MEASURED = Threshold(0.31, 0.001)
 CHOSEN = {"Smiling": 0.3, "Wearing_Hat": 0.5}
 
@@ -37,7 +37,7 @@ def said_of(face: Any) -> dict[str, np.ndarray]:
 
 
 def assert_same_faces(ours: list, theirs: list) -> None:
-    """Faces of several pictures, one in each, from two models."""
+    """Faces of several images, one in each, from two models."""
     for (mine,), (other,) in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(mine.box, other.box)
         for name, expected in said_of(other).items():
@@ -47,9 +47,7 @@ def assert_same_faces(ours: list, theirs: list) -> None:
 def test_embedder__same_embeddings_as_the_checkpoint(exported: Exports, small: Files) -> None:
     path = exported("face_embedding").path
     ours, theirs = (FaceEmbedder.load(each, "cpu") for each in (path, small("face_embedding")))
-    np.testing.assert_allclose(
-        ours.embed_aligned(PICTURES), theirs.embed_aligned(PICTURES), atol=1e-4
-    )
+    np.testing.assert_allclose(ours.embed_aligned(IMAGES), theirs.embed_aligned(IMAGES), atol=1e-4)
     assert ours.threshold == theirs.threshold == MEASURED
     assert ours.size == 64
     assert not is_exported(f"onnx:{path}"), "that word is for other people's networks"
@@ -59,7 +57,7 @@ def test_embedder__same_embeddings_as_the_checkpoint(exported: Exports, small: F
 def test_attributes__same_probabilities_as_the_checkpoint(exported: Exports, small: Files) -> None:
     path = exported("face_attributes").path
     ours, theirs = (FaceAttributes.load(each, "cpu") for each in (path, small("face_attributes")))
-    assert_same_faces(ours(PICTURES, aligned=True), theirs(PICTURES, aligned=True))
+    assert_same_faces(ours(IMAGES, aligned=True), theirs(IMAGES, aligned=True))
     assert ours.thresholds == theirs.thresholds == CHOSEN
     with pytest.raises(DataError, match="works at 64x48 px"):
         FaceAttributes.load(path, size_hw=(32, 32))
@@ -75,7 +73,7 @@ def test_analyzer__same_faces_as_the_checkpoint(
     path = written[suffix]("faces")
     ours, theirs = (FaceAnalyzer.load(each, "cpu") for each in (path, small("faces")))
     assert path.suffix == suffix
-    assert_same_faces(ours(PICTURES, aligned=True), theirs(PICTURES, aligned=True))
+    assert_same_faces(ours(IMAGES, aligned=True), theirs(IMAGES, aligned=True))
     assert ours.attributes == theirs.attributes == list(CHOSEN)
     assert ours.thresholds == theirs.thresholds == CHOSEN
     assert ours.size_hw == theirs.size_hw == (64, 48)
@@ -92,7 +90,7 @@ def test_facts__faces__outputs_and_thresholds_of_both_jobs(exported: Exports) ->
     assert run.facts.details["verification"]["pairs"] == 6000
     described = open_runtime(exported("face_attributes").path, "cpu").facts
     assert run.facts.preparation == described.preparation
-    said = run(np.stack([made_up_picture((64, 48))] * 3))
+    said = run(np.stack([made_up_image((64, 48))] * 3))
     assert {name: value.shape for name, value in said.items()} == {
         "embeddings": (3, 8), "logits": (3, 2), "probabilities": (3, 2), "landmarks": (3, 5, 2)
     }  # fmt: skip

@@ -106,7 +106,7 @@ def test_proposals__same_boxes_and_same_order() -> None:
         assert count < 1000 or not expected.valid.all()
 
 
-def test_roi_align__boxes_within_several_pictures__as_torchvision() -> None:
+def test_roi_align__boxes_within_several_images__as_torchvision() -> None:
     torch.manual_seed(0)
     features = torch.rand(2, 3, 7, 9)
     corners = torch.rand(20, 2, 2).sort(dim=1).values * torch.tensor([144.0, 112.0])

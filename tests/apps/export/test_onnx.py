@@ -11,7 +11,7 @@ import torch
 
 from mobilevision.apps import Detector, Geolocator, LocationResult
 from mobilevision.apps.export.export_module import Deployable, open_deployable
-from mobilevision.apps.export.exporting import Exported, largest_differences, made_up_picture
+from mobilevision.apps.export.exporting import Exported, largest_differences, made_up_image
 from mobilevision.apps.inference.runtime import open_runtime
 from mobilevision.apps.main import main
 from mobilevision.datasets.errors import DataError
@@ -31,20 +31,20 @@ KINDS = (
 )
 BOXES_PX = 2e-2
 RESIZED = 10
-"""Times the difference that is allowed where torch and ONNX Runtime each resize the pictures: they
-round some pixels to neighbouring numbers."""
+"""Times the difference that is allowed where torch and ONNX Runtime each resize the images: they
+round some pixels to neighboring numbers."""
 Exports = Callable[[str], Exported]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_file__same_answers_for_any_batch_and_picture(
+def test_file__same_answers_for_any_batch_and_image(
     kind: str, exported: Exports, deployable: Callable[[str], Deployable]
 ) -> None:
     eager = deployable(kind)
     run = open_runtime(exported(kind).path, "cpu", threads=1)
     assert run.facts == eager.facts
     for batch, size_hw in ((1, eager.facts.size_hw), (3, (97, 61)), (2, (33, 130))):
-        images = np.stack([np.roll(made_up_picture(size_hw), 7 * i, axis=1) for i in range(batch)])
+        images = np.stack([np.roll(made_up_image(size_hw), 7 * i, axis=1) for i in range(batch)])
         with torch.no_grad():
             answers = eager.module(torch.from_numpy(images))
         expected = {name: x.numpy() for name, x in zip(eager.facts.outputs, answers, strict=True)}
@@ -65,8 +65,8 @@ def test_detector__same_objects_as_the_checkpoint(
 ) -> None:
     ours, theirs = Detector.load(exported(kind).path, "cpu"), Detector.load(small(kind), "cpu")
     assert ours.categories == theirs.categories
-    pictures = [made_up_picture(size) for size in ((64, 80), (120, 90), (31, 47))]
-    for mine, other in zip(ours(pictures, 0.0), theirs(pictures, 0.0), strict=True):  # type: ignore[call-overload]
+    images = [made_up_image(size) for size in ((64, 80), (120, 90), (31, 47))]
+    for mine, other in zip(ours(images, 0.0), theirs(images, 0.0), strict=True):  # type: ignore[call-overload]
         assert len(mine) == len(other) > 0
         np.testing.assert_allclose(mine.scores, other.scores, atol=1e-5)
         np.testing.assert_allclose(mine.boxes, other.boxes, atol=2e-2)
@@ -81,7 +81,7 @@ def test_geolocator__same_places_as_the_checkpoint(
     assert list(ours.partition.table.tokens) == list(theirs.partition.table.tokens)
     np.testing.assert_array_equal(ours.partition.spread_km, theirs.partition.spread_km)
     for size_hw in ((64, 80), (150, 90)):
-        mine, other = (locate(made_up_picture(size_hw)) for locate in (ours, theirs))
+        mine, other = (locate(made_up_image(size_hw)) for locate in (ours, theirs))
         assert isinstance(mine, LocationResult)
         assert isinstance(other, LocationResult)
         assert (mine.latitude, mine.longitude) == pytest.approx((other.latitude, other.longitude))
@@ -92,7 +92,7 @@ def test_geolocator__same_places_as_the_checkpoint(
 
 
 def test_graph__checked_without_leftovers_and_with_facts(exported: Exports) -> None:
-    written = exported("face_embedding")  # normalisation in places that fuse() does not know
+    written = exported("face_embedding")  # normalization in places that fuse() does not know
     model = onnx.load(written.path)
     onnx.checker.check_model(model, full_check=True)
     kinds = {node.op_type for node in model.graph.node}

@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from mobilevision.apps.export.export_module import Deployable, DeployedNetwork, for_export
-from mobilevision.apps.export.exporting import made_up_picture
+from mobilevision.apps.export.exporting import made_up_image
 from mobilevision.apps.export.formats import ExportOptions
 from mobilevision.apps.export.nms import ExportablePostProcess
 from mobilevision.apps.inference.runtime import ModelFacts
@@ -86,7 +86,7 @@ def test_nms__onnx__same_detections(options: dict[str, Any], spread: float, tmp_
 class Pixels(nn.Module):
     """Answers with the pixels that a network would see."""
 
-    def forward(self, pixels: Tensor, picture_hw: tuple[int, int]) -> tuple[Tensor, ...]:  # noqa: ARG002
+    def forward(self, pixels: Tensor, image_hw: tuple[int, int]) -> tuple[Tensor, ...]:  # noqa: ARG002
         return (pixels.float(),)
 
 
@@ -97,10 +97,10 @@ def test_resize__onnx__pixels_of_torch_up_to_the_edge(noise: bool, tmp_path: Pat
     OnnxFormat().write(deployable, tmp_path / "resize.onnx", ExportOptions())
     session = ort.InferenceSession(tmp_path / "resize.onnx", providers=["CPUExecutionProvider"])
     for size_hw in ((97, 61), (480, 640), (20, 30), (31, 300), (30, 44)):
-        picture = made_up_picture(size_hw)
+        image = made_up_image(size_hw)
         if noise:
-            picture = np.random.default_rng(1).integers(0, 256, picture.shape, dtype=np.uint8)
-        images = np.stack([picture, picture[::-1]])
+            image = np.random.default_rng(1).integers(0, 256, image.shape, dtype=np.uint8)
+        images = np.stack([image, image[::-1]])
         (found,) = session.run(None, {"images": images})
         expected = F.interpolate(
             torch.from_numpy(images).permute(0, 3, 1, 2), facts.size_hw,
@@ -123,7 +123,7 @@ class Means(nn.Module):
                 nn.init.uniform_(parameter, 0.5, 1.5)
         self.pixel_std, self.keepdim = 127.5, keepdim
 
-    def forward(self, pixels: Tensor, picture_hw: Any = None) -> tuple[Tensor, ...]:  # noqa: ARG002
+    def forward(self, pixels: Tensor, image_hw: Any = None) -> tuple[Tensor, ...]:  # noqa: ARG002
         maps = self.backbone((pixels.float() - 127.5) / self.pixel_std)
         return tuple(each.mean(dim=(2, 3), keepdim=self.keepdim) for each in maps)
 
@@ -148,7 +148,7 @@ def test_speed_up__same_answers(
     images = np.random.default_rng(0).integers(0, 256, (3, *MAP_HW, 3), dtype=np.uint8)
     answers, kinds = [], []
     for change in (None, speed_up):
-        model = make_model(deployable, ExportOptions(any_picture=False), change)
+        model = make_model(deployable, ExportOptions(any_image=False), change)
         kinds.append(Counter(node.op_type for node in model.graph.node))
         onnx.save(model, tmp_path / "graph.onnx")
         session = ort.InferenceSession(tmp_path / "graph.onnx", providers=["CPUExecutionProvider"])

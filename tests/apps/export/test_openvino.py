@@ -14,7 +14,7 @@ from PIL import Image
 
 from mobilevision.apps import Detector
 from mobilevision.apps.export.export_module import Deployable
-from mobilevision.apps.export.exporting import Exported, largest_differences, made_up_picture
+from mobilevision.apps.export.exporting import Exported, largest_differences, made_up_image
 from mobilevision.apps.inference.runtime import open_runtime
 from mobilevision.apps.main import main
 from mobilevision.datasets.errors import DataError
@@ -40,14 +40,14 @@ AS_GIVEN, RESIZED = 1e-4, 2e-3
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_file__same_answers_for_any_batch_and_picture(
+def test_file__same_answers_for_any_batch_and_image(
     kind: str, converted: Callable[[str], Path], deployable: Callable[[str], Deployable]
 ) -> None:
     eager = deployable(kind)
     run = open_runtime(converted(kind), "cpu", threads=1)
     assert run.facts == eager.facts
     for batch, size_hw in ((1, eager.facts.size_hw), (3, (97, 61)), (2, (33, 130))):
-        images = np.stack([np.roll(made_up_picture(size_hw), 7 * i, axis=1) for i in range(batch)])
+        images = np.stack([np.roll(made_up_image(size_hw), 7 * i, axis=1) for i in range(batch)])
         with torch.no_grad():
             said = eager.module(torch.from_numpy(images))
         expected = {name: x.numpy() for name, x in zip(eager.facts.outputs, said, strict=True)}
@@ -102,7 +102,7 @@ def test_open__foreign_file__says_so(tmp_path: Path) -> None:
 
 
 def test_bfloat16__only_when_asked_and_able(converted: Callable[[str], Path]) -> None:
-    path, images = converted("classification"), made_up_picture((64, 80))[None]
+    path, images = converted("classification"), made_up_image((64, 80))[None]
     exact = open_runtime(path, "cpu")(images)["logits"]
     able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if "BF16" not in able:
@@ -136,7 +136,7 @@ def test_convert__cannot_be_written__nothing_stays(
 def test_command__int8__both_files_and_report(
     small: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Image.fromarray(made_up_picture((70, 90))).save(tmp_path / "a.png")
+    Image.fromarray(made_up_image((70, 90))).save(tmp_path / "a.png")
     out = tmp_path / "to" / "x.xml"
     words = ["export", "--ckpt", str(small("classification")), "--format", "openvino"]
     words += ["--out", str(out), "--int8", "--calibrate", str(tmp_path / "a.png")]
@@ -148,7 +148,7 @@ def test_command__int8__both_files_and_report(
     run = open_runtime(out, "cpu")
     assert run.facts.provenance["int8"] == {"method": "minmax", "pictures": 1}
     assert "FakeQuantize" in out.read_text() or "i8" in out.read_text()
-    assert run(made_up_picture((50, 60))[None])["logits"].shape == (1, 2)
+    assert run(made_up_image((50, 60))[None])["logits"].shape == (1, 2)
 
 
 @pytest.mark.parametrize("given_hw", [(97, 61), (20, 200), (48, 64), (300, 33)])

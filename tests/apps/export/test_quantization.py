@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torchvision.ops import box_iou
 
-from mobilevision.apps.export.exporting import Exported, export_checkpoint, made_up_picture
-from mobilevision.apps.export.formats import Calibration, ExportOptions, find_pictures
+from mobilevision.apps.export.exporting import Exported, export_checkpoint, made_up_image
+from mobilevision.apps.export.formats import Calibration, ExportOptions, find_images
 from mobilevision.apps.importing import import_weights
 from mobilevision.apps.inference.runtime import open_runtime
 from mobilevision.apps.main import main
@@ -100,7 +100,7 @@ def test_answers_of__what_is_split_counts_apart(exported: Callable[[str], Export
     session = onnxruntime.InferenceSession(
         part.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    found = session.run(None, {"images": made_up_picture((64, 80))[None]})
+    found = session.run(None, {"images": made_up_image((64, 80))[None]})
     # Two classes and background; the boxes' offsets.
     assert sorted(x.shape[-1] for x in found) == [3, 4]
     assert {x.ndim for x in found} == {3}
@@ -147,7 +147,7 @@ def test_quantized__channel_without_weight__keeps_its_bias(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
-def test_measure_ranges__extremes_of_pictures(method: str) -> None:
+def test_measure_ranges__extremes_of_images(method: str) -> None:
     images = [pixels(1, 0, 0), pixels(4, 2, 30), pixels(0, 0, 1)] * 4
     ranges = measure_ranges(two_layers(), images, method)
     assert {"pixels", "first"} <= set(ranges)
@@ -185,19 +185,19 @@ def test_choose_layers__costliest_stays_in_float() -> None:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six pictures of different sizes."""
+    """Six images of different sizes."""
     folder = tmp_path_factory.mktemp("photos")
     for place in range(6):
-        picture = np.roll(made_up_picture((70 + 5 * place, 90)), 11 * place, axis=1)
-        Image.fromarray(picture).save(folder / f"{place}.png")
+        image = np.roll(made_up_image((70 + 5 * place, 90)), 11 * place, axis=1)
+        Image.fromarray(image).save(folder / f"{place}.png")
     return folder
 
 
-def test_find_pictures__evenly_spread(photos: Path) -> None:
-    assert [path.name for path in find_pictures([str(photos)], 3)] == ["0.png", "2.png", "5.png"]
-    assert len(find_pictures([str(photos)], 100)) == 6
+def test_find_images__evenly_spread(photos: Path) -> None:
+    assert [path.name for path in find_images([str(photos)], 3)] == ["0.png", "2.png", "5.png"]
+    assert len(find_images([str(photos)], 100)) == 6
     with pytest.raises(DataError, match="--calibrate-count 0"):
-        find_pictures([str(photos)], 0)
+        find_images([str(photos)], 0)
     with pytest.raises(DataError, match="--calibrate-method x: there are minmax"):
         Calibration((photos,), "x")
 
@@ -208,7 +208,7 @@ def test_quantize__small_network__near_and_smaller(
 ) -> None:
     source, out = exported(kind).path, tmp_path / "small.onnx"
     facts = open_runtime(source).facts
-    paths = find_pictures([str(photos)], 6)
+    paths = find_images([str(photos)], 6)
     report = quantize(source, out, facts.size_hw, Calibration(paths, limit_db=15.0))
     assert out.stat().st_size < 0.6 * source.stat().st_size
     assert report["signal_to_noise_db"] >= 15
@@ -242,7 +242,7 @@ def test_command__int8__file_report_and_table(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--int8"], "--int8 needs pictures"),
+        (["--int8"], "--int8 needs images"),
         (["--calibrate", "."], "--calibrate: is for --int8"),
         (["--int8", "--calibrate", "absent"], "absent: no such file"),
     ],
@@ -264,7 +264,7 @@ def test_command__wrong_options__exit_status_2(
 def test_quantize__public_detector__same_objects(real_data: Path, tmp_path: Path) -> None:
     weights = real_data / "weights/ssd_mobilenet_v1_0.75_coco_300.npz"
     import_weights(str(weights), tmp_path / "ssd.ckpt")
-    paths = find_pictures([str(real_data / "coco/train2017")], 6)
+    paths = find_images([str(real_data / "coco/train2017")], 6)
     export_checkpoint(tmp_path / "ssd.ckpt", tmp_path / "ssd.onnx", "onnx")
     options = ExportOptions(int8=Calibration(paths))
     written = export_checkpoint(tmp_path / "ssd.ckpt", tmp_path / "8.onnx", "onnx", None, options)

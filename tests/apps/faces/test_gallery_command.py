@@ -1,4 +1,4 @@
-"""`mobilevision gallery`: from pictures to people on the command line."""
+"""`mobilevision gallery`: from images to people on the command line."""
 
 import json
 import os
@@ -138,7 +138,7 @@ def test_identify__threshold_and_count_of_the_user(
     assert [p["name"] for p in json.loads(capsys.readouterr().out)["people"]] == ["Ada"]
 
 
-def test_enroll__unreadable_pictures_are_told_and_others_enrolled(
+def test_enroll__unreadable_images_are_told_and_others_enrolled(
     model: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "cut.png").write_bytes(b"\x89PNG")
@@ -179,7 +179,7 @@ def test_gallery__another_model_or_none(
 
 
 @pytest.mark.real_data
-def test_enroll__pictures_without_one_clear_face(
+def test_enroll__images_without_one_clear_face(
     model: Path, people: Path, real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     pytest.importorskip("facenet_pytorch")
@@ -194,7 +194,7 @@ def test_enroll__pictures_without_one_clear_face(
     assert "black.png: no face found" in said
     assert Gallery(people).people() == {"Ada": 1}
     assert gallery(*words, "--largest") == 1
-    assert Gallery(people).people() == {"Ada": 2}, "the first picture was enrolled before"
+    assert Gallery(people).people() == {"Ada": 2}, "the first image was enrolled before"
     capsys.readouterr()
     assert gallery("identify", one, tmp_path / "black.png", "--gallery", people, "--model", model,
                    "--device", "cpu") == 0  # fmt: skip

@@ -1,4 +1,4 @@
-"""``mobilevision verify`` and the picture of the ROC."""
+"""``mobilevision verify`` and the image of the ROC."""
 
 import io
 import json
@@ -26,7 +26,7 @@ LIST = "2\t1\nA\t1\t2\nA\t1\tB\t1\nB\t1\t2\nB\t2\tC\t1\n"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three people of one colour each, their pairs and a table of embeddings."""
+    """Three people of one color each, their pairs and a table of embeddings."""
     rng = np.random.default_rng(0)
     names = ["A/A_0001.png", "A/A_0002.png", "B/B_0001.png", "B/B_0002.png", "C/C_0001.png"]
     for name in names:
@@ -66,8 +66,8 @@ def test_verify__a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert content["accuracy"] == 1
     assert content["pairs"] == 4
     assert content["all"]["impostor_pairs"] == 8
-    with Image.open(folder / "out" / "roc.png") as picture:
-        assert picture.format == "PNG"
+    with Image.open(folder / "out" / "roc.png") as image:
+        assert image.format == "PNG"
     assert main(words) == 0
     assert "accuracy         1.0000 ± 0.0000" in capsys.readouterr().out
 
@@ -108,7 +108,7 @@ def test_verify__a_checkpoint_embeds_as_the_task_does(folder: Path) -> None:
     [
         ([], "give either --images and --model, or --embeddings"),
         (["--embeddings", "t.npz", "--model", "m.ckpt"], "give either"),
-        (["--model", "m.ckpt"], "--model needs the pictures"),
+        (["--model", "m.ckpt"], "--model needs the images"),
         (["--embeddings", "t.npz", "--store"], "--store needs a checkpoint"),
         (["--embeddings", "absent.npz"], "absent.npz: no such file"),
         (["--model", "m.ckpt", "--images", ".", "--groups", "Male"], "--groups needs attributes"),
@@ -205,16 +205,16 @@ def test_store__only_in_our_checkpoints(tmp_path: Path) -> None:
         store_threshold(tmp_path / "other.ckpt", result)
 
 
-def test_roc_picture__shows_a_curve() -> None:
+def test_roc_image__shows_a_curve() -> None:
     rng = np.random.default_rng(0)
     same = rng.random(400) < 0.5
     good, poor = (roc_curve(rng.normal(np.where(same, gap, 0), 1), same) for gap in (5, 0.5))
-    pictures = []
+    images = []
     for roc in (good, poor):
         png = io.BytesIO()
         draw_roc({"x": roc}, 200).savefig(png, format="png")
-        pictures.append(np.asarray(Image.open(png).convert("RGB")).astype(int))
-    blue = [(p[..., 2] - p[..., 0] > 90) for p in pictures]
+        images.append(np.asarray(Image.open(png).convert("RGB")).astype(int))
+    blue = [(p[..., 2] - p[..., 0] > 90) for p in images]
     heights = [np.flatnonzero(b.any(axis=1)).max() for b in blue]  # the lowest point of the curve
     assert heights[0] < heights[1]
 

@@ -33,7 +33,7 @@ EXACT = {
     "AP": 0.1958, "AP50": 0.3466, "AP75": 0.2022, "APs": 0.0281, "APm": 0.1683, "APl": 0.4440,
     "AR1": 0.2020, "AR10": 0.3048, "AR100": 0.3198, "ARs": 0.0559, "ARm": 0.2906, "ARl": 0.6529,
 }  # fmt: skip
-QUANTISED = {
+QUANTIZED = {
     "AP": 0.1949, "AP50": 0.3497, "AP75": 0.1914, "APs": 0.0261, "APm": 0.1687, "APl": 0.4436,
     "AR1": 0.1977, "AR10": 0.3008, "AR100": 0.3166, "ARs": 0.0520, "ARm": 0.2820, "ARl": 0.6561,
 }  # fmt: skip
@@ -120,7 +120,7 @@ def test_import__timm__logits_are_timms(tmp_path: Path) -> None:
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_import__public_name__has_its_licence(
+def test_import__public_name__has_its_license(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MOBILEVISION_CACHE", str(tmp_path))
@@ -198,11 +198,11 @@ def test_import__real_detector__gives_the_recorded_coco_numbers(
     with task.network.register_forward_hook(lambda *call: outputs.append(call[2])):
         assert measure(task, real_data, tmp_path) == pytest.approx(EXACT, abs=3e-3)
     rows = SlimFile(real_data / "weights/detect.tflite").anchors["anchors_quantised"]
-    centres = torch.from_numpy(rows[:, [1, 0, 3, 2]].copy()) * 300
-    boxes = box_convert(centres, "cxcywh", "xyxy")
+    centers = torch.from_numpy(rows[:, [1, 0, 3, 2]].copy()) * 300
+    boxes = box_convert(centers, "cxcywh", "xyxy")
     again = iter(outputs)  # the network says the same, only the boxes are others
     task.network.forward = lambda _: next(again)._replace(anchors=boxes)  # type: ignore[method-assign]
-    assert measure(task, real_data, tmp_path) == pytest.approx(QUANTISED, abs=3e-3)
+    assert measure(task, real_data, tmp_path) == pytest.approx(QUANTIZED, abs=3e-3)
 
 
 @pytest.mark.real_data
@@ -249,7 +249,7 @@ def test_import__detector_without_known_classes__asks_for_labels(
 
 @pytest.mark.real_data
 @pytest.mark.parametrize(
-    ("name", "size", "top1"),  # top-1 as measured independently on these pictures
+    ("name", "size", "top1"),  # top-1 as measured independently on these images
     [
         ("mobilenet_v1_0.25_128", 128, 0.5250),
         ("mobilenet_v1_0.50_160", 160, 0.6775),

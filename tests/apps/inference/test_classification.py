@@ -73,7 +73,7 @@ def test_stream__broken_file__its_error_and_on(tmp_path: Path) -> None:
 
     good, broken = tmp_path / "good.png", tmp_path / "broken.jpg"
     Image.fromarray(image(9, 9)).save(good)
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     runtime = Reds()
     files = map(ImageFile, [broken, good, good, broken])
     kinds = [type(each).__name__ for each in Classifier(runtime).stream(files, batch_size=2)]

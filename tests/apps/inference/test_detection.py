@@ -1,4 +1,4 @@
-"""The Python API: any picture in, objects in its own pixels out."""
+"""The Python API: any image in, objects in its own pixels out."""
 
 from pathlib import Path
 
@@ -50,20 +50,20 @@ class WhiteFinder:
         return {"boxes": boxes, "scores": scores, "labels": labels}
 
 
-def picture(height: int, width: int, box: tuple[int, int, int, int]) -> np.ndarray:
+def image(height: int, width: int, box: tuple[int, int, int, int]) -> np.ndarray:
     pixels = np.zeros((height, width, 3), np.uint8)
     x1, y1, x2, y2 = box
     pixels[y1:y2, x1:x2] = 255
     return pixels
 
 
-def test_call__mixed_sizes__boxes_in_pixels_of_each_picture() -> None:
+def test_call__mixed_sizes__boxes_in_pixels_of_each_image() -> None:
     boxes = {
         (500, 1000): (100, 200, 300, 400),
         (100, 50): (10, 20, 30, 60),
         (75, 90): (9, 30, 45, 60),
     }
-    images = [picture(*size, box) for size, box in boxes.items()]
+    images = [image(*size, box) for size, box in boxes.items()]
     results = Detector(WhiteFinder())(images, batch_size=2)
     assert isinstance(results, list)
     for result, (size_hw, box) in zip(results, boxes.items(), strict=True):
@@ -72,8 +72,8 @@ def test_call__mixed_sizes__boxes_in_pixels_of_each_picture() -> None:
         np.testing.assert_allclose(result.boxes, [box], atol=max(size_hw) / 50)
 
 
-def test_call__rotated_file__boxes_on_the_upright_picture(tmp_path: Path) -> None:
-    upright = picture(200, 100, (20, 40, 60, 120))
+def test_call__rotated_file__boxes_on_the_upright_image(tmp_path: Path) -> None:
+    upright = image(200, 100, (20, 40, 60, 120))
     exif = Image.Exif()
     exif[0x0112] = 6
     path = tmp_path / "turned.jpg"
@@ -86,8 +86,8 @@ def test_call__rotated_file__boxes_on_the_upright_picture(tmp_path: Path) -> Non
 
 def test_call__single_and_list__result_and_list() -> None:
     detector = Detector(WhiteFinder())
-    assert isinstance(detector(picture(9, 9, (0, 0, 9, 9))), DetectionResult)
-    one = detector([picture(9, 9, (0, 0, 9, 9))])
+    assert isinstance(detector(image(9, 9, (0, 0, 9, 9))), DetectionResult)
+    one = detector([image(9, 9, (0, 0, 9, 9))])
     assert isinstance(one, list)
     assert len(one) == 1
     assert detector([]) == []
@@ -105,7 +105,7 @@ def test_call__nothing_found__an_empty_result() -> None:
 
 
 def test_call__one_pixel_and_panorama__defined() -> None:
-    wide = picture(40, 10_000, (5_000, 0, 10_000, 40))
+    wide = image(40, 10_000, (5_000, 0, 10_000, 40))
     results = Detector(WhiteFinder())([np.full((1, 1, 3), 255, np.uint8), wide])
     assert isinstance(results, list)
     np.testing.assert_allclose(results[0].boxes, [[0, 0, 1, 1]])
@@ -113,7 +113,7 @@ def test_call__one_pixel_and_panorama__defined() -> None:
 
 
 def test_call__threshold__leaves_out_lower_scores() -> None:
-    white = picture(9, 9, (0, 0, 9, 9))
+    white = image(9, 9, (0, 0, 9, 9))
     detector = Detector(WhiteFinder())
     assert [len(detector(white, score_threshold=value)) for value in (0, 0.1, 0.11, 0.9, 1)] == [
         *(2, 2, 1, 1, 0)
@@ -125,11 +125,11 @@ def test_call__threshold__leaves_out_lower_scores() -> None:
 
 def test_call__broken_file__raises_and_stream_goes_on(tmp_path: Path) -> None:
     good, broken = tmp_path / "good.png", tmp_path / "broken.jpg"
-    Image.fromarray(picture(9, 9, (0, 0, 9, 9))).save(good)
-    broken.write_bytes(b"no picture")
+    Image.fromarray(image(9, 9, (0, 0, 9, 9))).save(good)
+    broken.write_bytes(b"no image")
     runtime = WhiteFinder()
     detector = Detector(runtime)
-    with pytest.raises(DataError, match=r"broken\.jpg: not a picture"):
+    with pytest.raises(DataError, match=r"broken\.jpg: not an image"):
         detector([good, broken, good])
     with pytest.raises(DataError, match=r"absent\.jpg: no such file"):
         detector("absent.jpg")
@@ -139,11 +139,11 @@ def test_call__broken_file__raises_and_stream_goes_on(tmp_path: Path) -> None:
     runtime.batches.clear()
     kinds = [type(outcome).__name__ for outcome in detector.stream(files, batch_size=2)]
     assert kinds == ["DataError", "DataError", "DetectionResult", "DataError", "DetectionResult"]
-    assert runtime.batches == [1, 1], "a batch without a good picture does not reach the network"
+    assert runtime.batches == [1, 1], "a batch without a good image does not reach the network"
 
 
 def test_to_coco__rows_by_hand() -> None:
-    result = Detector(WhiteFinder())(picture(50, 100, (10, 5, 30, 45)), score_threshold=0)
+    result = Detector(WhiteFinder())(image(50, 100, (10, 5, 30, 45)), score_threshold=0)
     assert isinstance(result, DetectionResult)
     score = float(np.float32(0.9))
     assert result.to_coco(12)[0] == {
@@ -154,7 +154,7 @@ def test_to_coco__rows_by_hand() -> None:
 
 def test_to_supervision__same_objects() -> None:
     pytest.importorskip("supervision")
-    result = Detector(WhiteFinder())(picture(50, 100, (10, 5, 30, 45)), score_threshold=0)
+    result = Detector(WhiteFinder())(image(50, 100, (10, 5, 30, 45)), score_threshold=0)
     other = result.to_supervision()
     np.testing.assert_array_equal(other.xyxy, result.boxes)
     np.testing.assert_array_equal(other.confidence, result.scores)
@@ -173,8 +173,8 @@ def test_to_supervision__package_absent__says_what_to_install(
         result.to_supervision()
 
 
-def test_plot__draws_on_the_original_picture() -> None:
-    white = picture(200, 300, (50, 60, 150, 160))
+def test_plot__draws_on_the_original_image() -> None:
+    white = image(200, 300, (50, 60, 150, 160))
     result = Detector(WhiteFinder())(white)
     drawn = np.asarray(result.plot())
     changed = (drawn != white).any(axis=2)
@@ -188,7 +188,7 @@ def test_result__lengths_that_differ__refused() -> None:
     result = Detector(WhiteFinder())(np.zeros((8, 9, 3), np.uint8))
     with pytest.raises(ValueError, match="do not belong together"):
         DetectionResult(
-            np.zeros((2, 4), np.float32), np.zeros(1), np.zeros(2, int), {}, (8, 9), result.picture
+            np.zeros((2, 4), np.float32), np.zeros(1), np.zeros(2, int), {}, (8, 9), result.image
         )
 
 

@@ -45,7 +45,7 @@ def analyze(
     )
 
 
-def picture(root: Path, number: int) -> Path:
+def image(root: Path, number: int) -> Path:
     return root / "img_align_celeba" / f"{number:06d}.jpg"
 
 
@@ -74,14 +74,14 @@ def test_call__one_pass_for_all_faces_of_a_batch(analyze: FaceAnalyzer, drawn_pe
     analyze.runtime.network.network.register_forward_hook(  # type: ignore[attr-defined]
         lambda _, inputs, __: passes.append(len(inputs[0]))
     )
-    analyze([picture(drawn_people, number) for number in (13, 14, 15)])
+    analyze([image(drawn_people, number) for number in (13, 14, 15)])
     assert passes == [3]
 
 
 def test_face__box_landmarks_score_embedding_and_attributes(
     analyze: FaceAnalyzer, drawn_people: Path
 ) -> None:
-    face = only(analyze(picture(drawn_people, 13)))
+    face = only(analyze(image(drawn_people, 13)))
     assert face.box.tolist() == [40, 60, 130, 190]
     assert face.landmarks.shape == (5, 2)
     assert face.score == pytest.approx(0.97)
@@ -94,8 +94,8 @@ def test_face__box_landmarks_score_embedding_and_attributes(
     assert repr(face).startswith("AnalyzedFace(")
 
 
-def test_call__kinds_of_pictures_and_nobody(analyze: FaceAnalyzer, drawn_people: Path) -> None:
-    path = picture(drawn_people, 13)
+def test_call__kinds_of_images_and_nobody(analyze: FaceAnalyzer, drawn_people: Path) -> None:
+    path = image(drawn_people, 13)
     pixels = np.asarray(Image.open(path))
     nobody = np.zeros((50, 60), np.uint8)
     many = analyze([path, Image.open(path), nobody, torch.from_numpy(pixels.copy()).movedim(2, 0)])
@@ -107,11 +107,11 @@ def test_call__kinds_of_pictures_and_nobody(analyze: FaceAnalyzer, drawn_people:
 
 
 def test_call__aligned__needs_no_finder(network: FacesNetwork, drawn_people: Path) -> None:
-    def never(pictures: Sequence[np.ndarray]) -> list[FacesFound]:
-        raise AssertionError(f"nobody should look for faces in {len(pictures)} pictures")
+    def never(images: Sequence[np.ndarray]) -> list[FacesFound]:
+        raise AssertionError(f"nobody should look for faces in {len(images)} images")
 
     analyze = FaceAnalyzer.from_network(network, THRESHOLDS, SIZE_HW, device="cpu", finder=never)
-    paths = [picture(drawn_people, 13), picture(drawn_people, 14)]
+    paths = [image(drawn_people, 13), image(drawn_people, 14)]
     faces = [only(faces) for faces in analyze(paths, aligned=True)]  # type: ignore[arg-type]
     assert faces[0].box.tolist() == [0, 0, 178, 218]
     assert np.isnan(faces[0].landmarks).all()
@@ -122,16 +122,16 @@ def test_call__aligned__needs_no_finder(network: FacesNetwork, drawn_people: Pat
     np.testing.assert_allclose(faces[1].embedding, expected.numpy(), atol=1e-4)
 
 
-def test_verify__pictures_faces_and_embeddings(analyze: FaceAnalyzer, drawn_people: Path) -> None:
-    a, b = (only(analyze(picture(drawn_people, number))) for number in (13, 16))
+def test_verify__images_faces_and_embeddings(analyze: FaceAnalyzer, drawn_people: Path) -> None:
+    a, b = (only(analyze(image(drawn_people, number))) for number in (13, 16))
     expected = similarity(a.embedding, b.embedding)
-    for first, second in ((picture(drawn_people, 13), picture(drawn_people, 16)), (a, b),
+    for first, second in ((image(drawn_people, 13), image(drawn_people, 16)), (a, b),
                           (a.embedding, b)):  # fmt: skip
         answer = analyze.verify(first, second)
         assert answer.similarity == pytest.approx(float(expected), abs=1e-5)
         assert answer.same == (answer.similarity >= 0.4)
         assert answer.far == 0.01
-    with pytest.raises(DataError, match="the second picture: no face found"):
+    with pytest.raises(DataError, match="the second image: no face found"):
         analyze.verify(a, np.zeros((9, 9, 3), np.uint8))
 
 
@@ -174,7 +174,7 @@ def test_load__checkpoint_of_a_training__thresholds_of_both_jobs(
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
     lightning(["fit", "-c", str(tmp_path / "c.yaml")])
     path = next((tmp_path / "version_0" / "checkpoints").glob("*.ckpt"))
-    # Thresholds are chosen for attributes with ten pictures of either answer; here there are fewer.
+    # Thresholds are chosen for attributes with ten images of either answer; here there are fewer.
     content = torch.load(path, weights_only=True)
     content["mobilevision"]["thresholds"] = {"Red_Face": 0.25}
     torch.save(content, path)
@@ -183,13 +183,13 @@ def test_load__checkpoint_of_a_training__thresholds_of_both_jobs(
     assert loaded.thresholds == {"Red_Face": 0.25, "Wearing_Hat": 0.5, "Never": 0.5}
     measured = content["mobilevision"]["verification"]
     assert loaded.threshold == Threshold(measured["threshold"], measured["far"])
-    face = only(loaded(picture(drawn_people, 13)))
+    face = only(loaded(image(drawn_people, 13)))
     network = FacesNetwork(MobileNetV1(0.25, out_strides=(32,)), 3, dimension=8).eval()
     prefix = "network."
     network.load_state_dict({name.removeprefix(prefix): value
                              for name, value in content["state_dict"].items()
                              if name.startswith(prefix)})  # fmt: skip
-    pixels = np.asarray(Image.open(picture(drawn_people, 13)))
+    pixels = np.asarray(Image.open(image(drawn_people, 13)))
     crop = torch.from_numpy(loaded.crop(pixels, face.landmarks)).movedim(2, 0)[None]
     with torch.no_grad():
         expected = network(crop).embeddings[0].numpy()

@@ -33,7 +33,7 @@ def describe(
     )
 
 
-def first_picture(root: Path) -> Path:
+def first_image(root: Path) -> Path:
     return root / "img_align_celeba" / "000013.jpg"
 
 
@@ -49,10 +49,10 @@ def test_call__same_crops_and_probabilities_as_evaluation(
     assert np.allclose(values, expected, atol=1e-4)
 
 
-def test_call__kinds_of_pictures_and_empty_lists(
+def test_call__kinds_of_images_and_empty_lists(
     describe: FaceAttributes, drawn_celeba: Path
 ) -> None:
-    path = first_picture(drawn_celeba)
+    path = first_image(drawn_celeba)
     pixels = np.asarray(Image.open(path))
     nobody = np.zeros((50, 60), np.uint8)
     many = describe([path, pixels, nobody, torch.from_numpy(pixels.copy()).permute(2, 0, 1)])
@@ -77,24 +77,24 @@ def test_description__names_probabilities_answers() -> None:
 
 
 def test_call__aligned__needs_no_finder(network: AttributeNetwork, drawn_celeba: Path) -> None:
-    def never(pictures: Sequence[np.ndarray]) -> list[FacesFound]:
-        raise AssertionError(f"nobody should look for faces in {len(pictures)} pictures")
+    def never(images: Sequence[np.ndarray]) -> list[FacesFound]:
+        raise AssertionError(f"nobody should look for faces in {len(images)} images")
 
     describe = FaceAttributes.from_network(network, THRESHOLDS, (40, 32), "cpu", never)
-    faces = describe(first_picture(drawn_celeba), aligned=True)
+    faces = describe(first_image(drawn_celeba), aligned=True)
     assert isinstance(faces[0], FaceDescription)
     assert faces[0].box.tolist() == [0, 0, 178, 218]
     assert np.isnan(faces[0].landmarks).all()
 
 
-def test_stream__broken_picture__others_go_on(
+def test_stream__broken_image__others_go_on(
     describe: FaceAttributes, drawn_celeba: Path, tmp_path: Path
 ) -> None:
     from mobilevision.datasets.images import ImageFile
 
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no")
-    good = first_picture(drawn_celeba)
+    good = first_image(drawn_celeba)
     outcomes = list(describe.stream(map(ImageFile, [good, broken, good]), batch_size=2))
     assert isinstance(outcomes[1], DataError)
     assert [len(each) for each in (outcomes[0], outcomes[2]) if isinstance(each, list)] == [1, 1]
@@ -119,31 +119,31 @@ def test_from_network__callers_network__stays_as_it_is(
 
 @pytest.mark.parametrize("box", [(5, 5, 40, 40), (60, 60, 99, 99), (-20, -20, 300, 300)])
 def test_draw_attributes__box_anywhere__drawn_inside(box: tuple[int, int, int, int]) -> None:
-    picture = np.full((100, 100, 3), 128, np.uint8)
+    image = np.full((100, 100, 3), 128, np.uint8)
     values = np.array([0.9, 0.8, 0.95], np.float32)
     face = FaceDescription(np.array(box, np.float32), np.zeros((5, 2)), 1.0, values, THRESHOLDS)
-    drawn = draw_attributes(picture, [face])
+    drawn = draw_attributes(image, [face])
     assert drawn.shape == (700, 700, 3)  # the smallest whole number of times that shows names
-    assert (picture == 128).all()
+    assert (image == 128).all()
     assert (drawn != 128).any(axis=2).mean() > 0.005
 
 
-def test_draw_attributes__small_picture__the_box_grows_with_it() -> None:
-    picture = np.full((100, 160, 3), 128, np.uint8)
+def test_draw_attributes__small_image__the_box_grows_with_it() -> None:
+    image = np.full((100, 160, 3), 128, np.uint8)
     values = np.array([0.9, 0.8, 0.95], np.float32)
     face = FaceDescription(
         np.array([100, 20, 140, 60], np.float32), np.zeros((5, 2)), 1.0, values, THRESHOLDS
     )
-    drawn = draw_attributes(picture, [face])
+    drawn = draw_attributes(image, [face])
     assert drawn.shape == (400, 640, 3)
     assert (drawn[160, 400:404] != 128).any()  # its left side
     assert (drawn[160, 420:540] == 128).all()  # inside
     assert (drawn[160, 557:561] != 128).any()  # its right side
 
 
-def test_draw_attributes__nobody__the_picture() -> None:
-    picture = np.full((100, 640, 3), 7, np.uint8)
-    assert np.array_equal(draw_attributes(picture, []), picture)
+def test_draw_attributes__nobody__the_image() -> None:
+    image = np.full((100, 640, 3), 7, np.uint8)
+    assert np.array_equal(draw_attributes(image, []), image)
 
 
 @pytest.mark.real_data

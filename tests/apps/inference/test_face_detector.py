@@ -1,4 +1,4 @@
-"""Faces in pictures: parity with facenet-pytorch's MTCNN, and everything that it cannot take."""
+"""Faces in images: parity with facenet-pytorch's MTCNN, and everything that it cannot take."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def read(path: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def people(real_data: Path) -> list[np.ndarray]:
-    """Four pictures with a face: 218x178 and 112x112."""
+    """Four images with a face: 218x178 and 112x112."""
     celeba = sorted((real_data / "celeba" / "img_align_celeba").glob("*.jpg"))[:2]
     lfw = sorted((real_data / "lfw").glob("*/*.jpg"))[:2]
     return [read(path) for path in celeba + lfw]
@@ -44,12 +44,12 @@ def assert_same(a: FacesFound, b: FacesFound) -> None:
 @pytest.mark.real_data
 def test_cascade__finds_what_facenet_pytorch_finds(real_data: Path) -> None:
     names = ["000000005001.jpg", "000000018575.jpg", "000000020992.jpg", "000000000139.jpg"]
-    pictures = [read(real_data / "coco" / "val2017" / name) for name in names]
+    images = [read(real_data / "coco" / "val2017" / name) for name in names]
     theirs = facenet_pytorch.MTCNN(keep_all=True, select_largest=False)
     counts = []
-    tensors = [torch.tensor(picture).permute(2, 0, 1) for picture in pictures]
-    for picture, faces in zip(pictures, FaceCascade()(tensors), strict=True):
-        boxes, scores, points = theirs.detect(picture, landmarks=True)
+    tensors = [torch.tensor(image).permute(2, 0, 1) for image in images]
+    for image, faces in zip(images, FaceCascade()(tensors), strict=True):
+        boxes, scores, points = theirs.detect(image, landmarks=True)
         counts.append(len(faces.scores))
         if boxes is None:
             assert not len(faces.scores)
@@ -68,8 +68,8 @@ def test_finder__batches_of_mixed_sizes_with_and_without_faces(
     mixed = [noise(90, 120), people[0], noise(218, 178), people[2], people[1], noise(8, 8)]
     together = finder(mixed)
     assert [len(faces.scores) for faces in together] == [0, 1, 0, 1, 1, 0]
-    for picture, faces in zip(mixed, together, strict=True):
-        assert_same(faces, finder([picture])[0])
+    for image, faces in zip(mixed, together, strict=True):
+        assert_same(faces, finder([image])[0])
 
 
 @pytest.mark.real_data
@@ -87,21 +87,21 @@ def test_finder__landmarks_are_those_of_celeba(finder: MTCNNFinder, real_data: P
 
 
 @pytest.mark.real_data
-def test_finder__large_picture_is_reduced_and_landmarks_are_of_the_whole(
+def test_finder__large_image_is_reduced_and_landmarks_are_of_the_whole(
     finder: MTCNNFinder, people: list[np.ndarray]
 ) -> None:
-    picture = people[0]
+    image = people[0]
     enlarged = np.asarray(
-        Image.fromarray(picture).resize((178 * 8, 218 * 8), Image.Resampling.BICUBIC)
+        Image.fromarray(image).resize((178 * 8, 218 * 8), Image.Resampling.BICUBIC)
     )
     reducing = MTCNNFinder(longest_px=218, device="cpu")
-    (own,), (small,) = reducing([enlarged]), finder([picture])
+    (own,), (small,) = reducing([enlarged]), finder([image])
     np.testing.assert_allclose((own.landmarks + 0.5) / 8 - 0.5, small.landmarks, atol=1.0)
     np.testing.assert_allclose(own.boxes / 8, small.boxes, atol=3.0)
 
 
 @pytest.mark.real_data
-def test_finder__largest_first_within_the_picture(
+def test_finder__largest_first_within_the_image(
     finder: MTCNNFinder, people: list[np.ndarray]
 ) -> None:
     canvas = np.zeros((260, 420, 3), np.uint8)
@@ -117,14 +117,12 @@ def test_finder__largest_first_within_the_picture(
         assert ((landmarks > box[:2]) & (landmarks < box[2:])).all()
 
 
-def test_finder__no_pictures(finder: MTCNNFinder) -> None:
+def test_finder__no_images(finder: MTCNNFinder) -> None:
     assert finder([]) == []
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (5, 400), (400, 5), (12, 12), (19, 300), (20, 20)])
-def test_finder__pictures_too_small_for_a_face(
-    finder: MTCNNFinder, size_hw: tuple[int, int]
-) -> None:
+def test_finder__images_too_small_for_a_face(finder: MTCNNFinder, size_hw: tuple[int, int]) -> None:
     (faces,) = finder([noise(*size_hw)])
     assert faces.boxes.shape == (0, 4)
     assert faces.landmarks.shape == (0, 5, 2)
@@ -145,10 +143,10 @@ def test_facenet_pytorch__raises_where_we_do_not(finder: MTCNNFinder) -> None:
 
 
 def test_cascade__no_threshold_on_noise_survives_empty_proposals() -> None:
-    """With everything let through, boxes leave the picture and shrink to nothing."""
+    """With everything let through, boxes leave the image and shrink to nothing."""
     cascade = FaceCascade(thresholds=(0.0, 0.0, 0.0))
-    pictures = [torch.from_numpy(noise(40, 60, seed)).permute(2, 0, 1) for seed in range(2)]
-    for faces in cascade(pictures):
+    images = [torch.from_numpy(noise(40, 60, seed)).permute(2, 0, 1) for seed in range(2)]
+    for faces in cascade(images):
         assert len(faces.boxes) == len(faces.landmarks) == len(faces.scores) > 0
         assert (faces.scores.diff() <= 0).all()
 
@@ -172,9 +170,9 @@ def test_finder__options_out_of_range(options: dict) -> None:
 def test_finder__min_score_leaves_out() -> None:
     generous = MTCNNFinder(min_score=0.0, device="cpu")
     generous.cascade.thresholds = (0.3, 0.0, 0.0)
-    picture = noise(60, 80)
-    (some,) = generous([picture])
+    image = noise(60, 80)
+    (some,) = generous([image])
     generous.min_score = float(np.median(some.scores))
-    (fewer,) = generous([picture])
+    (fewer,) = generous([image])
     assert 0 < len(fewer.scores) < len(some.scores)
     assert fewer.scores.min() >= generous.min_score

@@ -13,7 +13,7 @@ from PIL import Image
 from mobilevision.apps import Face, FaceEmbedder, similarity
 from mobilevision.apps.inference.face_detector import FacesFound
 from mobilevision.apps.inference.face_pipeline import Threshold
-from mobilevision.apps.inference.images import MemoryPicture
+from mobilevision.apps.inference.images import MemoryImage
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.faces.alignment import align_face, scaled_template
 from mobilevision.heads.face_embedding import FaceNetwork
@@ -24,18 +24,18 @@ SIZE = 32
 class Corners:
     """Finds a "face" in each quadrant that is not black; knows no torch, needs no weights."""
 
-    def __call__(self, pictures: list[np.ndarray]) -> list[FacesFound]:
-        return [self.find(picture) for picture in pictures]
+    def __call__(self, images: list[np.ndarray]) -> list[FacesFound]:
+        return [self.find(image) for image in images]
 
-    def find(self, picture: np.ndarray) -> FacesFound:
-        assert picture.dtype == np.uint8
-        assert picture.shape[2] == 3
-        height, width = picture.shape[0] // 2, picture.shape[1] // 2
+    def find(self, image: np.ndarray) -> FacesFound:
+        assert image.dtype == np.uint8
+        assert image.shape[2] == 3
+        height, width = image.shape[0] // 2, image.shape[1] // 2
         boxes = [
             (x, y, x + width, y + height)
             for y in (0, height)
             for x in (0, width)
-            if height and width and picture[y : y + height, x : x + width].max() > 8
+            if height and width and image[y : y + height, x : x + width].max() > 8
         ]
         rows = np.array(boxes, np.float32).reshape(-1, 4)
         unit = scaled_template(SIZE) / SIZE
@@ -50,7 +50,7 @@ def embedder(face_network: FaceNetwork) -> FaceEmbedder:
     )
 
 
-def picture(height: int, width: int, quadrants: str = "1111", seed: int = 0) -> np.ndarray:
+def image(height: int, width: int, quadrants: str = "1111", seed: int = 0) -> np.ndarray:
     """Noise in those quadrants that have a 1, black in the others."""
     pixels = np.random.default_rng(seed).integers(64, 256, (height, width, 3), np.uint8)
     for number, wanted in enumerate(quadrants):
@@ -73,7 +73,7 @@ def assert_faces(own: list[Face], other: list[Face]) -> None:
 def test_call__faces_are_aligned_and_embedded_by_the_network(
     embedder: FaceEmbedder, face_network: FaceNetwork
 ) -> None:
-    pixels = picture(80, 96, "0110")
+    pixels = image(80, 96, "0110")
     faces = embedder(pixels)
     assert [face.box.tolist() for face in faces] == [[48, 0, 96, 40], [0, 40, 48, 80]]
     crops = np.stack([align_face(pixels, face.landmarks, SIZE) for face in faces])
@@ -88,17 +88,17 @@ def test_call__faces_are_aligned_and_embedded_by_the_network(
 
 
 def test_call__batches_of_mixed_sizes_with_and_without_faces(embedder: FaceEmbedder) -> None:
-    pictures = [
-        picture(80, 96, "1000"),
-        picture(40, 40, "0000"),
-        picture(64, 200, "1111", seed=1),
-        picture(1, 1),
-        picture(80, 96, "0001", seed=2),
+    images = [
+        image(80, 96, "1000"),
+        image(40, 40, "0000"),
+        image(64, 200, "1111", seed=1),
+        image(1, 1),
+        image(80, 96, "0001", seed=2),
     ]
-    alone = [embedder(pixels) for pixels in pictures]
+    alone = [embedder(pixels) for pixels in images]
     assert [len(faces) for faces in alone] == [1, 0, 4, 0, 1]
     for batch_size in (1, 2, 3, 8):
-        together = embedder(pictures, batch_size=batch_size)
+        together = embedder(images, batch_size=batch_size)
         for own, other in zip(together, alone, strict=True):
             assert_faces(own, other)
 
@@ -110,13 +110,13 @@ def test_call__no_face_is_an_empty_list(embedder: FaceEmbedder) -> None:
     assert embedder([black, black], batch_size=1) == [[], []]
 
 
-def test_call__no_pictures(embedder: FaceEmbedder) -> None:
+def test_call__no_images(embedder: FaceEmbedder) -> None:
     assert embedder([]) == []
     assert embedder(iter(())) == []
 
 
 def test_call__whatever_people_have(embedder: FaceEmbedder, tmp_path: Path) -> None:
-    pixels = picture(80, 96, "1001")
+    pixels = image(80, 96, "1001")
     path = tmp_path / "a.png"
     Image.fromarray(pixels).save(path)
     rgba = Image.fromarray(pixels)
@@ -136,8 +136,8 @@ def test_call__whatever_people_have(embedder: FaceEmbedder, tmp_path: Path) -> N
         assert_faces(faces, expected)
 
 
-def test_call__grey_is_three_equal_channels(embedder: FaceEmbedder) -> None:
-    grey = picture(80, 96)[..., 0]
+def test_call__gray_is_three_equal_channels(embedder: FaceEmbedder) -> None:
+    grey = image(80, 96)[..., 0]
     expected = embedder(np.repeat(grey[..., None], 3, axis=2))
     assert len(expected) == 4
     for kind in (grey, grey[..., None], Image.fromarray(grey), torch.from_numpy(grey)):
@@ -145,7 +145,7 @@ def test_call__grey_is_three_equal_channels(embedder: FaceEmbedder) -> None:
 
 
 def test_call__exif_rotation(embedder: FaceEmbedder, tmp_path: Path) -> None:
-    upright = picture(80, 96, "1000")
+    upright = image(80, 96, "1000")
     stored = Image.fromarray(upright).transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned clockwise by 90 degrees
@@ -156,20 +156,20 @@ def test_call__exif_rotation(embedder: FaceEmbedder, tmp_path: Path) -> None:
     assert_faces(embedder(Image.open(tmp_path / "turned.png")), expected)
 
 
-def test_call__unreadable_picture_is_an_error(embedder: FaceEmbedder, tmp_path: Path) -> None:
+def test_call__unreadable_image_is_an_error(embedder: FaceEmbedder, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent\.jpg"):
-        embedder([picture(8, 8), tmp_path / "absent.jpg"])
+        embedder([image(8, 8), tmp_path / "absent.jpg"])
     with pytest.raises(DataError, match="batch_size=0"):
-        embedder(picture(8, 8), batch_size=0)
+        embedder(image(8, 8), batch_size=0)
 
 
-def test_stream__goes_on_after_an_unreadable_picture(embedder: FaceEmbedder) -> None:
-    pictures = [
-        MemoryPicture(picture(80, 96)),
-        MemoryPicture(np.zeros((4, 4), np.float64), "wrong"),
-        MemoryPicture(picture(80, 96, "0001")),
+def test_stream__goes_on_after_an_unreadable_image(embedder: FaceEmbedder) -> None:
+    images = [
+        MemoryImage(image(80, 96)),
+        MemoryImage(np.zeros((4, 4), np.float64), "wrong"),
+        MemoryImage(image(80, 96, "0001")),
     ]
-    first, wrong, last = embedder.stream(pictures, batch_size=2)
+    first, wrong, last = embedder.stream(images, batch_size=2)
     assert isinstance(first, list)
     assert isinstance(last, list)
     assert (len(first), len(last)) == (4, 1)
@@ -177,7 +177,7 @@ def test_stream__goes_on_after_an_unreadable_picture(embedder: FaceEmbedder) -> 
 
 
 def test_embed_aligned__same_as_the_faces_found(embedder: FaceEmbedder) -> None:
-    pixels = picture(80, 96)
+    pixels = image(80, 96)
     faces = embedder(pixels)
     crops = [align_face(pixels, face.landmarks, SIZE) for face in faces]
     expected = np.stack([face.embedding for face in faces])
@@ -189,7 +189,7 @@ def test_embed_aligned__same_as_the_faces_found(embedder: FaceEmbedder) -> None:
 
 
 def test_embed_aligned__other_sizes_are_stretched_and_none_is_empty(embedder: FaceEmbedder) -> None:
-    assert embedder.embed_aligned(picture(64, 64)).shape == (1, 24)
+    assert embedder.embed_aligned(image(64, 64)).shape == (1, 24)
     empty = embedder.embed_aligned([])
     assert empty.shape == (0, 24)
     assert empty.dtype == np.float32
@@ -198,7 +198,7 @@ def test_embed_aligned__other_sizes_are_stretched_and_none_is_empty(embedder: Fa
 
 def test_embed_aligned__needs_no_finder(face_network: FaceNetwork) -> None:
     own = FaceEmbedder.from_network(face_network, SIZE, device="cpu")
-    assert own.embed_aligned([picture(SIZE, SIZE)]).shape == (1, 24)
+    assert own.embed_aligned([image(SIZE, SIZE)]).shape == (1, 24)
     assert own._finder is None
 
 
@@ -240,8 +240,8 @@ def test_verify__threshold_belongs_to_same(embedder: FaceEmbedder) -> None:
     assert (strict.same, strict.threshold, strict.far) == (False, 0.5, None)
 
 
-def test_verify__pictures_faces_and_embeddings(embedder: FaceEmbedder) -> None:
-    pixels = picture(80, 96, "1000")
+def test_verify__images_faces_and_embeddings(embedder: FaceEmbedder) -> None:
+    pixels = image(80, 96, "1000")
     (face,) = embedder(pixels)
     for other in (pixels, face, face.embedding, Image.fromarray(pixels)):
         assert embedder.verify(pixels, other).similarity == pytest.approx(1, abs=1e-5)
@@ -252,9 +252,9 @@ def test_verify__without_face_or_threshold(
 ) -> None:
     Image.new("RGB", (40, 40)).save(tmp_path / "black.png")
     with pytest.raises(DataError, match=r"black\.png: no face found"):
-        embedder.verify(picture(80, 96), tmp_path / "black.png")
-    with pytest.raises(DataError, match="first picture: no face"):
-        embedder.verify(np.zeros((40, 40, 3), np.uint8), picture(80, 96))
+        embedder.verify(image(80, 96), tmp_path / "black.png")
+    with pytest.raises(DataError, match="first image: no face"):
+        embedder.verify(np.zeros((40, 40, 3), np.uint8), image(80, 96))
     unmeasured = FaceEmbedder.from_network(face_network, SIZE, device="cpu", finder=Corners())
     with pytest.raises(DataError, match="no measured threshold"):
         unmeasured.verify(np.ones(2), np.ones(2))
@@ -273,7 +273,7 @@ def test_load__checkpoint_with_its_threshold(
     loaded = FaceEmbedder.load(path, device="cpu", finder=Corners())
     assert loaded.threshold == Threshold(0.31, 0.001)
     assert loaded.size == SIZE
-    crops = [picture(SIZE, SIZE, seed=seed) for seed in range(3)]
+    crops = [image(SIZE, SIZE, seed=seed) for seed in range(3)]
     np.testing.assert_allclose(
         loaded.embed_aligned(crops), embedder.embed_aligned(crops), atol=1e-5
     )
@@ -322,8 +322,8 @@ def test_load__teacher_gives_its_published_embeddings(real_data: Path) -> None:
 
 
 @pytest.mark.real_data
-def test_teacher__found_and_aligned_faces_are_recognised(real_data: Path) -> None:
-    """From a whole picture to the cached embedding of the face that CelebA's landmarks cut out."""
+def test_teacher__found_and_aligned_faces_are_recognized(real_data: Path) -> None:
+    """From a whole image to the cached embedding of the face that CelebA's landmarks cut out."""
     pytest.importorskip("ncnn")
     pytest.importorskip("facenet_pytorch")
     parquet = pytest.importorskip("pyarrow.parquet")

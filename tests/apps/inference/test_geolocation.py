@@ -1,4 +1,4 @@
-"""Geolocation from Python, over files and as pictures, with a tiny trained model."""
+"""Geolocation from Python, over files and as images, with a tiny trained model."""
 
 import json
 from pathlib import Path
@@ -72,12 +72,12 @@ def geolocator(model: Path) -> Geolocator:
     return Geolocator.load(model, device="cpu")
 
 
-def picture(world: Path, number: int = 1) -> Path:
+def image(world: Path, number: int = 1) -> Path:
     return world / "val" / f"{number:06d}.jpg"
 
 
-def test_call__one_picture__best_cell_is_the_answer(geolocator: Geolocator, world: Path) -> None:
-    result = geolocator(picture(world), top=3)
+def test_call__one_image__best_cell_is_the_answer(geolocator: Geolocator, world: Path) -> None:
+    result = geolocator(image(world), top=3)
     assert isinstance(result, LocationResult)
     probabilities = [place.probability for place in result.places]
     assert len(probabilities) == 3
@@ -86,7 +86,7 @@ def test_call__one_picture__best_cell_is_the_answer(geolocator: Geolocator, worl
         (result.places[0].latitude, result.places[0].longitude)
     )
     assert 0 <= result.radius_50_km <= result.radius_90_km
-    pixels = np.array(Image.open(picture(world)))
+    pixels = np.array(Image.open(image(world)))
     batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     with torch.no_grad():
         expected = geolocator.runtime.network.network.probabilities(batch)[0]  # type: ignore[attr-defined]
@@ -95,7 +95,7 @@ def test_call__one_picture__best_cell_is_the_answer(geolocator: Geolocator, worl
 
 
 def test_call__many_kinds__same_answers_in_order(geolocator: Geolocator, world: Path) -> None:
-    path = picture(world)
+    path = image(world)
     pixels = np.array(Image.open(path))
     kinds = [str(path), path, Image.open(path), pixels, torch.from_numpy(pixels).permute(2, 0, 1)]
     results = geolocator(kinds, batch_size=2)
@@ -104,7 +104,7 @@ def test_call__many_kinds__same_answers_in_order(geolocator: Geolocator, world: 
     assert geolocator([]) == []
 
 
-def test_call__broken_picture__raises_but_stream_goes_on(
+def test_call__broken_image__raises_but_stream_goes_on(
     geolocator: Geolocator, world: Path, tmp_path: Path
 ) -> None:
     from mobilevision.datasets.images import ImageFile
@@ -113,14 +113,14 @@ def test_call__broken_picture__raises_but_stream_goes_on(
     broken.write_bytes(b"x")
     with pytest.raises(DataError, match=r"broken\.jpg"):
         geolocator(broken)
-    outcomes = list(geolocator.stream([ImageFile(broken), ImageFile(picture(world))]))
+    outcomes = list(geolocator.stream([ImageFile(broken), ImageFile(image(world))]))
     assert [type(each) for each in outcomes] == [DataError, LocationResult]
 
 
 def test_five_crop_and_mode__other_answers_are_given(model: Path, world: Path) -> None:
-    crops = Geolocator.load(model, "cpu", five_crop=True)(picture(world))
-    mode = Geolocator.load(model, "cpu", answer="mode")(picture(world))
-    plain = Geolocator.load(model, "cpu")(picture(world))
+    crops = Geolocator.load(model, "cpu", five_crop=True)(image(world))
+    mode = Geolocator.load(model, "cpu", answer="mode")(image(world))
+    plain = Geolocator.load(model, "cpu")(image(world))
     assert crops.places[0].probability != plain.places[0].probability
     assert mode.places == plain.places
 
@@ -137,13 +137,13 @@ def test_load__no_geolocator__says_what_to_do(tmp_path: Path, content: str) -> N
 def test_geojson__cells_hold_their_positions(geolocator: Geolocator, world: Path) -> None:
     from matplotlib.path import Path as Outline
 
-    content = geolocator(picture(world), top=5).to_geojson("a.jpg")
+    content = geolocator(image(world), top=5).to_geojson("a.jpg")
     point, *cells = content["features"]
     assert content["type"] == "FeatureCollection"
     assert point["geometry"]["type"] == "Point"
     assert set(point["properties"]) == {"radius_50_km", "radius_90_km", "picture"}
     assert len(cells) == 5
-    places = geolocator(picture(world), top=5).places
+    places = geolocator(image(world), top=5).places
     for cell, place in zip(cells, places, strict=True):
         shape = cell["geometry"]
         outlines = shape["coordinates"] if shape["type"] == "Polygon" else [
@@ -179,7 +179,7 @@ def test_locate__files__lines_geojson_and_resume(
     assert main(words) == 0
     first = capsys.readouterr().out
     assert first.count("no EXIF position") == 6
-    assert "Compared with EXIF: 0 pictures (without a position: 6 absent)" in first
+    assert "Compared with EXIF: 0 images (without a position: 6 absent)" in first
     content = json.loads((tmp_path / "a.geojson").read_text())
     assert len(content["features"]) == 6 * 3
     before = (tmp_path / "a.jsonl").read_bytes()
@@ -206,18 +206,18 @@ def test_locate__without_the_option__exif_is_not_looked_at(
     assert "48.858" not in "".join(capsys.readouterr())
 
 
-def test_locate__broken_picture__exit_1_and_the_others_done(
+def test_locate__broken_image__exit_1_and_the_others_done(
     model: Path, world: Path, tmp_path: Path, capsys
 ) -> None:
     (tmp_path / "b.jpg").write_bytes(b"x")
-    words = [str(tmp_path / "b.jpg"), str(picture(world)), "--model", str(model), "--device", "cpu"]
+    words = [str(tmp_path / "b.jpg"), str(image(world)), "--model", str(model), "--device", "cpu"]
     assert main(["locate", *words]) == 1
     out = capsys.readouterr().out
     assert "000001.jpg: " in out
     assert "1 files with faults" in out
 
 
-def test_cells_build__writes_cells_and_a_picture(world: Path, tmp_path: Path, capsys) -> None:
+def test_cells_build__writes_cells_and_a_image(world: Path, tmp_path: Path, capsys) -> None:
     coast = {"type": "LineString", "coordinates": [[0, 0], [10, 10]]}
     (tmp_path / "coast.geojson").write_text(json.dumps(coast))
     words = ["--photos", str(world / "train.csv"), "--max", "5", "--min", "2",

@@ -1,4 +1,4 @@
-"""Pictures as people have them: every kind gives the same pixels, and what is none says so."""
+"""Images as people have them: every kind gives the same pixels, and what is none says so."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevision.apps.inference.images import as_pictures, prepare_ahead
+from mobilevision.apps.inference.images import as_images, prepare_ahead
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.images import ImageFile
 
@@ -22,10 +22,10 @@ def pixels() -> np.ndarray:
 
 
 def read_all(images) -> list[np.ndarray]:
-    return [picture.read() for picture in as_pictures(images)[0]]
+    return [image.read() for image in as_images(images)[0]]
 
 
-def test_as_pictures__every_kind__the_same_pixels(tmp_path: Path, pixels: np.ndarray) -> None:
+def test_as_images__every_kind__the_same_pixels(tmp_path: Path, pixels: np.ndarray) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(pixels).save(path)
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)
@@ -36,15 +36,15 @@ def test_as_pictures__every_kind__the_same_pixels(tmp_path: Path, pixels: np.nda
         torch.from_numpy(alpha).permute(2, 0, 1),
     ]
     for kind in kinds:
-        pictures, single = as_pictures(kind)
-        read = next(iter(pictures)).read()
+        images, single = as_images(kind)
+        read = next(iter(images)).read()
         assert single
         assert read.dtype == np.uint8
         np.testing.assert_array_equal(read, pixels)
     assert len(read_all(kinds)) == len(kinds)
 
 
-def test_as_pictures__grey__three_equal_channels(pixels: np.ndarray) -> None:
+def test_as_images__gray__three_equal_channels(pixels: np.ndarray) -> None:
     grey = pixels[..., 0]
     tensor = torch.from_numpy(grey.copy())
     for kind in (grey, grey[..., None], Image.fromarray(grey), tensor, tensor[None]):
@@ -52,7 +52,7 @@ def test_as_pictures__grey__three_equal_channels(pixels: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_as_pictures__exif_rotation__as_the_file_is_read(
+def test_as_images__exif_rotation__as_the_file_is_read(
     tmp_path: Path, pixels: np.ndarray, orientation: int
 ) -> None:
     exif = Image.Exif()
@@ -63,14 +63,14 @@ def test_as_pictures__exif_rotation__as_the_file_is_read(
         np.testing.assert_array_equal(read_all(image)[0], ImageFile(path).read())
 
 
-def test_as_pictures__batch__one_picture_each(pixels: np.ndarray) -> None:
+def test_as_images__batch__one_image_each(pixels: np.ndarray) -> None:
     for batch in (pixels[None].repeat(3, 0), torch.zeros(3, 3, 5, 4, dtype=torch.uint8)):
-        pictures, single = as_pictures(batch)
+        images, single = as_images(batch)
         assert not single
-        assert len(list(pictures)) == 3
+        assert len(list(images)) == 3
 
 
-def test_as_pictures__generator__is_read_as_it_is_used(pixels: np.ndarray) -> None:
+def test_as_images__generator__is_read_as_it_is_used(pixels: np.ndarray) -> None:
     asked = []
 
     def generate() -> Iterator[np.ndarray]:
@@ -78,15 +78,15 @@ def test_as_pictures__generator__is_read_as_it_is_used(pixels: np.ndarray) -> No
             asked.append(index)
             yield pixels
 
-    pictures, single = as_pictures(generate())
-    next(pictures)
+    images, single = as_images(generate())
+    next(images)
     assert (single, asked) == (False, [0])
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (np.zeros((4, 4, 3)), r"picture: pixels are float64. Give uint8"),
+        (np.zeros((4, 4, 3)), r"image: pixels are float64. Give uint8"),
         (np.zeros((4, 4, 3), np.uint16), "pixels are uint16"),
         (np.zeros((3, 40, 50), np.uint8), r"shape \(3, 40, 50\).*transpose it"),
         (np.zeros((0, 4, 3), np.uint8), r"shape \(0, 4, 3\)"),
@@ -98,14 +98,14 @@ def test_as_pictures__generator__is_read_as_it_is_used(pixels: np.ndarray) -> No
         (Image.new("F", (2, 2)), "mode 'F'"),
     ],
 )
-def test_read__no_picture__says_what_is_wrong(value: object, message: str) -> None:
+def test_read__no_image__says_what_is_wrong(value: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_all(value)
 
 
-@pytest.mark.parametrize(("value", "name"), [(None, "picture: NoneType"), ([3], "picture 0: int")])
-def test_as_pictures__other_types__named(value: object, name: str) -> None:
-    with pytest.raises(DataError, match=f"{name} is no picture"):
+@pytest.mark.parametrize(("value", "name"), [(None, "image: NoneType"), ([3], "image 0: int")])
+def test_as_images__other_types__named(value: object, name: str) -> None:
+    with pytest.raises(DataError, match=f"{name} is no image"):
         read_all(value)
 
 
@@ -143,8 +143,8 @@ def test_apps__imported_and_used__without_torch() -> None:
     code = (
         "import sys, numpy\n"
         "from mobilevision.apps import DetectionResult, Detector\n"
-        "from mobilevision.apps.inference.images import as_pictures\n"
-        "next(as_pictures(numpy.zeros((2, 2, 3), 'uint8'))[0]).read()\n"
+        "from mobilevision.apps.inference.images import as_images\n"
+        "next(as_images(numpy.zeros((2, 2, 3), 'uint8'))[0]).read()\n"
         "print(sorted({'torch', 'lightning', 'albumentations', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

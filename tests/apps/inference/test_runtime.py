@@ -23,7 +23,7 @@ FACTS = ModelFacts(
 
 
 def write_model(path: Path, entries: dict[str, str]) -> Path:
-    """An ONNX file whose output is the number of pictures, with these entries of metadata."""
+    """An ONNX file whose output is the number of images, with these entries of metadata."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     images = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.UINT8, ["b", 4, 6, 3])

@@ -71,7 +71,7 @@ def write_h5(path: Path, layers: Layers, group: str = "/") -> Path:
 
 
 def keras_forward(layers: Layers, images: Tensor) -> dict[str, Tensor]:
-    """Keras' MobileNet written down plainly: its padding, normalisation and layer order."""
+    """Keras' MobileNet written down plainly: its padding, normalization and layer order."""
 
     def convolve(x: Tensor, kernel: np.ndarray, stride: int, groups: int, padding: int) -> Tensor:
         if stride == 2:  # ZeroPadding2D(((0, 1), (0, 1))), then "valid"
@@ -80,21 +80,21 @@ def keras_forward(layers: Layers, images: Tensor) -> dict[str, Tensor]:
         weight = torch.from_numpy(kernel.transpose(order).copy())
         return F.conv2d(x, weight, stride=stride, padding=padding, groups=groups)
 
-    def normalise(x: Tensor, name: str) -> Tensor:
+    def normalize(x: Tensor, name: str) -> Tensor:
         gamma, beta, mean, variance = (
             torch.from_numpy(layers[f"{name}_bn"][part])[:, None, None]
             for part in ("gamma", "beta", "moving_mean", "moving_variance")
         )
         return (gamma * (x - mean) / (variance + 1e-3).sqrt() + beta).clamp(0, 6)
 
-    x = normalise(convolve(images, layers["conv1"]["kernel"], 2, 1, 1), "conv1")
+    x = normalize(convolve(images, layers["conv1"]["kernel"], 2, 1, 1), "conv1")
     maps = {"conv1": x}
     for number, stride in enumerate(STRIDES, start=1):
         name = f"conv_dw_{number}"
         kernel = layers[name]["depthwise_kernel"]
-        x = normalise(convolve(x, kernel, stride, kernel.shape[2], 1), name)
+        x = normalize(convolve(x, kernel, stride, kernel.shape[2], 1), name)
         name = f"conv_pw_{number}"
-        x = normalise(convolve(x, layers[name]["kernel"], 1, 1, 0), name)
+        x = normalize(convolve(x, layers[name]["kernel"], 1, 1, 0), name)
         maps[name] = x
     preds = layers["conv_preds"]
     pooled = x.mean(dim=(2, 3))

@@ -274,7 +274,7 @@ class _Reduce:
 @pytest.mark.real_data
 def test_calibrated_weights__train_sanely_and_evaluate_exactly(real_data: Path) -> None:
     model = load_classifier(real_data / "weights" / "mobilenet_v1_0.25_128.npz", 0.25).eval()
-    images, labels = imagenet_pictures(real_data, 128, count=128)
+    images, labels = imagenet_images(real_data, 128, count=128)
     with torch.inference_mode():
         before = model(images)
         uncalibrated = accuracy(model.train()(images), labels)
@@ -292,7 +292,7 @@ def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
     return (logits.argmax(dim=1) == labels).float().mean().item()
 
 
-def imagenet_pictures(
+def imagenet_images(
     root: Path, size: int, count: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     folder = root / "imagenet_val"

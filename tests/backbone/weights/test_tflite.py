@@ -102,7 +102,7 @@ def _tensor(builder, tensor: Constant, number: int) -> int:
     tflite.QuantizationParametersAddScale(builder, scale)
     tflite.QuantizationParametersAddZeroPoint(builder, zero)
     tflite.QuantizationParametersAddQuantizedDimension(builder, tensor.axis)
-    quantisation = tflite.QuantizationParametersEnd(builder)
+    quantization = tflite.QuantizationParametersEnd(builder)
     name = builder.CreateString(tensor.name)
     shape = builder.CreateNumpyVector(np.array(tensor.values.shape, np.int32))
     tflite.TensorStart(builder)
@@ -110,7 +110,7 @@ def _tensor(builder, tensor: Constant, number: int) -> int:
     tflite.TensorAddType(builder, TYPES[tensor.values.dtype.name])
     tflite.TensorAddBuffer(builder, number)
     tflite.TensorAddName(builder, name)
-    tflite.TensorAddQuantization(builder, quantisation)
+    tflite.TensorAddQuantization(builder, quantization)
     return tflite.TensorEnd(builder)
 
 

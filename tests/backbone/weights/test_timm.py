@@ -59,7 +59,7 @@ def test_timm__random_weights__same_maps_and_logits(
             torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-4)
 
 
-def test_timm__pictures__are_normalised_as_timms_configuration_says() -> None:
+def test_timm__images__are_normalized_as_timms_configuration_says() -> None:
     model = random_timm("mobilenetv1_100")
     public = timm_to_mobilenet(model.state_dict())
     mean, std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]  # type: ignore[index]

@@ -37,7 +37,7 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_records__become_pictures_and_labels(data: Path, inside: bool) -> None:
+def test_records__become_images_and_labels(data: Path, inside: bool) -> None:
     module = CifarModule(data / FOLDER if inside else data, batch_size=3, num_workers=0)
     assert list(module.categories.values()) == NAMES
     table = module.read_table("train")
@@ -52,11 +52,11 @@ def test_records__become_pictures_and_labels(data: Path, inside: bool) -> None:
     assert training.images.shape == (3, 3, 32, 32)
 
 
-def test_picture__reduced_is_averaged(data: Path) -> None:
-    picture = CifarModule(data).read_table("val").picture(1)
-    assert picture.size_hw == (32, 32)
-    assert picture.read(8).shape == (4, 4, 3)
-    assert picture.read(8)[3, 3].tolist() == [40, 50, 60]
+def test_image__reduced_is_averaged(data: Path) -> None:
+    image = CifarModule(data).read_table("val").image(1)
+    assert image.size_hw == (32, 32)
+    assert image.read(8).shape == (4, 4, 3)
+    assert image.read(8)[3, 3].tolist() == [40, 50, 60]
 
 
 def test_faults__are_named(data: Path, tmp_path: Path) -> None:

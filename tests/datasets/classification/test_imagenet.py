@@ -18,7 +18,7 @@ SYNSETS = [
 ]
 
 
-def write_picture(path: Path) -> None:
+def write_image(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 8), (9, 9, 9)).save(path, format="JPEG")
 
@@ -26,9 +26,9 @@ def write_picture(path: Path) -> None:
 @pytest.fixture
 def imagenet(tmp_path: Path) -> Path:
     for _, wordnet_id, _ in SYNSETS[:4]:
-        write_picture(tmp_path / f"ILSVRC2012_img_train/{wordnet_id}/{wordnet_id}_7.JPEG")
+        write_image(tmp_path / f"ILSVRC2012_img_train/{wordnet_id}/{wordnet_id}_7.JPEG")
     for number in (1, 2, 3):
-        write_picture(tmp_path / f"ILSVRC2012_img_val/ILSVRC2012_val_{number:08}.JPEG")
+        write_image(tmp_path / f"ILSVRC2012_img_val/ILSVRC2012_val_{number:08}.JPEG")
     devkit = tmp_path / "ILSVRC2012_devkit_t12" / "data"
     devkit.mkdir(parents=True)
     fields = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("num_children", "O")]
@@ -54,7 +54,7 @@ def test_flat_validation__goes_through_the_kit_to_wordnet_order(imagenet: Path) 
 def test_validation__in_class_folders_and_names_from_a_list(tmp_path: Path) -> None:
     for split in ("train", "val"):
         for wordnet_id in ("n01440764", "n02119789"):
-            write_picture(tmp_path / split / wordnet_id / "x.JPEG")
+            write_image(tmp_path / split / wordnet_id / "x.JPEG")
     (tmp_path / "synset_words.txt").write_text("n01440764 tench, Tinca\nn02119789 kit fox\n")
     module = ImageNetModule(tmp_path)
     assert module.categories == {0: "tench", 1: "kit fox"}
@@ -64,7 +64,7 @@ def test_validation__in_class_folders_and_names_from_a_list(tmp_path: Path) -> N
 def test_faults__are_named(imagenet: Path, tmp_path: Path) -> None:
     truth = imagenet / "ILSVRC2012_devkit_t12" / "data" / GROUND_TRUTH
     truth.write_text("2\n4\n")
-    with pytest.raises(DataError, match=r"3 pictures, and .* has 2 lines"):
+    with pytest.raises(DataError, match=r"3 images, and .* has 2 lines"):
         ImageNetModule(imagenet).read_table("val")
     truth.write_text("2\n4\n5\n")
     with pytest.raises(DataError, match=r"has no training folder"):

@@ -24,16 +24,16 @@ from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.images import ImageFile
 from mobilevision.datasets.sampling import SampleKey
 from mobilevision.datasets.transforms.classification import (
-    CentreCrop,
+    CenterCrop,
     PadCrop,
     RandomCrop,
-    WholePicture,
+    WholeImage,
 )
 
 RNG = np.random.default_rng
 
 
-def write_picture(path: Path, size_hw: tuple[int, int] = (40, 60), seed: int = 0) -> Path:
+def write_image(path: Path, size_hw: tuple[int, int] = (40, 60), seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = RNG(seed).integers(0, 256, (*size_hw, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((size_hw[1], size_hw[0])).save(path, quality=95)
@@ -42,19 +42,19 @@ def write_picture(path: Path, size_hw: tuple[int, int] = (40, 60), seed: int = 0
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
-    """train and val with the classes cat, dog and eel; seven and two pictures of each."""
+    """train and val with the classes cat, dog and eel; seven and two images of each."""
     seeds = itertools.count()
     for split, count in (("train", 7), ("val", 2)):
         for name in ("cat", "dog", "eel"):
             for number in range(count):
-                write_picture(tmp_path / split / name / f"{number}.jpg", seed=next(seeds))
+                write_image(tmp_path / split / name / f"{number}.jpg", seed=next(seeds))
     return tmp_path
 
 
 # --- transforms
 
 
-def test_centre_crop__takes_the_middle() -> None:
+def test_center_crop__takes_the_middle() -> None:
     pixels = np.zeros((80, 160, 3), np.uint8)
     pixels[10:70, 50:110] = 200  # 60 of 80 px, the central three quarters of the largest square
 
@@ -62,19 +62,19 @@ def test_centre_crop__takes_the_middle() -> None:
         def read(self, reduce: int = 1) -> np.ndarray:  # noqa: ARG002
             return pixels
 
-    out = CentreCrop((30, 30), fraction=0.75)(Fixed("x"), RNG(0))
+    out = CenterCrop((30, 30), fraction=0.75)(Fixed("x"), RNG(0))
     assert out.shape == (30, 30, 3)
     assert (out[1:-1, 1:-1] == 200).all()  # antialiasing reaches a pixel further
-    wider = CentreCrop((32, 32), fraction=1.0)(Fixed("x"), RNG(0))
+    wider = CenterCrop((32, 32), fraction=1.0)(Fixed("x"), RNG(0))
     assert wider[0, 0, 0] == 0
     assert wider[16, 16, 0] == 200
 
 
-def test_centre_crop__of_224_is_resize_256_and_crop_224(tmp_path: Path) -> None:
+def test_center_crop__of_224_is_resize_256_and_crop_224(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     ramp = np.linspace(0, 255, 512, dtype=np.uint8)
     Image.fromarray(np.repeat(np.tile(ramp, (512, 1))[..., None], 3, 2)).save(path)
-    ours = CentreCrop((224, 224))(ImageFile(path), RNG(0))
+    ours = CenterCrop((224, 224))(ImageFile(path), RNG(0))
     theirs = v2.CenterCrop(224)(v2.Resize(256)(Image.open(path)))
     assert np.abs(ours.astype(int) - np.asarray(theirs)).max() <= 1
 
@@ -82,7 +82,7 @@ def test_centre_crop__of_224_is_resize_256_and_crop_224(tmp_path: Path) -> None:
 def test_random_crop__same_generator_same_pixels_and_other_generators_others(
     tmp_path: Path,
 ) -> None:
-    path = write_picture(tmp_path / "x.jpg", (120, 90))
+    path = write_image(tmp_path / "x.jpg", (120, 90))
     crop = RandomCrop(
         (32, 48), photometric=HueSaturationValue(p=1.0), operations=[v2.RandAugment()]
     )
@@ -113,7 +113,7 @@ def test_random_crop__of_a_strip_falls_back_to_its_middle() -> None:
 
 
 def test_random_crop__decodes_no_larger_than_needed(tmp_path: Path) -> None:
-    path = write_picture(tmp_path / "x.jpg", (400, 400))
+    path = write_image(tmp_path / "x.jpg", (400, 400))
     asked: list[int] = []
 
     class Spy(ImageFile):
@@ -127,7 +127,7 @@ def test_random_crop__decodes_no_larger_than_needed(tmp_path: Path) -> None:
 
 
 def test_random_crop__operations_that_change_the_form_are_named(tmp_path: Path) -> None:
-    path = write_picture(tmp_path / "x.jpg")
+    path = write_image(tmp_path / "x.jpg")
     crop = RandomCrop((32, 32), operations=[v2.ToDtype(torch.float32)])
     with pytest.raises(DataError, match=r"x.jpg.*leave out"):
         crop(ImageFile(path), RNG(0))
@@ -145,12 +145,12 @@ def test_pad_crop__moves_by_at_most_the_padding(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: CentreCrop((0, 4)),
-        lambda: CentreCrop((4, 4), 0.0),
+        lambda: CenterCrop((0, 4)),
+        lambda: CenterCrop((4, 4), 0.0),
         lambda: RandomCrop((4, 4), area=(0.0, 1.0)),
         lambda: RandomCrop((4, 4), aspect=(2.0, 1.0)),
         lambda: PadCrop(padding=-1),
-        lambda: WholePicture((4, 0)),
+        lambda: WholeImage((4, 0)),
     ],
 )
 def test_transforms__options_out_of_range(make) -> None:
@@ -161,8 +161,8 @@ def test_transforms__options_out_of_range(make) -> None:
 # --- folders and tables
 
 
-def test_image_folder__classes_by_name_and_pictures_in_order(folders: Path) -> None:
-    (folders / "train" / "dog" / "notes.txt").write_text("no picture")
+def test_image_folder__classes_by_name_and_images_in_order(folders: Path) -> None:
+    (folders / "train" / "dog" / "notes.txt").write_text("no image")
     (folders / "train" / ".cache").mkdir()
     module = ImageFolderModule(folders, size_hw=(32, 32), num_workers=0, batch_size=4)
     assert module.categories == {0: "cat", 1: "dog", 2: "eel"}
@@ -179,7 +179,7 @@ def test_image_folder__classes_by_name_and_pictures_in_order(folders: Path) -> N
 
 
 def test_image_folder__a_class_of_the_validation_that_training_lacks(folders: Path) -> None:
-    write_picture(folders / "val" / "fox" / "0.jpg")
+    write_image(folders / "val" / "fox" / "0.jpg")
     module = ImageFolderModule(folders)
     with pytest.raises(DataError, match=r"fox are none of the 3 classes"):
         module.read_table("val")
@@ -206,7 +206,7 @@ def test_class_folders__absent_or_empty(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no folders"):
         class_folders(tmp_path)
     (tmp_path / "cat").mkdir()
-    with pytest.raises(DataError, match=r"no pictures"):
+    with pytest.raises(DataError, match=r"no images"):
         read_image_folder(tmp_path, ["cat"])
 
 
@@ -242,22 +242,22 @@ def test_csv__faults_are_named(tmp_path: Path, text: str, message: str) -> None:
 
 def test_module__transform_of_another_size(folders: Path) -> None:
     with pytest.raises(DataError, match=r"Give both the same"):
-        ImageFolderModule(folders, size_hw=(64, 64), val_transform=CentreCrop((32, 32)))
+        ImageFolderModule(folders, size_hw=(64, 64), val_transform=CenterCrop((32, 32)))
 
 
-# --- broken pictures
+# --- broken images
 
 
-def test_broken_picture__is_named_or_replaced_and_counted(folders: Path) -> None:
+def test_broken_image__is_named_or_replaced_and_counted(folders: Path) -> None:
     victim = folders / "train" / "cat" / "6.jpg"
     victim.write_bytes(b"broken")
     module = ImageFolderModule(folders, size_hw=(16, 16))
     table = module.read_table("train")
     with pytest.raises(DataError, match=r"6.jpg"):
-        ClassificationDataset(table, WholePicture((16, 16)))[6]
-    lenient = ClassificationDataset(table, WholePicture((16, 16)), on_error="skip")
+        ClassificationDataset(table, WholeImage((16, 16)))[6]
+    lenient = ClassificationDataset(table, WholeImage((16, 16)), on_error="skip")
     sample = lenient[6]
-    assert (sample.position, sample.label) == (7, 1), "the next picture, with its own label"
+    assert (sample.position, sample.label) == (7, 1), "the next image, with its own label"
     assert lenient.unreadable == [str(victim)]
 
 
@@ -291,7 +291,7 @@ class Recorder(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def test_resume__in_the_middle_of_an_epoch_sees_the_same_pictures(
+def test_resume__in_the_middle_of_an_epoch_sees_the_same_images(
     folders: Path, tmp_path: Path
 ) -> None:
     def run(stop_after: int | None, ckpt: Path | None) -> Recorder:
@@ -313,6 +313,6 @@ def test_resume__in_the_middle_of_an_epoch_sees_the_same_pictures(
 
 def test_collate__keeps_order() -> None:
     table = FileTable("x", ["a"], np.array([2]))
-    assert table.picture(0).path == Path("a")
+    assert table.image(0).path == Path("a")
     with pytest.raises(ValueError, match=r"not enough values"):
         collate_classification([])

@@ -14,8 +14,8 @@ FOLDERS = ["n02085620-Chihuahua", "n02085782-Japanese_spaniel", "n02099429-curly
 def write_list(path: Path, rows: list[tuple[int, int]]) -> None:
     """As published: cells of strings in a column, numbers from 1 as a column."""
     files = np.empty((len(rows), 1), dtype=object)
-    for row, (number, picture) in enumerate(rows):
-        files[row, 0] = f"{FOLDERS[number - 1]}/{FOLDERS[number - 1][:9]}_{picture}.jpg"
+    for row, (number, image) in enumerate(rows):
+        files[row, 0] = f"{FOLDERS[number - 1]}/{FOLDERS[number - 1][:9]}_{image}.jpg"
     path.parent.mkdir(exist_ok=True)
     labels = np.array([[number] for number, _ in rows], dtype=np.uint8)
     savemat(path, {"file_list": files, "annotation_list": files, "labels": labels})
@@ -24,10 +24,10 @@ def write_list(path: Path, rows: list[tuple[int, int]]) -> None:
 @pytest.fixture
 def dogs(tmp_path: Path) -> Path:
     for folder in FOLDERS:
-        for picture in range(3):
-            path = tmp_path / "Images" / folder / f"{folder[:9]}_{picture}.jpg"
+        for image in range(3):
+            path = tmp_path / "Images" / folder / f"{folder[:9]}_{image}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (30, 20), (picture, 5, 5)).save(path)
+            Image.new("RGB", (30, 20), (image, 5, 5)).save(path)
     write_list(tmp_path / "lists/train_list.mat", [(1, 0), (2, 0), (3, 0), (3, 1)])
     write_list(tmp_path / "lists/test_list.mat", [(2, 2), (1, 1)])
     return tmp_path

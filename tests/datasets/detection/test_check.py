@@ -42,7 +42,7 @@ def test_check_dataset__sound_set__numbers_and_no_faults(
         "released": {},
     }
     text = str(report)
-    assert "No faults (every picture decoded)." in text
+    assert "No faults (every image decoded)." in text
     assert max(map(len, text.splitlines()[1:])) <= 80
 
 
@@ -81,31 +81,31 @@ def test_check_dataset__everything_wrong__every_fault_listed(
     faults = report["splits"]["train"]["faults"]
     assert {title: fault["count"] for title, fault in faults.items()} == {
         "boxes without size": 1,
-        "boxes beyond the picture": 1,
+        "boxes beyond the image": 1,
         "unknown categories": 1,
         "references to unknown images": 1,
         "annotation ids used twice": 1,
         "images declared twice": 1,
-        "missing pictures": 1,
-        "unreadable pictures": 3,
-        "pictures of another size": 1,
+        "missing images": 1,
+        "unreadable images": 3,
+        "images of another size": 1,
     }
     assert "annotation 50 " in faults["boxes without size"]["examples"][0]
-    assert "missing.jpg" in faults["missing pictures"]["examples"][0]
-    unreadable = " ".join(faults["unreadable pictures"]["examples"])
+    assert "missing.jpg" in faults["missing images"]["examples"][0]
+    unreadable = " ".join(faults["unreadable images"]["examples"])
     assert all(f"{name}.jpg" in unreadable for name in ("text", "cut", "empty"))
     assert report["splits"]["val"]["faults"]["unreadable annotation files"]["count"] == 1
     assert report["unreferenced"] == [str(root / "images" / "stray.png")]
     text = str(check_dataset(root, progress=False))
-    assert "12 faults (every picture decoded)." in text
-    assert "train: faults: 3 unreadable pictures" in text
+    assert "12 faults (every image decoded)." in text
+    assert "train: faults: 3 unreadable images" in text
     assert "stray.png" in text
 
 
-def test_check_dataset__quick__pictures_not_opened(write_coco: Write, document: Document) -> None:
+def test_check_dataset__quick__images_not_opened(write_coco: Write, document: Document) -> None:
     faults = check(broken_set(write_coco, document), quick=True)["splits"]["train"]["faults"]
-    assert "missing pictures" in faults
-    assert "unreadable pictures" not in faults
+    assert "missing images" in faults
+    assert "unreadable images" not in faults
 
 
 def test_check_dataset__many_faults__text_shows_some_and_counts_all(
@@ -126,7 +126,7 @@ def test_check_dataset__splits_of_other_categories__fault(
     assert faults["unknown categories"]["count"] == 1
 
 
-def test_check_dataset__turned_picture__counted_and_no_fault(
+def test_check_dataset__turned_image__counted_and_no_fault(
     write_coco: Write, document: Document
 ) -> None:
     root = write_coco(train=document)

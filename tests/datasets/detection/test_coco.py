@@ -137,7 +137,7 @@ FAULTS = [
     (spoil("annotations", 1, bbox=[10, 10, 5, -5]), FaultKind.NO_SIZE, "w=5 h=-5"),
     (spoil("annotations", 1, bbox=[10, float("nan"), 5, 5]), FaultKind.NOT_FINITE, "y=nan"),
     (spoil("annotations", 1, bbox=[10, 1, float("inf"), 5]), FaultKind.NOT_FINITE, "w=inf"),
-    (spoil("annotations", 1, bbox=[10, 10, 91.1, 5]), FaultKind.OUTSIDE, "picture of 100x80"),
+    (spoil("annotations", 1, bbox=[10, 10, 91.1, 5]), FaultKind.OUTSIDE, "image of 100x80"),
     (spoil("annotations", 1, bbox=[-1.1, 10, 9, 5]), FaultKind.OUTSIDE, "x=-1.1"),
     (spoil("annotations", 1, bbox=[10, 80.1, 5, 0.5]), FaultKind.OUTSIDE, "y=80.1"),
     (spoil("annotations", 1, bbox=[200, 200, 5, 5]), FaultKind.OUTSIDE, "x=200"),

@@ -41,7 +41,7 @@ def archive(folder: Path, path: str, entries: list[str]) -> CocoArchive:
 def mirror(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[str, Path]]:
-    """Address and folder of a server that has a COCO of two pictures."""
+    """Address and folder of a server that has a COCO of two images."""
     folder = tmp_path_factory.mktemp("mirror")
     images = {
         (2017, split): archive(folder, f"zips/{split}2017.zip", [f"{split}2017/1.jpg"])

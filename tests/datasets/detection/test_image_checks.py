@@ -10,7 +10,7 @@ from mobilevision.datasets.data_errors import FaultKind
 from mobilevision.datasets.detection.coco import read_coco
 from mobilevision.datasets.detection.image_checks import (
     drop_missing,
-    fit_to_pictures,
+    fit_to_images,
     quarter_turn,
     turn_boxes,
 )
@@ -25,7 +25,7 @@ BOX_XYXY = (10, 20, 40, 36)
 
 
 def save_turned(path: Path, orientation: int) -> None:
-    """A black picture of 100x80 stored pixels with a white box, and an EXIF orientation."""
+    """A black image of 100x80 stored pixels with a white box, and an EXIF orientation."""
     pixels = np.zeros((*STORED_HW, 3), dtype=np.uint8)
     x0, y0, x1, y1 = BOX_XYXY
     pixels[y0:y1, x0:x1] = 255
@@ -64,7 +64,7 @@ def turned_set(root: Path, orientation: int, declared_hw: tuple[int, int], box: 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 @pytest.mark.parametrize("drawn_upright", [True, False])
-def test_fit_to_pictures__quarter_turn__boxes_on_the_object(
+def test_fit_to_images__quarter_turn__boxes_on_the_object(
     write_coco: Write, orientation: int, drawn_upright: bool
 ) -> None:
     root = write_coco()
@@ -76,7 +76,7 @@ def test_fit_to_pictures__quarter_turn__boxes_on_the_object(
     declared_hw = STORED_HW[::-1] if drawn_upright else STORED_HW
     document = turned_set(root, orientation, declared_hw, [x0, y0, x1 - x0, y1 - y0])
     write_coco(draw=False, train=document)
-    data = fit_to_pictures(read_coco(root / "annotations" / "train.json", root / "images"))
+    data = fit_to_images(read_coco(root / "annotations" / "train.json", root / "images"))
     expected = white_box(ImageFile(root / "images" / "a.jpg").read())
     assert data.boxes.xyxy[0].tolist() == expected
     assert data.images.sizes_hw.tolist() == [[100, 80]]
@@ -100,7 +100,7 @@ def test_quarter_turn__other_size_and_no_rotation__error(
     tmp_path: Path, declared_hw: tuple[int, int]
 ) -> None:
     save_turned(tmp_path / "a.jpg", 1)
-    with pytest.raises(DataError, match=r"a\.jpg: the picture is 100x80 pixels"):
+    with pytest.raises(DataError, match=r"a\.jpg: the image is 100x80 pixels"):
         quarter_turn(ImageFile(tmp_path / "a.jpg"), declared_hw)
 
 
@@ -108,7 +108,7 @@ def test_drop_missing__one_absent__raises_or_counts(write_coco: Write, document:
     root = write_coco(train=document)
     (root / "images" / "a.jpg").unlink()
     read = (root / "annotations" / "train.json", root / "images")
-    with pytest.raises(DataError, match=r"a\.jpg: no such picture"):
+    with pytest.raises(DataError, match=r"a\.jpg: no such image"):
         drop_missing(read_coco(*read))
     data = drop_missing(read_coco(*read, on_error="skip"))
     assert data.images.ids.tolist() == [20, 5]
@@ -127,21 +127,21 @@ def test_drop_missing__whole_folder_absent__error_counts_them(
 @pytest.mark.parametrize(
     ("damage", "kind"),
     [
-        (lambda path: path.write_text("no picture"), FaultKind.UNREADABLE),
+        (lambda path: path.write_text("no image"), FaultKind.UNREADABLE),
         (lambda path: Image.new("1", (13_000, 13_000)).save(path, "PNG"), FaultKind.UNREADABLE),
         (lambda path: path.write_bytes(b""), FaultKind.UNREADABLE),
         (lambda path: Image.new("RGB", (90, 80)).save(path), FaultKind.SIZE),
     ],
 )
-def test_fit_to_pictures__bad_picture__raises_or_left_out_of_ground_truth(
+def test_fit_to_images__bad_image__raises_or_left_out_of_ground_truth(
     write_coco: Write, document: Document, damage: Callable[[Path], object], kind: FaultKind
 ) -> None:
     root = write_coco(train=document)
     damage(root / "images" / "a.jpg")
     read = (root / "annotations" / "train.json", root / "images")
     with pytest.raises(DataError, match=r"a\.jpg"):
-        fit_to_pictures(read_coco(*read))
-    data = fit_to_pictures(read_coco(*read, on_error="skip"))
+        fit_to_images(read_coco(*read))
+    data = fit_to_images(read_coco(*read, on_error="skip"))
     assert data.faults.counts == {kind: 1}
     assert [image["id"] for image in data.ground_truth["images"]] == [20, 5]
     assert [entry["id"] for entry in data.ground_truth["annotations"]] == [4]

@@ -118,7 +118,7 @@ def test_detection_dataset__unreadable_under_raise__message_without_traceback(
 ) -> None:
     data = module(root, num_workers=num_workers, batch_size=1)
     data.setup("fit")
-    (root / "images" / "b.jpg").write_bytes(b"not a picture")
+    (root / "images" / "b.jpg").write_bytes(b"not an image")
     with pytest.raises(DataError) as caught:
         list(data.train_dataloader())
     assert str(caught.value).startswith(str(root / "images" / "b.jpg"))
@@ -138,7 +138,7 @@ def test_detection_dataset__unreadable_under_skip__next_one_and_counted(
     assert data.datasets["train"].unreadable == [str(root / "images" / "b.jpg")]
     with caplog.at_level(logging.WARNING, "lightning.pytorch"):
         data.teardown("fit")
-    assert "1 of 3 pictures could not be read during fit" in caplog.text
+    assert "1 of 3 images could not be read during fit" in caplog.text
     assert "b.jpg" in caplog.text
 
 
@@ -146,7 +146,7 @@ def test_detection_dataset__nothing_readable_under_skip__error(root: Path) -> No
     dataset = DetectionDataset(read(root), Resize(SIZE_HW), on_error="skip")
     for path in (root / "images").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(DataError, match="none of the pictures can be read"):
+    with pytest.raises(DataError, match="none of the images can be read"):
         dataset[0]
 
 
@@ -155,7 +155,7 @@ def test_detection_dataset__another_size_than_declared__error(
 ) -> None:
     document["images"][0]["height"] = 81
     write_coco(draw=False, train=document)
-    with pytest.raises(DataError, match=r"a\.jpg: the picture is 100x80"):
+    with pytest.raises(DataError, match=r"a\.jpg: the image is 100x80"):
         DetectionDataset(read(root), Resize(SIZE_HW))[0]
 
 
@@ -202,9 +202,9 @@ def test_coco_data_module__split_not_there__error(root: Path) -> None:
         data.setup("fit")
 
 
-def test_coco_data_module__picture_missing__setup_raises_or_counts(root: Path) -> None:
+def test_coco_data_module__image_missing__setup_raises_or_counts(root: Path) -> None:
     (root / "images" / "a.jpg").unlink()
-    with pytest.raises(DataError, match=r"a\.jpg: no such picture"):
+    with pytest.raises(DataError, match=r"a\.jpg: no such image"):
         module(root).setup("fit")
     data = module(root, on_error="skip")
     data.setup("fit")

@@ -45,7 +45,7 @@ def write(folder: Path, **files: str) -> VocPart:
     return VocPart(folder, folder)
 
 
-def test_read_voc__first_pixel_and_whole_picture__zero_based_and_exclusive(tmp_path: Path) -> None:
+def test_read_voc__first_pixel_and_whole_image__zero_based_and_exclusive(tmp_path: Path) -> None:
     part = write(tmp_path, a=xml(item("cat", (1, 1, 1, 1)), item("dog", (1, 1, 100, 80))))
     data = read_voc([part], voc_classes=True)
     assert data.boxes.xyxy.tolist() == [[0, 0, 1, 1], [0, 0, 100, 80]]
@@ -121,7 +121,7 @@ BOMB = (
         (xml(item("cat", ("one", 1, 2, 2))), FaultKind.MALFORMED, "'one', not a number"),
         (xml(item("cat", (5, 5, 4, 9))), FaultKind.NO_SIZE, "object 1 (cat)"),
         (xml(item("cat", (5, 5, "nan", 9))), FaultKind.NOT_FINITE, "w=nan"),
-        (xml(item("cat", (5, 5, 102, 9))), FaultKind.OUTSIDE, "picture of 100x80"),
+        (xml(item("cat", (5, 5, 102, 9))), FaultKind.OUTSIDE, "image of 100x80"),
         (xml(item("tiger", (5, 5, 9, 9))), FaultKind.UNKNOWN_CATEGORY, "object 1 (tiger)"),
         (xml(size=""), FaultKind.UNREADABLE, "bad.jpg: no such file"),
         (xml(size="<size><width>0</width><height>0</height></size>"), FaultKind.UNREADABLE, "bad"),
@@ -149,7 +149,7 @@ def test_read_voc__document_type__refused_before_any_entity(tmp_path: Path) -> N
         read_voc_file(tmp_path / "a.xml")
 
 
-def test_read_voc__size_not_stated__taken_from_the_picture(tmp_path: Path) -> None:
+def test_read_voc__size_not_stated__taken_from_the_image(tmp_path: Path) -> None:
     part = write(tmp_path, a=xml(item("cat", (5, 5, 30, 20)), size=""))
     Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
     data = read_voc([part])
@@ -157,7 +157,7 @@ def test_read_voc__size_not_stated__taken_from_the_picture(tmp_path: Path) -> No
     assert data.images.paths.tolist() == [str(tmp_path / "a.png")]
 
 
-def test_read_voc__picture_of_another_name__the_file_beside_it_wins(tmp_path: Path) -> None:
+def test_read_voc__image_of_another_name__the_file_beside_it_wins(tmp_path: Path) -> None:
     text = xml().replace("<size>", "<filename>/old/place/y.png</filename><size>", 1)
     part = write(tmp_path, a=text, b=text)
     (tmp_path / "b.jpeg").touch()

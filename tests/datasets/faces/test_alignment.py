@@ -97,7 +97,7 @@ def test_scaled_template__shows_what_the_resized_crop_shows() -> None:
 
 
 @pytest.mark.parametrize("size_hw", [(5, 500), (500, 5)])
-def test_warp_face__picture_thinner_than_the_averaged_blocks__is_shown(
+def test_warp_face__image_thinner_than_the_averaged_blocks__is_shown(
     size_hw: tuple[int, int],
 ) -> None:
     tenth = np.array([[0.1, 0, 0], [0, 0.1, 0]])
@@ -107,7 +107,7 @@ def test_warp_face__picture_thinner_than_the_averaged_blocks__is_shown(
     assert crop[1:, 1:].max() == 0
 
 
-def test_warp_face__a_crop_outside_the_picture_is_black() -> None:
+def test_warp_face__a_crop_outside_the_image_is_black() -> None:
     image = np.full((50, 50, 3), 200, np.uint8)
     away = np.array([[0.1, 0, -4000.0], [0, 0.1, 0]])
     assert warp_face(image, away, 32).max() == 0

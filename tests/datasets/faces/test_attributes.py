@@ -55,7 +55,7 @@ def test_celeba_module__missing_file__named_or_counted(
 ) -> None:
     root = Path(shutil.copytree(drawn_celeba, tmp_path / "celeba"))
     (root / "img_align_celeba" / "000014.jpg").unlink()
-    with pytest.raises(DataError, match=r"1 pictures do not exist: .*000014\.jpg"):
+    with pytest.raises(DataError, match=r"1 images do not exist: .*000014\.jpg"):
         CelebAModule(root, **OPTIONS).setup("validate")
     data = CelebAModule(root, on_error="skip", **OPTIONS)
     with caplog.at_level("WARNING", logger="lightning.pytorch"):
@@ -64,9 +64,7 @@ def test_celeba_module__missing_file__named_or_counted(
     assert "1 missing files left out" in data.datasets["val"].summary()
 
 
-def test_celeba_module__broken_picture__named_or_replaced(
-    drawn_celeba: Path, tmp_path: Path
-) -> None:
+def test_celeba_module__broken_image__named_or_replaced(drawn_celeba: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(drawn_celeba, tmp_path / "celeba"))
     (root / "img_align_celeba" / "000013.jpg").write_bytes(b"\xff\xd8no")
     data = CelebAModule(root, **OPTIONS)
@@ -95,7 +93,7 @@ def test_celeba_module__degenerate_landmarks__name_the_file(
         next(iter(data.val_dataloader()))
 
 
-def test_celeba_module__unlabelled_pictures__only_in_training(
+def test_celeba_module__unlabeled_images__only_in_training(
     drawn_celeba: Path, tmp_path: Path
 ) -> None:
     more = tmp_path / "more"
@@ -103,7 +101,7 @@ def test_celeba_module__unlabelled_pictures__only_in_training(
     for number in (1, 2):
         source = drawn_celeba / "img_align_celeba" / f"{number:06d}.jpg"
         shutil.copy(source, more / "deep" / f"{number}.jpg")
-    data = CelebAModule(drawn_celeba, unlabelled=more, train_transform=FaceCrop((40, 32)),
+    data = CelebAModule(drawn_celeba, unlabeled=more, train_transform=FaceCrop((40, 32)),
                         **OPTIONS)  # fmt: skip
     data.setup("fit")
     train = data.datasets["train"]
@@ -113,8 +111,8 @@ def test_celeba_module__unlabelled_pictures__only_in_training(
     assert np.isnan(sample.landmarks).all()
     assert train.label_counts.sum() == 36
     (tmp_path / "none").mkdir()
-    with pytest.raises(DataError, match="no pictures in it"):
-        CelebAModule(drawn_celeba, unlabelled=tmp_path / "none", **OPTIONS).setup("fit")
+    with pytest.raises(DataError, match="no images in it"):
+        CelebAModule(drawn_celeba, unlabeled=tmp_path / "none", **OPTIONS).setup("fit")
 
 
 def test_label_table_module__tables_with_gaps(drawn_celeba: Path, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_read_celeba__without_identities_and_landmarks__reads(folder: Path) -> N
 def test_split__empty_partition__named(folder: Path) -> None:
     path = folder / "list_eval_partition.txt"
     path.write_text(path.read_text().replace(".jpg 2", ".jpg 0"))
-    with pytest.raises(DataError, match="no pictures in the test partition"):
+    with pytest.raises(DataError, match="no images in the test partition"):
         read_celeba(folder).split("test")
 
 

@@ -13,26 +13,26 @@ CELEBA = np.array([[69, 111], [108, 111], [88, 135], [73, 152], [105, 152]], dty
 
 
 @pytest.fixture
-def picture() -> np.ndarray:
+def image() -> np.ndarray:
     y, x = np.mgrid[:218, :178]
     return np.stack([x, y, (x + y) // 2], axis=2).astype(np.uint8)
 
 
-def test_crop_face__celeba_framing_at_full_size__is_the_picture(picture: np.ndarray) -> None:
-    crop, points = crop_face(picture, CELEBA, (218, 178))
-    assert np.abs(crop.astype(int) - picture).max() <= 1
+def test_crop_face__celeba_framing_at_full_size__is_the_image(image: np.ndarray) -> None:
+    crop, points = crop_face(image, CELEBA, (218, 178))
+    assert np.abs(crop.astype(int) - image).max() <= 1
     assert np.allclose(points, CELEBA, atol=1e-3)
 
 
-def test_crop_face__square__is_align_face(picture: np.ndarray) -> None:
+def test_crop_face__square__is_align_face(image: np.ndarray) -> None:
     moved = CELEBA + np.array([3, -5])
-    crop, _ = crop_face(picture, moved, (112, 112))
-    assert np.array_equal(crop, align_face(picture, moved, 112, ATTRIBUTE_TEMPLATE))
+    crop, _ = crop_face(image, moved, (112, 112))
+    assert np.array_equal(crop, align_face(image, moved, 112, ATTRIBUTE_TEMPLATE))
 
 
-def test_crop_face__narrower__is_the_middle_of_the_square(picture: np.ndarray) -> None:
-    square, _ = crop_face(picture, CELEBA, (160, 160))
-    narrow, points = crop_face(picture, CELEBA, (160, 128))
+def test_crop_face__narrower__is_the_middle_of_the_square(image: np.ndarray) -> None:
+    square, _ = crop_face(image, CELEBA, (160, 160))
+    narrow, points = crop_face(image, CELEBA, (160, 128))
     assert np.array_equal(narrow, square[:, 16:144])
     # By hand: (69 + 0.5 + 20) * 160 / 218 - 0.5 - 16 and (111 + 0.5) * 160 / 218 - 0.5.
     assert np.allclose(points[0], (49.1881, 81.3349), atol=1e-3)
@@ -53,12 +53,12 @@ ONE_UNKNOWN = np.concatenate([np.full((1, 2), np.nan), CELEBA[1:]])
 
 @pytest.mark.parametrize("landmarks", [None, np.full((5, 2), np.nan), ONE_UNKNOWN])
 def test_crop_face__no_landmarks__central_part(
-    picture: np.ndarray, landmarks: np.ndarray | None
+    image: np.ndarray, landmarks: np.ndarray | None
 ) -> None:
-    crop, points = crop_face(picture, landmarks, (160, 128))
-    aligned, _ = crop_face(picture, CELEBA, (160, 128))
+    crop, points = crop_face(image, landmarks, (160, 128))
+    aligned, _ = crop_face(image, CELEBA, (160, 128))
     assert np.isnan(points).all()
-    assert np.abs(crop.astype(int) - aligned).max() <= 1  # CelebA's pictures are framed so
+    assert np.abs(crop.astype(int) - aligned).max() <= 1  # CelebA's images are framed so
 
 
 @pytest.mark.parametrize("axis", [0, 1])

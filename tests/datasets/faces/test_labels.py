@@ -114,11 +114,11 @@ def test_without_missing__some__left_out_and_named(tmp_path: Path) -> None:
     rest, missing = without_missing(read_label_table(source, tmp_path), source)
     assert [Path(path).name for path in rest.paths] == ["a.jpg", "c.jpg"]
     assert rest.labels.tolist() == [[1], [0]]
-    with pytest.raises(DataError, match=r"1 pictures do not exist: .*b\.jpg"):
+    with pytest.raises(DataError, match=r"1 images do not exist: .*b\.jpg"):
         refuse_missing(source, missing)
 
 
 def test_without_missing__all__says_that_the_folder_is_wrong(tmp_path: Path) -> None:
     source = write(tmp_path / "t.csv", "file,hat\na.jpg,1\n")
-    with pytest.raises(DataError, match="none of its 1 pictures exists"):
+    with pytest.raises(DataError, match="none of its 1 images exists"):
         without_missing(read_label_table(source, tmp_path / "elsewhere"), source)

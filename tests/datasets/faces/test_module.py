@@ -85,8 +85,8 @@ def test_options__out_of_range(root: Path, options: dict[str, Any]) -> None:
         module(root, **options)
 
 
-def test_broken_picture__stops_or_is_replaced(root: Path) -> None:
-    (root / "p0" / "1.png").write_bytes(b"not a picture")
+def test_broken_image__stops_or_is_replaced(root: Path) -> None:
+    (root / "p0" / "1.png").write_bytes(b"not an image")
     views = FaceViews(FolderFaces(root).read(), 24)
     with pytest.raises(DataError, match=r"1\.png"):
         FaceDataset(views)[1]

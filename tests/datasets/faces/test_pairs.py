@@ -98,14 +98,14 @@ def test_make_pairs__folds_of_different_people_and_both_kinds_alike() -> None:
     assert not np.array_equal(make_pairs(identities, 5, seed=4).first, pairs.first)
 
 
-def test_make_pairs__few_people_with_many_pictures__one_in_every_fold() -> None:
+def test_make_pairs__few_people_with_many_images__one_in_every_fold() -> None:
     identities = np.concatenate([np.repeat(np.arange(50, 60), 4), np.arange(10)])
     pairs = make_pairs(identities, 6, seed=0)
-    # Four pictures of one person and one of another: six pairs of one and four of two people.
+    # Four images of one person and one of another: six pairs of one and four of two people.
     assert np.bincount(pairs.folds).tolist() == [8] * 10
 
 
 @pytest.mark.parametrize("identities", [[0, 0, 1, 1, 2, 2], [0, 1, 2, 3, 4], [-1, -1]])
-def test_make_pairs__too_few_people_or_pictures(identities: list[int]) -> None:
+def test_make_pairs__too_few_people_or_images(identities: list[int]) -> None:
     with pytest.raises(DataError, match="people"):
         make_pairs(np.array(identities), 3)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.faces.attributes import people_of, with_unlabelled
+from mobilevision.datasets.faces.attributes import people_of, with_unlabeled
 from mobilevision.datasets.faces.labels import LabelTable
 from mobilevision.datasets.faces.module import CelebAPeopleModule
 
@@ -38,7 +38,7 @@ def test_pairs__of_held_out_people_alone_and_right(drawn_people: Path) -> None:
     owners = faces.identities
     same = owners[faces.pairs.first] == owners[faces.pairs.second]
     assert np.array_equal(same, faces.pairs.same)
-    assert faces.pairs.same.tolist().count(True) == 2  # two people have two pictures
+    assert faces.pairs.same.tolist().count(True) == 2  # two people have two images
     assert sorted(set(faces.pairs.folds.tolist())) == [0, 1]
 
 
@@ -55,7 +55,7 @@ def test_options__out_of_range(drawn_people: Path) -> None:
             module(drawn_people, **options)
 
 
-def test_broken_picture__held_out_is_never_stood_in_for(drawn_people: Path, tmp_path: Path) -> None:
+def test_broken_image__held_out_is_never_stood_in_for(drawn_people: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(drawn_people, tmp_path / "celeba"))
     for number in (1, 14):
         (root / "img_align_celeba" / f"{number:06d}.jpg").write_bytes(b"no")
@@ -75,10 +75,10 @@ def test_people_of__unknown_people(tmp_path: Path) -> None:
     people, identities = people_of(known)
     assert (people.tolist(), identities.tolist()) == ([4, 9], [1, -1, 0])
     (tmp_path / "more.jpg").write_bytes(b"")
-    longer = with_unlabelled(known, tmp_path)
+    longer = with_unlabeled(known, tmp_path)
     assert longer.identities is not None
     assert longer.identities.tolist() == [9, -1, 4, -1]
-    assert with_unlabelled(table, tmp_path).identities is None
+    assert with_unlabeled(table, tmp_path).identities is None
 
 
 @pytest.mark.real_data

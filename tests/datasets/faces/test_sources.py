@@ -11,7 +11,7 @@ from mobilevision.datasets.faces.sources import CelebAFaces, FolderFaces, LfwFac
 from mobilevision.datasets.vectors import VectorTable, write_vectors
 
 
-def picture(path: Path, seed: int = 0, size_hw: tuple[int, int] = (32, 32)) -> None:
+def image(path: Path, seed: int = 0, size_hw: tuple[int, int] = (32, 32)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (*size_hw, 3), dtype=np.uint8)
     cv2.imwrite(str(path), pixels)
@@ -21,8 +21,8 @@ def picture(path: Path, seed: int = 0, size_hw: tuple[int, int] = (32, 32)) -> N
 def folder(tmp_path: Path) -> Path:
     for name in ("Ada/Ada_0001.jpg", "Ada/Ada_0002.png", "Bo/Bo_0001.jpg", "loose.jpg",
                  ".cache/x.jpg"):  # fmt: skip
-        picture(tmp_path / name)
-    (tmp_path / "Bo" / "notes.txt").write_text("no picture")
+        image(tmp_path / name)
+    (tmp_path / "Bo" / "notes.txt").write_text("no image")
     return tmp_path
 
 
@@ -57,7 +57,7 @@ def test_folder__landmarks_of_another_length(folder: Path) -> None:
 def test_folder__absent_or_empty(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         FolderFaces(tmp_path / "absent").read()
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         FolderFaces(tmp_path).read()
     with pytest.raises(DataError, match="exclude each other"):
         FolderFaces(tmp_path, pairs="pairs.txt", make_pairs=3)
@@ -74,7 +74,7 @@ def write_celeba(root: Path) -> None:
     rows = {"000001.jpg": (0, 7), "000002.jpg": (1, 5), "000003.jpg": (0, 7), "000004.jpg": (2, 9)}
     points = "69 111 108 111 88 135 73 152 105 152"
     for name in rows:
-        picture(root / "img_align_celeba" / name, size_hw=(218, 178))
+        image(root / "img_align_celeba" / name, size_hw=(218, 178))
     (root / "list_eval_partition.txt").write_text(
         "".join(f"{name} {part}\n" for name, (part, _) in rows.items())
     )
@@ -115,7 +115,7 @@ def test_celeba__without_identities_nobody_is_known(tmp_path: Path) -> None:
 def test_celeba__what_is_missing_is_named(tmp_path: Path) -> None:
     write_celeba(tmp_path)
     (tmp_path / "img_align_celeba" / "000003.jpg").unlink()
-    with pytest.raises(DataError, match=r"1 listed pictures are not there: 000003\.jpg"):
+    with pytest.raises(DataError, match=r"1 listed images are not there: 000003\.jpg"):
         CelebAFaces(tmp_path).read()
     (tmp_path / "list_landmarks_align_celeba.txt").unlink()
     with pytest.raises(DataError, match="no list_landmarks_align_celeba"):

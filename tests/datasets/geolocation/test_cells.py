@@ -189,7 +189,7 @@ def test_parents__of_nested_partitions__hold_their_cells() -> None:
         coarse.parents_in(fine)
 
 
-def test_polygon__every_cell__holds_its_centre_and_closes() -> None:
+def test_polygon__every_cell__holds_its_center_and_closes() -> None:
     from matplotlib.path import Path as Outline
 
     partition, _ = build_partition(clustered(3000), 60, 1)

@@ -49,7 +49,7 @@ def test_position__of_a_written_file(tmp_path: Path, gps: dict | None, expected)
         assert found == pytest.approx(expected, abs=1e-6)
 
 
-def test_position__no_picture__is_unreadable(tmp_path: Path) -> None:
+def test_position__no_image__is_unreadable(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("text")
     assert exif_position(tmp_path / "a.jpg") is NoPosition.UNREADABLE
     assert exif_position(tmp_path / "gone.jpg") is NoPosition.UNREADABLE

@@ -62,7 +62,7 @@ def test_categories__tokens_of_the_last_partition(root: Path) -> None:
     assert data.categories == {0: "89c25", 1: "47e67"}
 
 
-def test_eval_size__larger_pictures_in_evaluation_only(root: Path) -> None:
+def test_eval_size__larger_images_in_evaluation_only(root: Path) -> None:
     data = module(root, eval_size_hw=(24, 24))
     assert next(iter(data.val_dataloader())).images.shape[-2:] == (24, 24)
     assert next(iter(data.train_dataloader())).images.shape[-2:] == (16, 16)
@@ -95,7 +95,7 @@ def test_photo_of_too_many_pixels__named_or_replaced_and_reported(
     [
         ({"cells": []}, "which cells"),
         ({"cells": ["gone.csv"]}, "no such table"),
-        ({"images": "gone"}, "no such folder of pictures"),
+        ({"images": "gone"}, "no such folder of images"),
         ({"val": "gone.csv"}, "no such table"),
     ],
 )

@@ -17,7 +17,7 @@ from mobilevision.datasets.geolocation.module import ShardedPhotoModule, Sharded
 from mobilevision.datasets.geolocation.shards import index_shards, read_index, write_shards
 from mobilevision.datasets.images import ImageFile
 from mobilevision.datasets.sampling import Progress
-from mobilevision.datasets.transforms.classification import WholePicture
+from mobilevision.datasets.transforms.classification import WholeImage
 
 COUNT = 23
 
@@ -49,8 +49,8 @@ def test_write__read_by_webdataset__same_bytes_and_positions(table, tmp_path: Pa
         meta = json.loads(sample["json"])
         assert meta["file"] == table.files[row]
         assert (meta["latitude"], meta["longitude"]) == tuple(table.latlng_deg[row])
-        picture = sample.get("jpg") or sample.get("png")
-        assert picture == (tmp_path / table.files[row]).read_bytes()
+        image = sample.get("jpg") or sample.get("png")
+        assert image == (tmp_path / table.files[row]).read_bytes()
 
 
 def test_index__of_shards_that_webdataset_wrote__same_photos(table, tmp_path: Path) -> None:
@@ -72,15 +72,15 @@ def test_index__of_shards_that_webdataset_wrote__same_photos(table, tmp_path: Pa
     photos = ShardedPhotos(index, "theirs")
     for row in (0, 6, 7, COUNT - 1):
         assert np.array_equal(
-            photos.picture(row).read(), ImageFile(tmp_path / table.files[row]).read()
+            photos.image(row).read(), ImageFile(tmp_path / table.files[row]).read()
         )
 
 
 @pytest.mark.parametrize("reduce", [1, 2, 4, 8])
-def test_picture__as_the_file_itself(table, tmp_path: Path, reduce: int) -> None:
+def test_image__as_the_file_itself(table, tmp_path: Path, reduce: int) -> None:
     photos = ShardedPhotos(read_index(shard(table, tmp_path)), "x")
     for row in (0, 1):
-        ours, file = photos.picture(row), ImageFile(tmp_path / table.files[row])
+        ours, file = photos.image(row), ImageFile(tmp_path / table.files[row])
         assert ours.size_hw == file.size_hw == (27, 39)
         difference = ours.read(reduce).astype(int) - file.read(reduce)
         assert np.abs(difference).max() <= 1
@@ -88,14 +88,14 @@ def test_picture__as_the_file_itself(table, tmp_path: Path, reduce: int) -> None
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("number", range(1, 9))
-def test_picture__with_exif_rotation__upright(tmp_path: Path, real_data: Path, number: int) -> None:
+def test_image__with_exif_rotation__upright(tmp_path: Path, real_data: Path, number: int) -> None:
     folder = real_data / "odd" / "orientation"
     table = PositionTable("x", [f"landscape_{number}.jpg"], np.zeros((1, 2)))
     write_shards(table, folder, tmp_path, progress=False)
-    picture = ShardedPhotos(read_index(tmp_path), "x").picture(0)
+    image = ShardedPhotos(read_index(tmp_path), "x").image(0)
     file = ImageFile(folder / table.files[0])
-    assert picture.size_hw == file.size_hw
-    assert np.abs(picture.read(2).astype(int) - file.read(2)).mean() < 2
+    assert image.size_hw == file.size_hw
+    assert np.abs(image.read(2).astype(int) - file.read(2)).mean() < 2
 
 
 def test_write__again__same_bytes_and_finished_shards_stay(table, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_loader__any_number_of_workers__same_photos_in_the_same_order(
     out = shard(table, tmp_path)
     data = ShardedPhotoModule(
         tmp_path, train=out.name, val=out.name, size_hw=(32, 32), window=2, batch_size=4, seed=9,
-        num_workers=workers, train_transform=WholePicture((32, 32)),
+        num_workers=workers, train_transform=WholeImage((32, 32)),
         multiprocessing_context="fork" if workers else None,
     )  # fmt: skip
     data.setup("fit")
@@ -193,14 +193,14 @@ def test_loader__any_number_of_workers__same_photos_in_the_same_order(
     assert len(positions) == COUNT
 
 
-def test_picture__broken_in_the_shard__named(table, tmp_path: Path) -> None:
-    (tmp_path / table.files[2]).write_bytes(b"not a picture")
+def test_image__broken_in_the_shard__named(table, tmp_path: Path) -> None:
+    (tmp_path / table.files[2]).write_bytes(b"not an image")
     photos = ShardedPhotos(read_index(shard(table, tmp_path)), "x")
-    with pytest.raises(DataError, match=r"photos-000000\.tar:set\.a/02\.jpg: broken picture"):
-        photos.picture(2).read()
+    with pytest.raises(DataError, match=r"photos-000000\.tar:set\.a/02\.jpg: broken image"):
+        photos.image(2).read()
 
 
-def test_picture__bytes__are_those_of_the_file(table, tmp_path: Path) -> None:
+def test_image__bytes__are_those_of_the_file(table, tmp_path: Path) -> None:
     index = read_index(shard(table, tmp_path))
     row = 11
     with (index.folder / index.shards[int(index.shard[row])]).open("rb") as file:

@@ -36,29 +36,29 @@ def test_write_objects__same_parameters_same_bytes_and_classes_in_turns(tmp_path
         {digest for name, digest in digests(tmp_path / "a").items() if name.startswith(split)}
         for split in ("train", "val")
     )
-    assert len(train | val) == 24, "no picture twice"
+    assert len(train | val) == 24, "no image twice"
 
 
 def test_write_objects__another_folder_is_left_alone(tmp_path: Path) -> None:
     write(tmp_path / "a")
     with pytest.raises(DataError, match="other parameters"):
         write(tmp_path / "a", seed=1)
-    with pytest.raises(DataError, match="at least 1 picture"):
+    with pytest.raises(DataError, match="at least 1 image"):
         write(tmp_path / "b", val=0)
     assert not (tmp_path / "b").exists()
 
 
 def test_draw_object__shows_its_class() -> None:
-    # The same state but for the class: pictures differ, and in the middle of the background's.
-    pictures = [
+    # The same state but for the class: images differ, and in the middle of the background's.
+    images = [
         draw_object(np.random.default_rng(4), label, (64, 64)) for label in range(len(CLASS_NAMES))
     ]
-    assert all(picture.shape == (64, 64, 3) for picture in pictures)
-    for label, picture in enumerate(pictures[1:]):
-        assert np.abs(picture.astype(int) - pictures[label]).mean() > 1
+    assert all(image.shape == (64, 64, 3) for image in images)
+    for label, image in enumerate(images[1:]):
+        assert np.abs(image.astype(int) - images[label]).mean() > 1
 
 
-def test_module__knows_its_classes_before_the_pictures_are_there(tmp_path: Path) -> None:
+def test_module__knows_its_classes_before_the_images_are_there(tmp_path: Path) -> None:
     module = SyntheticClassificationModule(
         tmp_path / "d", train_pictures=16, val_pictures=8, size_hw=(64, 64), num_workers=0
     )

@@ -61,7 +61,7 @@ def test_write_scenes__read_by_pycocotools__boxes_and_areas_are_those_of_the_mas
         assert annotation["iscrowd"] == 0
 
 
-def test_write_scenes__pictures__are_whole_jpegs_of_the_size_asked_for(root: Path) -> None:
+def test_write_scenes__images__are_whole_jpegs_of_the_size_asked_for(root: Path) -> None:
     for split in ("train", "val"):
         images = document(root, split)["images"]
         files = {path.name for path in (root / split).iterdir()}
@@ -74,7 +74,7 @@ def test_write_scenes__pictures__are_whole_jpegs_of_the_size_asked_for(root: Pat
                 assert (image["height"], image["width"]) == SIZE_HW
 
 
-def test_write_scenes__masks__lie_on_the_coloured_objects(root: Path) -> None:
+def test_write_scenes__masks__lie_on_the_colored_objects(root: Path) -> None:
     coco = COCO(root / annotation_file("train"))
     inside, outside = [], []
     for image_id, image in coco.imgs.items():
@@ -105,7 +105,7 @@ def test_write_scenes__other_seed_and_other_split__other_scenes(tmp_path: Path) 
     assert train.read_bytes() != val.read_bytes()
 
 
-def test_write_scenes__fewer_pictures__starts_with_the_same_ones(tmp_path: Path) -> None:
+def test_write_scenes__fewer_images__starts_with_the_same_ones(tmp_path: Path) -> None:
     make(tmp_path / "a")
     make(tmp_path / "b", train=3)
     for name in ("000001.jpg", "000003.jpg"):
@@ -115,10 +115,10 @@ def test_write_scenes__fewer_pictures__starts_with_the_same_ones(tmp_path: Path)
 
 def test_write_scenes__asked_again__is_not_made_again(tmp_path: Path) -> None:
     assert make(tmp_path / "scenes")
-    picture = tmp_path / "scenes" / "train" / "000001.jpg"
-    before = picture.stat().st_mtime_ns
+    image = tmp_path / "scenes" / "train" / "000001.jpg"
+    before = image.stat().st_mtime_ns
     assert not make(tmp_path / "scenes")
-    assert picture.stat().st_mtime_ns == before
+    assert image.stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(
@@ -194,8 +194,8 @@ def test_write_scenes__another_process_was_faster__keeps_its_folder(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train": 0}, "at least 1 picture"),
-        ({"val": -1}, "at least 1 picture"),
+        ({"train": 0}, "at least 1 image"),
+        ({"val": -1}, "at least 1 image"),
         ({"size_hw": (63, 100)}, "at least 64 pixels"),
         ({"seed": -1}, "positive"),
     ],

@@ -81,7 +81,7 @@ def test_draw_scene__some__objects_hide_parts_of_others(scenes: list[Scene]) -> 
     assert touching > 20
 
 
-def test_draw_scene__object_pixels__are_more_colourful_than_the_background(
+def test_draw_scene__object_pixels__are_more_colorful_than_the_background(
     scenes: list[Scene],
 ) -> None:
     inside, outside = [], []

@@ -39,7 +39,7 @@ def test_cover__every_shape__has_the_area_of_its_polygon(
     shape: ShapeClass, rotation: float
 ) -> None:
     polygons = place(
-        shape.outline, centre_xy=(80.0, 80.0), length=100.0, stretch=1.2, rotation=rotation
+        shape.outline, center_xy=(80.0, 80.0), length=100.0, stretch=1.2, rotation=rotation
     )
     outer, *holes = (polygon_area(points) for points in polygons)
     assert cover(polygons, (160, 160)).sum() == pytest.approx(outer - sum(holes), rel=0.03)
@@ -53,14 +53,14 @@ def test_outline__every_shape__is_about_two_units_long(shape: ShapeClass) -> Non
 
 def test_place__quarter_turn__turns_clockwise_on_the_screen() -> None:
     right = (np.array([[1.0, 0.0]]),)
-    (placed,) = place(right, centre_xy=(10.0, 20.0), length=8.0, stretch=1.0, rotation=np.pi / 2)
+    (placed,) = place(right, center_xy=(10.0, 20.0), length=8.0, stretch=1.0, rotation=np.pi / 2)
     np.testing.assert_allclose(placed, [[10.0, 24.0]], atol=1e-9)
 
 
 def test_place__stretched__keeps_the_area() -> None:
     outline = shape_named("disk").outline
     plain, wide = (
-        place(outline, centre_xy=(0.0, 0.0), length=50.0, stretch=stretch, rotation=0.4)[0]
+        place(outline, center_xy=(0.0, 0.0), length=50.0, stretch=stretch, rotation=0.4)[0]
         for stretch in (1.0, 1.25)
     )
     assert polygon_area(wide) == pytest.approx(polygon_area(plain))
@@ -69,7 +69,7 @@ def test_place__stretched__keeps_the_area() -> None:
 def test_crescent__middle__is_open() -> None:
     polygons = place(
         shape_named("crescent").outline,
-        centre_xy=(50.0, 50.0),
+        center_xy=(50.0, 50.0),
         length=80.0,
         stretch=1.0,
         rotation=0.0,

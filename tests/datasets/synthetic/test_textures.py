@@ -1,4 +1,4 @@
-"""Textures and colours."""
+"""Textures and colors."""
 
 import colorsys
 
@@ -12,7 +12,7 @@ from mobilevision.datasets.synthetic.scenes import (
     Texture,
     background,
     checks,
-    colourise,
+    colorize,
     hsv,
     octave_noise,
     stretch,
@@ -32,7 +32,7 @@ def test_texture__any_size__float32_tones(texture: Texture, size_hw: tuple[int, 
 
 @settings(max_examples=50, deadline=None)
 @given(hue=st.floats(0, 0.999), saturation=UNIT, value=UNIT)
-def test_hsv__any_colour__agrees_with_colorsys(hue: float, saturation: float, value: float) -> None:
+def test_hsv__any_color__agrees_with_colorsys(hue: float, saturation: float, value: float) -> None:
     expected = colorsys.hsv_to_rgb(hue, saturation, value)
     np.testing.assert_allclose(hsv(hue, saturation, value), expected, atol=1e-5)
 
@@ -42,11 +42,11 @@ def test_hsv__hue_outside_the_circle__wraps_around() -> None:
     np.testing.assert_allclose(hsv(-0.75, 0.5, 0.8), hsv(0.25, 0.5, 0.8), atol=1e-6)
 
 
-def test_colourise__two_tones__gives_the_two_colours() -> None:
+def test_colorize__two_tones__gives_the_two_colors() -> None:
     red, blue = np.float32([1, 0, 0]), np.float32([0, 0, 1])
-    picture = colourise(np.float32([[0, 1, 0.25]]), red, blue)
+    image = colorize(np.float32([[0, 1, 0.25]]), red, blue)
     expected = [[[1, 0, 0.75]], [[0, 0, 0]], [[0, 1, 0.25]]]
-    np.testing.assert_allclose(picture, expected)
+    np.testing.assert_allclose(image, expected)
 
 
 def test_stretch__constant__zero() -> None:
@@ -69,7 +69,7 @@ def test_checks__upright__alternates_in_both_directions() -> None:
     assert np.isclose(tone.mean(), 0.5, atol=0.02)
 
 
-def test_background__any_seed__covers_the_picture_and_differs() -> None:
+def test_background__any_seed__covers_the_image_and_differs() -> None:
     first, second = (background(np.random.default_rng(seed), (64, 96)) for seed in (0, 1))
     assert first.shape == second.shape == (3, 64, 96)
     assert first.dtype == np.float32

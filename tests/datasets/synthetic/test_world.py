@@ -54,8 +54,8 @@ def test_write__twice__the_second_time_it_is_there(tmp_path: Path) -> None:
     assert not write_world(tmp_path / "w", train=3, val=2, progress=False)
     table = read_positions(tmp_path / "w" / "train.csv")
     assert table.latlng_deg == pytest.approx(world_photos("train", 3).latlng_deg)
-    with Image.open(tmp_path / "w" / table.files[2]) as picture:
-        assert (picture.format, picture.size) == ("JPEG", (64, 64))
+    with Image.open(tmp_path / "w" / table.files[2]) as image:
+        assert (image.format, image.size) == ("JPEG", (64, 64))
     with pytest.raises(DataError, match="other parameters"):
         write_world(tmp_path / "w", train=4, val=2, progress=False)
 

@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import functional as v2
 
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.images import ImageFile
-from mobilevision.datasets.transforms.color import ColourDistortion, colour_matrix
+from mobilevision.datasets.transforms.color import ColorDistortion, color_matrix
 from mobilevision.datasets.transforms.detection import (
     AlbumentationsPipeline,
     Objects,
@@ -37,11 +37,11 @@ from mobilevision.datasets.transforms.geometry import (
     whole,
 )
 
-COLOURS = np.array([[230, 30, 30], [30, 210, 40], [40, 50, 240]], np.uint8)
+COLORS = np.array([[230, 30, 30], [30, 210, 40], [40, 50, 240]], np.uint8)
 BACKGROUND = 128
 FILL = (0, 0, 0)
 PLAIN = {"photometric": A.NoOp(), "fill_rgb": FILL}
-"""Keeps the drawn colours, so that they can be found again."""
+"""Keeps the drawn colors, so that they can be found again."""
 
 
 def objects(boxes: list[list[float]], crowd: list[bool] | None = None) -> Objects:
@@ -63,29 +63,29 @@ def blank(height: int, width: int) -> np.ndarray:
 
 @pytest.fixture
 def three_rectangles(tmp_path: Path) -> tuple[ImageFile, Objects]:
-    """A 640x480 picture of three apart rectangles; label i has COLOURS[i]."""
+    """A 640x480 image of three apart rectangles; label i has COLORS[i]."""
     boxes = [[52, 70, 201, 233], [300, 41, 590, 180], [260, 250, 407, 443]]
     pixels = blank(480, 640)
-    for (x0, y0, x1, y1), colour in zip(boxes, COLOURS, strict=True):
-        pixels[y0:y1, x0:x1] = colour
+    for (x0, y0, x1, y1), color in zip(boxes, COLORS, strict=True):
+        pixels[y0:y1, x0:x1] = color
     return write(tmp_path, pixels), objects([list(map(float, box)) for box in boxes])
 
 
-def drawn_extent(pixels: np.ndarray, colour: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Where a rectangle of this colour is, xyxy, to a fraction of a pixel.
+def drawn_extent(pixels: np.ndarray, color: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Where a rectangle of this color is, xyxy, to a fraction of a pixel.
 
     Looks along the row and the column through the middle of the box it is expected in.
     """
     x, y = ((box[:2] + box[2:]) / 2).astype(int)
-    (x0, x1), (y0, y1) = (edges(line, colour) for line in (pixels[y], pixels[:, x]))
+    (x0, x1), (y0, y1) = (edges(line, color) for line in (pixels[y], pixels[:, x]))
     return np.array([x0, y0, x1, y1])
 
 
-def edges(line: np.ndarray, colour: np.ndarray) -> tuple[float, float]:
-    """Start and end of the colour on a line (n, 3); a half-covered pixel counts a half."""
-    direction = colour.astype(float) - BACKGROUND
+def edges(line: np.ndarray, color: np.ndarray) -> tuple[float, float]:
+    """Start and end of the color on a line (n, 3); a half-covered pixel counts a half."""
+    direction = color.astype(float) - BACKGROUND
     share = ((line.astype(float) - BACKGROUND) @ direction / (direction @ direction)).clip(0, 1)
-    # Other colours and the fill lie off the way from the background to this colour.
+    # Other colors and the fill lie off the way from the background to this color.
     off = np.abs(line - (BACKGROUND + share[:, None] * direction)).max(axis=1)
     share[off > 25] = 0
     inside = np.flatnonzero(share > 0.9)
@@ -149,8 +149,8 @@ def test_sample_crop__keeps_its_rule(seed: int, min_iou: float) -> None:
     assert 0.3 - 1e-9 <= np.sqrt(w * h) <= 1 + 1e-9
     ious = box_iou(torch.tensor([crop], dtype=torch.float64), torch.from_numpy(boxes))
     assert ious.max() >= min_iou
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    assert ((centres >= [left, top]) & (centres < [right, bottom])).all(axis=1).any()
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    assert ((centers >= [left, top]) & (centers < [right, bottom])).all(axis=1).any()
 
 
 def test_sample_crop__usually_found_where_asked_little() -> None:
@@ -161,8 +161,8 @@ def test_sample_crop__usually_found_where_asked_little() -> None:
     assert sum(crop == whole((60, 90)) for crop in crops) == 0
 
 
-def test_sample_crop__wide_picture__its_right_part_shows_the_picture() -> None:
-    """The canvas is four times the picture; only a crop that touches the picture is accepted."""
+def test_sample_crop__wide_image__its_right_part_shows_the_image() -> None:
+    """The canvas is four times the image; only a crop that touches the image is accepted."""
     rule = CropRule(min_iou=0.0, side=(0.2, 0.3), aspect=(0.5, 2.0), tries=50)
     rng = np.random.default_rng(0)
     height, width = 40, 400
@@ -216,10 +216,10 @@ def test_place__hand_calculated(
      ((3000, 4000), 1.0, 8), ((100, 100), 0.7, 1), ((300, 9000), 1.0, 1)],
 )  # fmt: skip
 def test_place__decodes_no_larger_than_needed(
-    picture_hw: tuple[int, int], min_resolution: float, expected: int
+    image_hw: tuple[int, int], min_resolution: float, expected: int
 ) -> None:
     placement = place(
-        whole(picture_hw), picture_hw, (300, 300),
+        whole(image_hw), image_hw, (300, 300),
         mirror=False, reductions=(1, 2, 4, 8), min_resolution=min_resolution,
     )  # fmt: skip
     assert placement.reduce == expected
@@ -239,13 +239,13 @@ def test_ssd_augment__boxes_stay_around_what_was_drawn(
         pixels, moved = augment(image, given_objects, np.random.default_rng(seed))
         for box, label in zip(moved.boxes, moved.labels, strict=True):
             if min(box[2:] - box[:2]) >= 12:
-                errors.append(drawn_extent(pixels, COLOURS[label], box) - box)
+                errors.append(drawn_extent(pixels, COLORS[label], box) - box)
     assert len(errors) > 200
     assert np.abs(errors).max() < 0.5
     assert np.abs(np.mean(errors, axis=0)).max() < 0.06
 
 
-def test_ssd_augment__colour_tells_the_label(three_rectangles: tuple[ImageFile, Objects]) -> None:
+def test_ssd_augment__color_tells_the_label(three_rectangles: tuple[ImageFile, Objects]) -> None:
     image, given_objects = three_rectangles
     shuffled = given_objects.select(np.array([2, 0, 1]))
     seen = 0
@@ -255,7 +255,7 @@ def test_ssd_augment__colour_tells_the_label(three_rectangles: tuple[ImageFile, 
         )
         for box, label in zip(moved.boxes, moved.labels, strict=True):
             x, y = ((box[:2] + box[2:]) / 2).astype(int)
-            distance = np.abs(COLOURS.astype(int) - pixels[y, x]).sum(axis=1)
+            distance = np.abs(COLORS.astype(int) - pixels[y, x]).sum(axis=1)
             assert distance.argmin() == label
             seen += 1
     assert seen > 60
@@ -337,7 +337,7 @@ def test_ssd_augment__flip_mirrors_pixels_and_boxes(
     assert moved.boxes[0].tolist() == [640 - 201, 70, 640 - 52, 233]
 
 
-def test_ssd_augment__canvas_keeps_the_mean_colour(tmp_path: Path) -> None:
+def test_ssd_augment__canvas_keeps_the_mean_color(tmp_path: Path) -> None:
     image = write(tmp_path, np.full((60, 80, 3), 255, np.uint8))
     augment = SSDAugment((90, 90), expand_p=1, crop_min_iou=(None,), fill_rgb=(12, 34, 56))
     pixels, moved = augment(image, objects([[0, 0, 80, 60]]), np.random.default_rng(3))
@@ -349,7 +349,7 @@ def test_ssd_augment__canvas_keeps_the_mean_colour(tmp_path: Path) -> None:
     assert (pixels[y0:y1, x0:x1] != [12, 34, 56]).any(axis=-1).all()
 
 
-def test_ssd_augment__object_leaves_with_its_centre(tmp_path: Path) -> None:
+def test_ssd_augment__object_leaves_with_its_center(tmp_path: Path) -> None:
     image = write(tmp_path, blank(100, 100))
     given_objects = objects(
         [[0, 0, 100, 100], [0, 0, 20, 20], [0, 0, 100, 100]], [False, False, True]
@@ -367,7 +367,7 @@ def test_ssd_augment__object_leaves_with_its_centre(tmp_path: Path) -> None:
             if crop[0] <= x < crop[2] and crop[1] <= y < crop[3]
         ]
         crop_starts.add(tuple(expected))
-        # The crowd region is seen by every crop, whether its centre is or not.
+        # The crowd region is seen by every crop, whether its center is or not.
         assert moved.labels.tolist() == [*expected, 2]
     assert len(crop_starts) >= 2
 
@@ -388,7 +388,7 @@ def test_ssd_augment__thin_rest_is_dropped(tmp_path: Path) -> None:
     assert moved.labels.tolist() == [1]
 
 
-def test_ssd_augment__expansion_without_objects_shows_some_picture(tmp_path: Path) -> None:
+def test_ssd_augment__expansion_without_objects_shows_some_image(tmp_path: Path) -> None:
     image = write(tmp_path, np.full((60, 80, 3), 255, np.uint8))
     augment = SSDAugment((90, 90), expand_p=1, crop_min_iou=(0.0,), **PLAIN)
     for seed in range(100):
@@ -397,8 +397,8 @@ def test_ssd_augment__expansion_without_objects_shows_some_picture(tmp_path: Pat
         assert moved.boxes.shape == (0, 4)
 
 
-def test_ssd_augment__broken_picture(tmp_path: Path) -> None:
-    (tmp_path / "text.jpg").write_text("no picture")
+def test_ssd_augment__broken_image(tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("no image")
     with pytest.raises(DataError, match=r"text\.jpg"):
         SSDAugment((30, 30))(
             ImageFile(tmp_path / "text.jpg"), objects([]), np.random.default_rng(0)
@@ -406,11 +406,11 @@ def test_ssd_augment__broken_picture(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("operation", [A.Resize(7, 7), A.ToFloat(p=1.0)])
-def test_ssd_augment__photometric_changes_more_than_colours(
+def test_ssd_augment__photometric_changes_more_than_colors(
     operation: A.BasicTransform, tmp_path: Path
 ) -> None:
     image = write(tmp_path, blank(50, 50))
-    with pytest.raises(DataError, match="changes colours alone"):
+    with pytest.raises(DataError, match="changes colors alone"):
         SSDAugment((30, 30), photometric=operation)(image, objects([]), np.random.default_rng(0))
 
 
@@ -428,43 +428,43 @@ def test_ssd_augment__option_out_of_range(options: dict[str, object]) -> None:
         SSDAugment(**{"size_hw": (300, 300)} | options)
 
 
-# Colours
+# Colors
 
 
-def test_colour_matrix__saturation_as_torchvision() -> None:
+def test_color_matrix__saturation_as_torchvision() -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(60, 190, (20, 20, 3), dtype=np.uint8)
-    ours = ColourDistortion().apply(pixels, colour_matrix(saturation=0.4))
+    ours = ColorDistortion().apply(pixels, color_matrix(saturation=0.4))
     expected = v2.adjust_saturation(torch.from_numpy(pixels).permute(2, 0, 1), 0.4)
     # torchvision cuts decimals off, OpenCV multiplies in fixed point.
     assert np.abs(ours.astype(int) - expected.permute(1, 2, 0).numpy()).max() <= 2
 
 
-def test_colour_matrix__identity_changes_nothing() -> None:
+def test_color_matrix__identity_changes_nothing() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(ColourDistortion().apply(pixels, colour_matrix()), pixels)
+    np.testing.assert_array_equal(ColorDistortion().apply(pixels, color_matrix()), pixels)
 
 
-def test_colour_matrix__hand_calculated() -> None:
+def test_color_matrix__hand_calculated() -> None:
     pixels = np.array([[[10, 100, 200]]], np.uint8)
-    apply = ColourDistortion().apply
-    assert apply(pixels, colour_matrix(brightness=-20)).tolist() == [[[0, 80, 180]]]
-    assert apply(pixels, colour_matrix(contrast=1.5)).tolist() == [[[15, 150, 255]]]
+    apply = ColorDistortion().apply
+    assert apply(pixels, color_matrix(brightness=-20)).tolist() == [[[0, 80, 180]]]
+    assert apply(pixels, color_matrix(contrast=1.5)).tolist() == [[[15, 150, 255]]]
     grey = 0.299 * 10 + 0.587 * 100 + 0.114 * 200
-    assert apply(pixels, colour_matrix(saturation=0))[0, 0] == pytest.approx([grey] * 3, abs=1)
+    assert apply(pixels, color_matrix(saturation=0))[0, 0] == pytest.approx([grey] * 3, abs=1)
 
 
-def test_colour_matrix__hue_keeps_grey_and_brightness() -> None:
+def test_color_matrix__hue_keeps_gray_and_brightness() -> None:
     grey = np.full((1, 1, 3), 77, np.uint8)
-    assert ColourDistortion().apply(grey, colour_matrix(hue_deg=90)).tolist() == grey.tolist()
-    turned = colour_matrix(hue_deg=30)[:, :3] @ [120.0, 100.0, 90.0]
+    assert ColorDistortion().apply(grey, color_matrix(hue_deg=90)).tolist() == grey.tolist()
+    turned = color_matrix(hue_deg=30)[:, :3] @ [120.0, 100.0, 90.0]
     weights = np.array([0.299, 0.587, 0.114])
     assert turned @ weights == pytest.approx(weights @ [120, 100, 90], abs=0.01)
     assert np.abs(turned - [120, 100, 90]).max() > 5
 
 
-def test_colour_distortion__each_has_its_chance() -> None:
-    operation = ColourDistortion()
+def test_color_distortion__each_has_its_chance() -> None:
+    operation = ColorDistortion()
     operation.set_random_seed(0)
     offsets = [operation.get_params()["matrix"][0, 3] for _ in range(400)]
     assert 150 < np.count_nonzero(offsets) < 250
@@ -472,22 +472,22 @@ def test_colour_distortion__each_has_its_chance() -> None:
     assert 25 < max(offsets) <= 32
 
 
-def test_colour_distortion__defaults__ranges_of_the_authors_code() -> None:
-    operation = ColourDistortion()
+def test_color_distortion__defaults__ranges_of_the_authors_code() -> None:
+    operation = ColorDistortion()
     assert (operation.brightness, operation.hue_deg) == (32.0, 36.0)  # 18 of OpenCV's half degrees
     assert operation.contrast == operation.saturation == (0.5, 1.5)
     assert (operation.p, operation.each_p) == (1.0, 0.5)
 
 
-def test_colour_distortion__amounts_of_nothing__change_nothing() -> None:
-    still = ColourDistortion(brightness=0, contrast=(1, 1), saturation=(1, 1), hue_deg=0, each_p=1)
+def test_color_distortion__amounts_of_nothing__change_nothing() -> None:
+    still = ColorDistortion(brightness=0, contrast=(1, 1), saturation=(1, 1), hue_deg=0, each_p=1)
     np.testing.assert_allclose(still.get_params()["matrix"], np.eye(3, 4), atol=1e-6)
 
 
 @pytest.mark.parametrize("options", [{"contrast": (2, 1)}, {"brightness": -1}, {"each_p": 2}])
-def test_colour_distortion__option_out_of_range(options: dict[str, object]) -> None:
+def test_color_distortion__option_out_of_range(options: dict[str, object]) -> None:
     with pytest.raises(DataError, match=next(iter(options))):
-        ColourDistortion(**options)
+        ColorDistortion(**options)
 
 
 # AlbumentationsPipeline
@@ -514,7 +514,7 @@ def test_albumentations__labels_follow_boxes(three_rectangles: tuple[ImageFile, 
         counts.append(len(moved.boxes))
         for box, label in zip(moved.boxes, moved.labels, strict=True):
             x, y = ((box[:2] + box[2:]) / 2).astype(int)
-            assert np.abs(COLOURS.astype(int) - pixels[y, x]).sum(axis=1).argmin() == label
+            assert np.abs(COLORS.astype(int) - pixels[y, x]).sum(axis=1).argmin() == label
     assert set(counts) >= {1, 2}
 
 

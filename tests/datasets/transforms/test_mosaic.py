@@ -22,7 +22,7 @@ from mobilevision.datasets.transforms.detection import Mosaic, Resize, SSDAugmen
 from mobilevision.datasets.transforms.geometry import Objects
 
 PLAIN: dict[str, Any] = {"photometric": A.NoOp(), "flip_p": 0.0, "aspect": (1.0, 1.0)}
-"""Keeps the drawn colours, so that they can be found again."""
+"""Keeps the drawn colors, so that they can be found again."""
 SIZE_HW = (40, 50)
 
 
@@ -55,13 +55,13 @@ def test_divide__any_size__tiles_cover_every_pixel_once(height: int, width: int,
     assert (count == 1).all()
 
 
-def test_divide__fixed_centre__hand_calculated() -> None:
+def test_divide__fixed_center__hand_calculated() -> None:
     tiles = Mosaic(centre=(0.25, 0.25)).divide((100, 200), rng())
     assert tiles == [(0, 0, 50, 25), (50, 0, 200, 25), (0, 25, 50, 100), (50, 25, 200, 100)]
 
 
-def test_fill__half_scale_in_half_a_side__whole_picture_hand_calculated(tmp_path: Path) -> None:
-    """A tile of half the sides at scale 0.5 shows the whole picture: boxes are an affine map."""
+def test_fill__half_scale_in_half_a_side__whole_image_hand_calculated(tmp_path: Path) -> None:
+    """A tile of half the sides at scale 0.5 shows the whole image: boxes are an affine map."""
     image = write(tmp_path, np.full((80, 160, 3), 9, np.uint8))
     mosaic = Mosaic(scale=(0.5, 0.5), **PLAIN)
     found = objects([[16, 8, 80, 72], [0, 0, 160, 80], [3, 3, 4, 30]], [False, True, False])
@@ -75,7 +75,7 @@ def test_fill__half_scale_in_half_a_side__whole_picture_hand_calculated(tmp_path
 
 
 def test_fill__full_scale__part_of_the_tiles_size_unscaled(tmp_path: Path) -> None:
-    """At scale 1 and the picture of the network's size, a tile is a plain cut-out."""
+    """At scale 1 and the image of the network's size, a tile is a plain cut-out."""
     noise = rng(1).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     image = write(tmp_path, noise)
     mosaic = Mosaic(scale=(1.0, 1.0), **PLAIN)
@@ -102,7 +102,7 @@ def test_fill__full_scale__part_of_the_tiles_size_unscaled(tmp_path: Path) -> No
     assert pixels.shape == (20, 60, 3)
 
 
-def test_fill__object_cut_by_the_tile__clipped_and_leaves_with_its_centre(tmp_path: Path) -> None:
+def test_fill__object_cut_by_the_tile__clipped_and_leaves_with_its_center(tmp_path: Path) -> None:
     image = write(tmp_path, np.zeros((100, 100, 3), np.uint8))
     mosaic = Mosaic(scale=(1.0, 1.0), **PLAIN)
     kept = set()
@@ -146,13 +146,13 @@ def test_fill__large_jpeg__decoded_reduced(tmp_path: Path, monkeypatch: pytest.M
 
 @given(seed=st.integers(0, 10_000))
 @settings(deadline=None, max_examples=60)
-def test_sample__any_draw__inside_the_picture_and_not_smaller_than_asked(seed: int) -> None:
+def test_sample__any_draw__inside_the_image_and_not_smaller_than_asked(seed: int) -> None:
     mosaic = Mosaic(scale=(0.2, 1.5), aspect=(0.5, 2.0), centre=(0.1, 0.9))
-    picture_hw = (int(rng(seed).integers(1, 500)), int(rng(seed + 1).integers(1, 500)))
+    image_hw = (int(rng(seed).integers(1, 500)), int(rng(seed + 1).integers(1, 500)))
     for tile in mosaic.divide((200, 100), rng(seed)):
-        left, top, right, bottom = mosaic._sample(tile, picture_hw, (200, 100), rng(seed))
-        assert -1e-6 <= left < right <= picture_hw[1] + 1e-6
-        assert -1e-6 <= top < bottom <= picture_hw[0] + 1e-6
+        left, top, right, bottom = mosaic._sample(tile, image_hw, (200, 100), rng(seed))
+        assert -1e-6 <= left < right <= image_hw[1] + 1e-6
+        assert -1e-6 <= top < bottom <= image_hw[0] + 1e-6
 
 
 def test_sample__wide_objects__factor_is_that_of_width_to_height() -> None:
@@ -173,11 +173,11 @@ def test_join__parts__in_their_tiles() -> None:
         pixels = np.full((bottom - top, right - left, 3), grey * 50, np.uint8)
         boxes = [] if grey == 1 else [[left, top, right, bottom]]
         parts.append((pixels, objects([list(map(float, box)) for box in boxes])))
-    picture, joined = mosaic.join(tiles, parts, SIZE_HW)
-    assert picture.shape == (*SIZE_HW, 3)
+    image, joined = mosaic.join(tiles, parts, SIZE_HW)
+    assert image.shape == (*SIZE_HW, 3)
     assert len(joined.boxes) == 3
     for box, grey in zip(joined.boxes.astype(int), (0, 100, 150), strict=True):
-        assert (picture[box[1] : box[3], box[0] : box[2]] == grey).all()
+        assert (image[box[1] : box[3], box[0] : box[2]] == grey).all()
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_dataset__crowd_regions__stay_crowd(root: Path) -> None:
 
 def test_dataset__unreadable_partner__named_or_replaced_and_counted(root: Path) -> None:
     victim = root / "images" / "c.jpg"
-    victim.write_bytes(b"not a picture")
+    victim.write_bytes(b"not an image")
     strict = dataset(root, mosaic=Mosaic())
     with pytest.raises(DataError, match=r"c\.jpg"):
         [strict[SampleKey(0, epoch)] for epoch in range(10)]
@@ -293,7 +293,7 @@ def test_data_module__from_yaml__mosaic_by_class_path(root: Path) -> None:
 
 
 @pytest.mark.real_data
-def test_dataset__real_pictures__boxes_inside_and_of_the_right_size(real_data: Path) -> None:
+def test_dataset__real_images__boxes_inside_and_of_the_right_size(real_data: Path) -> None:
     folder = real_data / "raccoon"
     annotations = read_coco(folder / "annotations" / "train.json", folder / "images")
     mosaics = DetectionDataset(annotations, SSDAugment((160, 160)), mosaic=Mosaic())
@@ -306,4 +306,4 @@ def test_dataset__real_pictures__boxes_inside_and_of_the_right_size(real_data: P
         assert (boxes <= 160).all()
         assert ((boxes[:, 2:] - boxes[:, :2]) >= 1).all()
         counts.append(len(boxes))
-    assert np.mean(counts) > 2  # one picture alone has 1.1
+    assert np.mean(counts) > 2  # one image alone has 1.1

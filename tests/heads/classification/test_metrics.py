@@ -67,7 +67,7 @@ def test_compute__agrees_with_torchmetrics() -> None:
         assert ours == pytest.approx(measure(logits, labels, 9, average=None).tolist())
 
 
-def test_update__a_picture_twice__counts_once() -> None:
+def test_update__a_image_twice__counts_once() -> None:
     evaluator = ClassificationEvaluator(NAMES, "padded")
     evaluator.update(torch.tensor([2, 0]), torch.tensor([1, 0]), logits_of([1, 0]))
     evaluator.update(torch.tensor([1, 2]), torch.tensor([2, 1]), logits_of([0, 1]))
@@ -83,7 +83,7 @@ def test_top5__with_six_classes_is_missed_by_the_last() -> None:
     assert (result.top1, result.top5) == (0.0, 0.5)
 
 
-def test_unlabelled_pictures__are_predicted_and_not_measured() -> None:
+def test_unlabeled_images__are_predicted_and_not_measured() -> None:
     evaluator = ClassificationEvaluator(NAMES, "partly")
     evaluator.update(torch.arange(2), torch.tensor([-1, 1]), logits_of([2, 1]), ("x.jpg", "y.jpg"))
     result = evaluator.compute()
@@ -101,7 +101,7 @@ def test_unlabelled_pictures__are_predicted_and_not_measured() -> None:
 def test_compute__without_any_label_says_so() -> None:
     evaluator = ClassificationEvaluator(NAMES, "bare")
     evaluator.update(torch.arange(2), torch.tensor([-1, -1]), logits_of([2, 1]))
-    with pytest.raises(DataError, match="no picture has a known class"):
+    with pytest.raises(DataError, match="no image has a known class"):
         evaluator.compute()
 
 
@@ -132,7 +132,7 @@ def test_table_and_json__worst_first_and_limited(tmp_path) -> None:
     result = evaluator.compute()
     lines = format_table(result, most=1).splitlines()
     assert "top-1 0.7500" in lines[1]
-    assert lines[2] == "1 of 2 classes, the worst first; 1 without pictures"
+    assert lines[2] == "1 of 2 classes, the worst first; 1 without images"
     assert lines[4].split() == ["b", "2", "1.000", "0.500", "0.667"]
     assert len(lines) == 5
     write_metrics(tmp_path / "m.json", result)

@@ -10,11 +10,11 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return images.contiguous(), torch.tensor([0, 1, 2, 0])
 
 
-def test_mixup__blends_pictures_as_their_labels() -> None:
+def test_mixup__blends_images_as_their_labels() -> None:
     images, labels = batch()
     mixed, probabilities = BatchMix(mixup_alpha=1.0)(images, labels, 3, (7,))
     before = images.float()
-    # torchvision blends picture i with picture i - 1.
+    # torchvision blends image i with image i - 1.
     share = (probabilities[1, 1]).item()
     assert 0 < share < 1
     assert torch.allclose(mixed[1], before[1] * share + before[0] * (1 - share), atol=1e-3)

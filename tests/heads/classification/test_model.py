@@ -10,7 +10,7 @@ def small(**options) -> Classifier:
     return Classifier(MobileNetV1(0.25, out_strides=(32,)), num_classes=5, **options)
 
 
-def test_forward__is_image_classifier_on_normalised_pixels() -> None:
+def test_forward__is_image_classifier_on_normalized_pixels() -> None:
     ours = small(pixel_mean=100.0, pixel_std=50.0, head_channels=32).eval()
     plain = ImageClassifier(MobileNetV1(0.25, out_strides=(32,)), 5, head_channels=32).eval()
     plain.load_state_dict(ours.state_dict())

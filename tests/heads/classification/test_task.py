@@ -12,7 +12,7 @@ from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.weights.loading import load_classifier
 from mobilevision.datasets.classification.image_folder import CsvModule, ImageFolderModule
 from mobilevision.datasets.synthetic.classification import SyntheticClassificationModule
-from mobilevision.datasets.transforms.classification import WholePicture
+from mobilevision.datasets.transforms.classification import WholeImage
 from mobilevision.datasets.types import ClassificationBatch
 from mobilevision.heads.classification import BatchMix, ClassificationTask, Classifier
 from mobilevision.heads.distillation import Distillation, ModelTeacher, SoftTargets
@@ -44,7 +44,7 @@ def test_one_batch__is_learned_by_heart() -> None:
     assert task(data.images).argmax(1).tolist() == data.labels.tolist()
 
 
-def test_losses__of_no_pictures__are_zero_with_a_graph() -> None:
+def test_losses__of_no_images__are_zero_with_a_graph() -> None:
     task = make()
     nothing = ClassificationBatch(*(field[:0] for field in batch()))
     loss = task.losses(torch.zeros(0, len(NAMES), requires_grad=True), nothing)["labels"]
@@ -90,7 +90,7 @@ def test_losses__the_teacher_speaks_in_training_only() -> None:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("classification") / "data"
 
 
@@ -101,8 +101,8 @@ def data_module(root: Path, **options) -> SyntheticClassificationModule:
     )  # fmt: skip
 
 
-def test_fit_and_test__write_measures_and_predictions(pictures: Path, tmp_path: Path) -> None:
-    data = data_module(pictures)
+def test_fit_and_test__write_measures_and_predictions(images: Path, tmp_path: Path) -> None:
+    data = data_module(images)
     network = Classifier(MobileNetV1(0.25, out_strides=(32,)), data.num_classes)
     task = ClassificationTask(
         network, data.categories, loss=nn.CrossEntropyLoss(label_smoothing=0.1), mix=BatchMix(0.4)
@@ -147,7 +147,7 @@ def test_public_weights__reach_their_published_accuracy_through_the_task(
     data = CsvModule(
         real_data / "imagenet_val", val="labels.csv", train="labels.csv", num_workers=0,
         categories={k: str(k) for k in range(1000)}, size_hw=(128, 128), batch_size=50,
-        val_transform=WholePicture((128, 128)),
+        val_transform=WholeImage((128, 128)),
     )  # fmt: skip
     network = Classifier(
         MobileNetV1(0.25, out_strides=(32,)), 1000, pixel_mean=128.0, pixel_std=128.0
@@ -163,10 +163,10 @@ def test_public_weights__reach_their_published_accuracy_through_the_task(
 
 
 @pytest.mark.real_data
-def test_fine_tuning__from_public_weights_learns_real_pictures(
+def test_fine_tuning__from_public_weights_learns_real_images(
     real_data: Path, tmp_path: Path
 ) -> None:
-    """Dogs (classes 151 to 268 of ImageNet) from things (from 500 on), twelve pictures of each."""
+    """Dogs (classes 151 to 268 of ImageNet) from things (from 500 on), twelve images of each."""
     with (real_data / "imagenet_val" / "labels.csv").open() as file:
         rows = [(row["file"], int(row["label"])) for row in csv.DictReader(file)]
     groups = {
@@ -192,4 +192,4 @@ def test_fine_tuning__from_public_weights_learns_real_pictures(
     )  # fmt: skip
     trainer.fit(task, data)
     assert task.last_result is not None
-    assert task.last_result.top1 >= 0.9, "on the pictures that it was trained on"
+    assert task.last_result.top1 >= 0.9, "on the images that it was trained on"

@@ -48,7 +48,7 @@ def test_default_boxes__are_those_of_the_public_detector(real_data: Path) -> Non
     np.testing.assert_allclose(ours.numpy() / 300, expected, atol=1e-6)
 
 
-def test_default_boxes__follow_the_shape_of_the_picture() -> None:
+def test_default_boxes__follow_the_shape_of_the_image() -> None:
     square = DefaultBoxes()((300, 300), MAPS_300, CPU)
     wide = DefaultBoxes()((300, 600), MAPS_300, CPU)
     torch.testing.assert_close(wide, square * torch.tensor([2.0, 1.0, 2.0, 1.0]))
@@ -77,20 +77,20 @@ def test_multiscale_anchors__by_hand() -> None:
     boxes = make((640, 640), [(80, 80), (40, 40), (20, 20), (10, 10), (5, 5)], CPU)
     assert boxes.shape == (51150, 4)
     assert make.boxes_per_cell == (6, 6, 6, 6, 6)
-    # the first cell's centre is (4, 4); squares of 32 and 45.25 px, then 2 : 1 and 1 : 2
+    # the first cell's center is (4, 4); squares of 32 and 45.25 px, then 2 : 1 and 1 : 2
     root = math.sqrt(2)
     halves = [(16.0, 16.0), (16 * root, 16 / root), (16 / root, 16 * root)]
     halves += [(w * math.sqrt(2), h * math.sqrt(2)) for w, h in halves]
     expected = torch.tensor([[4 - w, 4 - h, 4 + w, 4 + h] for w, h in halves])
     torch.testing.assert_close(boxes[:6], expected, rtol=1e-5, atol=1e-3)
-    # the last cell of the last map: centre 576, the largest square 4 sqrt(2) x 128 px
+    # the last cell of the last map: center 576, the largest square 4 sqrt(2) x 128 px
     half = 2 * math.sqrt(2) * 128
     torch.testing.assert_close(
         boxes[-3], torch.tensor([576 - half, 576 - half, 576 + half, 576 + half])
     )
 
 
-def test_multiscale_anchors__keep_their_pixels_whatever_the_picture() -> None:
+def test_multiscale_anchors__keep_their_pixels_whatever_the_image() -> None:
     make = MultiscaleAnchors(strides=(8, 16), scales_per_octave=3)
     small = make((64, 64), [(8, 8), (4, 4)], CPU)
     wide = make((64, 128), [(8, 16), (4, 8)], CPU)
@@ -100,15 +100,15 @@ def test_multiscale_anchors__keep_their_pixels_whatever_the_picture() -> None:
 
 
 @pytest.mark.parametrize("make", [DefaultBoxes(num_maps=3), MultiscaleAnchors(strides=(8, 16, 32))])
-def test_layout__groups_anchors_of_equal_centre(make) -> None:
+def test_layout__groups_anchors_of_equal_center(make) -> None:
     maps = [(6, 5), (3, 3), (2, 1)]
     boxes = make((48, 40), maps, CPU)
     start = 0
     for (cells, per_cell), (height, width) in zip(make.layout(maps), maps, strict=True):
         assert cells == height * width
         of_map = boxes[start : start + cells * per_cell].view(cells, per_cell, 4)
-        centres = (of_map[..., :2] + of_map[..., 2:]) / 2
-        torch.testing.assert_close(centres, centres[:, :1].expand_as(centres))
-        assert len(centres[:, 0].round(decimals=2).unique(dim=0)) == cells
+        centers = (of_map[..., :2] + of_map[..., 2:]) / 2
+        torch.testing.assert_close(centers, centers[:, :1].expand_as(centers))
+        assert len(centers[:, 0].round(decimals=2).unique(dim=0)) == cells
         start += cells * per_cell
     assert start == len(boxes)

@@ -113,8 +113,8 @@ def slow_simota(
     predicted = BoxCoder().decode(output.box_deltas[row], anchors)
     owner, owned_cost = [-1] * len(anchors), [math.inf] * len(anchors)
     for number, (box, label) in enumerate(zip(boxes, labels, strict=True)):
-        centres = (anchors[:, :2] + anchors[:, 2:]) / 2
-        inside = ((centres > box[:2]) & (centres < box[2:])).all(dim=1)
+        centers = (anchors[:, :2] + anchors[:, 2:]) / 2
+        inside = ((centers > box[:2]) & (centers < box[2:])).all(dim=1)
         candidates = inside.nonzero().flatten().tolist()
         if not candidates:
             candidates = [int(box_iou(box[None], anchors)[0].argmax())]
@@ -167,7 +167,7 @@ def test_atss__by_hand() -> None:
     output = SSDOutput(
         torch.zeros(1, 6, 4), torch.zeros(1, 6, CLASSES + 1), anchors, (MapLayout(3, 2),)
     )
-    # the object's centre is (16, 10): the middle cell is nearest, then the left one
+    # the object's center is (16, 10): the middle cell is nearest, then the left one
     target = one([[6.0, 0.0, 26.0, 20.0]], [0])
     # IoU of the four candidates: 90/410 and 280/520 on the left, 100/400 and 320/480 in the middle;
     # mean 0.4187 and standard deviation 0.2191 make 0.6378, which only 0.6667 reaches
@@ -217,7 +217,7 @@ def test_max_iou__is_ssds_own_rule() -> None:
 
 
 @pytest.mark.parametrize("assigner", ASSIGNERS, ids=lambda a: type(a).__name__)
-def test_every_object__has_an_anchor_however_small_or_off_centre(assigner: Assigner) -> None:
+def test_every_object__has_an_anchor_however_small_or_off_center(assigner: Assigner) -> None:
     boxes = [[1.0, 1.0, 3.0, 3.0], [97.0, 80.0, 99.0, 83.0], [0.0, 0.0, 200.0, 160.0],
              [0.0, 70.0, 200.0, 74.0]]  # fmt: skip
     matches = assigner(network_output(1, images=1, noise=0.1), one(boxes, [0, 1, 2, 3]), BoxCoder())

@@ -29,11 +29,11 @@ def test_giou__by_hand() -> None:
 
 
 def test_ciou__by_hand() -> None:
-    # same shape: 1 - IoU + squared distance of the centres / squared diagonal of the enclosing box
+    # same shape: 1 - IoU + squared distance of the centers / squared diagonal of the enclosing box
     assert of_pair(IoUBoxLoss("ciou"), [0.0, 0.0, 10.0, 10.0], [5.0, 0.0, 15.0, 10.0]) == (
         pytest.approx(1 - 1 / 3 + 25 / (15**2 + 10**2), abs=1e-5)
     )
-    # same centre, 20 x 10 and 10 x 10: IoU 0.5, no distance, aspect ratios 2 and 1
+    # same center, 20 x 10 and 10 x 10: IoU 0.5, no distance, aspect ratios 2 and 1
     v = 4 / math.pi**2 * (math.atan(1) - math.atan(2)) ** 2
     assert of_pair(IoUBoxLoss("ciou"), [0.0, 0.0, 20.0, 10.0], [5.0, 0.0, 15.0, 10.0]) == (
         pytest.approx(0.5 + v * v / (0.5 + v), abs=1e-5)

@@ -62,8 +62,8 @@ def test_box_coder__matches_torchvision() -> None:
 
 
 def test_box_coder__by_hand() -> None:
-    anchor = torch.tensor([10.0, 10.0, 30.0, 50.0])  # centre 20, 30; size 20, 40
-    box = torch.tensor([20.0, 20.0, 40.0, 60.0])  # centre 30, 40; size 20, 40
+    anchor = torch.tensor([10.0, 10.0, 30.0, 50.0])  # center 20, 30; size 20, 40
+    box = torch.tensor([20.0, 20.0, 40.0, 60.0])  # center 30, 40; size 20, 40
     assert BoxCoder().encode(box, anchor).tolist() == pytest.approx([5.0, 2.5, 0.0, 0.0])
     twice = BoxCoder().decode(torch.tensor([0.0, 0.0, 5 * math.log(2), 0.0]), anchor)
     assert twice.tolist() == pytest.approx([0.0, 10.0, 40.0, 50.0], abs=1e-4)

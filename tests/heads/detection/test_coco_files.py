@@ -31,7 +31,7 @@ def test_read_results__good_file_comes_back_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": 99}, "entry 1 is for image 99, .* ground truth of the same pictures"),
+        ({"image_id": 99}, "entry 1 is for image 99, .* ground truth of the same images"),
         ({"image_id": "8"}, "entry 1 is for image '8'"),
         ({"image_id": [8]}, r"entry 1 is for image \[8\]"),
         ({"category_id": 0}, "entry 1 has category 0, .* not class indices"),
@@ -69,7 +69,7 @@ def test_read_results__entry_that_is_no_object_is_named(tmp_path: Path) -> None:
         read_results(path, TRUTH)
 
 
-def test_read_results__ground_truth_in_its_place_is_recognised(tmp_path: Path) -> None:
+def test_read_results__ground_truth_in_its_place_is_recognized(tmp_path: Path) -> None:
     path = write(tmp_path / "results.json", TRUTH)
 
     with pytest.raises(DataError, match=r"results.json: .*a dict. Is this the ground truth\?"):
@@ -139,7 +139,7 @@ def test_read_ground_truth__bad_list_is_named(
         read_ground_truth(path)
 
 
-def test_read_ground_truth__results_in_its_place_are_recognised(tmp_path: Path) -> None:
+def test_read_ground_truth__results_in_its_place_are_recognized(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a list. Is this the results file\?"):
         read_ground_truth(write(tmp_path / "truth.json", [GOOD]))
 

@@ -49,7 +49,7 @@ def detections(image_ids: list[int], score: float = 0.5) -> Detections:
 
 
 def evaluator() -> CocoEvaluator:
-    return CocoEvaluator(truth(), CATEGORIES, "three pictures")
+    return CocoEvaluator(truth(), CATEGORIES, "three images")
 
 
 def result(per_class: dict[str, float | None], images: int = 4, value: float = 0.5) -> CocoResult:
@@ -64,7 +64,7 @@ def test_evaluator__perfect_detections_over_two_batches() -> None:
 
     assert found.numbers["AP"] == pytest.approx(1.0)
     assert found.per_class == {"raccoon": None, "unicorn": pytest.approx(1.0)}
-    assert (found.images, found.dataset) == (3, "three pictures")
+    assert (found.images, found.dataset) == (3, "three images")
 
 
 def test_evaluator__only_images_seen_count() -> None:
@@ -126,7 +126,7 @@ def test_results__read_back_from_json_give_the_same_numbers() -> None:
     metric.update(torch.tensor([11, 12, 13]), found)
     rows = json.loads(json.dumps(metric.results()))
 
-    assert evaluate_boxes(truth(), rows, "three pictures") == metric.compute()
+    assert evaluate_boxes(truth(), rows, "three images") == metric.compute()
     assert 0 < metric.compute().numbers["AP"] < 1
 
 
@@ -140,7 +140,7 @@ def test_evaluator__half_precision_detections(dtype: torch.dtype) -> None:
 
 
 def test_evaluator__unknown_image_is_named() -> None:
-    with pytest.raises(DataError, match=r"three pictures: .* no image with id 77"):
+    with pytest.raises(DataError, match=r"three images: .* no image with id 77"):
         evaluator().update(torch.tensor([77]), detections([11]))
 
 

@@ -63,7 +63,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SSD]:
     return save(tmp_path_factory.mktemp("teacher") / "teacher.ckpt", network), network
 
 
-def pictures() -> Tensor:
+def images() -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=generator)
 
@@ -124,10 +124,10 @@ def test_ssd_distillation__student_is_the_teacher__no_loss_and_no_gradient(
     teacher: tuple[Path, SSD],
 ) -> None:
     path, network = teacher
-    output = network(pictures())
+    output = network(images())
     logits, deltas = (part.detach().requires_grad_() for part in (output[1], output[0]))
     losses = prepared(path, network, temperature=3.0)(
-        pictures(), output._replace(class_logits=logits, box_deltas=deltas)
+        images(), output._replace(class_logits=logits, box_deltas=deltas)
     )
     assert set(losses) == {"soft_classes", "soft_boxes"}
     assert losses["soft_boxes"].item() == 0.0
@@ -140,9 +140,9 @@ def test_ssd_distillation__losses__as_a_loop_over_anchors(teacher: tuple[Path, S
     path, network = teacher
     student = ssd().eval()
     with torch.no_grad():
-        output, taught = student(pictures()), network(pictures())
+        output, taught = student(images()), network(images())
     losses = prepared(path, student, class_weight=2.0, box_weight=0.5, min_score=0.4)(
-        pictures(), output
+        images(), output
     )
     classes, boxes, seen = 0.0, 0.0, 0
     for image in range(2):
@@ -164,7 +164,7 @@ def test_ssd_distillation__losses__as_a_loop_over_anchors(teacher: tuple[Path, S
 def test_ssd_distillation__teacher_sees_nothing__boxes_are_left_alone(tmp_path: Path) -> None:
     student = ssd()
     path = save(tmp_path / "blind.ckpt", ssd(0.5))
-    losses = prepared(path, student, min_score=0.9)(pictures(), student(pictures()))
+    losses = prepared(path, student, min_score=0.9)(images(), student(images()))
     assert losses["soft_boxes"].item() == 0.0
     assert losses["soft_classes"].item() > 0.0
 
@@ -172,7 +172,7 @@ def test_ssd_distillation__teacher_sees_nothing__boxes_are_left_alone(tmp_path: 
 def test_ssd_distillation__gradient__to_the_student_alone(teacher: tuple[Path, SSD]) -> None:
     student = ssd().train()
     distillation = prepared(teacher[0], student)
-    sum(distillation(pictures(), student(pictures())).values()).backward()
+    sum(distillation(images(), student(images())).values()).backward()
     for name, parameter in student.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
@@ -186,7 +186,7 @@ def test_ssd_distillation__reads_its_teacher_only_when_prepared(teacher: tuple[P
     path, network = teacher
     distillation = SSDDistillation(path.with_name("absent.ckpt"))
     with pytest.raises(RuntimeError, match="prepare"):
-        distillation(pictures(), network(pictures()))
+        distillation(images(), network(images()))
 
 
 # A teacher that does not fit
@@ -221,16 +221,16 @@ def test_prepare__other_kind_of_scores__said(tmp_path: Path) -> None:
 def test_call__other_anchors__counted(teacher: tuple[Path, SSD]) -> None:
     student = ssd(extra_channels=(64, 64))
     distillation = prepared(teacher[0], student)
-    output = student(pictures())
+    output = student(images())
     with pytest.raises(WeightsError, match=f"anchors and the student {len(output.anchors)}"):
-        distillation(pictures(), output)
+        distillation(images(), output)
 
 
 def test_call__anchors_elsewhere__refused(teacher: tuple[Path, SSD]) -> None:
     path, network = teacher
-    output: SSDOutput = network(pictures())
+    output: SSDOutput = network(images())
     with pytest.raises(WeightsError, match="they have to be the same"):
-        prepared(path, network)(pictures(), output._replace(anchors=output.anchors + 1))
+        prepared(path, network)(images(), output._replace(anchors=output.anchors + 1))
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_fit__in_python__logs_checkpoints_and_optimises_the_student_alone(
+def test_fit__in_python__logs_checkpoints_and_optimizes_the_student_alone(
     scenes: Path, tmp_path: Path
 ) -> None:
     data = CocoDataModule(scenes, size_hw=(64, 64), batch_size=4, num_workers=0)

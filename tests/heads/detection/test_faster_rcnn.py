@@ -107,7 +107,7 @@ def test_losses__are_repeatable_in_evaluation_and_leave_the_generator_alone() ->
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_picture_without_objects__teaches_background_only() -> None:
+def test_image_without_objects__teaches_background_only() -> None:
     model = small().train()
     losses = model.compute_losses(model(random_images()), nothing())
     assert losses["rpn_box"] == 0
@@ -120,7 +120,7 @@ def test_picture_without_objects__teaches_background_only() -> None:
         assert torch.isfinite(parameter.grad).all(), name
 
 
-def test_picture_that_is_one_crowd__teaches_little_and_finitely() -> None:
+def test_image_that_is_one_crowd__teaches_little_and_finitely() -> None:
     model = small().train()
     target = DetectionTarget(
         torch.tensor([[[-200.0, -200.0, 400.0, 400.0]]] * 2),
@@ -167,7 +167,7 @@ def test_detect__also_takes_an_output_of_training() -> None:
             torch.testing.assert_close(found, expected)
 
 
-def test_detect__returns_boxes_inside_the_picture() -> None:
+def test_detect__returns_boxes_inside_the_image() -> None:
     model = small().eval()
     model.postprocess.score_threshold = 0.0
     with torch.inference_mode():
@@ -178,7 +178,7 @@ def test_detect__returns_boxes_inside_the_picture() -> None:
     assert (found.labels >= 0).any()
 
 
-def test_batch__gives_what_its_pictures_give_alone() -> None:
+def test_batch__gives_what_its_images_give_alone() -> None:
     model = small().eval()
     images = random_images(3)
     with torch.inference_mode():

@@ -210,7 +210,7 @@ def test_detections__are_torchvisions_from_the_same_second_stage() -> None:
         assert (found.labels + 1).tolist() == theirs[2].tolist()
 
 
-def test_anchors__lie_on_the_centres_of_the_cells() -> None:
+def test_anchors__lie_on_the_centers_of_the_cells() -> None:
     boxes = GridAnchors((64.0,), (1.0, 4.0))((2, 3), 16, torch.device("cpu"))
     assert boxes.shape == (12, 4)
     assert boxes[0].tolist() == [-24.0, -24.0, 40.0, 40.0]
@@ -229,7 +229,7 @@ def test_proposals__are_filled_up_with_boxes_that_are_marked() -> None:
     boxes, valid = select(rpn, UNIT_CODER, (40, 40))
     assert valid.tolist() == [[True, True, False, False]]
     assert boxes[0, :2].tolist() == [[0.0, 0.0, 10.0, 10.5], [20.0, 20.0, 30.0, 30.0]]
-    # Behind them: the one outside the picture, which is empty, and the one that was suppressed.
+    # Behind them: the one outside the image, which is empty, and the one that was suppressed.
     assert boxes[0, 2:].tolist() == [[0.0] * 4, [0.0, 0.0, 10.0, 10.0]]
 
 

@@ -12,9 +12,9 @@ def candidates(
 ) -> tuple[Tensor, Tensor]:
     """Clustered boxes, so that suppression has something to do, and distinct scores."""
     generator = torch.Generator().manual_seed(seed)
-    centres = torch.rand(images, 8, 2, generator=generator) * 250 + 20
+    centers = torch.rand(images, 8, 2, generator=generator) * 250 + 20
     which = torch.randint(0, 8, (images, anchors), generator=generator)
-    middle = centres.gather(1, which[..., None].expand(-1, -1, 2))
+    middle = centers.gather(1, which[..., None].expand(-1, -1, 2))
     middle = middle + torch.randn(images, anchors, 2, generator=generator) * 8
     half = 15 + torch.rand(images, anchors, 2, generator=generator) * 20
     scores = torch.rand(images, anchors, classes, generator=generator).pow(4)
@@ -92,7 +92,7 @@ def test_postprocess__with_nothing_above_the_threshold() -> None:
     assert [len(one.scores) for one in found.unbatch()] == [0, 0, 0]
 
 
-def test_postprocess__cuts_boxes_at_the_picture() -> None:
+def test_postprocess__cuts_boxes_at_the_image() -> None:
     boxes = torch.tensor([[[-20.0, -20.0, 400.0, 100.0]]])
     found = PostProcess()(boxes, torch.tensor([[[0.9]]]), (200, 300)).unbatch()[0]
     assert found.boxes.tolist() == [[0.0, 0.0, 300.0, 100.0]]

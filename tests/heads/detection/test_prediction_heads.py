@@ -31,7 +31,7 @@ def test_rows__run_over_cells_and_then_over_the_boxes_of_a_cell(kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_depends__on_the_neighbourhood_only_where_kernels_are_3x3(kind) -> None:
+def test_depends__on_the_neighborhood_only_where_kernels_are_3x3(kind) -> None:
     torch.manual_seed(0)
     predictors = kind([4], [1], 2).eval()
     features = torch.rand(1, 4, 9, 9)
@@ -89,7 +89,7 @@ def test_shared__needs_maps_that_are_alike(arguments) -> None:
 def test_fresh_scores__of_objects_start_at_one_in_a_hundred(kind, num_classes: int) -> None:
     predictors = kind([8], [2], num_classes + 1)
     for activation in ("softmax", "sigmoid"):
-        predictors.initialise(activation)
+        predictors.initialize(activation)
         (layer,) = predictors.class_layers()
         bias = layer.bias.view(2, -1)
         if activation == "softmax":

@@ -19,14 +19,14 @@ def small_ssd(**options) -> SSD:
     return SSD(MobileNetV1(width_mult=0.25), num_classes=3, **options)
 
 
-def pictures(count: int = 2, size: int = 96) -> torch.Tensor:
+def images(count: int = 2, size: int = 96) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
 
 
 def test_ssd300__has_the_boxes_parameters_and_cost_of_table_13() -> None:
     model = SSD(MobileNetV1(), num_classes=90).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        output = model(pictures(1, 300))
+        output = model(images(1, 300))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     assert output.box_deltas.shape == (1, 1917, 4)
     assert output.class_logits.shape == (1, 1917, 91)
@@ -36,7 +36,7 @@ def test_ssd300__has_the_boxes_parameters_and_cost_of_table_13() -> None:
 
 def test_output__is_the_same_type_and_shape_in_training_and_evaluation() -> None:
     model = small_ssd()
-    trained, evaluated = model.train()(pictures()), model.eval()(pictures())
+    trained, evaluated = model.train()(images()), model.eval()(images())
     assert type(trained) is type(evaluated)
     for a, b in zip(trained[:3], evaluated[:3], strict=True):
         assert a.shape == b.shape
@@ -53,7 +53,7 @@ def test_gradients__reach_every_parameter(activation) -> None:
     target = stack_targets(
         [boxes] * 4, [torch.tensor([0, 1, 2, 0, 1, 2])] * 4, [torch.zeros(6, dtype=torch.bool)] * 4
     )
-    losses = model.compute_losses(model(pictures(4)), target)
+    losses = model.compute_losses(model(images(4)), target)
     torch.stack(list(losses.values())).sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -67,16 +67,16 @@ def test_losses__are_available_in_evaluation_and_without_gradient() -> None:
         [torch.tensor([[5.0, 5.0, 40.0, 40.0]])], [torch.tensor([1])], [torch.tensor([False])]
     )
     with torch.inference_mode():
-        losses = model.compute_losses(model(pictures(1)), target)
+        losses = model.compute_losses(model(images(1)), target)
     assert set(losses) == {"classification", "box"}
     assert all(torch.isfinite(value) and value > 0 for value in losses.values())
 
 
-def test_detect__returns_boxes_inside_the_picture() -> None:
+def test_detect__returns_boxes_inside_the_image() -> None:
     model = small_ssd().eval()
     model.postprocess.score_threshold = 0.0
     with torch.inference_mode():
-        found = model.detect(model(pictures()), (96, 96))
+        found = model.detect(model(images()), (96, 96))
     assert found.boxes.shape == (2, 100, 4)
     assert found.boxes.min() >= 0
     assert found.boxes.max() <= 96
@@ -86,7 +86,7 @@ def test_detect__returns_boxes_inside_the_picture() -> None:
 def test_fresh_network__expects_background_nearly_everywhere() -> None:
     for activation in ("softmax", "sigmoid"):
         model = small_ssd(score_activation=activation).train()
-        assert model.scores(model(pictures(8))).mean() < 0.05
+        assert model.scores(model(images(8))).mean() < 0.05
 
 
 def test_input__may_be_rectangular_and_odd() -> None:

@@ -103,7 +103,7 @@ def test_option__gives_every_parameter_a_gradient(option: str) -> None:
 
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("num_classes", [1, 3])
-def test_option__takes_empty_and_crowded_pictures_one_class_and_bfloat16(
+def test_option__takes_empty_and_crowded_images_one_class_and_bfloat16(
     option: str, num_classes: int
 ) -> None:
     model = ssd(option, num_classes).train()

@@ -70,7 +70,7 @@ def test_one_batch__is_learned_by_heart(scenes: Path, tmp_path: Path) -> None:
     assert run.callback_metrics["val/AP"] >= 0.9
 
 
-def test_detections__are_in_pixels_of_the_original_pictures(scenes: Path, tmp_path: Path) -> None:
+def test_detections__are_in_pixels_of_the_original_images(scenes: Path, tmp_path: Path) -> None:
     seen = []
 
     class Look(Callback):
@@ -97,7 +97,7 @@ def test_validation__logs_losses_and_the_twelve_numbers(scenes: Path, tmp_path: 
     assert (tmp_path / "results.json").is_file()
 
 
-def test_loss__that_is_no_number_names_the_pictures(scenes: Path, tmp_path: Path) -> None:
+def test_loss__that_is_no_number_names_the_images(scenes: Path, tmp_path: Path) -> None:
     data = data_module(scenes)
     model = task(data)
     with torch.no_grad():
@@ -204,7 +204,7 @@ def test_folded_weights__are_loaded_and_calibrated_when_training_starts(
     run.fit(model, datamodule=data)
     norm = model.network.backbone.blocks[5].pointwise.norm
     assert not torch.equal(model.network.backbone.stem.conv.weight, before)
-    assert (norm.running_var != 1).all(), "the statistics are those of the pictures"
+    assert (norm.running_var != 1).all(), "the statistics are those of the images"
     batch = next(iter(data.train_dataloader()))
     pixels = (batch.images.float() - 127.5) / 127.5
     with torch.inference_mode():

@@ -98,12 +98,12 @@ def test_choose_threshold__clear_gap__middle_of_it() -> None:
 
 
 def test_choose_threshold__best_never_to_say_yes__above_every_score() -> None:
-    scores = np.array([0.0] * 29 + [1.0])  # the only high score is of a picture that lacks it
+    scores = np.array([0.0] * 29 + [1.0])  # the only high score is of an image that lacks it
     chosen = choose_threshold(curve(scores, np.arange(30) < 10), "accuracy")
     assert chosen == 1.5
 
 
-def test_choose_threshold__few_pictures__none() -> None:
+def test_choose_threshold__few_images__none() -> None:
     positive = np.arange(100) < FEWEST - 1
     assert choose_threshold(curve(np.linspace(1, 0, 100), positive)) is None
     assert choose_threshold(curve(np.linspace(1, 0, 100), ~positive)) is None

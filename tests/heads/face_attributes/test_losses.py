@@ -43,7 +43,7 @@ def test_focal_loss__sure_logits__finite_gradient() -> None:
 def test_class_balanced__hand_calculated() -> None:
     loss = ClassBalanced(beta=0.9)
     counts = torch.tensor([[1.0, 2.0], [5.0, 5.0]])
-    # (1 - beta) / (1 - beta^n): 1 for one picture, 0.1 / 0.19 for two.
+    # (1 - beta) / (1 - beta^n): 1 for one image, 0.1 / 0.19 for two.
     share = 0.1 / 0.19
     expected = [[2 / (1 + share), 2 * share / (1 + share)], [1.0, 1.0]]
     assert torch.allclose(loss.weights(counts), torch.tensor(expected))

@@ -81,7 +81,7 @@ def test_measure__majority_of_training__not_of_the_measured() -> None:
     assert trained.per_attribute["a"].majority_accuracy == 1 / 3
 
 
-def test_measure__groups__other_attributes_on_their_pictures() -> None:
+def test_measure__groups__other_attributes_on_their_images() -> None:
     labels = [[1, 1], [1, 0], [0, 1], [0, 0], [-1, 1]]
     given = predictions(labels, [[0.9, 0.9], [0.9, 0.1], [0.1, 0.2], [0.1, 0.8], [0.5, 0.1]])
     result = measure(given, ["Male", "b"], "toy", groups=("Male", "Absent"))

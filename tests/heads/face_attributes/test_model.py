@@ -24,7 +24,7 @@ def test_attribute_network__outputs_and_types() -> None:
     assert small(landmarks=False)(images).landmarks is None
 
 
-def test_attribute_network__normalises_by_its_own_numbers() -> None:
+def test_attribute_network__normalizes_by_its_own_numbers() -> None:
     network = small().eval()
     images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
     by_hand = network.head(network.backbone(images.float() / 127.5 - 1)[-1])

@@ -110,7 +110,7 @@ def test_fit__mixup__blends_training_faces_alone(drawn_celeba: Path, tmp_path: P
     assert trainer.callback_metrics["train/loss"].isfinite()
 
 
-def test_losses__unlabelled_pictures__only_the_teacher_is_left() -> None:
+def test_losses__unlabeled_images__only_the_teacher_is_left() -> None:
     task, batch = small_task(landmarks=False), a_batch([[-1, -1, -1]])
     assert task.losses(task(batch.images), batch)["labels"].item() == 0
 
@@ -119,7 +119,7 @@ def test_fit_and_test__thresholds_and_files(drawn_celeba: Path, tmp_path: Path, 
     task = small_task(threshold_criterion="accuracy", groups=("Wearing_Hat",))
     trainer = quiet_trainer(tmp_path, max_epochs=1)
     trainer.fit(task, data(drawn_celeba))
-    # Six validation pictures are too few to choose thresholds by.
+    # Six validation images are too few to choose thresholds by.
     assert task.thresholds == {}
     assert task.facts["thresholds_from"] == "celeba val, accuracy"
     assert task.facts["label_counts"] == [[6, 6], [4, 8], [12, 0]]
@@ -144,7 +144,7 @@ def test_fit_and_test__thresholds_and_files(drawn_celeba: Path, tmp_path: Path, 
     assert "the hardest first" in capsys.readouterr().out
 
 
-def test_validation__enough_pictures__chooses_thresholds(
+def test_validation__enough_images__chooses_thresholds(
     drawn_celeba: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mobilevision.heads.face_attributes.average_precision.FEWEST", 2)

@@ -59,8 +59,8 @@ def test_measure_groups__agrees_with_a_loop(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("mobilevision.heads.face_embedding.far_frr._BLOCK", 7)
     rng = np.random.default_rng(3)
     owners = rng.integers(-1, 12, 150)
-    centres = rng.normal(size=(13, 8))
-    faces = (centres[owners] + rng.normal(size=(150, 8))) * rng.uniform(1, 9, (150, 1))
+    centers = rng.normal(size=(13, 8))
+    faces = (centers[owners] + rng.normal(size=(150, 8))) * rng.uniform(1, 9, (150, 1))
     column = rng.integers(-1, 2, 150)
     result = measure_groups(faces, owners, {"Hat": column}, 0.3123, "given", least_pairs=1)
     groups = [result.everyone, *result.by_attribute["Hat"].values()]

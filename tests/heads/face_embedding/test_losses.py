@@ -63,7 +63,7 @@ def test_relational__of_one_face_is_zero_and_has_a_gradient() -> None:
 
 def test_arcface__by_hand() -> None:
     loss = ArcFace(2, 2, scale=4.0, margin=0.5)
-    loss.centres.data = torch.tensor([[2.0, 0.0], [0.0, 0.3]])
+    loss.centers.data = torch.tensor([[2.0, 0.0], [0.0, 0.3]])
     angle = 0.4
     faces = torch.tensor([[math.cos(angle), math.sin(angle)]])
     right, other = 4 * math.cos(angle + 0.5), 4 * math.sin(angle)
@@ -77,20 +77,20 @@ def test_arcface__stays_monotone_beyond_half_a_turn() -> None:
     assert (values.diff() < 1e-6).all()
 
 
-def test_arcface__gradient_is_finite_where_the_face_is_its_centre() -> None:
+def test_arcface__gradient_is_finite_where_the_face_is_its_center() -> None:
     loss = ArcFace(2, 2)
-    loss.centres.data = torch.eye(2)
+    loss.centers.data = torch.eye(2)
     faces = torch.eye(2).requires_grad_()
     loss(faces, None, torch.tensor([0, 1]))["identity"].backward()
     assert faces.grad is not None
     assert faces.grad.isfinite().all()
-    assert loss.centres.grad is not None
-    assert loss.centres.grad.isfinite().all()
+    assert loss.centers.grad is not None
+    assert loss.centers.grad.isfinite().all()
 
 
 def test_cosface__by_hand() -> None:
     loss = CosFace(2, 2, scale=4.0, margin=0.35)
-    loss.centres.data = torch.eye(2)
+    loss.centers.data = torch.eye(2)
     expected = math.log(1 + math.exp(4 * 0.6 - 4 * (0.8 - 0.35)))
     value = loss(unit([0.8, 0.6]), None, torch.tensor([0]))["identity"]
     assert value.item() == pytest.approx(expected, 1e-5)

@@ -27,7 +27,7 @@ def test_embeddings__have_unit_length_and_every_parameter_a_gradient(options: di
     assert missing == []
 
 
-def test_pixels__are_normalised_inside() -> None:
+def test_pixels__are_normalized_inside() -> None:
     net = network().eval()
     faces = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     pooled = net.backbone((faces.float() - 127.5) / 127.5)[-1].mean((2, 3))
@@ -40,7 +40,7 @@ def test_depthwise_pooling__starts_as_the_average() -> None:
     learned.backbone.load_state_dict(plain.backbone.state_dict())
     learned.head.embedding.load_state_dict(plain.head.embedding.state_dict())
     faces = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
-    # Its normalisation has an epsilon.
+    # Its normalization has an epsilon.
     torch.testing.assert_close(learned(faces), plain(faces), rtol=1e-3, atol=1e-4)
 
 

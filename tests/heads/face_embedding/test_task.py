@@ -27,19 +27,19 @@ from mobilevision.heads.face_embedding import (
     TableTeacher,
 )
 
-PEOPLE, PICTURES = 6, 4
+PEOPLE, IMAGES = 6, 4
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six people who are patterns, and what a teacher says of each picture: who it is."""
+    """Six people who are patterns, and what a teacher says of each image: who it is."""
     root = tmp_path_factory.mktemp("faces")
     rng = np.random.default_rng(0)
     files, vectors = [], []
     for person in range(PEOPLE):
         pattern = cv2.resize(rng.uniform(0, 255, (4, 4, 3)).astype(np.float32), (64, 64))
         (root / f"p{person}").mkdir()
-        for number in range(PICTURES):
+        for number in range(IMAGES):
             pixels = np.clip(pattern + rng.normal(0, 12, pattern.shape), 0, 255).astype(np.uint8)
             cv2.imwrite(str(root / f"p{person}" / f"p{person}_{number + 1:04}.png"), pixels)
             files.append(f"p{person}/p{person}_{number + 1:04}.png")
@@ -101,18 +101,18 @@ def test_one_batch__is_learned_by_heart_and_the_threshold_is_kept(
     assert table.files[5] == "p1/p1_0002.png"
     assert table.vectors.shape == (24, 8)
     with torch.no_grad():
-        picture = cv2.imread(str(root / table.files[5]))[..., ::-1].copy()
-        said = model.network.eval()(torch.from_numpy(picture).permute(2, 0, 1)[None])
+        image = cv2.imread(str(root / table.files[5]))[..., ::-1].copy()
+        said = model.network.eval()(torch.from_numpy(image).permute(2, 0, 1)[None])
     np.testing.assert_allclose(table.vectors[5], said[0].numpy(), atol=1e-4)
 
 
 def test_identities__are_learned_without_a_teacher(root: Path, tmp_path: Path) -> None:
     model = task(root, teacher=None, loss=ArcFace(PEOPLE, 8, scale=16.0), optimizer=adam)
-    before = model.loss.centres.clone()  # type: ignore[union-attr]
+    before = model.loss.centers.clone()  # type: ignore[union-attr]
     run = trainer(tmp_path, max_epochs=2)
     run.fit(model, datamodule=data(root))
     assert "train/loss_identity" in run.callback_metrics
-    assert not torch.equal(model.loss.centres, before)  # type: ignore[arg-type]
+    assert not torch.equal(model.loss.centers, before)  # type: ignore[arg-type]
 
 
 def test_losses__several_at_once_reach_every_parameter(root: Path) -> None:

@@ -91,7 +91,7 @@ def test_table__of_other_views_or_files_or_length_is_refused(tmp_path: Path) -> 
             TableTeacher(tmp_path / name).prepare(2, CPU, VIEWS)
 
 
-class MeanColour(FaceTeacher):
+class MeanColor(FaceTeacher):
     """Says three numbers: the mean of each channel."""
 
     opened = 0
@@ -105,7 +105,7 @@ class MeanColour(FaceTeacher):
 
 
 def test_embed__takes_both_layouts_and_any_size_and_opens_once() -> None:
-    teacher = MeanColour(16)
+    teacher = MeanColor(16)
     faces = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
     rows = teacher.embed(faces)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-6)
@@ -114,12 +114,12 @@ def test_embed__takes_both_layouts_and_any_size_and_opens_once() -> None:
     np.testing.assert_allclose(teacher.embed(larger), rows, atol=2e-3)
     assert teacher.embed(faces[:0]).shape == (0, 3)
     assert teacher.opened == 1
-    with pytest.raises(ValueError, match="uint8 pictures"):
+    with pytest.raises(ValueError, match="uint8 images"):
         teacher.embed(faces.astype(np.float32))
 
 
-def test_live_teacher__looks_at_the_pictures_of_the_batch() -> None:
-    teacher = MeanColour(4)
+def test_live_teacher__looks_at_the_images_of_the_batch() -> None:
+    teacher = MeanColor(4)
     teacher.prepare(3, CPU, VIEWS)
     torch.testing.assert_close(teacher(batch([0], [5])), torch.full((1, 3), 3**-0.5))
     with pytest.raises(WeightsError, match=r"gives 3 numbers.*the student 128"):
@@ -238,7 +238,7 @@ def test_ncnn__no_such_file(tmp_path: Path) -> None:
 def test_ncnn__gives_the_cached_embeddings_of_our_alignment(
     real_data: Path, name: str, least: float
 ) -> None:
-    """The pictures of celeba were re-packed after they had been embedded, those of lfw not."""
+    """The images of celeba were re-packed after they had been embedded, those of lfw not."""
     pytest.importorskip("ncnn")
     sources = {
         "lfw": LfwFaces(real_data / "lfw"),

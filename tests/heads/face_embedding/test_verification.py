@@ -168,8 +168,8 @@ def test_all_against_all__agrees_with_a_loop(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("mobilevision.heads.face_embedding.far_frr._BLOCK", 7)
     rng = np.random.default_rng(2)
     identities = rng.integers(-1, 12, 90)
-    centres = rng.normal(size=(13, 8))
-    embeddings = (centres[identities] + rng.normal(size=(90, 8))).astype(np.float32) * 3
+    centers = rng.normal(size=(13, 8))
+    embeddings = (centers[identities] + rng.normal(size=(90, 8))).astype(np.float32) * 3
     result = all_against_all(embeddings, identities, (0.1, 0.01, 1e-5))
     assert result is not None
     for row in result.at[:2]:

@@ -74,10 +74,10 @@ def test_network__folded__says_the_same() -> None:
 
 def test_cost__both_jobs_for_the_price_of_one() -> None:
     with torch.device("meta"):
-        pictures = torch.empty(1, 3, 160, 128)
-        one = count_cost(FacesNetwork(backbone(1.0), 40), pictures)
+        images = torch.empty(1, 3, 160, 128)
+        one = count_cost(FacesNetwork(backbone(1.0), 40), images)
         alone = (FaceNetwork(backbone(1.0)), AttributeNetwork(backbone(1.0), 40))
-        two = [count_cost(each, pictures) for each in alone]
+        two = [count_cost(each, images) for each in alone]
     # The card's figures.
     assert one.mult_adds / 1e6 == pytest.approx(231.9, abs=0.1)
     assert one.params / 1e6 == pytest.approx(3.38, abs=0.01)

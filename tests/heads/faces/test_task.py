@@ -10,8 +10,8 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from mobilevision.apps.callbacks.images import AttributePictures
-from mobilevision.apps.callbacks.plots import RocPicture
+from mobilevision.apps.callbacks.images import AttributeImages
+from mobilevision.apps.callbacks.plots import RocPlot
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.datasets.errors import DataError
@@ -108,12 +108,12 @@ def test_overfit__one_batch__both_jobs_are_learned(drawn_people: Path) -> None:
     assert losses["squared"].item() < 0.05
 
 
-def test_fit_and_test__files_thresholds_and_pictures_of_both_jobs(
+def test_fit_and_test__files_thresholds_and_images_of_both_jobs(
     drawn_people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = task(drawn_people, groups=("Wearing_Hat",))
-    pictures = [AttributePictures(), RocPicture()]
-    trainer = quiet_trainer(tmp_path, max_epochs=1, callbacks=pictures)
+    images = [AttributeImages(), RocPlot()]
+    trainer = quiet_trainer(tmp_path, max_epochs=1, callbacks=images)
     trainer.fit(model, data(drawn_people))
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
     assert {"train/loss_labels", "train/loss_landmarks", "train/loss_squared", "val/loss_labels",
@@ -230,7 +230,7 @@ def test_real_celeba__table_files_and_pairs_belong_together(real_data: Path) -> 
     torch.testing.assert_close(said, expected)
 
 
-def test_missing_pictures__left_out_of_faces_and_table(drawn_people: Path, tmp_path: Path) -> None:
+def test_missing_images__left_out_of_faces_and_table(drawn_people: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(drawn_people, tmp_path / "celeba"))
     (root / "img_align_celeba" / "000003.jpg").unlink()
     model = task(root)

@@ -50,7 +50,7 @@ def test_cell__answer__is_the_mean_position_of_its_photos() -> None:
     assert places.scores == pytest.approx([0.7, 0.6])
 
 
-def test_mode__spread_mass_over_neighbours__beats_one_lonely_cell() -> None:
+def test_mode__spread_mass_over_neighbors__beats_one_lonely_cell() -> None:
     near = [(0, 0), (0, 0.1), (0.1, 0), (60, 100)]
     decoder = Decoder(partition(near), answer="mode", mode_km=50)
     places = decoder(np.array([[0.2, 0.2, 0.2, 0.4]]))

@@ -10,7 +10,7 @@ from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.geolocation.module import PhotoBatch
 from mobilevision.datasets.synthetic.module import GeneratedWorldModule
-from mobilevision.datasets.transforms.classification import WholePicture
+from mobilevision.datasets.transforms.classification import WholeImage
 from mobilevision.heads.geolocation import (
     CellClassifier,
     CellLoss,
@@ -24,7 +24,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> GeneratedWorldModule:
     data = GeneratedWorldModule(
         root, train_photos=60, val_photos=13, test_photos=0, max_photos=(30, 8), min_photos=1,
         size_hw=(64, 64), batch_size=12, num_workers=0,
-        train_transform=WholePicture((64, 64)), val_transform=WholePicture((64, 64)),
+        train_transform=WholeImage((64, 64)), val_transform=WholeImage((64, 64)),
     )  # fmt: skip
     data.prepare_data()
     return data
@@ -114,7 +114,7 @@ def test_five_crop__mean_of_the_probabilities_of_five_parts(world) -> None:
     assert torch.allclose(found, torch.stack(parts).mean(dim=0), atol=1e-6)
 
 
-def test_five_crop__pictures_too_small__says_what_to_set(world) -> None:
+def test_five_crop__images_too_small__says_what_to_set(world) -> None:
     task = make_task(world, five_crop_hw=(80, 80)).eval()
     task.use_cells(world.cell_tables)
     with pytest.raises(DataError, match=r"data\.eval_size_hw"):
@@ -140,7 +140,7 @@ def test_fit__enough_photos__calibration_is_kept_and_used(tmp_path: Path) -> Non
     data = GeneratedWorldModule(
         tmp_path / "data", train_photos=30, val_photos=60, test_photos=20, max_photos=(10,),
         min_photos=1, size_hw=(64, 64), batch_size=10, num_workers=0,
-        train_transform=WholePicture((64, 64)), val_transform=WholePicture((64, 64)),
+        train_transform=WholeImage((64, 64)), val_transform=WholeImage((64, 64)),
     )  # fmt: skip
     task = make_task(data)
     assert task.calibration.temperature == 1.0
