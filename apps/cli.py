@@ -19,8 +19,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from ..heads.checkpoint import class_paths
 from ..heads.trust import trusting
+from .command import add_trust
 from .errors import friendly_errors
-from .help import add_trust
 from .training.runs import (
     AtomicCheckpointIO,
     ResumableTrainer,

@@ -1,55 +1,20 @@
 """The ``mobilevision`` command: everything that is not a training loop, and the way to that too.
 
-A command is a module in ``commands`` and a line in ``COMMANDS``. Only the module of the command
-that was called is imported; lists of commands come from the summaries of these light modules.
+The modules in ``commands`` are light, so that help answers at once.
 """
 
 import difflib
 import sys
 import textwrap
 from collections.abc import Iterable
-from importlib import import_module
-from typing import TYPE_CHECKING, NoReturn, Protocol, cast
+from typing import NoReturn
+
+from jsonargparse import ArgumentParser
 
 from ..heads.trust import trusting
+from .command import HelpFormatter
+from .commands import COMMANDS
 from .errors import EXIT_USAGE, friendly_errors
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
-
-COMMANDS: dict[str, str] = {
-    "detect": "detect",
-    "embed": "embed",
-    "classify": "classify",
-    "attributes": "attributes",
-    "analyze": "analyze",
-    "gallery enroll": "gallery_enroll",
-    "gallery identify": "gallery_identify",
-    "gallery list": "gallery_list",
-    "gallery remove": "gallery_remove",
-    "data download coco": "data_download_coco",
-    "data download cifar10": "data_download_cifar10",
-    "data check": "data_check",
-    "data gps": "data_gps",
-    "data shard": "data_shard",
-    "data find-faces": "data_find_faces",
-    "data synthetic": "data_synthetic",
-    "verify": "verify",
-    "evaluate coco": "evaluate_coco",
-    "locate": "locate",
-    "cells build": "cells",
-    "cost": "cost",
-    "plot tradeoff": "plot_tradeoff",
-    "compare": "compare",
-    "sweep": "sweep",
-    "cache-logits": "cache_logits",
-    "weights list": "weights_list",
-    "weights download": "weights_download",
-    "import": "import_",
-    "export": "export",
-    "benchmark": "benchmark",
-}
-"""Words of the command -> its module in ``commands``, in the order of the help."""
 
 TRAINING = ("fit", "validate", "test", "predict")
 """Handed on unchanged to the command line of Lightning."""
@@ -61,23 +26,6 @@ _PACKAGES = ("mobilevision", "torch", "torchvision", "lightning")
 _INDENT = "  "
 _SHOWN_FIRST = ("detect", "data check", "weights download", "import", "cost")
 """Commands whose examples stand in the help of the whole; that of a group shows all of its own."""
-
-
-class Command(Protocol):
-    """What a module in ``commands`` offers."""
-
-    SUMMARY: str
-    """One sentence for lists of commands."""
-    EXAMPLES: tuple[str, ...]
-    """Complete command lines."""
-
-    def add_arguments(self, parser: "ArgumentParser") -> None:
-        """Declare positional arguments and options, each with one sentence of help."""
-        ...
-
-    def run(self, arguments: "Namespace") -> int:
-        """Do it. Results go to stdout, progress to stderr; returns the exit status."""
-        ...
 
 
 def main(args: list[str] | None = None) -> int:
@@ -122,21 +70,12 @@ def _below(path: str) -> list[str]:
     return [name for name in COMMANDS if f"{name} ".startswith(f"{path} ".lstrip())]
 
 
-def _load(path: str) -> Command:
-    module = import_module(f".commands.{COMMANDS[path]}", __package__)
-    return cast("Command", module)
-
-
 def _run(path: str, words: list[str]) -> int:
-    from jsonargparse import ArgumentParser
-
-    from .help import HelpFormatter
-
-    command = _load(path)
+    command = COMMANDS[path]
     parser = ArgumentParser(
         prog=f"{_PROGRAM} {path}",
-        description=textwrap.fill(command.SUMMARY, _WIDTH),
-        epilog=_examples(command.EXAMPLES),
+        description=textwrap.fill(command.summary, _WIDTH),
+        epilog=_examples(command.examples),
         formatter_class=HelpFormatter,
     )
     command.add_arguments(parser)
@@ -173,12 +112,12 @@ def _group(path: str, words: list[str]) -> NoReturn:
 def _help(path: str) -> str:
     prefix = f"{_PROGRAM} {path}".rstrip()
     names = _below(path)
-    commands = {name: _load(name) for name in names}
-    rows = [(name, command.SUMMARY) for name, command in commands.items()]
+    commands = {name: COMMANDS[name] for name in names}
+    rows = [(name, command.summary) for name, command in commands.items()]
     parts = [f"usage: {prefix} COMMAND [OPTIONS]"]
     options = [("-h, --help", "Show this message, or that of a command.")]
     shown = names if path else _SHOWN_FIRST
-    examples = [commands[name].EXAMPLES[0] for name in shown]
+    examples = [commands[name].examples[0] for name in shown]
     if not path:
         parts.append(_TITLE)
         rows.append(

@@ -20,16 +20,16 @@ APPS_ARROWS = {
     "batch": {"drawing", "inference", "private_files"},
     "benchmark": {"export", "inference"},
     "callbacks": {"drawing"},
-    "cli": {"errors", "help", "training"},
+    "cli": {"command", "errors", "training"},
     "commands": {
-        "batch", "benchmark", "callbacks", "costs", "errors", "export", "faces", "help",
+        "batch", "benchmark", "callbacks", "command", "costs", "errors", "export", "faces",
         "importing", "inference", "training",
     },
     "errors": {"private_files"},
     "export": {"batch", "inference"},
     "faces": {"batch", "inference", "private_files", "training"},
     "inference": {"drawing"},
-    "main": {"cli", "errors", "help"},
+    "main": {"cli", "command", "commands", "errors"},
     "training": {"costs"},
 }  # fmt: skip
 """Folder or file of apps/ -> those beside it that it may import, also when it is called."""

@@ -3,10 +3,8 @@
 import re
 import shlex
 from collections.abc import Iterator
-from importlib import import_module
 from itertools import zip_longest
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from jsonargparse import ArgumentParser
@@ -96,17 +94,13 @@ def training_problems(words: list[str], root: Path) -> Iterator[str]:
             yield f"no option {name}"
 
 
-def command_module(name: str) -> ModuleType:
-    return import_module(f"mobilevision.apps.commands.{COMMANDS[name]}")
-
-
 def tool_problems(words: list[str]) -> Iterator[str]:
     """Check the words after ``mobilevision`` with the parser of their command."""
     for name in COMMANDS:
         path = name.split()
         if words[: len(path)] == path:
             parser = ArgumentParser(exit_on_error=False)
-            command_module(name).add_arguments(parser)
+            COMMANDS[name].add_arguments(parser)
             try:
                 parser.parse_args(words[len(path) :])
             except Exception as error:
@@ -143,9 +137,7 @@ def test_command_line__documented__parses(name: str, line: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_line__example_in_the_help__parses(command: str) -> None:
-    problems = [
-        list(command_problems(line, REPOSITORY)) for line in command_module(command).EXAMPLES
-    ]
+    problems = [list(command_problems(line, REPOSITORY)) for line in COMMANDS[command].examples]
     assert not any(problems), problems
 
 

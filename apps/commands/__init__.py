@@ -1,6 +1,14 @@
-"""The commands of ``mobilevision``, one light module each.
+"""The commands of ``mobilevision``, one light module for each group."""
 
-A module has ``SUMMARY`` (one sentence), ``EXAMPLES`` (command lines), ``add_arguments(parser)`` and
-``run(arguments)``. It imports torch, cv2, matplotlib and our own heavy modules inside ``run`` only,
-so that ``--help`` answers at once.
-"""
+from . import data, evaluate, experiments, export, gallery, predict, weights
+
+COMMANDS = {
+    **predict.COMMANDS,
+    **gallery.COMMANDS,
+    **data.COMMANDS,
+    **evaluate.COMMANDS,
+    **experiments.COMMANDS,
+    **weights.COMMANDS,
+    **export.COMMANDS,
+}
+"""Words of the command -> the command, in the order of the help."""

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from mobilevision.apps.cli import lightning
-from mobilevision.apps.commands.evaluate_coco import evaluate_coco
+from mobilevision.apps.commands.evaluate import evaluate_coco
 from mobilevision.heads.detection import DetectionTask
 
 KEYS = {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"}

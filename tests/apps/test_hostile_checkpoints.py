@@ -18,7 +18,6 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mobilevision import apps, datasets
-from mobilevision.apps import main as commands
 from mobilevision.apps.cli import lightning
 from mobilevision.apps.faces.verify import store_threshold
 from mobilevision.apps.main import COMMANDS, TRAINING, main
@@ -354,7 +353,7 @@ LINES = {
 
 def options(path: str) -> set[str]:
     parser = ArgumentParser(exit_on_error=False)
-    commands._load(path).add_arguments(parser)
+    COMMANDS[path].add_arguments(parser)
     return {option for action in parser._actions for option in action.option_strings}
 
 

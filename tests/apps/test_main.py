@@ -6,12 +6,13 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from mobilevision.apps import main as module
+from mobilevision.apps import commands
 from mobilevision.apps.main import COMMANDS, TRAINING, main
 
 HEAVY = ("torch", "torchvision", "lightning", "cv2", "matplotlib", "requests", "albumentations")
@@ -45,10 +46,10 @@ def test_help__every_command__fits_80_columns_and_has_examples(
 def test_help__every_command__each_line_of_the_examples_is_accepted(path: str) -> None:
     from jsonargparse import ArgumentParser
 
-    command = module._load(path)
+    command = COMMANDS[path]
     parser = ArgumentParser(exit_on_error=False)
     command.add_arguments(parser)
-    for line in command.EXAMPLES:
+    for line in command.examples:
         words = shlex.split(line)
         assert words[: 1 + len(path.split())] == ["mobilevision", *path.split()]
         assert parser.parse_args(words[1 + len(path.split()) :])
@@ -58,10 +59,10 @@ def test_help__every_command__each_line_of_the_examples_is_accepted(path: str) -
 def test_help__every_option__has_a_sentence(path: str) -> None:
     from jsonargparse import ArgumentParser
 
-    command = module._load(path)
+    command = COMMANDS[path]
     parser = ArgumentParser()
     command.add_arguments(parser)
-    assert command.SUMMARY.endswith(".")
+    assert command.summary.endswith(".")
     helps = [action.help for action in parser._actions if action.dest != "help"]
     assert helps
     assert all(text and text[0].isupper() and text.endswith(".") for text in helps)
@@ -95,10 +96,12 @@ print(sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)
     assert done.stderr.strip() == "[]"
 
 
-def test_commands__every_module__is_in_the_table() -> None:
-    folder = Path(module.__file__).parent / "commands"
-    modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
-    assert modules == set(COMMANDS.values())
+def test_commands__every_one_of_every_module__is_in_the_table() -> None:
+    folder = Path(commands.__file__).parent
+    names = [path.stem for path in folder.glob("[a-z]*.py")]
+    modules = [import_module(f"{commands.__name__}.{name}") for name in names]
+    named = [path for module in modules for path in module.COMMANDS]
+    assert sorted(named) == sorted(COMMANDS)
 
 
 def test_version__prints_the_installed_ones(capsys: Capture) -> None:

@@ -20,7 +20,7 @@ from scipy.io import savemat
 from mobilevision.apps.batch.inputs import InputFile, Video, mp4_writer
 from mobilevision.apps.batch.runner import Job, Listed, Made, run_over_files
 from mobilevision.apps.callbacks.world_map import read_coastline
-from mobilevision.apps.commands.evaluate_coco import evaluate_coco
+from mobilevision.apps.commands.evaluate import evaluate_coco
 from mobilevision.apps.costs.tradeoff import read_results
 from mobilevision.apps.faces.gallery import GalleryFacts, read_facts, write_facts
 from mobilevision.apps.importing import read_labels

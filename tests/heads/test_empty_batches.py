@@ -25,7 +25,7 @@ MODULES = (
     attribute_losses, detection_losses, distillation, embedding_losses,
     faster_rcnn_losses, geolocation_losses,
 )  # fmt: skip
-NOT_LOSSES = {"Distillation", "RoISample"}
+NOT_LOSSES = {"CachedTeacher", "Distillation", "ModelTeacher", "RoISample", "Teacher"}
 CODER = BoxCoder()
 ANCHORS = torch.tensor([[0.0, 0.0, 8.0, 8.0], [8.0, 8.0, 16.0, 16.0]])
 NOBODY = torch.zeros(0, dtype=torch.int64)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mobilevision.apps.commands.evaluate_coco import evaluate_coco
+from mobilevision.apps.commands.evaluate import evaluate_coco
 from mobilevision.datasets.errors import DataError
 
 
@@ -53,7 +53,7 @@ def test_evaluate_coco__bad_file_is_named(files: tuple[Path, Path]) -> None:
 def test_evaluate_coco__needs_no_torch_and_no_images(files: tuple[Path, Path]) -> None:
     program = (
         "import sys; from pathlib import Path\n"
-        "from mobilevision.apps.commands.evaluate_coco import evaluate_coco\n"
+        "from mobilevision.apps.commands.evaluate import evaluate_coco\n"
         "early = {'torch', 'matplotlib', 'cv2', 'numpy'} & set(sys.modules)\n"
         "evaluate_coco(Path(sys.argv[1]), Path(sys.argv[2]))\n"
         "print(early, {'torch', 'matplotlib'} & set(sys.modules))"

@@ -154,8 +154,8 @@ def test_run_grid__interrupted__ends_its_process_and_keeps_the_time(tmp_path: Pa
         from pathlib import Path
         from mobilevision.apps.training import grid
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" has it ignored
-        grid._PROGRAM = ({str(training)!r},)
-        grid.run_grid([grid.Run("a", ("fit",), Path({str(tmp_path / "a")!r}))])
+        sweep._PROGRAM = ({str(training)!r},)
+        sweep.run_grid([sweep.Run("a", ("fit",), Path({str(tmp_path / "a")!r}))])
     """
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script)], stderr=subprocess.DEVNULL

@@ -1,0 +1,343 @@
+"""Commands around training: costs of networks, sweeps, comparisons and tables of logits."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ..command import Command, add_size, add_trust
+from ..errors import EXIT_FAULT
+
+
+def _add_cost(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--table",
+        type=int,
+        nargs="+",
+        action="extend",
+        choices=range(1, 15),
+        metavar="N",
+        help="Tables of the paper to print, 1 to 14; without it all of them.",
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="Count the network of a configuration."
+    )
+    parser.add_argument(
+        "--ckpt", type=Path, metavar="FILE", help="Count the network of a checkpoint."
+    )
+    add_size(
+        parser, "Image in px for --config and --ckpt; without it that of the configuration's data."
+    )
+    parser.add_argument(
+        "--num-classes",
+        type=int,
+        metavar="N",
+        help="Classes, where the configuration leaves them to the data.",
+    )
+    parser.add_argument(
+        "--layers", action="store_true", help="Print each layer, not each kind of layer."
+    )
+    parser.add_argument("--json", action="store_true", help="Print JSON in place of tables.")
+    add_trust(parser)
+
+
+def _cost(arguments: Namespace) -> int:
+    """Count and print."""
+    if arguments.config is None and arguments.ckpt is None:
+        _print_tables(arguments.table, arguments.json)
+    else:
+        _print_network(arguments)
+    return 0
+
+
+def _print_tables(numbers: list[int] | None, as_json: bool) -> None:
+    from ..costs.networks import table_text
+    from ..costs.paper import TABLES, table_rows
+
+    tables = {number: table_rows(number) for number in sorted(set(numbers or TABLES))}
+    if as_json:
+        rows = [row.as_dict() for rows in tables.values() for row in rows]
+        print(json.dumps(rows, indent=2))
+        return
+    texts = [table_text(number, TABLES[number][0], rows) for number, rows in tables.items()]
+    print("\n\n".join(texts))
+
+
+def _print_network(arguments: Namespace) -> None:
+    from ...datasets.errors import DataError
+    from ..costs.networks import cost_of, network_text
+
+    if arguments.table:
+        raise DataError("--table prints the paper's tables; leave it out with --config and --ckpt")
+    size = tuple(arguments.size) if arguments.size else None
+    name, size_hw, cost = cost_of(arguments.config, arguments.ckpt, arguments.num_classes, size)
+    if not arguments.json:
+        print(network_text(name, size_hw, cost, arguments.layers))
+        return
+    answer: dict[str, Any] = {
+        "network": name,
+        "size_hw": list(size_hw),
+        "mult_adds": cost.mult_adds,
+        "params": cost.params,
+        "kinds": {
+            kind: {"mult_adds": mult_adds, "params": params}
+            for kind, (mult_adds, params) in cost.by_kind().items()
+        },
+        "layers": [layer._asdict() for layer in cost.layers],
+    }
+    print(json.dumps(answer, indent=2))
+
+
+def _add_plot_tradeoff(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "results",
+        type=Path,
+        help="CSV or JSON with mult_adds, params, an accuracy, and width_mult, resolution, model.",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", default=Path("tradeoff.png"), help="The PNG to write."
+    )
+    parser.add_argument(
+        "--accuracy",
+        metavar="COLUMN",
+        help="Column of the accuracy; without it 'accuracy', else 'top1'.",
+    )
+
+
+def _plot_tradeoff(arguments: Namespace) -> int:
+    """Draw, and say where."""
+    from ..costs.tradeoff import write_tradeoff
+
+    count = write_tradeoff(arguments.results, arguments.out, arguments.accuracy)
+    print(f"{arguments.out}: {count} results")
+    return 0
+
+
+def _add_compare(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "recipe", type=Path, help="YAML file of variants, as in benchmarks/recipes."
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        required=True,
+        help="Folder of the runs and tables; what is finished there is not repeated.",
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", metavar="N", help="Seeds in place of the file's."
+    )
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="Variants to train, in place of all."
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        metavar="OPTION=VALUE",
+        help="Options of `lightning` for all runs, without their dashes.",
+    )
+
+
+def _compare(arguments: Namespace) -> int:
+    """Train and tabulate; 1 where a run failed or left no numbers."""
+    import sys
+
+    from ..training.comparison import check_seeds, collect, plan, read_comparison, write_tables
+    from ..training.sweep import report_failures, run_grid
+
+    comparison = read_comparison(arguments.recipe)
+    if arguments.seeds:
+        comparison = replace(comparison, seeds=check_seeds(arguments.seeds, "--seeds"))
+    if arguments.only:
+        comparison = replace(comparison, variants=_chosen(comparison.variants, arguments.only))
+    settings = _settings(arguments.set or [])
+    comparison = replace(comparison, options=comparison.options | settings)
+    outcomes = run_grid(plan(comparison, arguments.out), title="compare")
+    results = collect(comparison, outcomes)
+    print(write_tables(comparison, results, arguments.out))
+    print(f"Written to {arguments.out}/comparison.md, .csv and .json")
+    failed = report_failures(outcomes)
+    empty = [row for row in results if row.fault] if not failed else []
+    for row in empty:
+        print(f"{row.variant}, seed {row.seed}: {row.fault}", file=sys.stderr)
+    return 1 if failed or empty else 0
+
+
+def _chosen(variants: dict, names: list[str]) -> dict:
+    from ...datasets.errors import DataError
+
+    unknown = [name for name in names if name not in variants]
+    if unknown:
+        raise DataError(f"--only: no variants {unknown}; the file has {', '.join(variants)}")
+    return {name: options for name, options in variants.items() if name in names}
+
+
+def _settings(words: list[str]) -> dict[str, str]:
+    from ...datasets.errors import DataError
+
+    wrong = [word for word in words if "=" not in word or word.startswith("-")]
+    if wrong:
+        raise DataError(f"--set: {wrong}: write OPTION=VALUE, such as trainer.max_epochs=2")
+    return dict(word.split("=", 1) for word in words)
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _add_sweep(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "-c",
+        "--config",
+        type=Path,
+        required=True,
+        metavar="YAML",
+        help="Configuration of `lightning fit` for a classifier.",
+    )
+    parser.add_argument(
+        "--width-mults",
+        type=str,
+        metavar="LIST",
+        default="0.25,0.5,0.75,1.0",
+        help="Width multipliers, separated by commas.",
+    )
+    parser.add_argument(
+        "--resolutions",
+        type=str,
+        metavar="LIST",
+        default="128,160,192,224",
+        help="Sides of the images in px, separated by commas.",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="Where runs and results go."
+    )
+    parser.add_argument(
+        "--fit",
+        action="append",
+        default=[],
+        metavar="OPTION",
+        help="Option of `lightning fit`, as in --fit=--trainer.max_epochs=5; may be repeated.",
+    )
+
+
+def _sweep(arguments: Namespace) -> int:
+    """Train, and print the table; 1 where a run failed."""
+    from ..training.sweep import FIGURE_FILE, RESULTS_FILE, format_points, sweep
+
+    points, failed = sweep(
+        arguments.config,
+        _numbers("--width-mults", arguments.width_mults, float),
+        _numbers("--resolutions", arguments.resolutions, int),
+        arguments.out,
+        arguments.fit,
+    )
+    if points:
+        print(format_points(points))
+        print(f"{arguments.out / RESULTS_FILE}, {arguments.out / FIGURE_FILE}")
+    return EXIT_FAULT if failed else 0
+
+
+def _numbers(option: str, text: str, kind: Callable[[str], _Number]) -> list[_Number]:
+    from ...datasets.errors import DataError
+
+    try:
+        numbers = [kind(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise DataError(f"{option} {text}: numbers separated by commas are wanted") from error
+    if not numbers or min(numbers) <= 0:
+        raise DataError(f"{option} {text}: numbers above 0 are wanted")
+    return list(dict.fromkeys(numbers))
+
+
+def _add_cache_logits(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "-c",
+        "--config",
+        type=Path,
+        required=True,
+        metavar="YAML",
+        help="Configuration that names the data and, in model.distillation, the teacher.",
+    )
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="CKPT",
+        help="Checkpoint of the same job, in place of the configuration's teacher.",
+    )
+    parser.add_argument(
+        "--split", choices=["train", "val", "test"], default="train", help="Which images."
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="Table to write: .npz, .csv or .parquet.",
+    )
+    add_trust(parser)
+
+
+def _cache_logits(arguments: Namespace) -> int:
+    """Write the table, and say where."""
+    from ..training.cache_logits import cache_logits
+
+    table = cache_logits(arguments.config, arguments.out, arguments.teacher, arguments.split)
+    files, numbers = table.vectors.shape
+    print(f"{arguments.out}: {files:,} images, {numbers:,} logits each")
+    return 0
+
+
+COMMANDS = {
+    "cost": Command(
+        "Count mult-adds and parameters: the paper's tables, or a network of yours.",
+        (
+            "mobilevision cost --table 8 13",
+            "mobilevision cost --json",
+            "mobilevision cost --config configs/ssd300.yaml --num-classes 80",
+            "mobilevision cost --ckpt best.ckpt --size 300 300 --layers",
+        ),
+        _add_cost,
+        _cost,
+    ),
+    "plot tradeoff": Command(
+        "Draw accuracy against mult-adds and parameters from a table of results.",
+        (
+            "mobilevision plot tradeoff results.csv",
+            "mobilevision plot tradeoff results.json --out tradeoff.png --accuracy top5",
+        ),
+        _add_plot_tradeoff,
+        _plot_tradeoff,
+    ),
+    "compare": Command(
+        "Train variants of a recipe with the same budget and several seeds.",
+        (
+            "mobilevision compare variants.yaml --out runs/variants",
+            "mobilevision compare variants.yaml --out runs/one --seeds 1 --only plain ema",
+            "mobilevision compare variants.yaml --out runs/two --set trainer.max_epochs=2",
+        ),
+        _add_compare,
+        _compare,
+    ),
+    "sweep": Command(
+        "Train a classifier at several widths and resolutions; ends in a table and a figure.",
+        (
+            "mobilevision sweep -c configs/classification_quickstart.yaml --width-mults 0.25,0.5 "
+            "--resolutions 64,96 --out runs/sweep",
+            "mobilevision sweep -c configs/imagenet.yaml --out runs/figure4 "
+            "--fit=--trainer.devices=8 --fit=--data.root=/data/imagenet",
+        ),
+        _add_sweep,
+        _sweep,
+    ),
+    "cache-logits": Command(
+        "Write what a teacher says of every image, for students that learn from the table.",
+        (
+            "mobilevision cache-logits -c configs/classification_quickstart.yaml"
+            " --teacher best.ckpt --out logits.npz",
+        ),
+        _add_cache_logits,
+        _cache_logits,
+    ),
+}

@@ -1,0 +1,154 @@
+"""Commands that list, download and import published weights."""
+
+import json
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ..command import Command, add_size
+
+
+def _add_list(parser: ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="Print JSON in place of text.")
+
+
+def _list(arguments: Namespace) -> int:
+    """Print what is known of each name, and where its file lies if it is there."""
+    from ...backbone.weights.hub import PUBLIC_WEIGHTS, cached_path
+
+    paths = {name: cached_path(name) for name in PUBLIC_WEIGHTS}
+    there = {name: str(path) if path.is_file() else None for name, path in paths.items()}
+    if arguments.json:
+        rows = [
+            {"name": name, **weights._asdict(), "path": there[name]}
+            for name, weights in PUBLIC_WEIGHTS.items()
+        ]
+        print(json.dumps(rows, indent=2))
+        return 0
+    for name, weights in PUBLIC_WEIGHTS.items():
+        print(name)
+        print(f"  {weights.source}, width {weights.width_mult}, {weights.licence}")
+        print(f"  {there[name] or 'not downloaded'}")
+    return 0
+
+
+def _add_download(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "name",
+        type=str,
+        help="One of the names of 'mobilevision weights list', or hf:OWNER/REPOSITORY[@REVISION] "
+        "for model.safetensors of a repository on the Hugging Face hub.",
+    )
+    parser.add_argument(
+        "--url",
+        type=str,
+        metavar="URL",
+        default=None,
+        help="Mirror of the archive; its checksum must be the same.",
+    )
+    parser.add_argument(
+        "--sha256",
+        type=str,
+        metavar="HEX",
+        default=None,
+        help="What a file of the Hugging Face hub must hash to; the sum that the hub states if not "
+        "given. Names of the list have their own.",
+    )
+
+
+def _download(arguments: Namespace) -> int:
+    """Fetch the archive, check it, and take the weights out of it into the cache."""
+    from ...backbone.weights.hub import cached_path, fetch, find_public, parse_name
+    from ...datasets.download import Checksum, download, extract_file
+    from ...datasets.errors import DataError
+
+    if parse_name(arguments.name) is not None:
+        if arguments.url is not None:
+            raise DataError(
+                f"{arguments.name}: --url is for names of the list; the hub's own mirror is "
+                "chosen by the environment variable HF_ENDPOINT"
+            )
+        path, found = fetch(arguments.name, arguments.sha256)
+        print(f"{path}\nsha256 {found}")
+        return 0
+    if arguments.sha256 is not None:
+        raise DataError(f"{arguments.name}: --sha256 is for hf: names; this one has its own sum")
+    weights, path = find_public(arguments.name), cached_path(arguments.name)
+    if path.is_file():
+        print(f"{path}: is there already")
+        return 0
+    archive = path.with_name(weights.url.rpartition("/")[2])
+    download(arguments.url or weights.url, archive, Checksum("sha256", weights.sha256))
+    extract_file(archive, weights.member, path)
+    archive.unlink()
+    print(path)
+    return 0
+
+
+def _add_import_weights(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        type=str,
+        metavar="SOURCE",
+        help="A file (.tflite, .npz, .h5, .safetensors, .pth), a name of 'mobilevision weights "
+        "list', or hf:OWNER/REPOSITORY; names have to be downloaded before.",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="Checkpoint to write, .ckpt."
+    )
+    parser.add_argument("--sha256", type=str, metavar="HEX", help="What the file must hash to.")
+    add_size(parser, "Input size; what the file or its name says if not given.")
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="Names of the classes, one a line; those of ImageNet or COCO if not given.",
+    )
+    parser.add_argument(
+        "--licence", type=str, metavar="TEXT", help="Licence of the weights, to be kept with them."
+    )
+
+
+def _import_weights(arguments: Namespace) -> int:
+    """Write the checkpoint and say what is in it."""
+    from ..importing import format_card, import_weights
+
+    imported = import_weights(
+        arguments.source,
+        arguments.out,
+        sha256=arguments.sha256,
+        size_hw=tuple(arguments.size) if arguments.size else None,
+        labels=arguments.labels,
+        licence=arguments.licence,
+    )
+    print(format_card(imported))
+    return 0
+
+
+COMMANDS = {
+    "weights list": Command(
+        "List the public weights that have a name, and which are downloaded.",
+        ("mobilevision weights list", "mobilevision weights list --json"),
+        _add_list,
+        _list,
+    ),
+    "weights download": Command(
+        "Download public weights by name, verified, and resume where it stopped.",
+        (
+            "mobilevision weights download mobilenet_v1_1.0_224",
+            "mobilevision weights download hf:timm/mobilenetv1_100.ra4_e3600_r224_in1k",
+        ),
+        _add_download,
+        _download,
+    ),
+    "import": Command(
+        "Turn public weights of TensorFlow, Keras or timm into a checkpoint.",
+        (
+            "mobilevision import ssd_mobilenet_v1_0.75_coco_quant --out ssd.ckpt",
+            "mobilevision import mobilenet_1_0_224_tf.h5 --out mobilenet.ckpt",
+            "mobilevision import hf:timm/mobilenetv1_100.ra4_e3600_r224_in1k --out m.ckpt",
+        ),
+        _add_import_weights,
+        _import_weights,
+    ),
+}
