@@ -46,7 +46,7 @@ class _Job(NamedTuple):
     network: Any
     categories: dict[int, str]
     size_hw: tuple[int, int]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     """What is stored of the conversion."""
 
 
@@ -97,7 +97,7 @@ def import_weights(
         "sha256": found,
         "commit": commit_of(path),
         "licence": licence or _known_license(source),
-        **job.facts,
+        **job.metadata,
         "preprocess": {
             "size_hw": list(job.size_hw),
             "pixel_mean": job.network.pixel_mean,
@@ -133,14 +133,14 @@ def _detector(path: Path, size_hw: tuple[int, int] | None, names: list[str] | No
     plan = source.plan(len(categories))
     network = cast(SSD, plan.build())
     source.fill(network, list(categories))
-    facts = {
+    metadata = {
         "kind": f"SSD of the TensorFlow Object Detection API ({source.file.kind})",
         "imported": "backbone, additional maps, box and class predictors",
         "folded": True,
         "notes": notes,
     }
     size_hw = size_hw or source.size_hw
-    return _Job(DetectionTask, plan, network.eval(), categories, size_hw, facts)
+    return _Job(DetectionTask, plan, network.eval(), categories, size_hw, metadata)
 
 
 def _detector_categories(source: TensorFlowSSD, names: list[str] | None) -> dict[int, str]:
@@ -191,13 +191,13 @@ def _classifier(
     )
     network = plan.build()
     network.load_state_dict(public.classifier.state_dict())
-    facts = {
+    metadata = {
         "kind": public.kind,
         "imported": "backbone and classifier",
         "folded": public.folded,
         "notes": list(public.notes),
     }
-    return _Job(ClassificationTask, plan, network.eval(), categories, size_hw, facts)
+    return _Job(ClassificationTask, plan, network.eval(), categories, size_hw, metadata)
 
 
 def _classifier_categories(path: Path, num_classes: int, names: list[str] | None) -> dict[int, str]:

@@ -3,7 +3,7 @@
     python benchmarks/detect.py
     python benchmarks/detect.py --threads 2 --rounds 40
 
-Timed is all that comes after decoding: resize, normalization, network, box decoding, suppression.
+Timed is all that comes after decoding: resize, normalization, network, box decoding, NMS.
 All are eager, in float32, with random weights and 90 classes (torchvision counts background as the
 91st). Ours get an array (H, W, 3) uint8 through ``Detector``; torchvision's get the float tensor
 (3, H, W) in [0, 1] that they want, and its making is not counted.
@@ -40,7 +40,7 @@ WITHOUT_LIMIT = 10**6
 
 
 class Side(NamedTuple):
-    """A detector whose suppression can be set."""
+    """A detector whose NMS can be set."""
 
     run: Callable[[], np.ndarray]
     """Image to scores (K,), falling."""
@@ -99,7 +99,7 @@ def take_turns(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, lis
 def limit_candidates(side: Side, wanted: int) -> int:
     """Set the score threshold that lets ``wanted`` candidates pass; return how many do.
 
-    Without suppression (IoU threshold 1) and limits, what a model returns are its candidates.
+    Without NMS (IoU threshold 1) and limits, what a model returns are its candidates.
     """
     side.limit(0.0, 1.0, WITHOUT_LIMIT)
     scores = np.sort(side.run())[::-1].astype(np.float64)
@@ -180,7 +180,7 @@ def untrained(make: Callable[..., nn.Module], **options: Any) -> Any:
 
 
 def peer(model: nn.Module, part: Any, iou_name: str, score_name: str, most_name: str) -> Side:
-    """A model of torchvision whose suppression is set by attributes of one of its parts."""
+    """A model of torchvision whose NMS is set by attributes of one of its parts."""
     usual, image = getattr(part, iou_name), torch.from_numpy(random_image()).permute(2, 0, 1) / 255
 
     def run() -> np.ndarray:

@@ -102,7 +102,7 @@ class ImageTask(LightningModule):
         self.channels_last = channels_last
         self.decay_depthwise = decay_depthwise
         self.run_dir = Path()
-        self.facts: dict[str, Any] = {"format": CHECKPOINT_FORMAT}
+        self.metadata: dict[str, Any] = {"format": CHECKPOINT_FORMAT}
         """Plain data beside the weights in every checkpoint, such as ``size_hw``."""
         if channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -171,7 +171,7 @@ class ImageTask(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
-        self.facts["size_hw"] = [int(size) for size in batch.images.shape[-2:]]
+        self.metadata["size_hw"] = [int(size) for size in batch.images.shape[-2:]]
         losses = self.losses(self(batch.images), batch)
         return self.log_losses("train", losses, batch, batch_idx)
 
@@ -252,17 +252,17 @@ class ImageTask(LightningModule):
             return load_task(checkpoint_path, cls, map_location, strict, **overrides)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the plain facts."""
-        checkpoint[CHECKPOINT_ENTRY] = dict(self.facts)
+        """Add the plain metadata."""
+        checkpoint[CHECKPOINT_ENTRY] = dict(self.metadata)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the plain facts back; checkpoints of before they existed have none.
+        """Take the plain metadata back; checkpoints of before they existed have none.
 
         Raises:
             DataError: The checkpoint is of a network of other shapes.
         """
         _require_same_shapes(self, checkpoint)
-        self.facts = dict(cast(dict, checkpoint.get(CHECKPOINT_ENTRY, self.facts)))
+        self.metadata = dict(cast(dict, checkpoint.get(CHECKPOINT_ENTRY, self.metadata)))
 
 
 def _require_same_shapes(task: ImageTask, checkpoint: dict[str, Any]) -> None:

@@ -398,21 +398,21 @@ def embed(
         )
     faces = views.read(inputs) if views else None
     embedder = FaceEmbedder.load(model, device, size)
-    metadata: dict[str, str] = {}
+    extra: dict[str, str] = {}
     make: RowMaker
     files: Iterable[Named]
     if views and faces:
         drawn = FaceViews(faces, embedder.size, views.seed)
         make = ViewsOfFaces(embedder, drawn, views.count, batch_size)
-        metadata = {"fingerprint": drawn.fingerprint}
+        extra = {"fingerprint": drawn.fingerprint}
         files = _files_of(faces)
     else:
         make = (AlignedFaces if aligned else FoundFaces)(embedder, batch_size)
         if largest:
             make = FoundFaces(embedder, batch_size, largest)
         files = named_files(inputs)
-    facts = {**model_fingerprint(model), "size": embedder.size}
-    return make_table(Work(out, facts, metadata), files, make)
+    metadata = {**model_fingerprint(model), "size": embedder.size}
+    return make_table(Work(out, metadata, extra), files, make)
 
 
 def find_faces(
@@ -437,9 +437,9 @@ def find_faces(
     if batch_size < 1:
         raise DataError("--batch-size is at least 1")
     finder = MTCNNFinder(device=device)
-    facts = {"model": "mtcnn", "min_score": finder.min_score, "longest_px": finder.longest_px}
+    metadata = {"model": "mtcnn", "min_score": finder.min_score, "longest_px": finder.longest_px}
     make = FoundLandmarks(finder, batch_size)
-    return make_table(Work(out, facts, {}), named_files(inputs), make)
+    return make_table(Work(out, metadata, {}), named_files(inputs), make)
 
 
 def describe_files(
@@ -478,8 +478,8 @@ def describe_files(
         raise DataError("--batch-size is at least 1")
     describe = (FaceAnalyzer if embeddings else FaceAttributes).load(model, device)
     make = DescribedFaces(describe, batch_size, aligned, largest, images)
-    facts = {**model_fingerprint(str(model)), "size_hw": list(describe.size_hw)}
-    return make_table(Work(out, facts, {}), named_files(inputs), make)
+    metadata = {**model_fingerprint(str(model)), "size_hw": list(describe.size_hw)}
+    return make_table(Work(out, metadata, {}), named_files(inputs), make)
 
 
 def _files_of(faces: Faces) -> Iterator[Named]:

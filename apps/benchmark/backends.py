@@ -1,4 +1,4 @@
-"""A network without resize, decoding and suppression, for its share of the machine's ceiling."""
+"""A network without resize, decoding and NMS, for its share of the machine's ceiling."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -43,12 +43,12 @@ def alone(deployable: Deployable) -> Deployable:
     What does not depend on the images, such as anchors, is part of the answer, too.
     """
     network = bare_network(deployable.module.answers)
-    size_hw = deployable.facts.size_hw
+    size_hw = deployable.metadata.size_hw
     module = DeployedNetwork(AloneAnswers(network), size_hw).eval()
     with torch.inference_mode():
         count = len(module(torch.zeros(1, *size_hw, 3, dtype=torch.uint8)))
     outputs = {f"output_{number}": "of the network" for number in range(count)}
-    return Deployable(module, replace(deployable.facts, job="network", outputs=outputs))
+    return Deployable(module, replace(deployable.metadata, job="network", outputs=outputs))
 
 
 def bare_network(answers: nn.Module) -> nn.Module:
@@ -232,7 +232,7 @@ def _in_precision(side: Side, precision: str) -> Side:
 
 
 def _mult_adds(deployable: Deployable) -> int:
-    pixels = torch.zeros(1, 3, *deployable.facts.size_hw, dtype=torch.uint8)
+    pixels = torch.zeros(1, 3, *deployable.metadata.size_hw, dtype=torch.uint8)
     return mult_adds_of(bare_network(deployable.module.answers), pixels)
 
 
@@ -241,15 +241,15 @@ def _exported_file(path: Path, engine: str) -> Side:
     own = formats[0] if formats else path.suffix
     if engine not in (ALL, own):
         raise DataError(f"{path}: is run by {own}. Leave --engine {engine} out.")
-    facts = open_runtime(path, "cpu").facts  # says at once what is wrong with it
-    taken = facts.size_hw if own in FIXED_SHAPES else None
+    metadata = open_runtime(path, "cpu").metadata  # says at once what is wrong with it
+    taken = metadata.size_hw if own in FIXED_SHAPES else None
     return Side(path.name, own, Opening("file", str(path)), note="as it is", answer_hw=taken)
 
 
 def _eager(model: Path, deployable: Deployable, mult_adds: int) -> Side:
     whole = Opening("checkpoint", str(model))
     network = whole._replace(part="network")
-    return Side(model.name, EAGER, whole, network, deployable.facts.size_hw, mult_adds)
+    return Side(model.name, EAGER, whole, network, deployable.metadata.size_hw, mult_adds)
 
 
 def _in_format(
@@ -269,10 +269,10 @@ def _in_format(
         name,
         Opening("file", str(whole)),
         Opening("file", str(part)),
-        deployable.facts.size_hw,
+        deployable.metadata.size_hw,
         mult_adds,
         f"largest difference to torch: {note}" if note else "",
-        deployable.facts.size_hw if name in FIXED_SHAPES else None,
+        deployable.metadata.size_hw if name in FIXED_SHAPES else None,
     )
 
 

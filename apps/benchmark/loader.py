@@ -16,7 +16,7 @@ class Opened(NamedTuple):
     """A network that is ready to run."""
 
     answer: Run
-    """All of it, from images of any size; resize and suppression are part of it."""
+    """All of it, from images of any size; resize and NMS are part of it."""
     network: Run | None = None
     """The network alone, on images of its own size; None where it cannot be told apart."""
 

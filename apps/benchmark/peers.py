@@ -36,7 +36,7 @@ def open_checkpoint(source: str, threads: int) -> Opened:
     path = Path(source)
     task = load_task(path, ImageTask)
     runtime = run_task(predictor_of(task), task, "cpu", source=str(path))
-    height, width = runtime.facts.size_hw
+    height, width = runtime.metadata.size_hw
     network = cast(nn.Module, getattr(runtime.network.network, "network", runtime.network.network))
     if isinstance(task, DetectionTask):
         return Opened(_detecting(Detector(runtime)), running(network, as_batch))
@@ -244,7 +244,7 @@ def wake(network: nn.Module, run: Callable[[], object], columns: int = _COCO_CLA
 def limit_candidates(detector: Peer, wanted: int, image: np.ndarray) -> float:
     """The score threshold that lets so many candidates of an image pass; it is set, too.
 
-    Without suppression (IoU threshold 1) and limits, what a model returns are its candidates.
+    Without NMS (IoU threshold 1) and limits, what a model returns are its candidates.
     """
     part = _suppression(detector.network)
     usual = (part.nms_thresh, part.detections_per_img)
@@ -259,5 +259,5 @@ def limit_candidates(detector: Peer, wanted: int, image: np.ndarray) -> float:
 
 
 def _suppression(model: nn.Module) -> Any:
-    """The part of one of torchvision's detectors that has the settings of suppression."""
+    """The part of one of torchvision's detectors that has the settings of NMS."""
     return getattr(model, "roi_heads", model)

@@ -42,7 +42,7 @@ def _add_int8(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--int8",
         action="store_true",
-        help="Put the network's layers into 8 bits; what each costs is written beside the file.",
+        help="Quantize the network's layers to int8; what each costs is written beside the file.",
     )
     parser.add_argument(
         "--calibrate",

@@ -15,7 +15,7 @@ from torch.export import ExportedProgram, default_decompositions
 
 from ...datasets.errors import DataError
 from ...datasets.files import replaced_folder
-from ..inference.runtime import AS_THEY_ARE, ModelFacts
+from ..inference.runtime import AS_THEY_ARE, ModelMetadata
 from .export_module import UNKNOWN, Deployable, DeployedNetwork
 from .formats import ExportOptions
 from .nms import DECOMPOSITIONS, roi_align
@@ -51,9 +51,9 @@ class CoreMlFormat:
 
     suffix = ".mlpackage"
 
-    def facts(self, deployable: Deployable) -> ModelFacts:
-        """See ``OwnFacts``."""
-        return coreml_facts(deployable.facts)
+    def metadata(self, deployable: Deployable) -> ModelMetadata:
+        """See ``OwnMetadata``."""
+        return coreml_metadata(deployable.metadata)
 
     def write(self, deployable: Deployable, out: Path, options: ExportOptions) -> dict[str, Any]:
         """See ``Format``."""
@@ -70,7 +70,7 @@ class CoreMlFormat:
                     f"--format coreml: coremltools {ct.__version__} cannot convert this network: "
                     f"{error}. --format onnx may."
                 ) from error
-            describe(model, self.facts(deployable))
+            describe(model, self.metadata(deployable))
             with replaced_folder(out) as temporary:
                 model.save(str(temporary))
                 (temporary / _OF_OTHERS).unlink(missing_ok=True)
@@ -106,7 +106,7 @@ def quiet_coremltools() -> Iterator[Any]:
 def image_program(deployable: Deployable) -> ExportedProgram:
     """Trace a network as it takes an image, in operators that coremltools knows."""
     network = ImageNetwork(deployable.module).eval()
-    example = torch.zeros(1, 3, *deployable.facts.size_hw)
+    example = torch.zeros(1, 3, *deployable.metadata.size_hw)
     with torch.no_grad():
         network(example)  # lets anchors be made as values
         program = torch.export.export(network, (example,))
@@ -115,14 +115,14 @@ def image_program(deployable: Deployable) -> ExportedProgram:
 
 def convert(ct: Any, deployable: Deployable) -> Any:
     """Return a network as an ``MLModel`` that is not loaded."""
-    height, width = deployable.facts.size_hw
+    height, width = deployable.metadata.size_hw
     return ct.convert(
         image_program(deployable),
         convert_to="mlprogram",
         inputs=[ct.ImageType(INPUT, shape=(1, 3, height, width), color_layout=ct.colorlayout.RGB)],
         outputs=[
             ct.TensorType(name, dtype=_TYPES.get(name, np.float32))
-            for name in deployable.facts.outputs
+            for name in deployable.metadata.outputs
         ],
         minimum_deployment_target=ct.target.iOS16,
         compute_precision=ct.transform.FP16ComputePrecision(op_selector=selects_layers()),
@@ -159,28 +159,28 @@ def is_layer(operation: Any) -> bool:
     return operation.op_type in {"conv", "linear"}
 
 
-def coreml_facts(facts: ModelFacts) -> ModelFacts:
+def coreml_metadata(metadata: ModelMetadata) -> ModelMetadata:
     """What a file says: what an image is to be, and types that Core ML has."""
-    height, width = facts.size_hw
+    height, width = metadata.size_hw
     image = f"an RGB image of {height}x{width} px"
-    said = f"{facts.preparation}; one of them as {image}"
-    if facts.preparation == AS_THEY_ARE:
+    said = f"{metadata.preparation}; one of them as {image}"
+    if metadata.preparation == AS_THEY_ARE:
         said = f"{image}, resized to that before"
-    outputs = {name: text.replace("int64", "int32") for name, text in facts.outputs.items()}
-    return replace(facts, preparation=said, outputs=outputs)
+    outputs = {name: text.replace("int64", "int32") for name, text in metadata.outputs.items()}
+    return replace(metadata, preparation=said, outputs=outputs)
 
 
-def describe(model: Any, facts: ModelFacts) -> None:
+def describe(model: Any, metadata: ModelMetadata) -> None:
     """Put what a network is where Xcode and Core ML's own tools show it, and all of it as JSON."""
-    height, width = facts.size_hw
-    model.license = facts.licence
-    model.author = str((facts.provenance.get("weights") or {}).get("source") or UNKNOWN)
-    model.short_description = f"{facts.job} at {height}x{width} px, by mobilevision"
-    model.version = str(facts.provenance.get("mobilevision", UNKNOWN))
-    model.input_description[INPUT] = facts.preparation
-    for name, meaning in facts.outputs.items():
+    height, width = metadata.size_hw
+    model.license = metadata.licence
+    model.author = str((metadata.provenance.get("weights") or {}).get("source") or UNKNOWN)
+    model.short_description = f"{metadata.job} at {height}x{width} px, by mobilevision"
+    model.version = str(metadata.provenance.get("mobilevision", UNKNOWN))
+    model.input_description[INPUT] = metadata.preparation
+    for name, meaning in metadata.outputs.items():
         model.output_description[name] = meaning
-    model.user_defined_metadata.update(facts.to_strings())
+    model.user_defined_metadata.update(metadata.to_strings())
 
 
 def coreml_operators() -> dict[Any, Any]:

@@ -17,7 +17,7 @@ from torch.fx import Node
 from ...datasets.errors import DataError
 from ...datasets.files import replaced_atomically
 from .export_module import Deployable
-from .exported_program import plain_program, written_facts
+from .exported_program import plain_program, written_metadata
 from .formats import ExportOptions, with_fixed_shapes
 from .nms import ExportablePostProcess, roi_align
 
@@ -25,7 +25,7 @@ _MATMUL = torch.ops.aten.matmul.default
 
 
 class ExecutorchFormat:
-    """Programs of ExecuTorch; each entry of the facts is a method that returns a string.
+    """Programs of ExecuTorch; each entry of the metadata is a method that returns a string.
 
     Shapes are fixed: images have the network's size, and there are as many as ``batch`` says, one
     if it says nothing.
@@ -43,7 +43,7 @@ class ExecutorchFormat:
         lowered = to_edge_transform_and_lower(
             program,
             partitioner=[XnnpackPartitioner(configs=network_configs())],
-            constant_methods=written_facts(deployable, options).to_strings(),
+            constant_methods=written_metadata(deployable, options).to_strings(),
         ).to_executorch()
         with replaced_atomically(out) as temporary, temporary.open("wb") as file:
             lowered.write_to_file(file)

@@ -20,7 +20,7 @@ from ...heads.checkpoint import load_task
 from ...heads.detection.prediction_heads import MapPredictor, Predictors, as_rows
 from ...heads.task import ImageTask
 from ..inference.jobs import predictor_of
-from ..inference.runtime import ModelFacts
+from ..inference.runtime import ModelMetadata
 from ..inference.torch import adapt, input_size
 from .nms import make_exportable
 
@@ -165,11 +165,11 @@ class Deployable:
 
     Attributes:
         module: Images (B, H, W, 3) uint8 RGB to the outputs that ``facts`` names, in order.
-        facts: What the file is to say.
+        metadata: What the file is to say.
     """
 
     module: DeployedNetwork
-    facts: ModelFacts
+    metadata: ModelMetadata
 
     def program(self, batch: int | None = None, any_image: bool = True) -> ExportedProgram:
         """Trace the network.
@@ -179,7 +179,7 @@ class Deployable:
             any_image: Whether images may have any size and are resized inside; False takes
                 images of the network's size alone.
         """
-        height, width = self.facts.size_hw
+        height, width = self.metadata.size_hw
         if any_image:  # other numbers than the network's, which would be taken for fixed
             height, width = height + 13, width + 29
         example = torch.zeros(batch or 2, height, width, 3, dtype=torch.uint8)
@@ -215,13 +215,13 @@ def open_deployable(path: str | Path, size_hw: tuple[int, int] | None = None) ->
     task = load_task(path, ImageTask)
     predictor = predictor_of(task)
     size_hw = input_size(task, size_hw, str(path))
-    facts = replace(
+    metadata = replace(
         predictor.describe(task, size_hw),
-        licence=_license(task.facts),
-        provenance=_provenance(path, task.facts),
+        licence=_license(task.metadata),
+        provenance=_provenance(path, task.metadata),
     )
     adapted = adapt(predictor, task, prepare_for_export, size_hw)
-    return Deployable(DeployedNetwork(adapted, size_hw).eval(), facts)
+    return Deployable(DeployedNetwork(adapted, size_hw).eval(), metadata)
 
 
 def prepare_for_export(network: nn.Module) -> nn.Module:

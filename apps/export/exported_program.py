@@ -10,7 +10,7 @@ import torch
 from torch.export import ExportedProgram
 
 from ...datasets.files import write_atomically
-from ..inference.runtime import AS_THEY_ARE, ModelFacts
+from ..inference.runtime import AS_THEY_ARE, ModelMetadata
 from .export_module import Deployable
 from .formats import ExportOptions
 from .nms import DECOMPOSITIONS
@@ -24,27 +24,27 @@ def plain_program(deployable: Deployable, options: ExportOptions) -> ExportedPro
     return program.run_decompositions({**DECOMPOSITIONS})
 
 
-def written_facts(deployable: Deployable, options: ExportOptions) -> ModelFacts:
+def written_metadata(deployable: Deployable, options: ExportOptions) -> ModelMetadata:
     """What a file says, with the size that images must have where they are not resized inside."""
-    facts = deployable.facts
+    metadata = deployable.metadata
     if options.any_image:
-        return facts
-    height, width = facts.size_hw
-    said = f"{facts.preparation}; resized to {height}x{width} px before"
-    if facts.preparation == AS_THEY_ARE:
+        return metadata
+    height, width = metadata.size_hw
+    said = f"{metadata.preparation}; resized to {height}x{width} px before"
+    if metadata.preparation == AS_THEY_ARE:
         said = f"uint8 RGB images (batch, {height}, {width}, 3), resized to that before"
-    return replace(facts, preparation=said)
+    return replace(metadata, preparation=said)
 
 
 class ExportedProgramFormat:
-    """Archives of ``torch.export.save``; the facts are its extra files."""
+    """Archives of ``torch.export.save``; the metadata is its extra files."""
 
     suffix = ".pt2"
 
     def write(self, deployable: Deployable, out: Path, options: ExportOptions) -> dict[str, Any]:
         """See ``Format``."""
         program = plain_program(deployable, options)
-        entries = written_facts(deployable, options).to_strings()
+        entries = written_metadata(deployable, options).to_strings()
         buffer = io.BytesIO()  # torch ends the process where a file cannot be written
         torch.export.save(program, buffer, extra_files=entries)  # type: ignore[arg-type]
         write_atomically(out, buffer.getvalue())

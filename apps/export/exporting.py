@@ -9,10 +9,10 @@ import torch
 
 from ...datasets.errors import DataError
 from ...datasets.files import size_of
-from ..inference.runtime import EXPORTED_SUFFIXES, ModelFacts, open_runtime
+from ..inference.runtime import EXPORTED_SUFFIXES, ModelMetadata, open_runtime
 from .export_module import Deployable, open_deployable
-from .exported_program import written_facts
-from .formats import FIXED_SHAPES, ExportOptions, OwnFacts, open_format, with_fixed_shapes
+from .exported_program import written_metadata
+from .formats import FIXED_SHAPES, ExportOptions, OwnMetadata, open_format, with_fixed_shapes
 
 _IMAGE_HW = (480, 640)
 _COARSE_HW = (12, 16)
@@ -22,7 +22,7 @@ class Exported(NamedTuple):
     """What was written."""
 
     path: Path
-    facts: ModelFacts
+    metadata: ModelMetadata
     size_bytes: int
     """Of the file, or of the folder that it is."""
     notes: dict[str, Any]
@@ -67,10 +67,10 @@ def export_checkpoint(
     found = None
     if out.suffix in EXPORTED_SUFFIXES:
         found = differences(deployable, out, options)
-    facts = written_facts(deployable, options)
-    if isinstance(chosen, OwnFacts):
-        facts = chosen.facts(deployable)
-    return Exported(out, facts, size, notes, found)
+    metadata = written_metadata(deployable, options)
+    if isinstance(chosen, OwnMetadata):
+        metadata = chosen.metadata(deployable)
+    return Exported(out, metadata, size, notes, found)
 
 
 def differences(
@@ -87,12 +87,13 @@ def differences(
         DataError: The file cannot be opened.
     """
     options = options or ExportOptions()
-    size_hw = _IMAGE_HW if options.any_image else deployable.facts.size_hw
+    size_hw = _IMAGE_HW if options.any_image else deployable.metadata.size_hw
     images = np.stack([made_up_image(size_hw)] * (options.batch or 1))
     with torch.inference_mode():
         answers = deployable.module(torch.from_numpy(images))
     expected = {
-        name: answer.numpy() for name, answer in zip(deployable.facts.outputs, answers, strict=True)
+        name: answer.numpy()
+        for name, answer in zip(deployable.metadata.outputs, answers, strict=True)
     }
     return largest_differences(expected, open_runtime(path, "cpu")(images))
 
@@ -135,14 +136,14 @@ def _largest(difference: np.ndarray) -> float:
 
 def format_exported(exported: Exported) -> str:
     """What was written, as text."""
-    facts = exported.facts
-    height, width = facts.size_hw
+    metadata = exported.metadata
+    height, width = metadata.size_hw
     lines = [
-        f"{exported.path}: {facts.job}, {exported.size_bytes / 1e6:.1f} MB, works at "
+        f"{exported.path}: {metadata.job}, {exported.size_bytes / 1e6:.1f} MB, works at "
         f"{height}x{width} px",
-        f"  input     {facts.preparation}",
+        f"  input     {metadata.preparation}",
     ]
-    lines += [f"  {name:<9} {meaning}" for name, meaning in facts.outputs.items()]
+    lines += [f"  {name:<9} {meaning}" for name, meaning in metadata.outputs.items()]
     lines.append("  " + ", ".join(f"{name} {value}" for name, value in exported.notes.items()))
     if exported.differences is None:
         lines.append("  not run: nothing installed here runs such files")

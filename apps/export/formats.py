@@ -9,7 +9,7 @@ import numpy as np
 
 from ...datasets.errors import DataError
 from ..batch.inputs import find_files
-from ..inference.runtime import ModelFacts
+from ..inference.runtime import ModelMetadata
 from .export_module import Deployable
 
 FIXED_SHAPES = ("executorch",)
@@ -24,7 +24,7 @@ class Calibration:
     """Where the ranges of an int8 network come from, and how much may be lost.
 
     Attributes:
-        paths: Images as the network will meet them, prepared as the file's facts say.
+        paths: Images as the network will meet them, prepared as the file's metadata says.
         method: One of ``CALIBRATION_METHODS``: the extremes that were seen, the range that keeps
             most information, or all but the rarest values.
         limit_db: Signal to noise that the network's answers must keep; layers stay in float32, the
@@ -94,7 +94,7 @@ class Format(Protocol):
         ...
 
     def write(self, deployable: Deployable, out: Path, options: ExportOptions) -> dict[str, Any]:
-        """Write a network with its facts, whole or not at all.
+        """Write a network with its metadata, whole or not at all.
 
         Returns:
             What else is to be said of the file, such as the version of the format: plain data.
@@ -107,10 +107,10 @@ class Format(Protocol):
 
 
 @runtime_checkable
-class OwnFacts(Protocol):
+class OwnMetadata(Protocol):
     """A format whose files take other images, or give other types, than the network."""
 
-    def facts(self, deployable: Deployable) -> ModelFacts:
+    def metadata(self, deployable: Deployable) -> ModelMetadata:
         """Return what a file says of itself."""
         ...
 

@@ -473,7 +473,7 @@ class OnnxFormat:
                 deployable = with_provenance(deployable, options.int8)
                 # Of the passes, only the resize changes pixels; the others are for float32.
                 onnx.save(make_model(deployable, options, resize_as_torch), path)
-                report = quantize(path, out, deployable.facts.size_hw, options.int8)
+                report = quantize(path, out, deployable.metadata.size_hw, options.int8)
             return {"opset": OPSET, **report_notes(report)}
         model = make_model(deployable, options, speed_up)
         with replaced_atomically(out) as temporary:
@@ -501,7 +501,7 @@ def make_model(
         dynamo=True,
         opset_version=OPSET,
         input_names=["images"],
-        output_names=list(deployable.facts.outputs),
+        output_names=list(deployable.metadata.outputs),
         custom_translation_table={MULTICLASS_NMS: translate_nms},
         verbose=False,
     )
@@ -515,6 +515,6 @@ def make_model(
         raise ValueError(f"{', '.join(sorted(left))} of training are left in the graph")
     name_axes(model)
     model.producer_name = "mobilevision"
-    onnx.helper.set_model_props(model, deployable.facts.to_strings())
+    onnx.helper.set_model_props(model, deployable.metadata.to_strings())
     onnx.checker.check_model(model, full_check=True)
     return model

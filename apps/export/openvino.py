@@ -12,8 +12,8 @@ import openvino
 from openvino import Node, Output, opset13
 
 from ...datasets.files import replaced_atomically
-from ..inference.openvino import FACTS_ENTRY
-from ..inference.runtime import ModelFacts
+from ..inference.openvino import METADATA_ENTRY
+from ..inference.runtime import ModelMetadata
 from .export_module import Deployable
 from .formats import ExportOptions
 from .onnx import make_model, pixels_of_group
@@ -37,18 +37,18 @@ class OpenVinoFormat:
             path = Path(folder) / "float.onnx"
             if options.int8 is None:
                 onnx.save(make_model(deployable, options), path)
-                return convert(path, out, deployable.facts)
+                return convert(path, out, deployable.metadata)
             deployable = with_provenance(deployable, options.int8)
             small = path.with_name("int8.onnx")
             onnx.save(make_model(deployable, options), path)
-            report = quantize(path, small, deployable.facts.size_hw, options.int8)
-            notes = convert(small, out, deployable.facts)
+            report = quantize(path, small, deployable.metadata.size_hw, options.int8)
+            notes = convert(small, out, deployable.metadata)
             with replaced_atomically(report_path(out)) as temporary:
                 temporary.write_bytes(report_path(small).read_bytes())
         return {**notes, **report_notes(report)}
 
 
-def convert(source: Path, out: Path, facts: ModelFacts) -> dict[str, Any]:
+def convert(source: Path, out: Path, metadata: ModelMetadata) -> dict[str, Any]:
     """Write an ONNX file of ours as one for OpenVINO.
 
     An .xml that is there always has its own .bin: an older one goes before the .bin is replaced.
@@ -56,7 +56,7 @@ def convert(source: Path, out: Path, facts: ModelFacts) -> dict[str, Any]:
     Args:
         source: The ONNX file, in float32 or int8.
         out: The .xml to write or replace.
-        facts: What the file is to say.
+        metadata: What the file is to say.
 
     Returns:
         As ``Format.write``.
@@ -66,7 +66,7 @@ def convert(source: Path, out: Path, facts: ModelFacts) -> dict[str, Any]:
     """
     model = openvino.Core().read_model(source)
     resize_as_torch(model)
-    model.set_rt_info(json.dumps(facts.to_strings()), list(FACTS_ENTRY))
+    model.set_rt_info(json.dumps(metadata.to_strings()), list(METADATA_ENTRY))
     weights = out.with_suffix(".bin")
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".", dir=out.parent) as folder:

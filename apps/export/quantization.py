@@ -258,10 +258,12 @@ def quantize(
 
 
 def with_provenance(deployable: Deployable, calibration: Calibration) -> Deployable:
-    """Return a network whose facts say how its file in int8 was calibrated."""
-    facts = deployable.facts
+    """Return a network whose metadata says how its file in int8 was calibrated."""
+    metadata = deployable.metadata
     how = {"method": calibration.method, "pictures": len(calibration.paths)}
-    return replace(deployable, facts=replace(facts, provenance={**facts.provenance, "int8": how}))
+    return replace(
+        deployable, metadata=replace(metadata, provenance={**metadata.provenance, "int8": how})
+    )
 
 
 def report_notes(report: dict[str, Any]) -> dict[str, Any]:
@@ -371,7 +373,7 @@ def choose_layers(
             return kept, reached
         left_out += 1 + left_out // 4  # rarely many, and then not one by one
     raise DataError(
-        f"--int8-limit {limit_db:g}: no layer can be in 8 bits; the best that was reached is "
+        f"--int8-limit {limit_db:g}: no layer can be in int8; the best that was reached is "
         f"{reached:.1f} dB. Take a lower limit."
     )
 

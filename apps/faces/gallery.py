@@ -41,10 +41,10 @@ from ..private_files import (
 )
 
 GALLERY_FORMAT = 1
-FACTS_FILE = "gallery.json"
+METADATA_FILE = "gallery.json"
 
 
-class GalleryFacts(NamedTuple):
+class GalleryMetadata(NamedTuple):
     """What all faces of a gallery have in common."""
 
     model: dict[str, Any]
@@ -55,24 +55,24 @@ class GalleryFacts(NamedTuple):
     """As measured with the model; None where it was not."""
 
 
-def write_facts(folder: Path, facts: GalleryFacts) -> None:
+def write_metadata(folder: Path, metadata: GalleryMetadata) -> None:
     """Write the file, whole or not at all.
 
     Raises:
         OSError: The folder cannot be written.
     """
-    threshold = list(facts.threshold) if facts.threshold else None
-    content = {"format": GALLERY_FORMAT, **facts._asdict(), "threshold": threshold}
-    write_atomically(folder / FACTS_FILE, json.dumps(content, indent=1).encode())
+    threshold = list(metadata.threshold) if metadata.threshold else None
+    content = {"format": GALLERY_FORMAT, **metadata._asdict(), "threshold": threshold}
+    write_atomically(folder / METADATA_FILE, json.dumps(content, indent=1).encode())
 
 
-def read_facts(folder: Path) -> GalleryFacts:
+def read_metadata(folder: Path) -> GalleryMetadata:
     """Read and check the file.
 
     Raises:
         DataError: There is no gallery, it is of another format, or the file is damaged.
     """
-    path = folder / FACTS_FILE
+    path = folder / METADATA_FILE
     try:
         content = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -93,7 +93,7 @@ def read_facts(folder: Path) -> GalleryFacts:
         raise _damaged(path, f"has the model {model!r}, not an object")
     if type(dimension) is not int or dimension < 1:
         raise _damaged(path, f"has the dimension {dimension!r}, not a whole number from 1")
-    return GalleryFacts(model, dimension, _threshold(path, content.get("threshold")))
+    return GalleryMetadata(model, dimension, _threshold(path, content.get("threshold")))
 
 
 def _threshold(path: Path, value: Any) -> Threshold | None:
@@ -121,7 +121,7 @@ _TABLE = "faces"
 _TABLE_FOLDER = f"{_TABLE}.lance"
 _LOCK_FILE = ".lock"
 _MARK_FILE = ".changing"
-_OWN_FILES = (FACTS_FILE, _TABLE_FOLDER, _LOCK_FILE, _MARK_FILE)
+_OWN_FILES = (METADATA_FILE, _TABLE_FOLDER, _LOCK_FILE, _MARK_FILE)
 _LOCK_SECONDS = 120.0
 _RANDOM_ID_LENGTH = 32
 """Faces had random ids before they had ids of their content."""
@@ -166,11 +166,11 @@ class Gallery:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._lancedb, self._arrow, self._filelock = _libraries()
-        facts = read_facts(self.folder)
-        self.model = facts.model
+        metadata = read_metadata(self.folder)
+        self.model = metadata.model
         """What says which model the embeddings are of."""
-        self.dimension = facts.dimension
-        self.threshold = facts.threshold
+        self.dimension = metadata.dimension
+        self.threshold = metadata.threshold
         """As measured with the model; None where it was not."""
         _narrow(self.folder)
 
@@ -198,9 +198,9 @@ class Gallery:
         filelock = _libraries()[2]
         _make_folder(folder)
         with _locked(filelock, folder):
-            if not (folder / FACTS_FILE).exists():
-                write_facts(folder, GalleryFacts(dict(model), dimension, threshold))
-                make_private(folder / FACTS_FILE)
+            if not (folder / METADATA_FILE).exists():
+                write_metadata(folder, GalleryMetadata(dict(model), dimension, threshold))
+                make_private(folder / METADATA_FILE)
         gallery = cls(folder)
         gallery.check_model(model)
         return gallery
@@ -388,8 +388,8 @@ class Gallery:
         length = table.schema.field("vector").type.list_size
         if length != self.dimension:
             raise DataError(
-                f"{self.folder / FACTS_FILE}: damaged, has the dimension {self.dimension}, and the "
-                f"faces have {length} numbers. Restore the file from a backup, or write {length}."
+                f"{self.folder / METADATA_FILE}: damaged, has the dimension {self.dimension}, and "
+                f"the faces have {length} numbers. Restore the file from a backup, or write {length}."
             )
         return table
 
@@ -504,13 +504,13 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(PRIVATE_FOLDER, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise DataError(f"{folder}: a file is in the way; name another folder") from error
-    if (folder / FACTS_FILE).exists():
+    if (folder / METADATA_FILE).exists():
         return
     names = {path.name for path in folder.iterdir()}
     if _TABLE_FOLDER in names:
         raise DataError(
-            f"{folder / FACTS_FILE}: missing, and it says which model the faces are of. Restore it "
-            "from a backup, or enroll the people anew in another folder."
+            f"{folder / METADATA_FILE}: missing, and it says which model the faces are of. Restore "
+            "it from a backup, or enroll the people anew in another folder."
         )
     if others := sorted(name for name in names if not name.startswith(".")):
         raise DataError(

@@ -73,8 +73,8 @@ def enroll(
             another one than the gallery's.
     """
     check_name(name)
-    embedder, facts = model.load()
-    gallery = Gallery.create(folder, facts, embedder.dimension, embedder.threshold)
+    embedder, metadata = model.load()
+    gallery = Gallery.create(folder, metadata, embedder.dimension, embedder.threshold)
     faces_of: dict[str, np.ndarray] = {}
     faults: list[str] = []
     for file, faces in model.faces(embedder, inputs):
@@ -126,8 +126,8 @@ def identify(
             threshold.
     """
     gallery = Gallery(folder)
-    embedder, facts = model.load()
-    gallery.check_model(facts)
+    embedder, metadata = model.load()
+    gallery.check_model(metadata)
     measured = embedder.threshold or gallery.threshold if threshold is None else None
     limit = measured.similarity if measured else threshold
     if limit is None:

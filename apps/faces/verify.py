@@ -14,9 +14,9 @@ from ...datasets.faces.views import FaceViews
 from ...datasets.vectors import read_vectors
 from ...heads.face_embedding.fairness import measure_groups
 from ...heads.face_embedding.verification import (
-    VERIFICATION_FACTS,
+    VERIFICATION_METADATA,
     VerificationResult,
-    threshold_facts,
+    threshold_metadata,
     verify_pairs,
 )
 
@@ -203,5 +203,5 @@ def store_threshold(checkpoint: Path, result: VerificationResult) -> None:
     content = read_checkpoint(checkpoint)
     if CHECKPOINT_ENTRY not in content:
         raise DataError(f"{checkpoint}: a threshold can be stored in our checkpoints only")
-    content[CHECKPOINT_ENTRY][VERIFICATION_FACTS] = threshold_facts(result)
+    content[CHECKPOINT_ENTRY][VERIFICATION_METADATA] = threshold_metadata(result)
     AtomicCheckpointIO().save_checkpoint(content, checkpoint)

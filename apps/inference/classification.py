@@ -19,7 +19,7 @@ from ...datasets.errors import DataError
 from ...datasets.images import IMAGENET_CROP, center_crop
 from .images import ImageLike, ImageSource, all_or_raise, as_images
 from .predictor import Predictor, Prepared
-from .runtime import AS_THEY_ARE, ModelFacts, cropped
+from .runtime import AS_THEY_ARE, ModelMetadata, cropped
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -97,11 +97,11 @@ class Classifier(Predictor[ClassificationResult]):
         return ClassificationTask
 
     @classmethod
-    def describe(cls, task: "ClassificationTask", size_hw: tuple[int, int]) -> ModelFacts:
+    def describe(cls, task: "ClassificationTask", size_hw: tuple[int, int]) -> ModelMetadata:
         """See ``Predictor``; which part of an image is looked at is among the details."""
-        crop = task.facts.get(_CROP, IMAGENET_CROP)
+        crop = task.metadata.get(_CROP, IMAGENET_CROP)
         preparation = AS_THEY_ARE if crop is None else cropped(crop)
-        return ModelFacts(
+        return ModelMetadata(
             cls.job, size_hw, dict(task.categories), dict(_OUTPUTS), preparation=preparation,
             details={_CROP: crop},
         )  # fmt: skip
@@ -135,10 +135,10 @@ class Classifier(Predictor[ClassificationResult]):
         """
         from .torch import run_network
 
-        facts = ModelFacts(
+        metadata = ModelMetadata(
             cls.job, size_hw, dict(categories), dict(_OUTPUTS), details={_CROP: crop_fraction}
         )
-        return cls(run_network(cls, network, facts, device))
+        return cls(run_network(cls, network, metadata, device))
 
     def __call__(
         self, images: ImageLike | Iterable[ImageLike], top: int = 5, batch_size: int = 16
@@ -184,7 +184,7 @@ class Classifier(Predictor[ClassificationResult]):
 
     def prepare(self, image: ImageSource) -> Prepared:
         """Read an image as evaluation does in training."""
-        fraction = self.runtime.facts.details.get(_CROP, IMAGENET_CROP)
+        fraction = self.runtime.metadata.details.get(_CROP, IMAGENET_CROP)
         if fraction is None:
             return super().prepare(image)
         pixels = image.read()

@@ -20,7 +20,7 @@ from PIL import Image
 from ...datasets.errors import DataError
 from .images import ImageLike, ImageSource, all_or_raise, as_images
 from .predictor import Predictor, Prepared
-from .runtime import ModelFacts
+from .runtime import ModelMetadata
 
 if TYPE_CHECKING:
     from supervision import Detections as SupervisionDetections
@@ -170,9 +170,9 @@ class Detector(Predictor[DetectionResult]):
         return DetectionTask
 
     @classmethod
-    def describe(cls, task: "DetectionTask", size_hw: tuple[int, int]) -> ModelFacts:
+    def describe(cls, task: "DetectionTask", size_hw: tuple[int, int]) -> ModelMetadata:
         """See ``Predictor``."""
-        return _facts(task.categories, size_hw)
+        return _metadata(task.categories, size_hw)
 
     @staticmethod
     def outputs(
@@ -216,7 +216,7 @@ class Detector(Predictor[DetectionResult]):
         """
         from .torch import run_network
 
-        return cls(run_network(cls, network, _facts(categories, size_hw), device))
+        return cls(run_network(cls, network, _metadata(categories, size_hw), device))
 
     def __call__(
         self,
@@ -296,5 +296,5 @@ class Detector(Predictor[DetectionResult]):
             )
 
 
-def _facts(categories: dict[int, str], size_hw: tuple[int, int]) -> ModelFacts:
-    return ModelFacts(Detector.job, size_hw, dict(categories), dict(_OUTPUTS))
+def _metadata(categories: dict[int, str], size_hw: tuple[int, int]) -> ModelMetadata:
+    return ModelMetadata(Detector.job, size_hw, dict(categories), dict(_OUTPUTS))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...datasets.errors import DataError
-from .runtime import PREFIX, ModelFacts
+from .runtime import PREFIX, ModelMetadata
 
 _HEADER = struct.Struct("<4x4s4s4xQQQ")
 """Two marks, the bytes of the program, where the weights begin and how many bytes they have."""
@@ -48,7 +48,7 @@ class ExecutorchRuntime:
                 for name in names
                 if name.startswith(PREFIX)
             }
-            self.facts = ModelFacts.from_strings(entries, str(path))
+            self.metadata = ModelMetadata.from_strings(entries, str(path))
             self._method = self._program.load_method(_ENTRY)
             self._shape = tuple(self._method.method_meta().input_tensor_meta(0).sizes())
         except RuntimeError as error:
@@ -56,7 +56,7 @@ class ExecutorchRuntime:
                 f"{path}: ExecuTorch cannot open it: {error}. Export the checkpoint again."
             ) from error
         self._path = path
-        self._names = list(self.facts.outputs)
+        self._names = list(self.metadata.outputs)
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See ``Runtime``.

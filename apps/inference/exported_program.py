@@ -14,7 +14,7 @@ from torch.export.passes import move_to_device_pass
 
 from ...backbone.weights.formats import require_plausible_zip
 from ...datasets.errors import DataError
-from .runtime import ModelFacts
+from .runtime import ModelMetadata
 from .torch import choose_device
 
 _EXTRA = "extra/"
@@ -176,7 +176,7 @@ class ExportedProgramRuntime:
     def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:
         self._device = choose_device(device)
         archive, entries = read_checked(path)
-        self.facts = ModelFacts.from_strings(entries, str(path))
+        self.metadata = ModelMetadata.from_strings(entries, str(path))
         try:
             program = torch.export.load(archive)
         except Exception as error:  # whatever an archive of another version meets
@@ -189,7 +189,7 @@ class ExportedProgramRuntime:
         if threads is not None:
             torch.set_num_threads(threads)
         self._module = program.module()
-        self._names = list(self.facts.outputs)
+        self._names = list(self.metadata.outputs)
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See ``Runtime``."""

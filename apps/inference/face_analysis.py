@@ -27,7 +27,7 @@ from .face_attributes import (
 from .face_detector import FaceFinder
 from .face_embedding import OUTPUTS
 from .face_pipeline import FaceComparer, Threshold, given_details, measured_details
-from .runtime import ModelFacts
+from .runtime import ModelMetadata
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -66,10 +66,10 @@ class FaceAnalyzer(FaceDescriber[AnalyzedFace], FaceComparer[AnalyzedFace]):
         return FacesTask
 
     @classmethod
-    def describe(cls, task: "FacesTask", size_hw: tuple[int, int]) -> ModelFacts:
+    def describe(cls, task: "FacesTask", size_hw: tuple[int, int]) -> ModelMetadata:
         """See ``Predictor``; the thresholds of both jobs travel along."""
-        thresholds = stored_thresholds(task.categories.values(), task.facts)
-        return _facts(task.network, thresholds, size_hw, measured_details(task.facts))
+        thresholds = stored_thresholds(task.categories.values(), task.metadata)
+        return _metadata(task.network, thresholds, size_hw, measured_details(task.metadata))
 
     @staticmethod
     def outputs(network: "nn.Module", pixels: "Tensor", *_: Any) -> "tuple[Tensor, ...]":
@@ -103,8 +103,8 @@ class FaceAnalyzer(FaceDescriber[AnalyzedFace], FaceComparer[AnalyzedFace]):
         """
         from .torch import run_network
 
-        facts = _facts(network, thresholds, size_hw, given_details(threshold))
-        return cls(run_network(cls, network, facts, device), finder)
+        metadata = _metadata(network, thresholds, size_hw, given_details(threshold))
+        return cls(run_network(cls, network, metadata, device), finder)
 
     @property
     def dimension(self) -> int:
@@ -124,14 +124,14 @@ class FaceAnalyzer(FaceDescriber[AnalyzedFace], FaceComparer[AnalyzedFace]):
         return AnalyzedFace(box, landmarks, score, values, self.thresholds, embedding)
 
 
-def _facts(
+def _metadata(
     network: "nn.Module",
     thresholds: dict[str, float],
     size_hw: tuple[int, int],
     details: dict[str, Any],
-) -> ModelFacts:
+) -> ModelMetadata:
     outputs = {**OUTPUTS, **attribute_outputs(getattr(network, "attributes", None))}
     names = dict(enumerate(thresholds))
-    return ModelFacts(
+    return ModelMetadata(
         FaceAnalyzer.job, size_hw, names, outputs, dict(thresholds), PREPARATION, details
     )

@@ -19,7 +19,7 @@ from ...datasets.faces.alignment import crop_face
 from ...heads.face_attributes.average_precision import stored_thresholds
 from .face_detector import FaceFinder
 from .face_pipeline import FacePredictor
-from .runtime import ModelFacts
+from .runtime import ModelMetadata
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -88,7 +88,7 @@ class FaceDescriber(FacePredictor[D]):
     @property
     def thresholds(self) -> dict[str, float]:
         """Attribute -> the probability from which on it is said to be there, in their order."""
-        return self.runtime.facts.thresholds
+        return self.runtime.metadata.thresholds
 
     @property
     def attributes(self) -> list[str]:
@@ -120,11 +120,13 @@ class FaceAttributes(FaceDescriber[FaceDescription]):
         return AttributeTask
 
     @classmethod
-    def describe(cls, task: "AttributeTask", size_hw: tuple[int, int]) -> ModelFacts:
+    def describe(cls, task: "AttributeTask", size_hw: tuple[int, int]) -> ModelMetadata:
         """See ``Predictor``."""
-        thresholds = stored_thresholds(task.categories.values(), task.facts)
+        thresholds = stored_thresholds(task.categories.values(), task.metadata)
         outputs = attribute_outputs(getattr(task.network, "head", None))
-        return ModelFacts(cls.job, size_hw, dict(task.categories), outputs, thresholds, PREPARATION)
+        return ModelMetadata(
+            cls.job, size_hw, dict(task.categories), outputs, thresholds, PREPARATION
+        )
 
     @staticmethod
     def outputs(network: "nn.Module", pixels: "Tensor", *_: Any) -> "tuple[Tensor, ...]":
@@ -157,8 +159,8 @@ class FaceAttributes(FaceDescriber[FaceDescription]):
 
         names = dict(enumerate(thresholds))
         outputs = attribute_outputs(getattr(network, "head", None))
-        facts = ModelFacts(cls.job, size_hw, names, outputs, dict(thresholds), PREPARATION)
-        return cls(run_network(cls, network, facts, device), finder)
+        metadata = ModelMetadata(cls.job, size_hw, names, outputs, dict(thresholds), PREPARATION)
+        return cls(run_network(cls, network, metadata, device), finder)
 
     def face(
         self,

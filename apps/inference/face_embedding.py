@@ -21,7 +21,7 @@ from ...datasets.images import stretch
 from .face_detector import FaceFinder
 from .face_pipeline import FaceComparer, Threshold, given_details, measured_details
 from .images import ImageLike, ImageSource, all_or_raise, as_images
-from .runtime import ModelFacts, Runtime, is_exported
+from .runtime import ModelMetadata, Runtime, is_exported
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -72,9 +72,9 @@ class FaceEmbedder(FaceComparer[Face]):
         return FaceEmbeddingTask
 
     @classmethod
-    def describe(cls, task: "FaceEmbeddingTask", size_hw: tuple[int, int]) -> ModelFacts:
+    def describe(cls, task: "FaceEmbeddingTask", size_hw: tuple[int, int]) -> ModelMetadata:
         """See ``Predictor``; the measured threshold is among the details."""
-        return _facts(size_hw, measured_details(task.facts))
+        return _metadata(size_hw, measured_details(task.metadata))
 
     @staticmethod
     def outputs(
@@ -130,7 +130,7 @@ class FaceEmbedder(FaceComparer[Face]):
     ) -> Runtime:
         """See ``Predictor``; aligned faces are square."""
         runtime = super().accept(runtime, path, size_hw)
-        height, width = runtime.facts.size_hw
+        height, width = runtime.metadata.size_hw
         if height != width:
             raise DataError(
                 f"{path}: works at {height}x{width} px, and aligned faces are square. Export the "
@@ -161,8 +161,8 @@ class FaceEmbedder(FaceComparer[Face]):
         """
         from .torch import run_network
 
-        facts = _facts((size, size), given_details(threshold))
-        return cls(run_network(cls, network, facts, device), finder)
+        metadata = _metadata((size, size), given_details(threshold))
+        return cls(run_network(cls, network, metadata, device), finder)
 
     @property
     def size(self) -> int:
@@ -247,15 +247,15 @@ class TeacherRuntime:
     def __init__(self, teacher: "FaceTeacher") -> None:
         self.teacher = teacher
         teacher.embed(np.zeros((1, teacher.size, teacher.size, 3), np.uint8))  # opens it
-        self.facts = _facts((teacher.size, teacher.size), {})
+        self.metadata = _metadata((teacher.size, teacher.size), {})
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See ``Runtime``."""
         return {"embeddings": self.teacher.embed(images)}
 
 
-def _facts(size_hw: tuple[int, int], details: dict[str, Any]) -> ModelFacts:
-    return ModelFacts(
+def _metadata(size_hw: tuple[int, int], details: dict[str, Any]) -> ModelMetadata:
+    return ModelMetadata(
         FaceEmbedder.job, size_hw, {}, dict(OUTPUTS), preparation=_PREPARATION, details=details
     )
 

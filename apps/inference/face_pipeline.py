@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar, cast
 import numpy as np
 
 from ...datasets.errors import DataError
-from ...heads.face_embedding.verification import VERIFICATION_FACTS
+from ...heads.face_embedding.verification import VERIFICATION_METADATA
 from .face_detector import FaceFinder, FacesFound
 from .images import ImageLike, ImageSource, all_or_raise, as_images, prepare_ahead
 from .predictor import Predictor
@@ -242,7 +242,7 @@ class FaceComparer(FacePredictor[E]):
     @property
     def threshold(self) -> Threshold | None:
         """The threshold that was measured with this model; None where none was."""
-        return measured_threshold(self.runtime.facts.details)
+        return measured_threshold(self.runtime.metadata.details)
 
     def verify(
         self,
@@ -293,20 +293,20 @@ class FaceComparer(FacePredictor[E]):
 
 def measured_details(stored: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a checkpoint's metadata that says how two faces are told apart."""
-    measured = stored.get(VERIFICATION_FACTS)
-    return {} if measured is None else {VERIFICATION_FACTS: measured}
+    measured = stored.get(VERIFICATION_METADATA)
+    return {} if measured is None else {VERIFICATION_METADATA: measured}
 
 
 def given_details(threshold: Threshold | None) -> dict[str, Any]:
     """The same for a threshold that a caller has."""
     if threshold is None:
         return {}
-    return {VERIFICATION_FACTS: {"threshold": threshold.similarity, "far": threshold.far}}
+    return {VERIFICATION_METADATA: {"threshold": threshold.similarity, "far": threshold.far}}
 
 
-def measured_threshold(facts: Mapping[str, Any]) -> Threshold | None:
-    """The threshold in a checkpoint's plain facts or a file's details; None where not measured."""
-    measured = facts.get(VERIFICATION_FACTS) or {}
+def measured_threshold(metadata: Mapping[str, Any]) -> Threshold | None:
+    """Return the threshold in metadata of a checkpoint or a file; None where it is not measured."""
+    measured = metadata.get(VERIFICATION_METADATA) or {}
     if measured.get("threshold") is None or measured.get("far") is None:
         return None
     return Threshold(float(measured["threshold"]), float(measured["far"]))

@@ -25,7 +25,7 @@ from ...heads.geolocation.decoding import Answer, Calibration, Decoder
 from ...heads.trust import trusting
 from .images import ImageLike, ImageSource, all_or_raise, as_images
 from .predictor import Predictor, Prepared
-from .runtime import AS_THEY_ARE, ModelFacts, Runtime, cropped, is_exported
+from .runtime import AS_THEY_ARE, ModelMetadata, Runtime, cropped, is_exported
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -181,7 +181,7 @@ class Geolocator(Predictor[LocationResult]):
 
     def __init__(self, runtime: Runtime, answer: Answer = "cell", five_crop: bool = False) -> None:
         super().__init__(runtime)
-        details = runtime.facts.details
+        details = runtime.metadata.details
         try:
             table = cells_from_plain(details["cells"])
             calibration = Calibration.from_plain(details.get("calibration"))
@@ -204,20 +204,20 @@ class Geolocator(Predictor[LocationResult]):
         return GeolocationTask
 
     @classmethod
-    def describe(cls, task: "GeolocationTask", size_hw: tuple[int, int]) -> ModelFacts:
+    def describe(cls, task: "GeolocationTask", size_hw: tuple[int, int]) -> ModelMetadata:
         """See ``Predictor``; the cells and their calibration are the details.
 
         Raises:
             DataError: The task does not say what its cells are.
         """
-        crop = task.facts.get("crop_fraction")
+        crop = task.metadata.get("crop_fraction")
         details = {
             "cells": cells_to_plain(task.partitions[-1].table),
             "calibration": task.calibration.to_plain(),
             "crop_fraction": crop,
         }
         preparation = AS_THEY_ARE if crop is None else cropped(crop)
-        return ModelFacts(
+        return ModelMetadata(
             cls.job, size_hw, dict(task.categories), dict(_OUTPUTS), preparation=preparation,
             details=details,
         )  # fmt: skip
@@ -301,7 +301,7 @@ class Geolocator(Predictor[LocationResult]):
 
         runtime = run_task(cls, task, device, size_hw)
         cast("GeolocationTask", runtime.network.network).five_crop_hw = (
-            runtime.facts.size_hw if five_crop else None
+            runtime.metadata.size_hw if five_crop else None
         )
         return cls(runtime, answer, five_crop)
 

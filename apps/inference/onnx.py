@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ...datasets.errors import DataError
-from .runtime import ModelFacts
+from .runtime import ModelMetadata
 
 _CPU = "CPUExecutionProvider"
 _PROVIDERS = {"cpu": [_CPU], "cuda": ["CUDAExecutionProvider", _CPU]}
@@ -47,8 +47,8 @@ class OnnxRuntime:
             raise DataError(
                 f"{path}: ONNX Runtime cannot open it: {error}. Export the checkpoint again."
             ) from error
-        self.facts = ModelFacts.from_strings(entries, str(path))
-        self._names = list(self.facts.outputs)
+        self.metadata = ModelMetadata.from_strings(entries, str(path))
+        self._names = list(self.metadata.outputs)
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See ``Runtime``."""

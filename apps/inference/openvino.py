@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from ...datasets.errors import DataError
-from .runtime import ModelFacts
+from .runtime import ModelMetadata
 
-FACTS_ENTRY = ("mobilevision", "facts")
-"""Where in a file's rt_info its facts are."""
+METADATA_ENTRY = ("mobilevision", "facts")
+"""Where in a file's rt_info its metadata is."""
 _BEST_FIRST = ("GPU", "CPU")
 _PRECISIONS = {"": "f32", "f32": "f32", "bf16": "bf16", "f16": "f16"}
 """What follows a device's colon -> OpenVINO's word for the precision of float operations."""
@@ -52,14 +52,14 @@ class OpenVinoRuntime:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
             model = core.read_model(path)
-            said = model.get_rt_info(list(FACTS_ENTRY)) if has_facts(model) else None
+            said = model.get_rt_info(list(METADATA_ENTRY)) if has_metadata(model) else None
             self._compiled = core.compile_model(model, name, settings)
         except RuntimeError as error:
             raise DataError(
                 f"{path}: OpenVINO cannot open it: {error}. Export the checkpoint again."
             ) from error
-        self.facts = ModelFacts.from_strings(_entries(said), str(path))
-        self._names = list(self.facts.outputs)
+        self.metadata = ModelMetadata.from_strings(_entries(said), str(path))
+        self._names = list(self.metadata.outputs)
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See ``Runtime``."""
@@ -67,9 +67,9 @@ class OpenVinoRuntime:
         return {name: found[name] for name in self._names}
 
 
-def has_facts(model: Any) -> bool:
+def has_metadata(model: Any) -> bool:
     """Whether a model of OpenVINO says what it is."""
-    return bool(model.has_rt_info(list(FACTS_ENTRY)))
+    return bool(model.has_rt_info(list(METADATA_ENTRY)))
 
 
 def choose_device(device: str, core: Any) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from ...datasets.errors import DataError
 from ...datasets.images import stretch
 from ...heads.trust import trusting
 from .images import ImageSource, prepare_ahead
-from .runtime import EXPORTED_SUFFIXES, ModelFacts, Runtime, is_exported, open_runtime
+from .runtime import EXPORTED_SUFFIXES, ModelMetadata, Runtime, is_exported, open_runtime
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -64,7 +64,7 @@ class Predictor(ABC, Generic[R]):
 
     @classmethod
     @abstractmethod
-    def describe(cls, task: Any, size_hw: tuple[int, int]) -> ModelFacts:
+    def describe(cls, task: Any, size_hw: tuple[int, int]) -> ModelMetadata:
         """Return what a model of a task says of itself: all but its origin."""
 
     @staticmethod
@@ -169,9 +169,9 @@ class Predictor(ABC, Generic[R]):
         Raises:
             DataError: It is for another job, or works at another size.
         """
-        runtime.facts.expect(cls.job, str(path))
-        if size_hw is not None and tuple(size_hw) != runtime.facts.size_hw:
-            height, width = runtime.facts.size_hw
+        runtime.metadata.expect(cls.job, str(path))
+        if size_hw is not None and tuple(size_hw) != runtime.metadata.size_hw:
+            height, width = runtime.metadata.size_hw
             raise DataError(
                 f"{path}: works at {height}x{width} px, which was decided when it was exported. "
                 "Leave the size out, or export the checkpoint again with --size."
@@ -181,12 +181,12 @@ class Predictor(ABC, Generic[R]):
     @property
     def size_hw(self) -> tuple[int, int]:
         """Height and width of the network's input, in pixels."""
-        return self.runtime.facts.size_hw
+        return self.runtime.metadata.size_hw
 
     @property
     def categories(self) -> dict[int, str]:
         """Id -> name of the classes; the position is the class index."""
-        return self.runtime.facts.categories
+        return self.runtime.metadata.categories
 
     def run(
         self, images: Iterable[ImageSource], batch_size: int, **options: Any

@@ -12,7 +12,7 @@ from ...datasets.errors import DataError
 
 PREFIX = "mobilevision."
 """Before the name of each entry in a file's metadata."""
-FACTS_FORMAT = 1
+METADATA_FORMAT = 1
 _FORMAT_KEY = f"{PREFIX}format"
 
 
@@ -40,7 +40,7 @@ _READERS = {
 
 
 @dataclass(frozen=True)
-class ModelFacts:
+class ModelMetadata:
     """What a model is, plain data throughout.
 
     Attributes:
@@ -69,10 +69,10 @@ class ModelFacts:
     def to_strings(self) -> dict[str, str]:
         """Return the entries of a file's metadata: ``mobilevision.<attribute>`` -> JSON."""
         entries = {PREFIX + name: json.dumps(value) for name, value in asdict(self).items()}
-        return {_FORMAT_KEY: str(FACTS_FORMAT), **entries}
+        return {_FORMAT_KEY: str(METADATA_FORMAT), **entries}
 
     @classmethod
-    def from_strings(cls, entries: Mapping[str, str], source: str) -> "ModelFacts":
+    def from_strings(cls, entries: Mapping[str, str], source: str) -> "ModelMetadata":
         """Read them back.
 
         Args:
@@ -87,10 +87,10 @@ class ModelFacts:
                 f"{source}: does not say what it is: it was not written by `mobilevision export`, "
                 "or another tool dropped its metadata. Export the checkpoint again."
             )
-        if entries[_FORMAT_KEY] != str(FACTS_FORMAT):
+        if entries[_FORMAT_KEY] != str(METADATA_FORMAT):
             raise DataError(
                 f"{source}: its metadata has format {entries[_FORMAT_KEY]}, this version reads "
-                f"{FACTS_FORMAT}. Use the version that wrote it, or export the checkpoint again."
+                f"{METADATA_FORMAT}. Use the version that wrote it, or export the checkpoint again."
             )
         try:
             values = {each.name: json.loads(entries[PREFIX + each.name]) for each in fields(cls)}
@@ -126,12 +126,12 @@ class Runtime(Protocol):
     """A network that is ready to run."""
 
     @property
-    def facts(self) -> ModelFacts:
+    def metadata(self) -> ModelMetadata:
         """What the model says of itself."""
         ...
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the outputs that the facts name, for (B, H, W, 3) uint8 RGB, B at least 1."""
+        """Return the outputs that the metadata name, for (B, H, W, 3) uint8 RGB, B at least 1."""
         ...
 
 

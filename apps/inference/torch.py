@@ -14,7 +14,7 @@ from ...backbone.layers import ConvNormAct
 from ...datasets.errors import DataError
 from ...heads.checkpoint import load_task
 from ...heads.task import ImageTask
-from .runtime import ModelFacts
+from .runtime import ModelMetadata
 
 if TYPE_CHECKING:
     from .predictor import Predictor
@@ -70,7 +70,7 @@ class TorchRuntime:
 
     Args:
         network: Ready to run, see ``adapt``; it is moved to the device.
-        facts: What it is; its outputs are those of the network, in order.
+        metadata: What it is; its outputs are those of the network, in order.
         device: "auto" or a device of torch.
 
     Raises:
@@ -78,11 +78,11 @@ class TorchRuntime:
     """
 
     def __init__(
-        self, network: AdaptedNetwork, facts: ModelFacts, device: str | torch.device = "auto"
+        self, network: AdaptedNetwork, metadata: ModelMetadata, device: str | torch.device = "auto"
     ) -> None:
         self.device = choose_device(device)
         self.network = network.to(self.device)
-        self.facts = facts
+        self.metadata = metadata
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -90,16 +90,16 @@ class TorchRuntime:
         outputs = self.network(as_batch(images, self.device))
         return {
             name: output.cpu().numpy()
-            for name, output in zip(self.facts.outputs, outputs, strict=True)
+            for name, output in zip(self.metadata.outputs, outputs, strict=True)
         }
 
 
 def run_network(
-    predictor: "type[Predictor[Any]]", network: nn.Module, facts: ModelFacts, device: str
+    predictor: "type[Predictor[Any]]", network: nn.Module, metadata: ModelMetadata, device: str
 ) -> TorchRuntime:
     """Make a runtime of a network that was built in Python; the network is copied."""
-    adapted = AdaptedNetwork(for_inference(network), predictor.outputs, facts.size_hw)
-    return TorchRuntime(adapted, facts, device)
+    adapted = AdaptedNetwork(for_inference(network), predictor.outputs, metadata.size_hw)
+    return TorchRuntime(adapted, metadata, device)
 
 
 def run_task(
@@ -122,8 +122,8 @@ def run_task(
         DataError: There is no such device, or nothing says how large the images are.
     """
     size_hw = input_size(task, size_hw, source)
-    facts = predictor.describe(task, size_hw)
-    return TorchRuntime(adapt(predictor, task, for_inference, size_hw), facts, device)
+    metadata = predictor.describe(task, size_hw)
+    return TorchRuntime(adapt(predictor, task, for_inference, size_hw), metadata, device)
 
 
 def open_checkpoint(
@@ -147,7 +147,7 @@ def input_size(
     Raises:
         DataError: Nothing says them, or one is below 1.
     """
-    size_hw = size_hw or task.facts.get("size_hw")
+    size_hw = size_hw or task.metadata.get("size_hw")
     if size_hw is None:
         raise DataError(
             f"{source}: does not say how large its images were in training. Give the size, for "

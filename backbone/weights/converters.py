@@ -12,7 +12,7 @@ from ..layers import ConvNormAct, Padding, set_folded_bias
 from ..mobilenet import BLOCKS, ImageClassifier, MobileNetV1
 from .formats import (
     FileTensors,
-    InputFacts,
+    InputMetadata,
     file_format,
     load_torch_file,
     read_tflite,
@@ -268,7 +268,7 @@ class SlimFile:
         if kind == "tflite":
             self.input = read_tflite_input(path)
         else:
-            self.input = InputFacts(size_in_name(path), _NPZ_PIXELS, _NPZ_PIXELS)
+            self.input = InputMetadata(size_in_name(path), _NPZ_PIXELS, _NPZ_PIXELS)
 
     @property
     def is_detector(self) -> bool:

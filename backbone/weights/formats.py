@@ -216,7 +216,7 @@ _SCOPE = re.compile(r"(?P<scope>.+?)/(?:depthwise_)?weights(?:[/_].*)?")
 _DAMAGE = (struct.error, ValueError, IndexError, TypeError, AttributeError, OverflowError)
 
 
-class InputFacts(NamedTuple):
+class InputMetadata(NamedTuple):
     """What a network wants to be given."""
 
     size_hw: tuple[int, int] | None
@@ -267,7 +267,7 @@ def read_tflite(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def read_tflite_input(path: Path) -> InputFacts:
+def read_tflite_input(path: Path) -> InputMetadata:
     """Return what a file says of its input: its size, and how stored pixels are numbers.
 
     An 8-bit input stands for ``scale * (pixel - zero_point)``. Of a float one the file says
@@ -293,7 +293,7 @@ def read_tflite_input(path: Path) -> InputFacts:
         ) from error
     if len(shape) != 4 or shape[3] != 3:
         raise WeightsError(f"{path}: its input has shape {shape} and is no RGB image")
-    return InputFacts((shape[1], shape[2]), mean, std)
+    return InputMetadata((shape[1], shape[2]), mean, std)
 
 
 def _open(path: Path) -> tuple[bytes, Any]:

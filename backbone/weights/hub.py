@@ -217,10 +217,10 @@ def fetch(name: str, sha256: str | None = None) -> tuple[Path, str]:
     """
     parsed, hub = _parsed(name), _library()
     try:
-        facts = hub.get_hf_file_metadata(
+        metadata = hub.get_hf_file_metadata(
             hub.hf_hub_url(parsed.repository, FILE_NAME, revision=parsed.revision)
         )
-        stated = facts.etag or ""
+        stated = metadata.etag or ""
         expected = (sha256 or stated).lower()
         if not _SHA256.fullmatch(expected):
             raise WeightsError(

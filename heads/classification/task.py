@@ -118,7 +118,7 @@ class ClassificationTask(EvaluatedTask[ClassificationEvaluator, ClassificationRe
         super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and data is not None:
-            self.facts[CROP] = getattr(data.val_transform, "fraction", None)
+            self.metadata[CROP] = getattr(data.val_transform, "fraction", None)
 
     def losses(self, output: Tensor, batch: ClassificationBatch) -> dict[str, Tensor]:
         """Return the loss of logits (B, C) against the labels, and what the teacher adds.

@@ -116,7 +116,7 @@ class ProposalSelection(nn.Module):
     Args:
         count: Proposals for each image (Howard et al. 2017, Section 4.6: 300); fewer only where
             the map has fewer anchors.
-        candidates: The best anchors of each image that suppression looks at.
+        candidates: The best anchors of each image that NMS looks at.
         iou_threshold: A box goes if it overlaps a better one by more than this.
         min_size: Boxes with a side of fewer pixels, once clipped to the image, are empty.
     """

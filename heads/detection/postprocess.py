@@ -1,6 +1,6 @@
 """From scores at anchors to detections: non-maximum suppression of the whole batch at once.
 
-Suppression goes class by class and from the best score down, so what happens to a candidate depends
+NMS goes class by class and from the best score down, so what happens to a candidate depends
 only on better candidates. The best ``max_detections`` of an image are therefore decided once enough
 of its best candidates have been looked at; there is no need to look at all of them.
 """
@@ -44,7 +44,7 @@ class PostProcess(nn.Module):
 
         Args:
             boxes: (B, A, 4) float, xyxy pixels, or (B, A, C, 4) with a box for each class; clipped
-                to the image before suppression.
+                to the image before NMS.
             scores: (B, A, C) float in [0, 1], without a background column.
             size_hw: Height and width of the network's input in pixels.
         """
@@ -116,7 +116,7 @@ def rank_in_run(values: Tensor) -> Tensor:
 
 
 def greedy_suppression(better: Tensor, worse: Tensor, alive: Tensor) -> Tensor:
-    """Return which candidates (N,) greedy suppression keeps.
+    """Return which candidates (N,) greedy NMS keeps.
 
     A candidate goes if a kept candidate beats it. Applying that rule to all candidates at once
     settles at least one more of them each round (the best i are settled after i rounds), and in

@@ -138,9 +138,9 @@ def choose_threshold(points: Curve, criterion: Criterion = "f1") -> float | None
     return float(best[np.abs(best - DEFAULT_THRESHOLD).argmin()])
 
 
-def stored_thresholds(names: Iterable[str], facts: Mapping[str, Any]) -> dict[str, float]:
-    """Attribute -> threshold of all attributes in their order, from a checkpoint's plain facts."""
-    stored = facts.get("thresholds") or {}
+def stored_thresholds(names: Iterable[str], metadata: Mapping[str, Any]) -> dict[str, float]:
+    """Return the threshold of each attribute, in their order, from a checkpoint's metadata."""
+    stored = metadata.get("thresholds") or {}
     return {name: float(stored.get(name, DEFAULT_THRESHOLD)) for name in names}
 
 

@@ -75,7 +75,7 @@ _EYES = (0, 1)
 class AttributeJob:
     """The losses of an ``AttributeOutput``, its measures and its thresholds.
 
-    A task that has one keeps its own plain facts, which go into checkpoints, and hands them in:
+    A task that has one keeps its own plain metadata, which go into checkpoints, and hands them in:
     ``attributes``, ``label_counts``, ``thresholds`` and ``thresholds_from`` are the job's.
 
     Args:
@@ -101,10 +101,10 @@ class AttributeJob:
         self.groups = tuple(groups)
 
     def losses(
-        self, output: AttributeOutput, batch: AttributeBatch, facts: Mapping[str, Any]
+        self, output: AttributeOutput, batch: AttributeBatch, metadata: Mapping[str, Any]
     ) -> dict[str, Tensor]:
         """Return the losses of the known labels and landmarks."""
-        counts = facts.get("label_counts")
+        counts = metadata.get("label_counts")
         table = None if counts is None else torch.tensor(counts, device=output.logits.device)
         each = expected_loss(self.loss, output.logits, batch.labels, table)
         losses = {"labels": masked_mean(each, batch.labels)}
@@ -128,20 +128,20 @@ class AttributeJob:
         evaluator.update(batch.ids, batch.labels, output.logits, batch.paths, errors)
 
     def measure(
-        self, evaluator: AttributeEvaluator, facts: dict[str, Any], choose: bool
+        self, evaluator: AttributeEvaluator, metadata: dict[str, Any], choose: bool
     ) -> AttributeResult:
         """Return the measures at the stored thresholds.
 
         Args:
             evaluator: Has all answers.
-            facts: The task's.
+            metadata: The task's.
             choose: Whether thresholds are chosen on the same images first.
         """
-        predictions, counts = evaluator.gather(), facts.get("label_counts")
+        predictions, counts = evaluator.gather(), metadata.get("label_counts")
 
         def result() -> AttributeResult:
             return measure(
-                predictions, evaluator.attributes, evaluator.dataset, facts.get("thresholds"),
+                predictions, evaluator.attributes, evaluator.dataset, metadata.get("thresholds"),
                 self.groups, None if counts is None else np.array(counts),
             )  # fmt: skip
 
@@ -151,17 +151,17 @@ class AttributeJob:
                 name: choose_threshold(points, self.threshold_criterion)
                 for name, points in first.curves.items()
             }
-            facts["thresholds"] = {name: x for name, x in chosen.items() if x is not None}
-            facts["thresholds_from"] = f"{first.dataset}, {self.threshold_criterion}"
+            metadata["thresholds"] = {name: x for name, x in chosen.items() if x is not None}
+            metadata["thresholds_from"] = f"{first.dataset}, {self.threshold_criterion}"
         return result()
 
-    def check(self, facts: Mapping[str, Any]) -> None:
+    def check(self, metadata: Mapping[str, Any]) -> None:
         """Insist on a checkpoint of the same attributes.
 
         Raises:
             WeightsError: The checkpoint is of other attributes than the data.
         """
-        trained = facts.get("attributes", self.names)
+        trained = metadata.get("attributes", self.names)
         if trained != self.names:
             raise WeightsError(
                 f"the checkpoint is of the attributes {', '.join(trained)}, and the data has "
@@ -199,7 +199,7 @@ R = TypeVar("R")
 
 
 class DescribingTask(EvaluatedTask[E, R]):
-    """A task with an ``AttributeJob``, whose facts its checkpoints hold."""
+    """A task with an ``AttributeJob``, whose metadata its checkpoints hold."""
 
     job: AttributeJob
 
@@ -211,22 +211,22 @@ class DescribingTask(EvaluatedTask[E, R]):
         data = getattr(self.trainer, "datamodule", None)
         dataset = getattr(data, "datasets", {}).get("train")
         if dataset is not None:
-            self.facts["label_counts"] = dataset.label_counts.tolist()
+            self.metadata["label_counts"] = dataset.label_counts.tolist()
         return dataset
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the plain facts, the attributes' names among them."""
-        self.facts["attributes"] = self.job.names
+        """Add the plain metadata, the attributes' names among them."""
+        self.metadata["attributes"] = self.job.names
         super().on_save_checkpoint(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the plain facts back.
+        """Take the plain metadata back.
 
         Raises:
             WeightsError: The checkpoint is of other attributes than the data.
         """
         super().on_load_checkpoint(checkpoint)
-        self.job.check(self.facts)
+        self.job.check(self.metadata)
 
 
 PREDICTIONS_FILE = "predictions.csv"
@@ -283,13 +283,13 @@ class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
     @property
     def thresholds(self) -> dict[str, float]:
         """Attribute -> the probability from which on it is said to be there; 0.5 if not named."""
-        return dict(self.facts.get("thresholds", {}))
+        return dict(self.metadata.get("thresholds", {}))
 
     # --- losses
 
     def losses(self, output: AttributeOutput, batch: AttributeBatch) -> dict[str, Tensor]:
         """Return the losses of the known labels and landmarks, and what the teacher adds."""
-        losses = self.job.losses(output, batch, self.facts)
+        losses = self.job.losses(output, batch, self.metadata)
         if self.distillation is None or not self.training:
             return losses
         losses["labels"] = self.distillation.label_weight * losses["labels"]
@@ -336,7 +336,7 @@ class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
     def measure(self, stage: str) -> AttributeResult:  # noqa: ARG002
         """Return the measures; while training, thresholds are chosen on the same images first."""
         choose = self.is_fitting and not self.trainer.sanity_checking
-        return self.job.measure(self.evaluator, self.facts, choose)
+        return self.job.measure(self.evaluator, self.metadata, choose)
 
     def numbers(self, result: AttributeResult) -> dict[str, float]:
         """Return the means; NaN where no attribute has what the figure needs."""
@@ -386,8 +386,8 @@ class AttributeTeacher(ModelTeacher):
 
         task = load_task(self.path, AttributeTask)
         self.attributes = tuple(task.categories.values())
-        if self.size_hw is None and "size_hw" in task.facts:
-            height, width = task.facts["size_hw"]
+        if self.size_hw is None and "size_hw" in task.metadata:
+            height, width = task.metadata["size_hw"]
             self.size_hw = (int(height), int(width))
         return _Logits(task.network)
 

@@ -16,11 +16,11 @@ from ..evaluation import EvaluatedTask
 from .losses import EmbeddingLoss, SquaredDifference
 from .teachers import EmbeddingTeacher
 from .verification import (
-    VERIFICATION_FACTS,
+    VERIFICATION_METADATA,
     EmbeddingEvaluator,
     VerificationResult,
     format_table,
-    threshold_facts,
+    threshold_metadata,
     write_verification,
 )
 
@@ -107,7 +107,7 @@ class FaceEmbeddingTask(EvaluatedTask[EmbeddingEvaluator, VerificationResult]):
         if result is None:
             self._print_partial()
         elif stage == "val":
-            self.facts[VERIFICATION_FACTS] = threshold_facts(result)
+            self.metadata[VERIFICATION_METADATA] = threshold_metadata(result)
         return result
 
     def numbers(self, result: VerificationResult) -> dict[str, float]:

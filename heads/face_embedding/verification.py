@@ -33,8 +33,8 @@ from .far_frr import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERIFICATION_FACTS = "verification"
-"""Entry of a checkpoint's plain facts, and of an exported file's, with the measured threshold."""
+VERIFICATION_METADATA = "verification"
+"""Entry of the metadata of a checkpoint or an exported file with the measured threshold."""
 VAL_FAR = 1e-3
 
 
@@ -242,9 +242,9 @@ def write_verification(path: Path, result: VerificationResult) -> None:
     write_atomically(path, result.to_json().encode())
 
 
-def threshold_facts(result: VerificationResult) -> dict[str, Any]:
+def threshold_metadata(result: VerificationResult) -> dict[str, Any]:
     """What a checkpoint keeps of a measurement: the threshold, its rate and where they are from."""
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "threshold": result.threshold,
         "far": result.far,
         "dataset": result.dataset,
@@ -252,7 +252,7 @@ def threshold_facts(result: VerificationResult) -> dict[str, Any]:
         "impostor_pairs": result.impostor_pairs,
         "accuracy": result.accuracy,
     }
-    return facts if result.all_pairs is None else facts | {"all": result.all_pairs.to_dict()}
+    return metadata if result.all_pairs is None else metadata | {"all": result.all_pairs.to_dict()}
 
 
 class _Embeddings(NamedTuple):

@@ -27,10 +27,10 @@ from ..face_embedding.task import (
 )
 from ..face_embedding.teachers import TableTeacher
 from ..face_embedding.verification import (
-    VERIFICATION_FACTS,
+    VERIFICATION_METADATA,
     EmbeddingEvaluator,
     VerificationResult,
-    threshold_facts,
+    threshold_metadata,
     write_verification,
 )
 from ..face_embedding.verification import format_table as verification_table
@@ -115,7 +115,7 @@ class FacesTask(DescribingTask[FacesEvaluator, FacesResult]):
 
     def losses(self, output: FacesOutput, batch: AttributeBatch) -> dict[str, Tensor]:
         """Return the losses of labels and landmarks, and while training those of embeddings."""
-        losses = self.job.losses(output.attributes, batch, self.facts)
+        losses = self.job.losses(output.attributes, batch, self.metadata)
         losses["labels"] = self.label_weight * losses["labels"]
         if not self.training:
             return losses
@@ -161,10 +161,10 @@ class FacesTask(DescribingTask[FacesEvaluator, FacesResult]):
         """Return the measures; while training, thresholds are chosen on the same images first."""
         trial = self.trainer.sanity_checking
         choose = self.is_fitting and not trial
-        described = self.job.measure(self.evaluator.attributes, self.facts, choose)
+        described = self.job.measure(self.evaluator.attributes, self.metadata, choose)
         verification = None if trial else self.evaluator.embeddings.compute()
         if verification is not None and stage == "val":
-            self.facts[VERIFICATION_FACTS] = threshold_facts(verification)
+            self.metadata[VERIFICATION_METADATA] = threshold_metadata(verification)
         return FacesResult(described, verification)
 
     def numbers(self, result: FacesResult) -> dict[str, float]:

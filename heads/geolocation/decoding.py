@@ -206,11 +206,11 @@ class Calibration(NamedTuple):
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any] | None) -> "Calibration":
-        """Of a checkpoint's facts; None gives one that changes nothing."""
+        """Of a checkpoint's metadata; None gives one that changes nothing."""
         return cls() if plain is None else cls(**{**plain, "levels": tuple(plain["levels"])})
 
     def to_plain(self) -> dict[str, Any]:
-        """For the facts of a checkpoint, and for JSON."""
+        """For the metadata of a checkpoint, and for JSON."""
         return {**self._asdict(), "levels": list(self.levels)}
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:

@@ -121,12 +121,12 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
             torch.from_numpy(unit_vectors(each.latlng_deg)).float() for each in partitions
         ]
         self._decoder = self._new_decoder()
-        self.facts[_CELLS] = [_as_plain(table) for table in tables]
+        self.metadata[_CELLS] = [_as_plain(table) for table in tables]
 
     @property
     def calibration(self) -> Calibration:
         """What makes probabilities and radii honest; before the first validation, nothing."""
-        return Calibration.from_plain(self.facts.get(_CALIBRATION))
+        return Calibration.from_plain(self.metadata.get(_CALIBRATION))
 
     def _new_decoder(self) -> Decoder:
         return Decoder(self.partitions[-1], self.answer, levels=self.calibration.levels)
@@ -138,13 +138,13 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
         if not self._partitions and data is not None:
             self.use_cells(data.cell_tables)
         if stage == "fit" and data is not None:
-            self.facts[CROP] = getattr(data.val_transform, "fraction", None)
+            self.metadata[CROP] = getattr(data.val_transform, "fraction", None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the facts back, and the cells with them."""
+        """Take the metadata back, and the cells with them."""
         super().on_load_checkpoint(checkpoint)
-        if _CELLS in self.facts:
-            self.use_cells(tuple(_from_plain(plain) for plain in self.facts[_CELLS]))
+        if _CELLS in self.metadata:
+            self.use_cells(tuple(_from_plain(plain) for plain in self.metadata[_CELLS]))
 
     # --- training
 
@@ -235,14 +235,14 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
             dataset, fine = self.evaluator.dataset, self.partitions[-1]
             found = calibrate(scores, truth_deg, fine, self.answer, dataset)
             if found is not None:
-                self.facts[_CALIBRATION] = found.calibration.to_plain()
+                self.metadata[_CALIBRATION] = found.calibration.to_plain()
                 self._decoder = self._new_decoder()
                 result = result._replace(
                     coverage=by_share(found.coverage),
                     median_radius_km=by_share(np.median(found.radii_km, axis=0).tolist()),
                     cross_fitted=True,
                 )
-        known = self.calibration if _CALIBRATION in self.facts else None
+        known = self.calibration if _CALIBRATION in self.metadata else None
         return result._replace(calibration=known)
 
     def numbers(self, result: GeolocationResult) -> dict[str, float]:

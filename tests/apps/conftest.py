@@ -105,9 +105,9 @@ def face_network() -> FaceNetwork:
 
 @pytest.fixture(scope="session")
 def write_face_checkpoint(face_network: FaceNetwork) -> Callable[..., Path]:
-    """Writes that network as `lightning fit` does: path, plain facts -> path."""
+    """Writes that network as `lightning fit` does: path, plain metadata -> path."""
 
-    def write(path: Path, **facts: Any) -> Path:
+    def write(path: Path, **metadata: Any) -> Path:
         plan = Plan(
             FaceNetwork,
             {"backbone": Plan(MobileNetV1, {"width_mult": 0.25}), "dimension": 24, "size": 32},
@@ -124,7 +124,7 @@ def write_face_checkpoint(face_network: FaceNetwork) -> Callable[..., Path]:
                 "_class_path": f"{FaceEmbeddingTask.__module__}.FaceEmbeddingTask",
                 "_instantiator": "lightning.pytorch.cli.instantiate_module",
             },
-            "mobilevision": {"format": 1, "size_hw": [32, 32], **facts},
+            "mobilevision": {"format": 1, "size_hw": [32, 32], **metadata},
         }
         torch.save(content, path)
         return path

@@ -22,10 +22,10 @@ from mobilevision.apps.batch.runner import Job, Listed, Made, run_over_files
 from mobilevision.apps.callbacks.world_map import read_coastline
 from mobilevision.apps.commands.evaluate import evaluate_coco
 from mobilevision.apps.costs.tradeoff import read_results
-from mobilevision.apps.faces.gallery import GalleryFacts, read_facts, write_facts
+from mobilevision.apps.faces.gallery import GalleryMetadata, read_metadata, write_metadata
 from mobilevision.apps.importing import read_labels
 from mobilevision.apps.inference.exported_program import read_checked
-from mobilevision.apps.inference.runtime import ModelFacts, open_runtime
+from mobilevision.apps.inference.runtime import ModelMetadata, open_runtime
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.weights.converters import _layers as timm_layers
 from mobilevision.backbone.weights.converters import read_state_dict, slim_layers
@@ -332,12 +332,12 @@ KINDS["vectors"] = Kind(
 
 
 def write_gallery(folder: Path) -> None:
-    write_facts(folder, GalleryFacts({"kind": "checkpoint", "sha256": "ab"}, 8, None))
+    write_metadata(folder, GalleryMetadata({"kind": "checkpoint", "sha256": "ab"}, 8, None))
     content = json.loads((folder / "gallery.json").read_bytes())
     write_json(folder / "gallery.json", {**content, "threshold": [0.5, 0.001]})
 
 
-KINDS["gallery"] = Kind(write_gallery, (read_facts,))
+KINDS["gallery"] = Kind(write_gallery, (read_metadata,))
 
 
 class Nothing(Job):
@@ -599,10 +599,10 @@ def write_program(path: Path) -> None:
     images = torch.zeros(2, 4, 6, 3, dtype=torch.uint8)
     sizes = {"images": {0: torch.export.Dim("batch")}}
     program = torch.export.export(Shade(), (images,), dynamic_shapes=sizes)
-    torch.export.save(program, path, extra_files=FACTS.to_strings())
+    torch.export.save(program, path, extra_files=METADATA.to_strings())
 
 
-FACTS = ModelFacts(
+METADATA = ModelMetadata(
     "detection", (4, 6), {3: "cat"}, {"boxes": "where"}, {"score": 0.5}, details={"cells": [[1, 2]]}
 )
 
@@ -637,17 +637,17 @@ for name, (write, readers) in FILES.items():
     )
 
 
-def write_facts_file(folder: Path) -> None:
-    for key, value in FACTS.to_strings().items():
+def write_metadata_file(folder: Path) -> None:
+    for key, value in METADATA.to_strings().items():
         (folder / key).write_text(value)
 
 
-def facts(folder: Path) -> None:
+def metadata(folder: Path) -> None:
     entries = {path.name: path.read_text("utf-8", "replace") for path in folder.iterdir()}
-    ModelFacts.from_strings(entries, str(folder)).expect("detection", str(folder))
+    ModelMetadata.from_strings(entries, str(folder)).expect("detection", str(folder))
 
 
-KINDS["metadata"] = Kind(write_facts_file, (facts,))
+KINDS["metadata"] = Kind(write_metadata_file, (metadata,))
 
 # --- archives and tables of results
 

@@ -55,8 +55,8 @@ def test_write_checkpoint__loads_as_the_task(tmp_path: Path, task: type[Any], pl
     made = task.load_from_checkpoint(path, map_location="cpu", weights_only=True)
     assert isinstance(made, task)
     assert made.categories == NAMES
-    assert made.facts["size_hw"] == [64, 96]
-    assert made.facts["provenance"] == {"source": "somebody"}
+    assert made.metadata["size_hw"] == [64, 96]
+    assert made.metadata["provenance"] == {"source": "somebody"}
     images = torch.randint(256, (1, 3, 64, 96), dtype=torch.uint8)
     with torch.inference_mode():
         ours, theirs = made.network.eval()(images), network(images)
@@ -108,7 +108,7 @@ def test_load_task__hyper_parameters_of_before__rebuilt(path: Path, tmp_path: Pa
     assert type(task).__name__ == stored["_class_path"].rpartition(".")[2]
     loaded = task.state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in state.items())
-    assert task.facts["size_hw"] == [64, 64]
+    assert task.metadata["size_hw"] == [64, 64]
     task.eval()(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
 
 

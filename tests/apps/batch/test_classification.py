@@ -9,7 +9,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from mobilevision.apps import Classifier
-from mobilevision.apps.inference.runtime import ModelFacts
+from mobilevision.apps.inference.runtime import ModelMetadata
 from mobilevision.apps.main import main
 
 Capture = pytest.CaptureFixture[str]
@@ -18,7 +18,7 @@ Capture = pytest.CaptureFixture[str]
 class Colors:
     """Says how red, green and blue images are."""
 
-    facts = ModelFacts(
+    metadata = ModelMetadata(
         "classification", (8, 8), {2: "red", 4: "green", 9: "blue"}, {},
         details={"crop_fraction": None},
     )  # fmt: skip

@@ -18,7 +18,7 @@ from PIL import Image
 
 from mobilevision.apps.batch.inputs import mp4_writer
 from mobilevision.apps.inference.detection import Detector
-from mobilevision.apps.inference.runtime import ModelFacts
+from mobilevision.apps.inference.runtime import ModelMetadata
 from mobilevision.apps.main import main
 from mobilevision.datasets.detection.coco import COCO_CATEGORIES
 from mobilevision.datasets.detection.layout import Split
@@ -30,7 +30,7 @@ from mobilevision.heads.detection.weights import load_tensorflow_ssd
 class BrightFinder:
     """Finds the left half of every image, as sure as it is bright, and its right half less so."""
 
-    facts = ModelFacts("detection", (32, 32), {1: "left", 4: "right"}, {})
+    metadata = ModelMetadata("detection", (32, 32), {1: "left", 4: "right"}, {})
     pause_s = 0.0
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -242,7 +242,7 @@ def test_detect__killed_in_the_middle__goes_on_and_ends_as_if_nothing_had_been(
     words = ["detect", str(photos), "--out", str(out), "--model", str(model), "--batch-size", "2"]
     script = (
         "import time\nimport numpy as np\n"
-        "from mobilevision.apps.inference.runtime import ModelFacts\n"
+        "from mobilevision.apps.inference.runtime import ModelMetadata\n"
         "from mobilevision.apps.inference.detection import Detector\n"
         f"{inspect.getsource(BrightFinder)}\n"
         "BrightFinder.pause_s = 0.05\n"

@@ -221,8 +221,8 @@ def test_model_fingerprint__a_stored_threshold_leaves_the_model_what_it_is(
     write_face_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     plain = write_face_checkpoint(tmp_path / "a.ckpt")
-    facts = {"verification": {"threshold": 0.4, "far": 0.01}}
-    measured = write_face_checkpoint(tmp_path / "b.ckpt", **facts)
+    metadata = {"verification": {"threshold": 0.4, "far": 0.01}}
+    measured = write_face_checkpoint(tmp_path / "b.ckpt", **metadata)
     assert plain.read_bytes() != measured.read_bytes()
     assert model_fingerprint(plain) == model_fingerprint(str(measured))
     content = torch.load(plain, weights_only=True)

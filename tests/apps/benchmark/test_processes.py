@@ -10,7 +10,7 @@ from mobilevision.apps.benchmark import loader as openings
 from mobilevision.apps.benchmark.loader import Opened, Opening, open_side
 from mobilevision.apps.benchmark.processes import Worker
 from mobilevision.apps.benchmark.worker import Commands, peak_memory, serve
-from mobilevision.apps.inference.runtime import ModelFacts
+from mobilevision.apps.inference.runtime import ModelMetadata
 from mobilevision.datasets.errors import DataError
 
 
@@ -31,8 +31,8 @@ def write_model(path: Path) -> Path:
     graph = onnx.helper.make_graph([node], "shape", [images], [shape])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
     model.ir_version = 10
-    facts = ModelFacts("network", (4, 6), {}, {"shape": "of the images"})
-    onnx.helper.set_model_props(model, facts.to_strings())
+    metadata = ModelMetadata("network", (4, 6), {}, {"shape": "of the images"})
+    onnx.helper.set_model_props(model, metadata.to_strings())
     onnx.save(model, path)
     return path
 

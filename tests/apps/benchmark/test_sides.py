@@ -155,7 +155,11 @@ def test_sides_of__faces_in_one_pass__network_alone_says_all(tmp_path: Path) -> 
     for opening, image in ((side.answer, IMAGE), (side.network, IMAGE[:, :32])):
         said = open_side(opening, 1)(image[None])
         assert [value.shape for value in tensors_in(said)] == [(1, 8), (1, 3), (1, 5, 2)]
-    assert list(alone(open_deployable(path)).facts.outputs) == ["output_0", "output_1", "output_2"]
+    assert list(alone(open_deployable(path)).metadata.outputs) == [
+        "output_0",
+        "output_1",
+        "output_2",
+    ]
 
 
 def test_sides_of__what_cannot_be__says_what_to_do(tmp_path: Path, face: Path) -> None:

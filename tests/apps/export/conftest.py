@@ -110,7 +110,7 @@ def write_small(path: Path, kind: str) -> Path:
     write_checkpoint(
         path, task, plan, network, categories, size_hw, {"source": "made up", "licence": "MIT"}
     )
-    add_facts(path, kind)
+    add_metadata(path, kind)
     return path
 
 
@@ -124,16 +124,16 @@ def make_lively(network: nn.Module) -> nn.Module:
     return network
 
 
-def add_facts(path: Path, kind: str) -> None:
+def add_metadata(path: Path, kind: str) -> None:
     chosen = {"thresholds": {"Smiling": 0.3}}
     measured = {"verification": {"threshold": 0.31, "far": 0.001, "pairs": 6000}}
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "face_attributes": chosen,
         "face_embedding": measured,
         "faces": chosen | measured,
     }.get(kind, {})
     content = torch.load(path, weights_only=True)
-    content["mobilevision"].update(facts)
+    content["mobilevision"].update(metadata)
     torch.save(content, path)
 
 
@@ -149,7 +149,7 @@ def write_geolocator(path: Path) -> Path:
     task = GeolocationTask(network, categories)
     task.use_cells(tables)
     content = torch.load(path, weights_only=True)
-    content["mobilevision"] |= {"cells": task.facts["cells"], "crop_fraction": None}
+    content["mobilevision"] |= {"cells": task.metadata["cells"], "crop_fraction": None}
     torch.save(content, path)
     return path
 
@@ -193,7 +193,7 @@ def converted(
         out = folder / f"{kind}.xml"
         if not out.exists():
             written = exported(kind)
-            convert(written.path, out, written.facts)
+            convert(written.path, out, written.metadata)
         return out
 
     return write

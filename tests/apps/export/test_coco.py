@@ -44,9 +44,13 @@ def test_export__real_detector__says_what_it_is(written: Exported) -> None:
     assert written.differences["scores"] < 1e-4
     assert written.differences["boxes"] < 0.05
     assert written.differences["labels"] == 0
-    facts = open_runtime(written.path).facts
-    assert (facts.size_hw, facts.licence, len(facts.categories)) == ((300, 300), "Apache-2.0", 80)
-    assert len(facts.provenance["weights"]["sha256"]) == 64
+    metadata = open_runtime(written.path).metadata
+    assert (metadata.size_hw, metadata.licence, len(metadata.categories)) == (
+        (300, 300),
+        "Apache-2.0",
+        80,
+    )
+    assert len(metadata.provenance["weights"]["sha256"]) == 64
 
 
 def test_detector__real_images__same_boxes(
@@ -111,7 +115,7 @@ def detected(detector: Detector, random_images: list[Path]) -> Results:
 
 def said(run: Runtime, random_images: list[Path]) -> Results:
     """What the file itself says of whole images, without ``Detector``."""
-    ids = list(run.facts.categories)
+    ids = list(run.metadata.categories)
 
     def rows(path: Path) -> Results:
         found = run(ImageFile(path).read()[None])

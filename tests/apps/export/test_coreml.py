@@ -19,7 +19,7 @@ from mobilevision.apps.export.coreml import INPUT, CoreMlFormat, quiet_coremltoo
 from mobilevision.apps.export.export_module import Deployable
 from mobilevision.apps.export.exporting import largest_differences, made_up_image
 from mobilevision.apps.export.formats import ExportOptions
-from mobilevision.apps.inference.runtime import ModelFacts
+from mobilevision.apps.inference.runtime import ModelMetadata
 from mobilevision.apps.main import main
 from mobilevision.datasets.errors import DataError
 
@@ -208,12 +208,12 @@ def test_file__evaluated__answers_of_torch(
     kind: str, written: Callable[[str], Path], deployable: Callable[[str], Deployable]
 ) -> None:
     eager = deployable(kind)
-    image = made_up_image(eager.facts.size_hw)
+    image = made_up_image(eager.metadata.size_hw)
     images = torch.from_numpy(image)[None]
     with torch.no_grad():
         answers = eager.module(images)
         found = run_file(load_function(written(kind)), images.permute(0, 3, 1, 2).float())
-    expected = {name: x.numpy() for name, x in zip(eager.facts.outputs, answers, strict=True)}
+    expected = {name: x.numpy() for name, x in zip(eager.metadata.outputs, answers, strict=True)}
     assert list(found) == list(expected)
     for name, difference in largest_differences(expected, found).items():
         assert difference <= TOLERANCES.get(name, TOLERANCE), name
@@ -224,24 +224,28 @@ def test_file__evaluated__answers_of_torch(
 def test_file__says_what_it_is(
     kind: str, written: Callable[[str], Path], deployable: Callable[[str], Deployable]
 ) -> None:
-    facts = deployable(kind).facts
+    metadata = deployable(kind).metadata
     with quiet_coremltools() as coremltools:
         said = coremltools.utils.load_spec(str(written(kind))).description
     (image,) = said.input
-    height, width = facts.size_hw
+    height, width = metadata.size_hw
     assert image.name == INPUT
     assert (image.type.imageType.height, image.type.imageType.width) == (height, width)
     assert image.type.imageType.colorSpace == RGB
-    assert [output.name for output in said.output] == list(facts.outputs)
+    assert [output.name for output in said.output] == list(metadata.outputs)
     for output in said.output:
         array = output.type.multiArrayType
         assert array.dataType == (INT32 if output.name == "labels" else FLOAT32)
         assert array.shape[0] == 1
-    read = ModelFacts.from_strings(said.metadata.userDefined, kind)
+    read = ModelMetadata.from_strings(said.user_defined.userDefined, kind)
     assert f"an RGB image of {height}x{width} px" in read.preparation
-    assert (read.job, read.categories, read.details) == (facts.job, facts.categories, facts.details)
-    assert read.provenance == facts.provenance
-    assert said.metadata.license == read.licence == facts.licence
+    assert (read.job, read.categories, read.details) == (
+        metadata.job,
+        metadata.categories,
+        metadata.details,
+    )
+    assert read.provenance == metadata.provenance
+    assert said.user_defined.license == read.licence == metadata.licence
 
 
 def channels(weight: Any) -> list[int]:

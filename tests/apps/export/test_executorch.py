@@ -15,7 +15,7 @@ from mobilevision.apps import Detector
 from mobilevision.apps.benchmark.backends import alone, runnable_formats, sides_of
 from mobilevision.apps.export import formats
 from mobilevision.apps.export.export_module import Deployable, DeployedNetwork
-from mobilevision.apps.export.exported_program import written_facts
+from mobilevision.apps.export.exported_program import written_metadata
 from mobilevision.apps.export.exporting import (
     Exported,
     export_checkpoint,
@@ -70,12 +70,16 @@ def test_file__same_answers_for_any_number_of_images(
 ) -> None:
     written, eager = program(kind), deployable(kind)
     run = open_runtime(written.path, "cpu", threads=1)
-    assert run.facts == written_facts(eager, ExportOptions(any_image=False)) == written.facts
+    assert (
+        run.metadata == written_metadata(eager, ExportOptions(any_image=False)) == written.metadata
+    )
     for count in (1, 3):
-        images = random_images(count, eager.facts.size_hw)
+        images = random_images(count, eager.metadata.size_hw)
         with torch.no_grad():
             answers = eager.module(torch.from_numpy(images))
-        expected = {name: x.numpy() for name, x in zip(eager.facts.outputs, answers, strict=True)}
+        expected = {
+            name: x.numpy() for name, x in zip(eager.metadata.outputs, answers, strict=True)
+        }
         for name, difference in largest_differences(expected, run(images)).items():
             assert difference <= {"boxes": 2e-2, "labels": 0}.get(name, 1e-4), name
         assert all(np.ptp(x) > 0 for name, x in expected.items() if name != "labels")
@@ -160,7 +164,7 @@ def test_open_runtime__no_program__says_so(content: bytes, tmp_path: Path) -> No
 def test_format__network_alone__answers_as_torch(deployable: Deployables, tmp_path: Path) -> None:
     bare = alone(deployable("ssd"))
     ExecutorchFormat().write(bare, tmp_path / "network.pte", ExportOptions(any_image=False))
-    images = random_images(1, bare.facts.size_hw)
+    images = random_images(1, bare.metadata.size_hw)
     with torch.no_grad():
         expected = bare.module(torch.from_numpy(images))
     found = open_runtime(tmp_path / "network.pte")(images)
@@ -182,7 +186,7 @@ def test_format__operation_without_a_kernel__refused(
 
     height_width = (8, 8)
     foreign = replace(deployable("ssd"), module=DeployedNetwork(Foreign(), height_width))
-    foreign = replace(foreign, facts=replace(foreign.facts, size_hw=height_width))
+    foreign = replace(foreign, metadata=replace(foreign.metadata, size_hw=height_width))
     with pytest.raises(DataError, match=r"foreign\.pte: .*torchvision\.nms.*Choose onnx"):
         ExecutorchFormat().write(foreign, tmp_path / "foreign.pte", ExportOptions())
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ import torch
 
 from mobilevision.apps import Detector
 from mobilevision.apps.export.export_module import Deployable
-from mobilevision.apps.export.exported_program import written_facts
+from mobilevision.apps.export.exported_program import written_metadata
 from mobilevision.apps.export.exporting import largest_differences, made_up_image
 from mobilevision.apps.export.formats import ExportOptions
 from mobilevision.apps.inference.exported_program import read_checked
@@ -31,12 +31,14 @@ def test_file__same_answers_for_any_batch_and_image(
 ) -> None:
     eager = deployable(kind)
     run = open_runtime(program(kind), "cpu")
-    assert run.facts == eager.facts
-    for batch, size_hw in ((1, eager.facts.size_hw), (3, (97, 61))):
+    assert run.metadata == eager.metadata
+    for batch, size_hw in ((1, eager.metadata.size_hw), (3, (97, 61))):
         images = np.stack([np.roll(made_up_image(size_hw), 7 * i, axis=1) for i in range(batch)])
         with torch.no_grad():
             answers = eager.module(torch.from_numpy(images))
-        expected = {name: x.numpy() for name, x in zip(eager.facts.outputs, answers, strict=True)}
+        expected = {
+            name: x.numpy() for name, x in zip(eager.metadata.outputs, answers, strict=True)
+        }
         for name, difference in largest_differences(expected, run(images)).items():
             assert difference <= {"boxes": 2e-2, "labels": 0}.get(name, 1e-4), name
         assert all(np.ptp(x) > 0 for name, x in expected.items() if name != "labels")
@@ -54,10 +56,10 @@ def test_file__torch_alone_opens_it(program: Programs) -> None:
 
 def test_written_facts__fixed_image__says_the_size(deployable: Deployables) -> None:
     eager = deployable("ssd")
-    assert written_facts(eager, ExportOptions()) == eager.facts
-    said = written_facts(eager, ExportOptions(any_image=False)).preparation
+    assert written_metadata(eager, ExportOptions()) == eager.metadata
+    said = written_metadata(eager, ExportOptions(any_image=False)).preparation
     assert "(batch, 64, 80, 3)" in said
-    face = written_facts(deployable("face_embedding"), ExportOptions(any_image=False))
+    face = written_metadata(deployable("face_embedding"), ExportOptions(any_image=False))
     assert "five landmarks" in face.preparation
     assert "64x64 px" in face.preparation
 

@@ -84,12 +84,12 @@ def test_analyzer__same_faces_as_the_checkpoint(
 
 def test_facts__faces__outputs_and_thresholds_of_both_jobs(exported: Exports) -> None:
     run = open_runtime(exported("faces").path, "cpu")
-    assert list(run.facts.outputs) == ["embeddings", "logits", "probabilities", "landmarks"]
-    assert run.facts.categories == {0: "Smiling", 1: "Wearing_Hat"}
-    assert run.facts.thresholds == CHOSEN
-    assert run.facts.details["verification"]["pairs"] == 6000
-    described = open_runtime(exported("face_attributes").path, "cpu").facts
-    assert run.facts.preparation == described.preparation
+    assert list(run.metadata.outputs) == ["embeddings", "logits", "probabilities", "landmarks"]
+    assert run.metadata.categories == {0: "Smiling", 1: "Wearing_Hat"}
+    assert run.metadata.thresholds == CHOSEN
+    assert run.metadata.details["verification"]["pairs"] == 6000
+    described = open_runtime(exported("face_attributes").path, "cpu").metadata
+    assert run.metadata.preparation == described.preparation
     said = run(np.stack([made_up_image((64, 48))] * 3))
     assert {name: value.shape for name, value in said.items()} == {
         "embeddings": (3, 8), "logits": (3, 2), "probabilities": (3, 2), "landmarks": (3, 5, 2)

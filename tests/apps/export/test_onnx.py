@@ -42,17 +42,19 @@ def test_file__same_answers_for_any_batch_and_image(
 ) -> None:
     eager = deployable(kind)
     run = open_runtime(exported(kind).path, "cpu", threads=1)
-    assert run.facts == eager.facts
-    for batch, size_hw in ((1, eager.facts.size_hw), (3, (97, 61)), (2, (33, 130))):
+    assert run.metadata == eager.metadata
+    for batch, size_hw in ((1, eager.metadata.size_hw), (3, (97, 61)), (2, (33, 130))):
         images = np.stack([np.roll(made_up_image(size_hw), 7 * i, axis=1) for i in range(batch)])
         with torch.no_grad():
             answers = eager.module(torch.from_numpy(images))
-        expected = {name: x.numpy() for name, x in zip(eager.facts.outputs, answers, strict=True)}
+        expected = {
+            name: x.numpy() for name, x in zip(eager.metadata.outputs, answers, strict=True)
+        }
         found = run(images)
         assert [(x.shape, x.dtype) for x in found.values()] == [
             (x.shape, x.dtype) for x in expected.values()
         ]
-        allowed = 1 if size_hw == eager.facts.size_hw else RESIZED
+        allowed = 1 if size_hw == eager.metadata.size_hw else RESIZED
         for name, difference in largest_differences(expected, found).items():
             most = {"boxes": BOXES_PX, "labels": 0}.get(name, 1e-4)
             assert difference <= most * allowed, name
@@ -110,16 +112,16 @@ def test_graph__checked_without_leftovers_and_with_facts(exported: Exports) -> N
 
 
 def test_facts__travel_with_the_file(exported: Exports, small: Callable[[str], Path]) -> None:
-    facts = open_runtime(exported("face_attributes").path).facts
-    assert facts.thresholds == {"Smiling": 0.3, "Wearing_Hat": 0.5}
-    assert facts.licence == "MIT"
-    assert facts.provenance["weights"]["source"] == "made up"
+    metadata = open_runtime(exported("face_attributes").path).metadata
+    assert metadata.thresholds == {"Smiling": 0.3, "Wearing_Hat": 0.5}
+    assert metadata.licence == "MIT"
+    assert metadata.provenance["weights"]["source"] == "made up"
     import hashlib
 
     digest = hashlib.sha256(small("face_attributes").read_bytes()).hexdigest()
-    assert facts.provenance["checkpoint_sha256"] == digest
-    assert "landmarks" in facts.outputs
-    threshold = open_runtime(exported("face_embedding").path).facts.details["verification"]
+    assert metadata.provenance["checkpoint_sha256"] == digest
+    assert "landmarks" in metadata.outputs
+    threshold = open_runtime(exported("face_embedding").path).metadata.details["verification"]
     assert threshold["threshold"] == 0.31
 
 

@@ -14,7 +14,7 @@ from mobilevision.apps.export.export_module import Deployable, DeployedNetwork, 
 from mobilevision.apps.export.exporting import made_up_image
 from mobilevision.apps.export.formats import ExportOptions
 from mobilevision.apps.export.nms import ExportablePostProcess
-from mobilevision.apps.inference.runtime import ModelFacts
+from mobilevision.apps.inference.runtime import ModelMetadata
 from mobilevision.backbone import MobileNetV1
 from mobilevision.heads.detection import PostProcess
 
@@ -92,8 +92,10 @@ class Pixels(nn.Module):
 
 @pytest.mark.parametrize("noise", [False, True])
 def test_resize__onnx__pixels_of_torch_up_to_the_edge(noise: bool, tmp_path: Path) -> None:
-    facts = ModelFacts("classification", (30, 44), {}, {"pixels": "(batch, 3, 30, 44) float32"})
-    deployable = Deployable(DeployedNetwork(Pixels(), facts.size_hw), facts)
+    metadata = ModelMetadata(
+        "classification", (30, 44), {}, {"pixels": "(batch, 3, 30, 44) float32"}
+    )
+    deployable = Deployable(DeployedNetwork(Pixels(), metadata.size_hw), metadata)
     OnnxFormat().write(deployable, tmp_path / "resize.onnx", ExportOptions())
     session = ort.InferenceSession(tmp_path / "resize.onnx", providers=["CPUExecutionProvider"])
     for size_hw in ((97, 61), (480, 640), (20, 30), (31, 300), (30, 44)):
@@ -103,7 +105,7 @@ def test_resize__onnx__pixels_of_torch_up_to_the_edge(noise: bool, tmp_path: Pat
         images = np.stack([image, image[::-1]])
         (found,) = session.run(None, {"images": images})
         expected = F.interpolate(
-            torch.from_numpy(images).permute(0, 3, 1, 2), facts.size_hw,
+            torch.from_numpy(images).permute(0, 3, 1, 2), metadata.size_hw,
             mode="bilinear", antialias=True,
         ).numpy()  # fmt: skip
         apart = np.abs(found - expected)
@@ -143,8 +145,10 @@ def test_speed_up__same_answers(
 ) -> None:
     network = Means(keepdim, **options).eval()
     names = [f"map{stride}" for stride in options["out_strides"]]
-    facts = ModelFacts("classification", MAP_HW, {}, dict.fromkeys(names, "(batch, channels)"))
-    deployable = Deployable(DeployedNetwork(for_export(network), MAP_HW), facts)
+    metadata = ModelMetadata(
+        "classification", MAP_HW, {}, dict.fromkeys(names, "(batch, channels)")
+    )
+    deployable = Deployable(DeployedNetwork(for_export(network), MAP_HW), metadata)
     images = np.random.default_rng(0).integers(0, 256, (3, *MAP_HW, 3), dtype=np.uint8)
     answers, kinds = [], []
     for change in (None, speed_up):

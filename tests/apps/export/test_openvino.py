@@ -45,17 +45,17 @@ def test_file__same_answers_for_any_batch_and_image(
 ) -> None:
     eager = deployable(kind)
     run = open_runtime(converted(kind), "cpu", threads=1)
-    assert run.facts == eager.facts
-    for batch, size_hw in ((1, eager.facts.size_hw), (3, (97, 61)), (2, (33, 130))):
+    assert run.metadata == eager.metadata
+    for batch, size_hw in ((1, eager.metadata.size_hw), (3, (97, 61)), (2, (33, 130))):
         images = np.stack([np.roll(made_up_image(size_hw), 7 * i, axis=1) for i in range(batch)])
         with torch.no_grad():
             said = eager.module(torch.from_numpy(images))
-        expected = {name: x.numpy() for name, x in zip(eager.facts.outputs, said, strict=True)}
+        expected = {name: x.numpy() for name, x in zip(eager.metadata.outputs, said, strict=True)}
         found = run(images)
         assert [(x.shape, x.dtype) for x in found.values()] == [
             (x.shape, x.dtype) for x in expected.values()
         ]
-        limit = AS_GIVEN if size_hw == eager.facts.size_hw else RESIZED
+        limit = AS_GIVEN if size_hw == eager.metadata.size_hw else RESIZED
         for name, difference in largest_differences(expected, found).items():
             assert difference <= TOLERANCES.get(name, limit), name
 
@@ -126,7 +126,7 @@ def test_convert__cannot_be_written__nothing_stays(
     (tmp_path / "x.bin").write_text("old")
     monkeypatch.setattr(openvino, "save_model", fail)
     with pytest.raises(OSError, match="disk full"):
-        convert(written.path, tmp_path / "x.xml", written.facts)
+        convert(written.path, tmp_path / "x.xml", written.metadata)
     assert [(path.name, path.read_text()) for path in sorted(tmp_path.iterdir())] == [
         ("x.bin", "old"),
         ("x.xml", "old"),
@@ -146,7 +146,7 @@ def test_command__int8__both_files_and_report(
         assert text in told
     assert sorted(path.name for path in out.parent.iterdir()) == ["x.bin", "x.int8.json", "x.xml"]
     run = open_runtime(out, "cpu")
-    assert run.facts.provenance["int8"] == {"method": "minmax", "pictures": 1}
+    assert run.metadata.provenance["int8"] == {"method": "minmax", "pictures": 1}
     assert "FakeQuantize" in out.read_text() or "i8" in out.read_text()
     assert run(made_up_image((50, 60))[None])["logits"].shape == (1, 2)
 

@@ -179,7 +179,7 @@ def test_choose_layers__costliest_stays_in_float() -> None:
     assert reached == pytest.approx(costs["two"])
     kept, _ = choose_layers(network, ranges, costs, -20.0)
     assert kept == layers
-    with pytest.raises(DataError, match=r"--int8-limit 98: no layer can be in 8 bits.*lower limit"):
+    with pytest.raises(DataError, match=r"--int8-limit 98: no layer can be in int8.*lower limit"):
         choose_layers(network, ranges, costs, 98.0)
 
 
@@ -207,17 +207,17 @@ def test_quantize__small_network__near_and_smaller(
     kind: str, exported: Callable[[str], Exported], photos: Path, tmp_path: Path
 ) -> None:
     source, out = exported(kind).path, tmp_path / "small.onnx"
-    facts = open_runtime(source).facts
+    metadata = open_runtime(source).metadata
     paths = find_images([str(photos)], 6)
-    report = quantize(source, out, facts.size_hw, Calibration(paths, limit_db=15.0))
+    report = quantize(source, out, metadata.size_hw, Calibration(paths, limit_db=15.0))
     assert out.stat().st_size < 0.6 * source.stat().st_size
     assert report["signal_to_noise_db"] >= 15
     assert any(layer["int8"] for layer in report["layers"])
     assert read_report(out) == report
     run, images = open_runtime(out, "cpu"), ImageFile(paths[1]).read()[None]
-    assert run.facts == facts
+    assert run.metadata == metadata
     found, expected = run(images), open_runtime(source, "cpu")(images)
-    name = next(iter(facts.outputs))
+    name = next(iter(metadata.outputs))
     apart = np.linalg.norm(found[name] - expected[name]) / np.linalg.norm(expected[name])
     assert 0 < apart < 0.3
 
@@ -235,7 +235,7 @@ def test_command__int8__file_report_and_table(
     assert format_report(report) in told
     names = [layer["name"] for layer in report["layers"]]
     assert "backbone.stem" in names
-    assert open_runtime(out).facts.provenance["int8"] == {"method": "minmax", "pictures": 4}
+    assert open_runtime(out).metadata.provenance["int8"] == {"method": "minmax", "pictures": 4}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.int8.json", "x.onnx"]
 
 

@@ -18,8 +18,8 @@ pytest.importorskip("lancedb")
 
 @pytest.fixture
 def model(write_face_checkpoint: Callable[..., Path], tmp_path: Path) -> Path:
-    facts = {"verification": {"threshold": 0.9, "far": 0.01}}
-    return write_face_checkpoint(tmp_path / "face.ckpt", **facts)
+    metadata = {"verification": {"threshold": 0.9, "far": 0.01}}
+    return write_face_checkpoint(tmp_path / "face.ckpt", **metadata)
 
 
 @pytest.fixture

@@ -74,8 +74,8 @@ def test_import__classifier__knows_where_it_comes_from(tmp_path: Path, capsys: C
     assert (len(task.categories), task.categories[0], task.categories[999]) == (
         (1000, "tench", "toilet tissue")
     )
-    assert task.facts["size_hw"] == [160, 160]
-    provenance = task.facts["provenance"]
+    assert task.metadata["size_hw"] == [160, 160]
+    provenance = task.metadata["provenance"]
     assert provenance["sha256"] == digest
     assert provenance["folded"] is True
     assert provenance["preprocess"] == {
@@ -262,7 +262,7 @@ def test_import__real_classifier__has_its_published_accuracy(
 ) -> None:
     import_weights(str(real_data / "weights" / f"{name}.npz"), tmp_path / "x.ckpt")
     task = load_classifier(tmp_path / "x.ckpt").eval()
-    assert task.facts["size_hw"] == [size, size]
+    assert task.metadata["size_hw"] == [size, size]
     folder = real_data / "imagenet_val"
     with (folder / "labels.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from mobilevision.apps import ClassificationResult, Classifier
-from mobilevision.apps.inference.runtime import ModelFacts
+from mobilevision.apps.inference.runtime import ModelMetadata
 from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.errors import DataError
 from mobilevision.heads import classification
@@ -24,11 +24,11 @@ class Reds:
     """Says which color the pixels have that reach it, and remembers how many images came."""
 
     def __init__(self, size_hw: tuple[int, int] = (10, 20), **details: float | None) -> None:
-        self.facts = ModelFacts("classification", size_hw, NAMES, {}, details=details)
+        self.metadata = ModelMetadata("classification", size_hw, NAMES, {}, details=details)
         self.batches: list[int] = []
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        assert images.shape[1:] == (*self.facts.size_hw, 3)
+        assert images.shape[1:] == (*self.metadata.size_hw, 3)
         self.batches.append(len(images))
         sums = images.astype(np.float32).mean(axis=(1, 2)) + 1
         return {"probabilities": sums / sums.sum(axis=1, keepdims=True)}

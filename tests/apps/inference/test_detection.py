@@ -9,7 +9,7 @@ from PIL import Image
 
 from mobilevision.apps import DetectionResult, Detector
 from mobilevision.apps.cli import lightning
-from mobilevision.apps.inference.runtime import ModelFacts
+from mobilevision.apps.inference.runtime import ModelMetadata
 from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.errors import DataError
 from mobilevision.heads.detection import SSD, PostProcess
@@ -29,7 +29,7 @@ NETWORK = {
 class WhiteFinder:
     """Finds what is white: a box around it; and around everything at a score of 0.1."""
 
-    facts = ModelFacts("detection", (50, 100), {3: "white", 7: "all"}, {})
+    metadata = ModelMetadata("detection", (50, 100), {3: "white", 7: "all"}, {})
 
     def __init__(self) -> None:
         self.batches: list[int] = []

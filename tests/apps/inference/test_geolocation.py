@@ -46,7 +46,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     network = CellClassifier(MobileNetV1(0.25, out_strides=(16,)), sizes)
     categories = dict(enumerate(tables[-1].tokens))
     task = GeolocationTask(network, categories)
-    task.facts |= {"size_hw": [64, 64], "crop_fraction": None}
+    task.metadata |= {"size_hw": [64, 64], "crop_fraction": None}
     task.use_cells(tables)
     spec = {**NETWORK, "init_args": {**NETWORK["init_args"], "num_classes": sizes}}
     checkpoint = {

@@ -7,10 +7,10 @@ import pytest
 
 from mobilevision.apps import Detector
 from mobilevision.apps.inference.onnx import choose_providers
-from mobilevision.apps.inference.runtime import ModelFacts, open_runtime
+from mobilevision.apps.inference.runtime import ModelMetadata, open_runtime
 from mobilevision.datasets.errors import DataError
 
-FACTS = ModelFacts(
+METADATA = ModelMetadata(
     "detection",
     (4, 6),
     {1: "cat", 5: "owl"},
@@ -38,9 +38,9 @@ def write_model(path: Path, entries: dict[str, str]) -> Path:
 
 
 def test_facts__strings_and_back__equal() -> None:
-    entries = FACTS.to_strings()
+    entries = METADATA.to_strings()
     assert all(isinstance(value, str) for value in entries.values())
-    assert ModelFacts.from_strings({**entries, "other": "x"}, "file") == FACTS
+    assert ModelMetadata.from_strings({**entries, "other": "x"}, "file") == METADATA
 
 
 @pytest.mark.parametrize(
@@ -54,15 +54,15 @@ def test_facts__strings_and_back__equal() -> None:
     ],
 )
 def test_facts__absent_or_damaged__says_so(changes: dict, message: str) -> None:
-    entries = {key: value for key, value in (FACTS.to_strings() | changes).items() if value}
+    entries = {key: value for key, value in (METADATA.to_strings() | changes).items() if value}
     with pytest.raises(DataError, match=rf"a\.onnx: .*{message}"):
-        ModelFacts.from_strings(entries, "a.onnx")
+        ModelMetadata.from_strings(entries, "a.onnx")
 
 
 def test_open_runtime__runs_what_the_facts_name(tmp_path: Path) -> None:
-    facts = ModelFacts("classification", (4, 6), {}, {"boxes": "a shape"})
-    run = open_runtime(write_model(tmp_path / "a.onnx", facts.to_strings()), threads=1)
-    assert run.facts == facts
+    metadata = ModelMetadata("classification", (4, 6), {}, {"boxes": "a shape"})
+    run = open_runtime(write_model(tmp_path / "a.onnx", metadata.to_strings()), threads=1)
+    assert run.metadata == metadata
     found = run(np.zeros((3, 4, 6, 3), np.uint8))
     assert {name: value.tolist() for name, value in found.items()} == {"boxes": [3, 4, 6, 3]}
 
@@ -83,12 +83,12 @@ def test_open_runtime__unfit_file__says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_detector__file_of_another_job_or_size__refused(tmp_path: Path) -> None:
-    other = ModelFacts("classification", (4, 6), {}, {"boxes": "x"})
+    other = ModelMetadata("classification", (4, 6), {}, {"boxes": "x"})
     path = write_model(tmp_path / "other.onnx", other.to_strings())
     with pytest.raises(DataError, match="is a model for classification, not for detection"):
         Detector.load(path)
-    path = write_model(tmp_path / "a.onnx", FACTS.to_strings())
-    assert Detector.load(path, size_hw=(4, 6)).categories == FACTS.categories
+    path = write_model(tmp_path / "a.onnx", METADATA.to_strings())
+    assert Detector.load(path, size_hw=(4, 6)).categories == METADATA.categories
     with pytest.raises(DataError, match="works at 4x6 px"):
         Detector.load(path, size_hw=(300, 300))
 

@@ -152,7 +152,7 @@ def test_run_grid__interrupted__ends_its_process_and_keeps_the_time(tmp_path: Pa
     script = f"""
         import signal
         from pathlib import Path
-        from mobilevision.apps.training import grid
+        from mobilevision.apps.training import sweep
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" has it ignored
         sweep._PROGRAM = ({str(training)!r},)
         sweep.run_grid([sweep.Run("a", ("fit",), Path({str(tmp_path / "a")!r}))])

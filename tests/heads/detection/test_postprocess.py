@@ -10,7 +10,7 @@ from mobilevision.heads.detection.postprocess import PostProcess, greedy_suppres
 def candidates(
     seed: int, images: int = 3, anchors: int = 200, classes: int = 6
 ) -> tuple[Tensor, Tensor]:
-    """Clustered boxes, so that suppression has something to do, and distinct scores."""
+    """Clustered boxes, so that NMS has something to do, and distinct scores."""
     generator = torch.Generator().manual_seed(seed)
     centers = torch.rand(images, 8, 2, generator=generator) * 250 + 20
     which = torch.randint(0, 8, (images, anchors), generator=generator)

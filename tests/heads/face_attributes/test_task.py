@@ -121,13 +121,13 @@ def test_fit_and_test__thresholds_and_files(drawn_celeba: Path, tmp_path: Path, 
     trainer.fit(task, data(drawn_celeba))
     # Six validation images are too few to choose thresholds by.
     assert task.thresholds == {}
-    assert task.facts["thresholds_from"] == "celeba val, accuracy"
-    assert task.facts["label_counts"] == [[6, 6], [4, 8], [12, 0]]
-    assert task.facts["size_hw"] == [40, 32]
+    assert task.metadata["thresholds_from"] == "celeba val, accuracy"
+    assert task.metadata["label_counts"] == [[6, 6], [4, 8], [12, 0]]
+    assert task.metadata["size_hw"] == [40, 32]
     assert {"val/loss", "val/mean_ap", "val/mean_accuracy", "val/mean_balanced_accuracy"} <= set(
         trainer.callback_metrics
     )
-    task.facts["thresholds"] = {"Red_Face": 0.0}
+    task.metadata["thresholds"] = {"Red_Face": 0.0}
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     other = small_task(groups=("Wearing_Hat",))
     quiet_trainer(tmp_path).test(other, data(drawn_celeba), ckpt_path=tmp_path / "a.ckpt",

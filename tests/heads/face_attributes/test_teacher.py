@@ -78,7 +78,7 @@ def test_load_task__weights_of_the_backbone_gone__rebuilt(checkpoint: Path) -> N
     task = load_task(checkpoint, AttributeTask)
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert all(torch.equal(value, state[name]) for name, value in task.state_dict().items())
-    assert task.facts["size_hw"] == [40, 32]
+    assert task.metadata["size_hw"] == [40, 32]
     assert list(task.categories.values()) == ["Red_Face", "Wearing_Hat", "Never"]
 
 

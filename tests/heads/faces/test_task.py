@@ -123,13 +123,13 @@ def test_fit_and_test__files_thresholds_and_images_of_both_jobs(
     assert (tmp_path / "precision_recall.png").is_file()
     assert (tmp_path / "roc.png").is_file()
     trainer.save_checkpoint(tmp_path / "a.ckpt")
-    facts = torch.load(tmp_path / "a.ckpt", weights_only=True)["mobilevision"]
-    assert facts["attributes"] == list(NAMES.values())
-    assert facts["label_counts"] == [[6, 6], [4, 8], [12, 0]]
-    assert facts["size_hw"] == [40, 32]
+    metadata = torch.load(tmp_path / "a.ckpt", weights_only=True)["mobilevision"]
+    assert metadata["attributes"] == list(NAMES.values())
+    assert metadata["label_counts"] == [[6, 6], [4, 8], [12, 0]]
+    assert metadata["size_hw"] == [40, 32]
     verified = json.loads((tmp_path / "verification.json").read_text())
     assert verified["dataset"] == "celeba val"
-    assert facts["verification"]["threshold"] == verified["threshold"]
+    assert metadata["verification"]["threshold"] == verified["threshold"]
 
     other = task(drawn_people, teacher=None)  # it is not asked for
     out = tmp_path / "test"
@@ -140,7 +140,7 @@ def test_fit_and_test__files_thresholds_and_images_of_both_jobs(
     assert described["dataset"] == verified["dataset"] == "celeba test"
     assert (described["images"], verified["pairs"], verified["all"]["people"]) == (6, 4, 4)
     assert len((out / "predictions.csv").read_text().splitlines()) == 7
-    assert other.facts["verification"] == facts["verification"]  # of validation
+    assert other.metadata["verification"] == metadata["verification"]  # of validation
     printed = capsys.readouterr().out
     assert "the hardest first" in printed
     assert "Verification on celeba test: 4 pairs in 2 folds" in printed
@@ -237,4 +237,4 @@ def test_missing_images__left_out_of_faces_and_table(drawn_people: Path, tmp_pat
     quiet_trainer(tmp_path, max_steps=2, limit_val_batches=0).fit(
         model, data(root, on_error="skip")
     )
-    assert model.facts["label_counts"][0] == [6, 5]
+    assert model.metadata["label_counts"][0] == [6, 5]

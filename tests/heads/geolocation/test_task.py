@@ -83,7 +83,7 @@ def test_fit_save_load_test__same_measures_and_cells(world, tmp_path: Path, caps
     )
     assert [len(each) for each in back.partitions] == world.num_classes
     assert back.partitions[-1].spread_km == pytest.approx(task.partitions[-1].spread_km)
-    assert back.facts["size_hw"] == [64, 64]
+    assert back.metadata["size_hw"] == [64, 64]
     make_trainer(tmp_path / "again").test(back, datamodule=world, verbose=False)
     again = json.loads((tmp_path / "again" / "geo_metrics.json").read_text())
     assert again == first
