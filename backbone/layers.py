@@ -56,8 +56,21 @@ class PaddedConv2d(nn.Conv2d):
 
     def pad(self, input: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:  # noqa: A002
         """Return the input, the kernel's part to use, and what is to be padded on both sides."""
-        top, bottom, rows = self._axis(int(input.shape[-2]), 0)
-        left, right, columns = self._axis(int(input.shape[-1]), 1)
+        sides: list[tuple[int, int]] = []
+        taps: list[slice] = []
+        axes = zip(input.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True)
+        for size, kernel, stride, dilation in axes:
+            size = int(size)  # noqa: PLW2901 (tracing hands out symbols)
+            outputs = -(-size // stride)
+            extent = dilation * (kernel - 1) + 1
+            before = after = (extent - 1) // 2
+            if self.kind == "same":
+                total = max((outputs - 1) * stride + extent - size, 0)
+                before, after = total // 2, total - total // 2
+            alone = outputs == 1 and dilation == 1  # the other taps would see padding only
+            sides.append((0, 0) if alone else (before, after))
+            taps.append(slice(before, min(before + size, kernel)) if alone else slice(None))
+        (top, bottom), (left, right), (rows, columns) = *sides, taps
         if top != bottom or left != right:  # the convolution can only pad evenly by itself
             input = F.pad(input, (left, right, top, bottom))  # noqa: A001
             top = left = 0
@@ -87,20 +100,6 @@ class PaddedConv2d(nn.Conv2d):
             and self.training
             and torch.is_autocast_enabled("cpu")
         )
-
-    def _axis(self, size: int, axis: int) -> tuple[int, int, slice]:
-        """Padding before and after, and the taps of the kernel to use."""
-        kernel, stride, dilation = self.kernel_size[axis], self.stride[axis], self.dilation[axis]
-        outputs = -(-size // stride)
-        extent = dilation * (kernel - 1) + 1
-        if self.kind == "same":
-            total = max((outputs - 1) * stride + extent - size, 0)
-            before, after = total // 2, total - total // 2
-        else:
-            before = after = (extent - 1) // 2
-        if outputs == 1 and dilation == 1:
-            return 0, 0, slice(before, min(before + size, kernel))
-        return before, after, slice(None)
 
 
 class ConvNormAct(nn.Sequential):

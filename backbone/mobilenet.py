@@ -174,28 +174,28 @@ class MobileNetV1(nn.Module):
         Returns:
             For each stride a (B, channels, ceil(H / stride), ceil(W / stride)) map.
         """
-        features = self._run(self.stem, images)
-        maps = []
-        for index, block in enumerate(self.blocks):
-            features = self._run(block, features)
+        recompute = (
+            self.gradient_checkpointing
+            and torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+        )
+        features, maps = images, []
+        for index, layer in enumerate((self.stem, *self.blocks), start=-1):
+            features = _recomputed(layer, features) if recompute else layer(features)
             if index in self._taps:
                 maps.append(features)
         return tuple(maps)
 
-    def _run(self, layer: nn.Module, features: Tensor) -> Tensor:
-        if (
-            not self.gradient_checkpointing
-            or not torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
-        ):
-            return layer(features)
-        return checkpoint(  # type: ignore[return-value]
-            layer,
-            features,
-            use_reentrant=False,
-            preserve_rng_state=False,  # nothing here is random
-            context_fn=partial(recomputation_contexts, layer),
-        )
+
+def _recomputed(layer: nn.Module, features: Tensor) -> Tensor:
+    """Run a layer whose activations are computed again in the backward pass, not kept."""
+    return checkpoint(  # type: ignore[return-value]
+        layer,
+        features,
+        use_reentrant=False,
+        preserve_rng_state=False,  # nothing here is random
+        context_fn=partial(recomputation_contexts, layer),
+    )
 
 
 class ImageClassifier(nn.Module):

@@ -17,7 +17,7 @@ import numpy as np
 
 from ...datasets.errors import DataError
 from ...datasets.images import IMAGENET_CROP, center_crop
-from .images import ImageLike, ImageSource, all_or_raise, as_images
+from .images import ImageLike, ImageSource, as_images
 from .predictor import Predictor, Prepared
 from .runtime import AS_THEY_ARE, ModelMetadata, cropped
 
@@ -159,11 +159,15 @@ class Classifier(Predictor[ClassificationResult]):
                 option is out of its range.
         """
         sources, single = as_images(images)
-        results = all_or_raise(self.stream(sources, top, batch_size))
+        results: list[Any] = list(self.stream(sources, top, batch_size, strict=True))
         return results[0] if single else results
 
     def stream(
-        self, images: Iterable[ImageSource], top: int = 5, batch_size: int = 16
+        self,
+        images: Iterable[ImageSource],
+        top: int = 5,
+        batch_size: int = 16,
+        strict: bool = False,
     ) -> Iterator[ClassificationResult | DataError]:
         """Classify any number of images, holding only a few of them.
 
@@ -171,8 +175,9 @@ class Classifier(Predictor[ClassificationResult]):
             images: For instance ``datasets.images.ImageFile`` objects; read as they are used.
             top: As for calling the classifier.
             batch_size: As for calling the classifier.
+            strict: Whether an image that cannot be read raises its error, in place of yielding it.
 
-        Yields:
+        Returns:
             For each image in order its result, or the error that says why it cannot be read.
 
         Raises:
@@ -180,7 +185,7 @@ class Classifier(Predictor[ClassificationResult]):
         """
         if batch_size < 1 or top < 1:
             raise DataError(f"batch_size={batch_size}, top={top}: both must be at least 1")
-        yield from self.run(images, batch_size, top=top)
+        return self.run(images, batch_size, strict, top=top)
 
     def prepare(self, image: ImageSource) -> Prepared:
         """Read an image as evaluation does in training."""

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ...datasets.errors import DataError
-from .images import ImageLike, ImageSource, all_or_raise, as_images
+from .images import ImageLike, ImageSource, as_images
 from .predictor import Predictor, Prepared
 from .runtime import ModelMetadata
 
@@ -243,7 +243,7 @@ class Detector(Predictor[DetectionResult]):
                 option is out of its range.
         """
         sources, single = as_images(images)
-        results = all_or_raise(self.stream(sources, score_threshold, batch_size))
+        results: list[Any] = list(self.stream(sources, score_threshold, batch_size, strict=True))
         return results[0] if single else results
 
     def stream(
@@ -251,6 +251,7 @@ class Detector(Predictor[DetectionResult]):
         images: Iterable[ImageSource],
         score_threshold: float = DEFAULT_THRESHOLD,
         batch_size: int = 8,
+        strict: bool = False,
     ) -> Iterator[DetectionResult | DataError]:
         """Find objects in any number of images without holding more than a few of them.
 
@@ -260,8 +261,9 @@ class Detector(Predictor[DetectionResult]):
             images: For instance ``datasets.images.ImageFile`` objects; read as they are used.
             score_threshold: As for calling the detector.
             batch_size: As for calling the detector.
+            strict: Whether an image that cannot be read raises its error, in place of yielding it.
 
-        Yields:
+        Returns:
             For each image in order its result, or the error that says why it cannot be read.
 
         Raises:
@@ -272,7 +274,7 @@ class Detector(Predictor[DetectionResult]):
                 f"batch_size={batch_size}, score_threshold={score_threshold}: the first must be at "
                 "least 1, the second from 0 to 1."
             )
-        yield from self.run(images, batch_size, score_threshold=score_threshold)
+        return self.run(images, batch_size, strict, score_threshold=score_threshold)
 
     def decode(  # type: ignore[override]
         self,

@@ -20,7 +20,7 @@ from ...datasets.faces.alignment import align_face
 from ...datasets.images import stretch
 from .face_detector import FaceFinder
 from .face_pipeline import FaceComparer, Threshold, given_details, measured_details
-from .images import ImageLike, ImageSource, all_or_raise, as_images
+from .images import ImageLike, ImageSource, as_images
 from .runtime import ModelMetadata, Runtime, is_exported
 
 if TYPE_CHECKING:
@@ -209,20 +209,21 @@ class FaceEmbedder(FaceComparer[Face]):
             DataError: An image cannot be read, or an option is out of its range.
         """
         images, _ = as_images(crops)
-        rows = all_or_raise(self.stream_aligned(images, batch_size))
+        rows: list[Any] = list(self.stream_aligned(images, batch_size, strict=True))
         if rows:
             return np.stack(rows)
         size = self.size  # a face of nobody tells the dimension
         return self.runtime(np.zeros((1, size, size, 3), np.uint8))["embeddings"][:0]
 
     def stream_aligned(
-        self, crops: Iterable[ImageSource], batch_size: int = 32
+        self, crops: Iterable[ImageSource], batch_size: int = 32, strict: bool = False
     ) -> Iterator[np.ndarray | DataError]:
         """Embed any number of aligned faces, holding only a few of them.
 
         Args:
             crops: As for ``stream``.
             batch_size: Faces that go through the network at once.
+            strict: Whether an image that cannot be read raises its error, in place of yielding it.
 
         Yields:
             For each crop in order its embedding (D,) float32, or why it cannot be read.
@@ -230,7 +231,7 @@ class FaceEmbedder(FaceComparer[Face]):
         Raises:
             DataError: An option is out of its range.
         """
-        for faces in self.stream(crops, batch_size, aligned=True):
+        for faces in self.stream(crops, batch_size, aligned=True, strict=strict):
             yield faces if isinstance(faces, DataError) else faces[0].embedding
 
 

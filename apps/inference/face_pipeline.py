@@ -14,7 +14,7 @@ import numpy as np
 from ...datasets.errors import DataError
 from ...heads.face_embedding.verification import VERIFICATION_METADATA
 from .face_detector import FaceFinder, FacesFound
-from .images import ImageLike, ImageSource, all_or_raise, as_images, prepare_ahead
+from .images import ImageLike, ImageSource, as_images, prepare_ahead
 from .predictor import Predictor
 from .runtime import Runtime
 
@@ -149,7 +149,7 @@ class FacePredictor(Predictor[F]):
                 option is out of its range.
         """
         sources, single = as_images(images)
-        results = all_or_raise(self.stream(sources, batch_size, aligned=aligned))
+        results: list[Any] = list(self.stream(sources, batch_size, aligned=aligned, strict=True))
         return results[0] if single else results
 
     def stream(
@@ -158,6 +158,7 @@ class FacePredictor(Predictor[F]):
         batch_size: int = DEFAULT_BATCH_SIZE,
         *,
         aligned: bool = False,
+        strict: bool = False,
     ) -> Iterator[list[F] | DataError]:
         """Find the faces of any number of images, holding only a few of them.
 
@@ -167,6 +168,7 @@ class FacePredictor(Predictor[F]):
             images: For instance ``datasets.images.ImageFile`` objects; read as they are used.
             batch_size: As for calling it.
             aligned: As for calling it.
+            strict: Whether an image that cannot be read raises its error, in place of yielding it.
 
         Yields:
             For each image in order its faces, or the error that says why it cannot be read.
@@ -184,6 +186,8 @@ class FacePredictor(Predictor[F]):
             found = find(good) if good else []
             rows = iter(self._results(good, found, batch_size))
             for _, pixels in batch:
+                if strict and isinstance(pixels, DataError):
+                    raise pixels
                 yield pixels if isinstance(pixels, DataError) else next(rows)
 
     def _results(

@@ -23,7 +23,7 @@ from ...datasets.geolocation.coordinates import CellTable
 from ...datasets.images import center_crop
 from ...heads.geolocation.decoding import Answer, Calibration, Decoder
 from ...heads.trust import trusting
-from .images import ImageLike, ImageSource, all_or_raise, as_images
+from .images import ImageLike, ImageSource, as_images
 from .predictor import Predictor, Prepared
 from .runtime import AS_THEY_ARE, ModelMetadata, Runtime, cropped, is_exported
 
@@ -331,11 +331,15 @@ class Geolocator(Predictor[LocationResult]):
             DataError: An image cannot be read; use ``stream`` to go on with the others.
         """
         sources, single = as_images(images)
-        results = all_or_raise(self.stream(sources, top, batch_size))
+        results: list[Any] = list(self.stream(sources, top, batch_size, strict=True))
         return results[0] if single else results
 
     def stream(
-        self, images: Iterable[ImageSource], top: int = 5, batch_size: int = 16
+        self,
+        images: Iterable[ImageSource],
+        top: int = 5,
+        batch_size: int = 16,
+        strict: bool = False,
     ) -> Iterator[LocationResult | DataError]:
         """Locate any number of images without holding more than a few of them.
 
@@ -343,8 +347,9 @@ class Geolocator(Predictor[LocationResult]):
             images: For instance ``datasets.images.ImageFile`` objects; read as they are used.
             top: Places of each result, at most.
             batch_size: Images that go through the network at once.
+            strict: Whether an image that cannot be read raises its error, in place of yielding it.
 
-        Yields:
+        Returns:
             For each image in order its result, or the error that says why it cannot be read.
 
         Raises:
@@ -352,7 +357,7 @@ class Geolocator(Predictor[LocationResult]):
         """
         if batch_size < 1 or top < 1:
             raise DataError(f"batch_size={batch_size}, top={top}: both must be at least 1")
-        yield from self.run(images, batch_size, top=top)
+        return self.run(images, batch_size, strict, top=top)
 
     def prepare(self, image: ImageSource) -> Prepared:
         """Read an image as evaluation does in training."""

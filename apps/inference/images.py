@@ -181,7 +181,7 @@ def prepare_ahead(
         return
     threads = max(1, min(_MAX_THREADS, ahead, os.cpu_count() or 1))
     waiting: deque[tuple[P, Future[T | DataError]]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
     try:
         for item in chain(first, source):
             waiting.append((item, pool.submit(_attempt, prepare, item)))
@@ -193,20 +193,6 @@ def prepare_ahead(
             yield done, future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def all_or_raise(outcomes: Iterable[T | DataError]) -> list[T]:
-    """Return all results.
-
-    Raises:
-        DataError: The first that is among them.
-    """
-    results = []
-    for outcome in outcomes:
-        if isinstance(outcome, DataError):
-            raise outcome
-        results.append(outcome)
-    return results
 
 
 def _attempt(prepare: Callable[[P], T], item: P) -> T | DataError:

@@ -189,7 +189,11 @@ class Predictor(ABC, Generic[R]):
         return self.runtime.metadata.categories
 
     def run(
-        self, images: Iterable[ImageSource], batch_size: int, **options: Any
+        self,
+        images: Iterable[ImageSource],
+        batch_size: int,
+        strict: bool = False,
+        **options: Any,
     ) -> Iterator[R | DataError]:
         """Predict any number of images, holding only a few of them.
 
@@ -198,10 +202,14 @@ class Predictor(ABC, Generic[R]):
         Args:
             images: Read as they are used.
             batch_size: Images that go through the network at once.
+            strict: Whether an image that cannot be read ends it.
             **options: Handed to ``decode``.
 
         Yields:
             For each image in order its result, or the error that says why it cannot be read.
+
+        Raises:
+            DataError: An image cannot be read, where it is strict.
         """
         prepared = prepare_ahead(images, self.prepare, ahead=2 * batch_size)
         while batch := list(islice(prepared, batch_size)):
@@ -211,4 +219,6 @@ class Predictor(ABC, Generic[R]):
                 outputs = self.runtime(np.stack([made.pixels for _, made in good]))
                 results = iter(self.decode(outputs, good, **options))
             for _, made in batch:
+                if strict and isinstance(made, DataError):
+                    raise made
                 yield made if isinstance(made, DataError) else next(results)

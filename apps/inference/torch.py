@@ -87,7 +87,9 @@ class TorchRuntime:
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See ``Runtime``; images have the network's size."""
-        outputs = self.network(as_batch(images, self.device))
+        adapted = self.network
+        pixels = as_batch(images, self.device)
+        outputs = adapted.outputs(adapted.network, pixels, adapted.size_hw, None)
         return {
             name: output.cpu().numpy()
             for name, output in zip(self.metadata.outputs, outputs, strict=True)

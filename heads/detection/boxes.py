@@ -36,7 +36,11 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
 
 def paired_iou(a: Tensor, b: Tensor) -> Tensor:
     """Return intersection over union (...,) of boxes a (..., 4) each with its partner in b."""
-    return pairwise_iou(a[..., None, :], b[..., None, :])[..., 0, 0]
+    sides = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
+    intersection = sides.clamp_min(0).prod(dim=-1)
+    areas = [(boxes[..., 2:] - boxes[..., :2]).clamp_min(0).prod(dim=-1) for boxes in (a, b)]
+    union = areas[0] + areas[1] - intersection
+    return intersection / union.clamp_min(torch.finfo(union.dtype).tiny)
 
 
 class BoxCoder(nn.Module):

@@ -49,28 +49,25 @@ class PostProcess(nn.Module):
             size_hw: Height and width of the network's input in pixels.
         """
         boxes, scores = clip_boxes(boxes.float(), size_hw), scores.float()
-        total = scores.shape[1] * scores.shape[2]
+        num_images, num_anchors, num_classes = scores.shape
+        total = num_anchors * num_classes
         looked_at = min(total, FIRST_LOOK * self.max_detections)
-        while True:
-            found, undecided = self._suppress(boxes, scores, looked_at)
-            if looked_at == total or not undecided.any():
-                return found
-            looked_at = min(total, 4 * looked_at)
-
-    def _suppress(self, boxes: Tensor, scores: Tensor, looked_at: int) -> tuple[Detections, Tensor]:
-        """Detections from the best ``looked_at`` candidates, and (B,) whether more could matter."""
-        num_images, _, num_classes = scores.shape
-        best, index = scores.flatten(1).topk(looked_at, dim=1)  # (B, M), falling scores
-        labels = index % num_classes
-        row = index if boxes.ndim == 4 else index // num_classes
-        candidates = boxes.flatten(1, -2).gather(1, row[..., None].expand(-1, -1, 4))
-        above = best > self.score_threshold
         images = torch.arange(num_images, device=boxes.device)[:, None]
-        kept = self._survivors(
-            candidates.flatten(0, 1), (images * num_classes + labels).flatten(), above.flatten()
-        ).view_as(above)
-        undecided = above[:, -1] & (kept.sum(dim=1) < self.max_detections)
-        return self._best(candidates, best, labels, kept), undecided
+        while True:
+            best, index = scores.flatten(1).topk(looked_at, dim=1)  # (B, M), falling scores
+            labels = index % num_classes
+            row = index if boxes.ndim == 4 else index // num_classes
+            candidates = boxes.flatten(1, -2).gather(1, row[..., None].expand(-1, -1, 4))
+            above = best > self.score_threshold
+            groups = images * num_classes + labels
+            kept = self._survivors(
+                candidates.flatten(0, 1), groups.flatten(), above.flatten()
+            ).view_as(above)
+            # More candidates matter where the last one scores enough and detections are missing.
+            undecided = above[:, -1] & (kept.sum(dim=1) < self.max_detections)
+            if looked_at == total or not undecided.any():
+                return self._best(candidates, best, labels, kept)
+            looked_at = min(total, 4 * looked_at)
 
     def _survivors(self, boxes: Tensor, groups: Tensor, above: Tensor) -> Tensor:
         """Which candidates are kept, (N,) bool; only those of one group can suppress each other.

@@ -39,7 +39,7 @@ def recipe(tmp_path: Path, scenes: Path) -> Path:
             "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
             "init_args": {"save_last": True, "every_n_train_steps": 1},
         },
-        {"class_path": "mobilevision.apps.callbacks.images.DetectionPictures"},
+        {"class_path": "mobilevision.apps.callbacks.images.DetectionImages"},
         {"class_path": "mobilevision.apps.callbacks.plots.Curves"},
     ]
     config = {

@@ -47,7 +47,7 @@ def config(tmp_path: Path, objects: Path) -> Path:
                     "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
                     "init_args": {"filename": "last", "enable_version_counter": False},
                 },
-                {"class_path": "mobilevision.apps.callbacks.plots.ConfusionPicture"},
+                {"class_path": "mobilevision.apps.callbacks.plots.ConfusionPlot"},
             ],
         },
         "model": {
