@@ -81,7 +81,9 @@ def _run(path: str, words: list[str]) -> int:
     command.add_arguments(parser)
     arguments = parser.parse_args(words)
     with trusting(arguments.get("trust") or ()):
-        return command.run(arguments)
+        status = command.run(arguments)
+    sys.stdout.flush()  # a full disk shows here, not when Python exits
+    return status
 
 
 def _group(path: str, words: list[str]) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Files that only their owner may read. Free of torch."""
+"""Files that only their owner may read; does not import torch."""
 
 import os
 import stat
@@ -12,25 +12,25 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 class SharedFilesWarning(UserWarning):
-    """Others could read files that are meant for their owner alone."""
+    """Warning that others could read files that are private to their owner."""
 
 
 def is_shared(path: Path) -> bool:
-    """Whether a file or folder has rights for its group or for everybody.
+    """Return whether a file or folder gives permissions to its group or to everybody.
 
-    Always False on systems without such rights (Windows, where a folder's access list decides).
+    Always False on systems without such permissions (on Windows, a folder's access list decides).
 
     Raises:
-        OSError: There is no such file, or it cannot be asked.
+        OSError: There is no such file, or its status cannot be read.
     """
     return os.name == "posix" and bool(path.stat().st_mode & _OTHERS)
 
 
 def make_private(*paths: Path) -> None:
-    """Take the rights of group and others from files and folders, and from all that is in them.
+    """Remove the permissions of group and others from files and folders, recursively.
 
-    Symbolic links are left alone, and what is absent or goes meanwhile is passed over. Does nothing
-    on systems without such rights.
+    Symbolic links are left alone, and files that are absent or disappear are skipped. Does nothing
+    on systems without such permissions.
 
     Raises:
         OSError: They belong to another user, or the file system is read-only.
@@ -45,10 +45,10 @@ def make_private(*paths: Path) -> None:
 
 
 def create_private(path: Path) -> None:
-    """Make an empty private file where there is none, and a private one of what is there.
+    """Create an empty private file, or make an existing file private.
 
     Raises:
-        OSError: It cannot be made, or belongs to another user.
+        OSError: It cannot be created, or belongs to another user.
     """
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY, PRIVATE_FILE))
     make_private(path)

@@ -2,46 +2,45 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from ...datasets.errors import DataError
-from ..command import Command, add_batch_size, add_device, add_inputs
+from ..command import (
+    Command,
+    add_batch_size,
+    add_device,
+    add_flag,
+    add_inputs,
+    add_number,
+    add_path,
+)
 from ..errors import EXIT_FAULT
 
 
+def _add_root(parser: ArgumentParser, default: str) -> None:
+    sentence = "Folder to download into and unpack in."
+    add_path(parser, "--root", sentence, "FOLDER", default=Path(default))
+
+
 def _add_download_coco(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--root",
-        type=Path,
-        metavar="FOLDER",
-        default=Path("data/coco"),
-        help="Folder to download into and unpack in.",
-    )
+    _add_root(parser, "data/coco")
     parser.add_argument(
         "--year", type=int, choices=[2014, 2017], default=2017, help="Which edition."
     )
     parser.add_argument(
-        "--splits",
-        type=str,
-        metavar="NAMES",
-        default="train,val",
-        help="What to fetch, separated by commas.",
+        "--splits", metavar="NAMES", default="train,val", help="What to fetch, separated by commas."
     )
-    parser.add_argument("--yes", action="store_true", help="Start without asking.")
+    add_flag(parser, "--yes", "Start without asking.")
     parser.add_argument(
-        "--base-url",
-        type=str,
-        metavar="URL",
-        default=None,
-        help="Mirror to use in place of the official server.",
+        "--base-url", metavar="URL", help="Mirror to use instead of the official server."
     )
 
 
 def _download_coco(arguments: Namespace) -> int:
-    """Show what is missing and how large it is, ask, and fetch it."""
     from ...datasets.detection.coco_download import (
         BASE_URL,
         download_coco,
@@ -78,17 +77,10 @@ def _confirmed(root: Path) -> bool:
 
 
 def _add_download_cifar10(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--root",
-        type=Path,
-        metavar="FOLDER",
-        default=Path("data/cifar10"),
-        help="Folder to download into and unpack in.",
-    )
+    _add_root(parser, "data/cifar10")
 
 
 def _download_cifar10(arguments: Namespace) -> int:
-    """Fetch it, or say that it is there."""
     from ...datasets.classification.cifar import download_cifar10
 
     fetched = download_cifar10(arguments.root)
@@ -97,13 +89,12 @@ def _download_cifar10(arguments: Namespace) -> int:
 
 
 def _add_check(parser: ArgumentParser) -> None:
-    parser.add_argument("root", type=Path, help="Folder of the data set.")
-    parser.add_argument("--quick", action="store_true", help="Do not decode the images.")
-    parser.add_argument("--json", action="store_true", help="Print JSON in place of text.")
+    parser.add_argument("root", type=Path, help="Folder of the dataset.")
+    add_flag(parser, "--quick", "Do not decode the images.")
+    add_flag(parser, "--json", "Print JSON instead of text.")
 
 
 def _check(arguments: Namespace) -> int:
-    """Check, print the report, and return 1 if there were faults."""
     from ...datasets.detection.check import check_dataset
 
     report = check_dataset(arguments.root, quick=arguments.quick)
@@ -113,13 +104,10 @@ def _check(arguments: Namespace) -> int:
 
 def _add_gps(parser: ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", metavar="DIR", help="Folders of photos, or photos.")
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="TABLE", help="Table, as csv or Parquet."
-    )
+    add_path(parser, "--out", "Table to write, .csv or .parquet.", "TABLE", required=True)
 
 
 def _gps(arguments: Namespace) -> int:
-    """Write the table and say how many photos have no position."""
     from ...datasets.geolocation.coordinates import write_positions
     from ...datasets.geolocation.exif import read_gps
     from ..batch.inputs import find_files
@@ -130,35 +118,28 @@ def _gps(arguments: Namespace) -> int:
     print(f"{arguments.out}: {len(report.table.files):,} of {len(files):,} photos")
     for reason, names in report.without.items():
         if names:
-            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-            print(f"  {len(names):,} {reason.value}: {shown}")
+            print(f"  {len(names):,} {reason.value}: {_first_five(names)}")
     return 0
 
 
+def _first_five(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _add_photos(parser: ArgumentParser) -> None:
+    sentence = "Table of photos, .csv or .parquet with file, latitude, longitude."
+    add_path(parser, "--photos", sentence, "TABLE", required=True)
+
+
 def _add_shard(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--photos",
-        type=Path,
-        required=True,
-        metavar="TABLE",
-        help="Table of photos (csv or Parquet: file, latitude, longitude).",
-    )
-    parser.add_argument(
-        "--images", type=Path, required=True, metavar="DIR", help="Folder that files lie in."
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="Folder for the shards."
-    )
-    parser.add_argument(
-        "--per-shard", type=int, metavar="N", default=5000, help="Photos in each shard."
-    )
-    parser.add_argument(
-        "--skip-missing", action="store_true", help="Leave out photos that are not there."
-    )
+    _add_photos(parser)
+    add_path(parser, "--images", "Folder of the image files.", "DIR", required=True)
+    add_path(parser, "--out", "Folder for the shards.", "DIR", required=True)
+    add_number(parser, "--per-shard", 5000, "Photos in each shard.")
+    add_flag(parser, "--skip-missing", "Leave out photos that do not exist.")
 
 
 def _shard(arguments: Namespace) -> int:
-    """Write the shards; 1 if photos were left out."""
     from ...datasets.geolocation.coordinates import read_positions
     from ...datasets.geolocation.shards import write_shards
 
@@ -170,37 +151,28 @@ def _shard(arguments: Namespace) -> int:
     photos, shards = len(index.files), len(index.shards)
     print(f"{arguments.out}: {photos:,} photos in {shards:,} shards, {size:,.1f} MB")
     if missing:
-        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        print(f"  left out, absent or empty: {len(missing):,} ({shown})")
+        print(f"  left out, absent or empty: {len(missing):,} ({_first_five(missing)})")
     return EXIT_FAULT if missing else 0
 
 
 def _add_find_faces(parser: ArgumentParser) -> None:
     add_inputs(parser)
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="The table, .parquet."
-    )
-    add_batch_size(parser, 16, "Images looked at together.")
+    add_path(parser, "--out", "Table to write, .parquet.", required=True)
+    add_batch_size(parser, 16)
     add_device(parser)
 
 
 def _find_faces(arguments: Namespace) -> int:
-    """Find; 1 if files could not be read, the others are in the table."""
     from ..batch.faces import find_faces
 
     counts = find_faces(arguments.inputs, arguments.out, arguments.batch_size, arguments.device)
-    sys.stdout.flush()
     return EXIT_FAULT if counts.faults else 0
 
 
 def _add_synthetic(parser: ArgumentParser) -> None:
-    parser.add_argument("root", type=Path, help="Folder to make.")
-    parser.add_argument(
-        "--train", type=int, metavar="N", default=2000, help="Number of training images."
-    )
-    parser.add_argument(
-        "--val", type=int, metavar="N", default=200, help="Number of validation images."
-    )
+    parser.add_argument("root", type=Path, help="Folder to create.")
+    add_number(parser, "--train", 2000, "Number of training images.")
+    add_number(parser, "--val", 200, "Number of validation images.")
     parser.add_argument(
         "--size",
         type=int,
@@ -209,59 +181,32 @@ def _add_synthetic(parser: ArgumentParser) -> None:
         default=[240, 240],
         help="Size of every image in pixels.",
     )
-    parser.add_argument(
-        "--seed", type=int, metavar="N", default=0, help="Another seed draws other scenes."
-    )
+    add_number(parser, "--seed", 0, "Another seed draws other scenes.")
 
 
 def _synthetic(arguments: Namespace) -> int:
-    """Write the scenes, unless the same ones are there."""
     from ...datasets.synthetic.detection import write_scenes
 
-    height, width = arguments.size
-    written = write_scenes(
-        arguments.root,
-        train=arguments.train,
-        val=arguments.val,
-        size_hw=(height, width),
-        seed=arguments.seed,
-    )
+    size_hw = tuple(arguments.size)
+    counts = {"train": arguments.train, "val": arguments.val}
+    written = write_scenes(arguments.root, **counts, size_hw=size_hw, seed=arguments.seed)
     state = "written" if written else "there already"
     print(f"{arguments.root}: {arguments.train} + {arguments.val} images, {state}")
     return 0
 
 
 def _add_build(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--photos",
-        type=Path,
-        required=True,
-        metavar="TABLE",
-        help="Table of photos (csv or Parquet: file, latitude, longitude).",
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="Cells, as csv or Parquet."
-    )
-    parser.add_argument(
-        "--max", type=int, metavar="N", default=10_000, help="Cells with more photos are parted."
-    )
-    parser.add_argument(
-        "--min", type=int, metavar="N", default=50, help="Cells with fewer are dropped."
-    )
-    parser.add_argument(
-        "--min-level", type=int, metavar="L", default=0, help="S2 level of the largest cells."
-    )
-    parser.add_argument(
-        "--max-level", type=int, metavar="L", default=30, help="S2 level of the smallest cells."
-    )
-    parser.add_argument("--picture", type=Path, metavar="PNG", help="Draw the cells on a map.")
-    parser.add_argument(
-        "--coastline", type=Path, metavar="GEOJSON", help="Coastlines for the image."
-    )
+    _add_photos(parser)
+    add_path(parser, "--out", "Table of cells to write, .csv or .parquet.", required=True)
+    add_number(parser, "--max", 10_000, "Cells with more photos are divided.")
+    add_number(parser, "--min", 50, "Cells with fewer photos are dropped.")
+    add_number(parser, "--min-level", 0, "S2 level of the largest cells.")
+    add_number(parser, "--max-level", 30, "S2 level of the smallest cells.")
+    add_path(parser, "--picture", "Draw the cells on a map.", "PNG")
+    add_path(parser, "--coastline", "Coastlines for the map.", "GEOJSON")
 
 
 def _build(arguments: Namespace) -> int:
-    """Build and write the cells."""
     from ...datasets.geolocation.cells import build_partition
     from ...datasets.geolocation.coordinates import check_format, read_positions
 
@@ -269,7 +214,7 @@ def _build(arguments: Namespace) -> int:
     coastline = _prepare_image(arguments)
     print(f"reading {arguments.photos}", file=sys.stderr)
     table = read_positions(arguments.photos)
-    print(f"parting {len(table.files):,} photos", file=sys.stderr)
+    print(f"dividing {len(table.files):,} photos", file=sys.stderr)
     partition, report = build_partition(
         table.latlng_deg,
         arguments.max,
@@ -299,7 +244,7 @@ def _build(arguments: Namespace) -> int:
 
 
 def _prepare_image(arguments: Namespace) -> list[Any]:
-    """The coastline, read before anything is built so that mistakes show at once."""
+    """Check the options of the map and read the coastline, before anything expensive is done."""
     if arguments.picture is None:
         return []
     from ..callbacks.images import check_png
@@ -326,7 +271,7 @@ COMMANDS = {
         _download_cifar10,
     ),
     "data check": Command(
-        "Check a detection data set (COCO, Pascal VOC): counts, broken files, bad boxes.",
+        "Check a detection dataset (COCO, Pascal VOC): counts, broken files, bad boxes.",
         (
             "mobilevision data check data/coco",
             "mobilevision data check data/coco --quick --json",
@@ -348,13 +293,13 @@ COMMANDS = {
         _shard,
     ),
     "data find-faces": Command(
-        "Find the landmarks of faces once, so that data can be aligned by them.",
+        "Find the landmarks of faces, by which data can be aligned.",
         ("mobilevision data find-faces data/faces --out landmarks.parquet",),
         _add_find_faces,
         _find_faces,
     ),
     "data synthetic": Command(
-        "Draw a data set of simple scenes in COCO's format.",
+        "Draw a dataset of simple scenes in COCO's format.",
         (
             "mobilevision data synthetic data/synthetic",
             "mobilevision data synthetic /tmp/scenes --train 100 --val 20 --size 300 300",
@@ -363,7 +308,7 @@ COMMANDS = {
         _synthetic,
     ),
     "cells build": Command(
-        "Part the Earth into cells by where photos are (PlaNet's classes).",
+        "Divide the Earth into cells by the density of photos (PlaNet's classes).",
         (
             "mobilevision cells build --photos train.csv --max 10000 --min 50 --out cells.parquet",
             "mobilevision cells build --photos train.csv --max 1000 --min 50 --out cells.csv"

@@ -4,70 +4,47 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..command import Command, add_batch_size, add_device, add_trust
-
-_LAYOUTS = ("folder", "celeba")
+from ..command import (
+    Command,
+    add_batch_size,
+    add_device,
+    add_face_model,
+    add_flag,
+    add_path,
+    add_trust,
+)
 
 
 def _add_verify(parser: ArgumentParser) -> None:
-    _add_faces(parser)
-    parser.add_argument(
-        "--model",
-        help="Checkpoint of a face network, or another's: facenet:vggface2, onnx:FILE,"
-        " ncnn:FILE.param.",
-    )
-    parser.add_argument(
-        "--embeddings",
-        type=Path,
-        metavar="FILE",
-        help="Table of cached embeddings, in place of images and a model.",
-    )
-    parser.add_argument("--json", action="store_true", help="Print JSON in place of a table.")
-    parser.add_argument("--roc", type=Path, metavar="FILE", help="Draw the ROC curve, .png.")
-    parser.add_argument(
-        "--store",
-        action="store_true",
-        help="Put the threshold and its false accept rate into the checkpoint.",
-    )
-    add_batch_size(parser, 32, "Faces at once in the network.")
-    add_device(parser)
-    parser.add_argument("--size", type=int, metavar="PX", help="Side of the faces; as in training.")
-    add_trust(parser)
-
-
-def _add_faces(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--pairs",
-        type=Path,
-        metavar="FILE",
-        help="List in LFW's format, in folds; drawn from the people if not given.",
-    )
-    parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="Folder of the faces, one for each person."
-    )
+    sentence = "Pairs in LFW's format, in folds; drawn from the people if not given."
+    add_path(parser, "--pairs", sentence)
+    add_path(parser, "--images", "Folder of the faces, with a folder for each person.", "DIR")
     parser.add_argument(
         "--layout",
-        choices=_LAYOUTS,
+        choices=("folder", "celeba"),
         default="folder",
-        help="Of the images: a folder for each person, or CelebA.",
+        help="The images have a folder for each person, or are CelebA.",
     )
     parser.add_argument("--parts", nargs="+", default=["val"], help="Of CelebA: train, val, test.")
     parser.add_argument(
         "--groups",
         nargs="*",
         metavar="ATTRIBUTE",
-        help="Of CelebA: measure faces with and without each, too; Male and Young if not given.",
+        help="Of CelebA: also measure faces with and without each; by default Male and Young.",
     )
-    parser.add_argument(
-        "--landmarks",
-        type=Path,
-        metavar="FILE",
-        help="From data find-faces, for faces that are not aligned.",
-    )
+    add_path(parser, "--landmarks", "From data find-faces, for faces that are not aligned.")
+    add_face_model(parser, required=False)
+    add_path(parser, "--embeddings", "Table of cached embeddings, instead of images and a model.")
+    add_flag(parser, "--json", "Print JSON instead of a table.")
+    add_path(parser, "--roc", "Draw the ROC curve, .png.")
+    add_flag(parser, "--store", "Store the threshold and its false accept rate in the checkpoint.")
+    add_batch_size(parser, 32, "Faces in a batch.")
+    add_device(parser)
+    parser.add_argument("--size", type=int, metavar="PX", help="Side of the faces; as in training.")
+    add_trust(parser)
 
 
 def _verify(arguments: Namespace) -> int:
-    """Measure and print."""
     from ...datasets.errors import DataError
     from ...heads.face_embedding.verification import format_table
     from ..faces.verify import HeldOut, store_threshold, verify_model, verify_table
@@ -88,13 +65,8 @@ def _verify(arguments: Namespace) -> int:
     if table is not None:
         result = verify_table(held_out, table)
     else:
-        result = verify_model(
-            held_out,
-            model,
-            batch_size=arguments.batch_size,
-            device=arguments.device,
-            size=arguments.size,
-        )
+        options = (arguments.batch_size, arguments.device, arguments.size)
+        result = verify_model(held_out, model, *options)
     if arguments.roc is not None:
         from ..callbacks.plots import write_roc
 
@@ -106,42 +78,29 @@ def _verify(arguments: Namespace) -> int:
 
 
 def _add_evaluate_coco(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--ground-truth",
-        type=Path,
-        metavar="FILE",
-        required=True,
-        help="Annotation file in COCO's format.",
-    )
-    parser.add_argument(
-        "--results",
-        type=Path,
-        metavar="FILE",
-        required=True,
-        help="Detections in COCO's results format.",
-    )
-    parser.add_argument("--json", action="store_true", help="Print JSON in place of tables.")
+    add_path(parser, "--ground-truth", "Annotations in COCO's format.", required=True)
+    add_path(parser, "--results", "Detections in COCO's results format.", required=True)
+    add_flag(parser, "--json", "Print JSON instead of tables.")
 
 
 def _evaluate_coco(arguments: Namespace) -> int:
-    """Evaluate and print."""
     evaluate_coco(arguments.ground_truth, arguments.results, json=arguments.json)
     return 0
 
 
 def evaluate_coco(ground_truth: Path, results: Path, json: bool = False) -> None:
-    """Print the twelve COCO numbers of a results file and AP for each class.
+    """Print the twelve COCO metrics of a results file and the AP of each class.
 
-    Every image of the ground truth counts, as with pycocotools: where the results have nothing
-    for one, its objects are missed.
+    Every image of the ground truth counts, as with pycocotools: the objects of an image without
+    results are missed.
 
     Args:
-        ground_truth: annotations in the COCO format ("instances_val2017.json").
-        results: a JSON list of {image_id, category_id, bbox: [x, y, width, height], score}.
-        json: print one JSON object (the content of coco_metrics.json) in place of the table.
+        ground_truth: Annotations in the COCO format ("instances_val2017.json").
+        results: A JSON list of {image_id, category_id, bbox: [x, y, width, height], score}.
+        json: Print one JSON object (the content of coco_metrics.json) instead of the table.
 
     Raises:
-        DataError: a file is missing or wrong; the message names the entry and what to do.
+        DataError: A file is missing or wrong.
     """
     from ...heads.detection.coco_metrics import (
         evaluate_boxes,
@@ -157,7 +116,7 @@ def evaluate_coco(ground_truth: Path, results: Path, json: bool = False) -> None
 
 COMMANDS = {
     "verify": Command(
-        "Measure how well a face model tells people apart, on pairs as LFW's.",
+        "Measure the verification accuracy of a face model, on pairs like LFW's.",
         (
             "mobilevision verify --pairs pairs.txt --images data/lfw --model face.ckpt",
             "mobilevision verify --pairs pairs.txt --embeddings lfw.parquet --json",
@@ -168,7 +127,7 @@ COMMANDS = {
         _verify,
     ),
     "evaluate coco": Command(
-        "Compute COCO's twelve numbers for anybody's results file.",
+        "Compute COCO's twelve metrics for a results file.",
         ("mobilevision evaluate coco --ground-truth gt.json --results results.json",),
         _add_evaluate_coco,
         _evaluate_coco,

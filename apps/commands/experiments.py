@@ -1,6 +1,7 @@
 """Commands around training: costs of networks, sweeps, comparisons and tables of logits."""
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,15 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..command import Command, add_size, add_trust
+from ..command import (
+    Command,
+    add_flag,
+    add_number,
+    add_path,
+    add_size,
+    add_trust,
+    chosen_size_hw,
+)
 from ..errors import EXIT_FAULT
 
 
@@ -22,30 +31,17 @@ def _add_cost(parser: ArgumentParser) -> None:
         metavar="N",
         help="Tables of the paper to print, 1 to 14; without it all of them.",
     )
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="Count the network of a configuration."
-    )
-    parser.add_argument(
-        "--ckpt", type=Path, metavar="FILE", help="Count the network of a checkpoint."
-    )
-    add_size(
-        parser, "Image in px for --config and --ckpt; without it that of the configuration's data."
-    )
-    parser.add_argument(
-        "--num-classes",
-        type=int,
-        metavar="N",
-        help="Classes, where the configuration leaves them to the data.",
-    )
-    parser.add_argument(
-        "--layers", action="store_true", help="Print each layer, not each kind of layer."
-    )
-    parser.add_argument("--json", action="store_true", help="Print JSON in place of tables.")
+    add_path(parser, "--config", "Count the network of a configuration.")
+    add_path(parser, "--ckpt", "Count the network of a checkpoint.")
+    add_size(parser, "Image size in px for --config and --ckpt; by default that of their data.")
+    sentence = "Number of classes, where the configuration leaves it to the data."
+    add_number(parser, "--num-classes", None, sentence)
+    add_flag(parser, "--layers", "Print each layer, not each kind of layer.")
+    add_flag(parser, "--json", "Print JSON instead of tables.")
     add_trust(parser)
 
 
 def _cost(arguments: Namespace) -> int:
-    """Count and print."""
     if arguments.config is None and arguments.ckpt is None:
         _print_tables(arguments.table, arguments.json)
     else:
@@ -72,12 +68,13 @@ def _print_network(arguments: Namespace) -> None:
 
     if arguments.table:
         raise DataError("--table prints the paper's tables; leave it out with --config and --ckpt")
-    size = tuple(arguments.size) if arguments.size else None
-    name, size_hw, cost = cost_of(arguments.config, arguments.ckpt, arguments.num_classes, size)
+    name, size_hw, cost = cost_of(
+        arguments.config, arguments.ckpt, arguments.num_classes, chosen_size_hw(arguments)
+    )
     if not arguments.json:
         print(network_text(name, size_hw, cost, arguments.layers))
         return
-    answer: dict[str, Any] = {
+    content: dict[str, Any] = {
         "network": name,
         "size_hw": list(size_hw),
         "mult_adds": cost.mult_adds,
@@ -88,7 +85,7 @@ def _print_network(arguments: Namespace) -> None:
         },
         "layers": [layer._asdict() for layer in cost.layers],
     }
-    print(json.dumps(answer, indent=2))
+    print(json.dumps(content, indent=2))
 
 
 def _add_plot_tradeoff(parser: ArgumentParser) -> None:
@@ -97,9 +94,7 @@ def _add_plot_tradeoff(parser: ArgumentParser) -> None:
         type=Path,
         help="CSV or JSON with mult_adds, params, an accuracy, and width_mult, resolution, model.",
     )
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", default=Path("tradeoff.png"), help="The PNG to write."
-    )
+    add_path(parser, "--out", "The PNG to write.", default=Path("tradeoff.png"))
     parser.add_argument(
         "--accuracy",
         metavar="COLUMN",
@@ -108,7 +103,6 @@ def _add_plot_tradeoff(parser: ArgumentParser) -> None:
 
 
 def _plot_tradeoff(arguments: Namespace) -> int:
-    """Draw, and say where."""
     from ..costs.tradeoff import write_tradeoff
 
     count = write_tradeoff(arguments.results, arguments.out, arguments.accuracy)
@@ -120,19 +114,12 @@ def _add_compare(parser: ArgumentParser) -> None:
     parser.add_argument(
         "recipe", type=Path, help="YAML file of variants, as in benchmarks/recipes."
     )
+    sentence = "Folder of the runs and tables; finished runs in it are not repeated."
+    add_path(parser, "--out", sentence, "DIR", required=True)
     parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        required=True,
-        help="Folder of the runs and tables; what is finished there is not repeated.",
+        "--seeds", type=int, nargs="+", metavar="N", help="Seeds instead of those of the file."
     )
-    parser.add_argument(
-        "--seeds", type=int, nargs="+", metavar="N", help="Seeds in place of the file's."
-    )
-    parser.add_argument(
-        "--only", nargs="+", metavar="NAME", help="Variants to train, in place of all."
-    )
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="Train only these variants.")
     parser.add_argument(
         "--set",
         nargs="+",
@@ -142,9 +129,6 @@ def _add_compare(parser: ArgumentParser) -> None:
 
 
 def _compare(arguments: Namespace) -> int:
-    """Train and tabulate; 1 where a run failed or left no numbers."""
-    import sys
-
     from ..training.comparison import check_seeds, collect, plan, read_comparison, write_tables
     from ..training.sweep import report_failures, run_grid
 
@@ -153,8 +137,7 @@ def _compare(arguments: Namespace) -> int:
         comparison = replace(comparison, seeds=check_seeds(arguments.seeds, "--seeds"))
     if arguments.only:
         comparison = replace(comparison, variants=_chosen(comparison.variants, arguments.only))
-    settings = _settings(arguments.set or [])
-    comparison = replace(comparison, options=comparison.options | settings)
+    comparison.options.update(_settings(arguments.set or []))
     outcomes = run_grid(plan(comparison, arguments.out), title="compare")
     results = collect(comparison, outcomes)
     print(write_tables(comparison, results, arguments.out))
@@ -163,7 +146,7 @@ def _compare(arguments: Namespace) -> int:
     empty = [row for row in results if row.fault] if not failed else []
     for row in empty:
         print(f"{row.variant}, seed {row.seed}: {row.fault}", file=sys.stderr)
-    return 1 if failed or empty else 0
+    return EXIT_FAULT if failed or empty else 0
 
 
 def _chosen(variants: dict, names: list[str]) -> dict:
@@ -198,21 +181,17 @@ def _add_sweep(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--width-mults",
-        type=str,
         metavar="LIST",
         default="0.25,0.5,0.75,1.0",
         help="Width multipliers, separated by commas.",
     )
     parser.add_argument(
         "--resolutions",
-        type=str,
         metavar="LIST",
         default="128,160,192,224",
         help="Sides of the images in px, separated by commas.",
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="FOLDER", help="Where runs and results go."
-    )
+    add_path(parser, "--out", "Folder of the runs and results.", "FOLDER", required=True)
     parser.add_argument(
         "--fit",
         action="append",
@@ -223,7 +202,6 @@ def _add_sweep(parser: ArgumentParser) -> None:
 
 
 def _sweep(arguments: Namespace) -> int:
-    """Train, and print the table; 1 where a run failed."""
     from ..training.sweep import FIGURE_FILE, RESULTS_FILE, format_points, sweep
 
     points, failed = sweep(
@@ -260,27 +238,16 @@ def _add_cache_logits(parser: ArgumentParser) -> None:
         metavar="YAML",
         help="Configuration that names the data and, in model.distillation, the teacher.",
     )
-    parser.add_argument(
-        "--teacher",
-        type=Path,
-        metavar="CKPT",
-        help="Checkpoint of the same job, in place of the configuration's teacher.",
-    )
+    sentence = "Checkpoint of the same job, instead of the configuration's teacher."
+    add_path(parser, "--teacher", sentence, "CKPT")
     parser.add_argument(
         "--split", choices=["train", "val", "test"], default="train", help="Which images."
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="Table to write: .npz, .csv or .parquet.",
-    )
+    add_path(parser, "--out", "Table to write: .npz, .csv or .parquet.", required=True)
     add_trust(parser)
 
 
 def _cache_logits(arguments: Namespace) -> int:
-    """Write the table, and say where."""
     from ..training.cache_logits import cache_logits
 
     table = cache_logits(arguments.config, arguments.out, arguments.teacher, arguments.split)
@@ -332,7 +299,7 @@ COMMANDS = {
         _sweep,
     ),
     "cache-logits": Command(
-        "Write what a teacher says of every image, for students that learn from the table.",
+        "Write a table of a teacher's logits for every image, from which students learn.",
         (
             "mobilevision cache-logits -c configs/classification_quickstart.yaml"
             " --teacher best.ckpt --out logits.npz",

@@ -4,75 +4,58 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..command import Command, add_size, add_trust
+from ..command import Command, add_flag, add_number, add_path, add_size, add_trust, chosen_size_hw
 
 
 def _add_export(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--ckpt", type=Path, required=True, metavar="FILE", help="Checkpoint of any job."
-    )
+    add_path(parser, "--ckpt", "Checkpoint of any job.", required=True)
     parser.add_argument(
         "--format",
-        type=str,
         default="onnx",
         metavar="NAME",
-        help="Kind of file: onnx, openvino, exported-program, executorch or coreml.",
+        help="File format: onnx, openvino, exported-program, executorch or coreml.",
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="File to write, such as ssd.onnx."
-    )
-    add_size(parser, "Pixels that the network works at; those of training if not given.")
-    parser.add_argument(
-        "--batch",
-        type=int,
-        metavar="N",
-        help="Images of each call; any number if not given, with executorch one.",
-    )
-    parser.add_argument(
+    add_path(parser, "--out", "File to write, such as ssd.onnx.", required=True)
+    add_size(parser, "Input size of the network; that of training if not given.")
+    sentence = "Images in a batch; any number if not given, with executorch one."
+    add_number(parser, "--batch", None, sentence)
+    add_flag(
+        parser,
         "--fixed-picture",
-        action="store_true",
-        help="Take images of the network's size alone, in place of resizing them inside; "
-        "executorch always does.",
+        "Take only images of the network's size, instead of resizing them in the file; always so "
+        "with executorch.",
     )
-    _add_int8(parser)
-    add_trust(parser)
-
-
-def _add_int8(parser: ArgumentParser) -> None:
-    parser.add_argument(
+    add_flag(
+        parser,
         "--int8",
-        action="store_true",
-        help="Quantize the network's layers to int8; what each costs is written beside the file.",
+        "Quantize the network's layers to int8; a report on each layer is written beside the file.",
     )
     parser.add_argument(
         "--calibrate",
-        type=str,
         nargs="+",
         default=[],
         metavar="PATH",
-        help="Images like those to come: files, folders, patterns. For --int8.",
+        help="Representative images for --int8: files, folders, patterns.",
     )
-    parser.add_argument(
-        "--calibrate-count", type=int, default=100, metavar="N", help="Use at most this many."
-    )
+    add_number(parser, "--calibrate-count", 100, "Maximum number of calibration images.")
     parser.add_argument(
         "--calibrate-method",
-        type=str,
         default="minmax",
         metavar="NAME",
-        help="How ranges are taken: minmax, entropy or percentile.",
+        help="How the ranges are determined: minmax, entropy or percentile.",
     )
     parser.add_argument(
         "--int8-limit",
         type=float,
         default=20.0,
         metavar="DB",
-        help="Signal to noise to keep; the costliest layers stay in float32 until it is.",
+        help="Signal-to-noise ratio to keep; the most sensitive layers stay in float32 until it is "
+        "reached.",
     )
+    add_trust(parser)
 
 
 def _export(arguments: Namespace) -> int:
-    """Write the file, run it, and say what is in it."""
     from ...datasets.errors import DataError
     from ..export.exporting import export_checkpoint, format_exported
     from ..export.formats import Calibration, ExportOptions, find_images
@@ -80,7 +63,7 @@ def _export(arguments: Namespace) -> int:
     if arguments.batch is not None and arguments.batch < 1:
         raise DataError(f"--batch {arguments.batch}: must be at least 1")
     if arguments.calibrate and not arguments.int8:
-        raise DataError("--calibrate: is for --int8, which is not given")
+        raise DataError("--calibrate: only used with --int8, which is not given")
     calibration = None
     if arguments.int8:
         images = find_images(arguments.calibrate, arguments.calibrate_count)
@@ -89,7 +72,7 @@ def _export(arguments: Namespace) -> int:
         arguments.ckpt,
         arguments.out,
         arguments.format,
-        tuple(arguments.size) if arguments.size else None,
+        chosen_size_hw(arguments),
         ExportOptions(arguments.batch, not arguments.fixed_picture, calibration),
     )
     print(format_exported(exported))
@@ -101,61 +84,32 @@ def _export(arguments: Namespace) -> int:
 
 
 def _add_benchmark(parser: ArgumentParser) -> None:
-    _add_sides(parser)
-    _add_protocol(parser)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs/benchmark"),
-        metavar="DIR",
-        help="Folder of the table, the chart and benchmark.json.",
-    )
-    add_trust(parser)
-
-
-def _add_sides(parser: ArgumentParser) -> None:
-    parser.add_argument(
+    add_path(
+        parser,
         "--model",
-        type=Path,
+        "Checkpoint, which is exported for each engine, or an exported file as it is.",
         required=True,
-        metavar="FILE",
-        help="Checkpoint, which is exported for each engine, or an exported file as it is.",
     )
     parser.add_argument(
         "--against",
-        type=str,
         nargs="+",
         action="extend",
         default=[],
         metavar="WORD",
-        help="What it is compared with, separated by spaces or commas: model files, "
-        "torchvision:NAME, timm:NAME (random weights, eager torch), facenet.",
+        help="Models to compare with, separated by spaces or commas: files, torchvision:NAME, "
+        "timm:NAME (random weights, eager torch), facenet.",
     )
     parser.add_argument(
         "--engine",
-        type=str,
         default="all",
         metavar="NAME",
-        help="Which runtimes: all, eager, or the name of an export format that runs here.",
+        help="Runtimes: all, eager, or the name of an export format that runs here.",
     )
-
-
-def _add_protocol(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="Threads of each side; all cores if not given."
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=30, metavar="N", help="Rounds in which each side has a turn."
-    )
-    parser.add_argument(
-        "--batch", type=int, default=16, metavar="N", help="Images at once for the throughput."
-    )
-    parser.add_argument(
-        "--starts", type=int, default=5, metavar="N", help="Processes for memory and cold start."
-    )
-    parser.add_argument(
-        "--picture", type=Path, metavar="FILE", help="Image that is answered; else a made-up one."
-    )
+    add_number(parser, "--threads", None, "Threads of each side; all cores if not given.")
+    add_number(parser, "--rounds", 30, "Rounds in which each side has a turn.")
+    add_number(parser, "--batch", 16, "Images in a batch for the throughput.")
+    add_number(parser, "--starts", 5, "Processes for memory and cold start.")
+    add_path(parser, "--picture", "Image to run on; by default a generated one.")
     parser.add_argument(
         "--picture-size",
         type=int,
@@ -164,25 +118,21 @@ def _add_protocol(parser: ArgumentParser) -> None:
         metavar=("HEIGHT", "WIDTH"),
         help="Size of that image in px.",
     )
-    parser.add_argument(
-        "--candidates",
-        type=int,
-        default=100,
-        metavar="N",
-        help="Boxes that a detector with random weights has to suppress.",
-    )
+    sentence = "Boxes that a detector with random weights has to suppress."
+    add_number(parser, "--candidates", 100, sentence)
+    sentence = "Folder of the table, the chart and benchmark.json."
+    add_path(parser, "--out", sentence, "DIR", default=Path("runs/benchmark"))
+    add_trust(parser)
 
 
 def _benchmark(arguments: Namespace) -> int:
-    """Measure and print."""
     from ..benchmark.measuring import Settings
     from ..benchmark.report import benchmark, read_image, usable_cores
 
-    height, width = arguments.picture_size
     words = [part for word in arguments.against for part in word.split(",") if part]
     threads = usable_cores() if arguments.threads is None else arguments.threads
     settings = Settings(threads, arguments.rounds, batch=arguments.batch, starts=arguments.starts)
-    image = read_image(arguments.picture, (height, width))
+    image = read_image(arguments.picture, tuple(arguments.picture_size))
     text = benchmark(
         arguments.model,
         words,

@@ -1,36 +1,43 @@
 """Commands of galleries: ``mobilevision gallery enroll``, ``identify``, ``list`` and ``remove``."""
 
 import json
-from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..command import Command, add_device, add_inputs, add_trust
+from ..command import (
+    Command,
+    add_device,
+    add_face_model,
+    add_flag,
+    add_inputs,
+    add_number,
+    add_path,
+    add_trust,
+)
 from ..errors import EXIT_FAULT
 
 
-def _add_enroll(parser: ArgumentParser) -> None:
-    parser.add_argument("name", help="Of the person; more faces may be added later.")
-    add_inputs(parser)
-    parser.add_argument(
-        "--gallery", type=Path, required=True, metavar="DIR", help="Made where it is absent."
-    )
-    parser.add_argument(
-        "--model",
-        required=True,
-        help="Checkpoint of a face network, or another's: facenet:vggface2, onnx:FILE,"
-        " ncnn:FILE.param.",
-    )
-    parser.add_argument("--largest", action="store_true", help="Of several faces take the largest.")
-    parser.add_argument(
-        "--aligned", action="store_true", help="The images are aligned faces: find none."
-    )
+def _add_gallery(parser: ArgumentParser, sentence: str = "Folder of the gallery.") -> None:
+    add_path(parser, "--gallery", sentence, "DIR", required=True)
+
+
+def _add_run(parser: ArgumentParser) -> None:
+    """Declare how the images are read and where the model runs."""
+    add_flag(parser, "--aligned", "The images are aligned faces: do not search for faces.")
     add_device(parser)
     add_trust(parser)
 
 
+def _add_enroll(parser: ArgumentParser) -> None:
+    parser.add_argument("name", help="Name of the person; more faces may be added later.")
+    add_inputs(parser)
+    _add_gallery(parser, "Folder of the gallery; created if it is absent.")
+    add_face_model(parser)
+    add_flag(parser, "--largest", "Take the largest of several faces.")
+    _add_run(parser)
+
+
 def _enroll(arguments: Namespace) -> int:
-    """Enrol; 1 if an image gave no face, the others are enrolled."""
     from ..faces.identification import Model, enroll
 
     model = Model(arguments.model, arguments.device, arguments.aligned)
@@ -40,27 +47,20 @@ def _enroll(arguments: Namespace) -> int:
 
 def _add_identify(parser: ArgumentParser) -> None:
     add_inputs(parser)
-    parser.add_argument("--gallery", type=Path, required=True, metavar="DIR", help="The gallery.")
+    _add_gallery(parser)
     parser.add_argument("--model", required=True, help="The model of the gallery.")
     parser.add_argument(
         "--threshold",
         type=float,
         metavar="SIMILARITY",
-        help="Least similarity of one person; as measured with the model if not given.",
+        help="Minimum similarity of a match; as measured with the model if not given.",
     )
-    parser.add_argument(
-        "--count", type=int, metavar="N", default=1, help="People for each face at most."
-    )
-    parser.add_argument(
-        "--aligned", action="store_true", help="The images are aligned faces: find none."
-    )
-    parser.add_argument("--json", action="store_true", help="Print a JSON object for each face.")
-    add_device(parser)
-    add_trust(parser)
+    add_number(parser, "--count", 1, "Maximum number of people for each face.")
+    add_flag(parser, "--json", "Print a JSON object for each face.")
+    _add_run(parser)
 
 
 def _identify(arguments: Namespace) -> int:
-    """Identify; 1 if files could not be read."""
     from ..faces.identification import Model, identify
 
     model = Model(arguments.model, arguments.device, arguments.aligned)
@@ -72,12 +72,11 @@ def _identify(arguments: Namespace) -> int:
 
 
 def _add_list(parser: ArgumentParser) -> None:
-    parser.add_argument("--gallery", type=Path, required=True, metavar="DIR", help="The gallery.")
-    parser.add_argument("--json", action="store_true", help="Print JSON in place of text.")
+    _add_gallery(parser)
+    add_flag(parser, "--json", "Print JSON instead of text.")
 
 
 def _list(arguments: Namespace) -> int:
-    """Print each name with its number of faces."""
     from ..faces.gallery import Gallery
 
     people = Gallery(arguments.gallery).people()
@@ -90,12 +89,11 @@ def _list(arguments: Namespace) -> int:
 
 
 def _add_remove(parser: ArgumentParser) -> None:
-    parser.add_argument("name", help="Of the person.")
-    parser.add_argument("--gallery", type=Path, required=True, metavar="DIR", help="The gallery.")
+    parser.add_argument("name", help="Name of the person.")
+    _add_gallery(parser)
 
 
 def _remove(arguments: Namespace) -> int:
-    """Remove; older versions of the gallery's files go, too."""
     from ..faces.gallery import Gallery
 
     count = Gallery(arguments.gallery).remove(arguments.name)
@@ -114,7 +112,7 @@ COMMANDS = {
         _enroll,
     ),
     "gallery identify": Command(
-        "Say who of a gallery the faces of images are.",
+        "Identify the faces of images among the people of a gallery.",
         (
             "mobilevision gallery identify party.jpg --model face.ckpt --gallery people",
             "mobilevision gallery identify photos --model face.ckpt --gallery people --json",
@@ -129,7 +127,7 @@ COMMANDS = {
         _list,
     ),
     "gallery remove": Command(
-        "Remove a person from a gallery, from its files too.",
+        "Remove a person from a gallery and from all of its files.",
         ("mobilevision gallery remove 'Ada Lovelace' --gallery people",),
         _add_remove,
         _remove,

@@ -1,46 +1,67 @@
 """Commands that run a model over images."""
 
-import sys
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..command import Command, add_batch_size, add_device, add_inputs, add_size, add_trust
+from ..command import (
+    Command,
+    add_batch_size,
+    add_device,
+    add_face_model,
+    add_flag,
+    add_inputs,
+    add_number,
+    add_path,
+    add_size,
+    add_trust,
+    chosen_size_hw,
+)
 from ..errors import EXIT_FAULT
+
+
+def _add_model(parser: ArgumentParser, what: str) -> None:
+    parser.add_argument("--model", type=Path, required=True, help=f"Checkpoint of {what}.")
+
+
+def _add_run(parser: ArgumentParser, batch_size: int, size: bool = True) -> None:
+    """Declare how the model runs."""
+    add_batch_size(parser, batch_size)
+    add_device(parser)
+    if size:
+        add_size(parser, "Input size of the network; that of training if not given.")
+    add_trust(parser)
+
+
+def _add_faces_of_images(parser: ArgumentParser, framed: str = "") -> None:
+    """Declare which faces of the images are taken."""
+    sentence = f"The images are aligned faces{framed}: do not search for faces."
+    add_flag(parser, "--aligned", sentence)
+    add_flag(parser, "--largest", "Take only the largest face of each image.")
 
 
 def _add_detect(parser: ArgumentParser) -> None:
     add_inputs(parser, "Images, videos, folders of them, patterns.")
-    parser.add_argument("--model", type=Path, required=True, help="Checkpoint of a detector.")
-    parser.add_argument("--out", type=Path, required=True, help="Folder for what is written.")
-    parser.add_argument(
-        "--results",
-        type=Path,
-        metavar="FILE",
-        help="Where the COCO results of the images go; results.json in --out if not given.",
-    )
-    parser.add_argument(
+    _add_model(parser, "a detector")
+    parser.add_argument("--out", type=Path, required=True, help="Folder for the output.")
+    add_path(parser, "--results", "COCO results of the images; by default results.json in --out.")
+    add_path(
+        parser,
         "--annotations",
-        type=Path,
-        metavar="FILE",
-        help="COCO annotations of the images: give the image ids and are measured against.",
+        "COCO annotations of the images, which give the image ids and are measured against.",
     )
     parser.add_argument(
         "--score-threshold",
         type=float,
         metavar="SCORE",
         default=0.5,
-        help="Least score that is drawn and counted; results keep lower ones.",
+        help="Minimum score that is drawn and counted; the results keep lower ones.",
     )
-    add_batch_size(parser, 8)
-    add_device(parser)
-    add_size(parser, "What images are stretched to; as in training if not given.")
-    parser.add_argument("--no-pictures", action="store_true", help="Draw nothing.")
-    add_trust(parser)
+    _add_run(parser, 8)
+    add_flag(parser, "--no-pictures", "Do not write annotated images.")
 
 
 def _detect(arguments: Namespace) -> int:
-    """Detect; 1 if files could not be read, the others are done."""
     from ..batch.detection import DetectOptions, detect
 
     options = DetectOptions(
@@ -53,62 +74,45 @@ def _detect(arguments: Namespace) -> int:
         results=arguments.results or arguments.out / "results.json",
         annotations=arguments.annotations,
         device=arguments.device,
-        size_hw=tuple(arguments.size) if arguments.size else None,
+        size_hw=chosen_size_hw(arguments),
     )
-    sys.stdout.flush()
     return EXIT_FAULT if tally.faults else 0
-
-
-_LAYOUTS = ("folder", "celeba")
 
 
 def _add_embed(parser: ArgumentParser) -> None:
     add_inputs(parser)
-    parser.add_argument(
-        "--model",
+    add_face_model(parser)
+    add_path(
+        parser,
+        "--out",
+        "Table to write, .parquet; FILE.progress keeps what is done, delete it at the end.",
         required=True,
-        help="Checkpoint of a face network, or another's: facenet:vggface2, onnx:FILE,"
-        " ncnn:FILE.param.",
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE",
-        help="The table, .parquet; FILE.progress keeps what is done, delete it when you are.",
-    )  # fmt: skip
-    parser.add_argument(
-        "--aligned", action="store_true", help="The images are aligned faces: find none."
-    )
-    parser.add_argument(
-        "--largest", action="store_true", help="Only the largest face of each image."
-    )
+    _add_faces_of_images(parser)
     parser.add_argument(
         "--views",
         type=int,
         metavar="K",
-        help="K views of each face of a data set, as training draws them; the first is plain.",
+        help="K augmented views of each face of a dataset, as in training; the first is plain.",
     )
     parser.add_argument(
         "--layout",
-        choices=_LAYOUTS,
+        choices=("folder", "celeba"),
         default="folder",
-        help="Of the data set, with --views: aligned faces in folders, or CelebA.",
+        help="With --views: the dataset has aligned faces in folders, or is CelebA.",
     )
     parser.add_argument(
-        "--parts", nargs="+", default=["train"], help="Of CelebA, with --views: train, val, test."
+        "--parts", nargs="+", default=["train"], help="With --views, of CelebA: train, val, test."
     )
-    parser.add_argument(
-        "--landmarks", type=Path, metavar="FILE", help="With --views: from data find-faces."
-    )
-    parser.add_argument("--seed", type=int, default=0, help="Of the views.")
-    add_batch_size(parser, 16)
-    add_device(parser)
+    add_path(parser, "--landmarks", "With --views: landmarks of data find-faces.")
+    parser.add_argument("--seed", type=int, default=0, help="With --views: seed of the views.")
     parser.add_argument(
         "--size", type=int, metavar="PX", help="Side of the aligned faces; as in training."
     )
-    add_trust(parser)
+    _add_run(parser, 16, size=False)
 
 
 def _embed(arguments: Namespace) -> int:
-    """Embed; 1 if files could not be read, the others are in the table."""
     from ..batch.faces import Views, embed
 
     views = None
@@ -127,30 +131,23 @@ def _embed(arguments: Namespace) -> int:
         device=arguments.device,
         size=arguments.size,
     )
-    sys.stdout.flush()
     return EXIT_FAULT if counts.faults else 0
 
 
 def _add_classify(parser: ArgumentParser) -> None:
     add_inputs(parser)
-    parser.add_argument(
-        "--model", type=Path, required=True, help="Checkpoint of a classifier, or an exported one."
-    )
-    parser.add_argument(
+    _add_model(parser, "a classifier, or an exported file")
+    add_path(
+        parser,
         "--out",
-        type=Path,
-        metavar="FILE",
-        help="The table, .csv or .parquet; FILE.progress keeps what is done. Else it is printed.",
+        "Table to write, .csv or .parquet; FILE.progress keeps what is done. By default the table "
+        "is printed.",
     )
-    parser.add_argument("--top", type=int, metavar="N", default=5, help="Classes of each image.")
-    add_batch_size(parser, 16)
-    add_device(parser)
-    add_size(parser, "Of the network's input; as in training if not given.")
-    add_trust(parser)
+    add_number(parser, "--top", 5, "Number of classes of each image.")
+    _add_run(parser, 16)
 
 
 def _classify(arguments: Namespace) -> int:
-    """Classify; 1 if files could not be read, the others are done."""
     from ..batch.classification import classify
 
     counts = classify(
@@ -160,41 +157,21 @@ def _classify(arguments: Namespace) -> int:
         arguments.top,
         arguments.batch_size,
         arguments.device,
-        tuple(arguments.size) if arguments.size else None,
+        chosen_size_hw(arguments),
     )
-    sys.stdout.flush()
     return EXIT_FAULT if counts.faults else 0
 
 
 def _add_attributes(parser: ArgumentParser) -> None:
     add_inputs(parser)
-    parser.add_argument(
-        "--model", type=Path, required=True, help="Checkpoint of the network, or an exported one."
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="The table: .parquet or .csv."
-    )
-    parser.add_argument("--pictures", type=Path, metavar="DIR", help="Folder for annotated images.")
-    parser.add_argument(
-        "--aligned",
-        action="store_true",
-        help="Each image is one face, framed as CelebA's aligned images are.",
-    )
-    parser.add_argument(
-        "--largest", action="store_true", help="Only the largest face of each image."
-    )
-    add_batch_size(parser, 8)
-    add_device(parser)
-    add_trust(parser)
+    _add_model(parser, "the network, or an exported file")
+    add_path(parser, "--out", "Table to write, .parquet or .csv.", required=True)
+    add_path(parser, "--pictures", "Folder for annotated images.", "DIR")
+    _add_faces_of_images(parser, ", framed as in CelebA")
+    _add_run(parser, 8, size=False)
 
 
 def _attributes(arguments: Namespace, embeddings: bool = False) -> int:
-    """Describe; 1 if files could not be read, the others are done.
-
-    Args:
-        arguments: The options.
-        embeddings: Whether the model embeds faces, too, as that of ``analyze`` does.
-    """
     from ..batch.faces import describe_files
 
     counts = describe_files(
@@ -208,7 +185,6 @@ def _attributes(arguments: Namespace, embeddings: bool = False) -> int:
         arguments.device,
         embeddings,
     )
-    sys.stdout.flush()
     return EXIT_FAULT if counts.faults else 0
 
 
@@ -218,47 +194,37 @@ def _analyze(arguments: Namespace) -> int:
 
 def _add_locate(parser: ArgumentParser) -> None:
     add_inputs(parser)
-    parser.add_argument("--model", type=Path, required=True, help="Checkpoint of a geolocator.")
-    parser.add_argument(
-        "--geojson",
-        type=Path,
-        metavar="FILE",
-        help="Where answers and outlines of the best cells go.",
-    )
-    parser.add_argument(
+    _add_model(parser, "a geolocator")
+    add_path(parser, "--geojson", "Write predictions and the outlines of the best cells.")
+    add_path(
+        parser,
         "--out",
-        type=Path,
-        metavar="FILE",
-        help="JSON lines, one an image; a run with the same options goes on from it.",
+        "JSON lines, one for each image; a run with the same options continues the file.",
     )
-    parser.add_argument(
+    add_flag(
+        parser,
         "--compare-exif",
-        action="store_true",
-        help="Compare with the GPS positions that images carry; they are not read otherwise.",
+        "Compare with the GPS positions in the images, which are not read otherwise.",
     )
-    parser.add_argument("--top", type=int, metavar="N", default=5, help="Places of each image.")
+    add_number(parser, "--top", 5, "Number of places of each image.")
     parser.add_argument(
         "--answer",
         choices=["cell", "mode"],
         default="cell",
         help="Mean position of the best cell's photos, or where probability is densest.",
     )
-    parser.add_argument("--five-crop", action="store_true", help="Average over corners and center.")
-    add_batch_size(parser, 16)
-    add_device(parser)
-    add_size(parser, "Size of the network's input; as in training if not given.")
-    add_trust(parser)
+    add_flag(parser, "--five-crop", "Average over the corners and the center.")
+    _add_run(parser, 16)
 
 
 def _locate(arguments: Namespace) -> int:
-    """Locate; 1 if files could not be read, the others are done."""
     from ..batch.geolocation import LocateOptions, locate
     from ..inference.geolocation import Geolocator
 
     geolocator = Geolocator.load(
         arguments.model,
         arguments.device,
-        tuple(arguments.size) if arguments.size else None,
+        chosen_size_hw(arguments),
         arguments.answer,
         arguments.five_crop,
     )
@@ -270,7 +236,6 @@ def _locate(arguments: Namespace) -> int:
         arguments.out,
     )
     faults = locate(arguments.inputs, geolocator, arguments.model, options)
-    sys.stdout.flush()
     return EXIT_FAULT if faults else 0
 
 
@@ -298,7 +263,7 @@ COMMANDS = {
         _embed,
     ),
     "classify": Command(
-        "Tell what images show: the most probable classes of each, printed or as a table.",
+        "Classify images: the most probable classes of each, printed or as a table.",
         (
             "mobilevision classify dog.jpg --model mobilenet.ckpt",
             "mobilevision classify photos 'more/*.png' --model mobilenet.onnx --out classes.csv"
@@ -308,7 +273,7 @@ COMMANDS = {
         _classify,
     ),
     "attributes": Command(
-        "Describe faces in images: the probability of each attribute, yes or no, one table.",
+        "Predict the attributes of the faces in images: probabilities and decisions, one table.",
         (
             "mobilevision attributes photos --model attributes.ckpt --out attributes.parquet",
             "mobilevision attributes photos 'more/*.png' --model attributes.ckpt"
@@ -320,7 +285,7 @@ COMMANDS = {
         _attributes,
     ),
     "analyze": Command(
-        "Embed and describe the faces of images in one pass: who is alike, and what they show.",
+        "Embed and describe the faces of images in one pass.",
         (
             "mobilevision analyze photos --model faces.ckpt --out faces.parquet",
             "mobilevision analyze photos 'more/*.png' --model faces.ckpt --out faces.csv"
@@ -331,7 +296,7 @@ COMMANDS = {
         _analyze,
     ),
     "locate": Command(
-        "Tell where images were taken: places, probabilities, uncertainty.",
+        "Geolocate images: places, probabilities, uncertainty.",
         (
             "mobilevision locate street.jpg --model world.ckpt",
             "mobilevision locate photos --model world.ckpt --geojson places.geojson --compare-exif",

@@ -1,19 +1,17 @@
 """Commands that list, download and import published weights."""
 
 import json
-from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..command import Command, add_size
+from ..command import Command, add_flag, add_path, add_size, chosen_size_hw
 
 
 def _add_list(parser: ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="Print JSON in place of text.")
+    add_flag(parser, "--json", "Print JSON instead of text.")
 
 
 def _list(arguments: Namespace) -> int:
-    """Print what is known of each name, and where its file lies if it is there."""
     from ...backbone.weights.hub import PUBLIC_WEIGHTS, cached_path
 
     paths = {name: cached_path(name) for name in PUBLIC_WEIGHTS}
@@ -35,29 +33,21 @@ def _list(arguments: Namespace) -> int:
 def _add_download(parser: ArgumentParser) -> None:
     parser.add_argument(
         "name",
-        type=str,
-        help="One of the names of 'mobilevision weights list', or hf:OWNER/REPOSITORY[@REVISION] "
-        "for model.safetensors of a repository on the Hugging Face hub.",
+        help="A name of 'mobilevision weights list', or hf:OWNER/REPOSITORY[@REVISION] for "
+        "model.safetensors of a repository on the Hugging Face hub.",
     )
     parser.add_argument(
-        "--url",
-        type=str,
-        metavar="URL",
-        default=None,
-        help="Mirror of the archive; its checksum must be the same.",
+        "--url", metavar="URL", help="Mirror of the archive; its checksum must be the same."
     )
     parser.add_argument(
         "--sha256",
-        type=str,
         metavar="HEX",
-        default=None,
-        help="What a file of the Hugging Face hub must hash to; the sum that the hub states if not "
-        "given. Names of the list have their own.",
+        help="Expected hash of a file of the Hugging Face hub; by default the one that the hub "
+        "states. Names of the list have their own.",
     )
 
 
 def _download(arguments: Namespace) -> int:
-    """Fetch the archive, check it, and take the weights out of it into the cache."""
     from ...backbone.weights.hub import cached_path, fetch, find_public, parse_name
     from ...datasets.download import Checksum, download, extract_file
     from ...datasets.errors import DataError
@@ -88,36 +78,31 @@ def _download(arguments: Namespace) -> int:
 def _add_import_weights(parser: ArgumentParser) -> None:
     parser.add_argument(
         "source",
-        type=str,
         metavar="SOURCE",
         help="A file (.tflite, .npz, .h5, .safetensors, .pth), a name of 'mobilevision weights "
         "list', or hf:OWNER/REPOSITORY; names have to be downloaded before.",
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="Checkpoint to write, .ckpt."
-    )
-    parser.add_argument("--sha256", type=str, metavar="HEX", help="What the file must hash to.")
-    add_size(parser, "Input size; what the file or its name says if not given.")
-    parser.add_argument(
+    add_path(parser, "--out", "Checkpoint to write, .ckpt.", required=True)
+    parser.add_argument("--sha256", metavar="HEX", help="Expected hash of the file.")
+    add_size(parser, "Input size; that of the file or its name if not given.")
+    add_path(
+        parser,
         "--labels",
-        type=Path,
-        metavar="FILE",
-        help="Names of the classes, one a line; those of ImageNet or COCO if not given.",
+        "Names of the classes, one a line; by default those of ImageNet or COCO.",
     )
     parser.add_argument(
-        "--licence", type=str, metavar="TEXT", help="Licence of the weights, to be kept with them."
+        "--licence", metavar="TEXT", help="License of the weights, to be stored with them."
     )
 
 
 def _import_weights(arguments: Namespace) -> int:
-    """Write the checkpoint and say what is in it."""
     from ..importing import format_card, import_weights
 
     imported = import_weights(
         arguments.source,
         arguments.out,
         sha256=arguments.sha256,
-        size_hw=tuple(arguments.size) if arguments.size else None,
+        size_hw=chosen_size_hw(arguments),
         labels=arguments.labels,
         licence=arguments.licence,
     )

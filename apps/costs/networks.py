@@ -1,4 +1,4 @@
-"""The network that a configuration or a checkpoint names, built without its data and weights."""
+"""Costs of the network of a configuration or checkpoint, built without its data and weights."""
 
 import textwrap
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ _CONFIG_SIZE = ("data", "init_args", "size_hw")
 
 
 class NamedNetwork(NamedTuple):
-    """A network, what it is called and what it is for."""
+    """A network with its name and input size."""
 
     name: str
-    """Its class."""
+    """Name of its class."""
     network: nn.Module
     size_hw: tuple[int, int] | None
-    """Input size in px of the configuration's data, else of the checkpoint; None where neither
-    says it."""
+    """Input size in px of the configuration's data, else of the checkpoint; None if neither has
+    one."""
 
 
 def network_of(
@@ -41,23 +41,24 @@ def network_of(
 
     Args:
         config: A configuration of the ``lightning`` command.
-        checkpoint: A checkpoint of this package; its network goes before the configuration's.
-        num_classes: Classes of the data, where the network needs them and nothing says them (in
-            training they come from the data).
-        device: Where it is built: on "meta" it has shapes and no values, elsewhere random weights.
+        checkpoint: A checkpoint of this package; its network has precedence over the
+            configuration's.
+        num_classes: Number of classes, if the network needs it and the configuration leaves it to
+            the data.
+        device: Where to build it: on "meta" it has shapes and no values, elsewhere random weights.
 
     Raises:
-        DataError: A file cannot be read or names no network, or the classes are missing.
-        ValueError: Neither a configuration nor a checkpoint.
+        DataError: A file cannot be read or names no network, or the number of classes is missing.
+        ValueError: Neither a configuration nor a checkpoint is given.
     """
     if config is None and checkpoint is None:
         raise ValueError("give a configuration, a checkpoint or both")
-    settings = {} if config is None else _read_config(config)
-    spec, size = (_at(settings, *path) for path in (_CONFIG_NETWORK, _CONFIG_SIZE))
+    settings = {} if config is None else read_config(config)
+    spec, size = (entry(settings, *path) for path in (_CONFIG_NETWORK, _CONFIG_SIZE))
     if checkpoint is not None:
         content = read_checkpoint(checkpoint, map_location="meta")
-        spec = _at(content, "hyper_parameters", "network")
-        size = size or _at(content, "mobilevision", "size_hw")
+        spec = entry(content, "hyper_parameters", "network")
+        size = size or entry(content, "mobilevision", "size_hw")
     source = checkpoint or config
     assert source is not None
     if not isinstance(spec, dict) or "class_path" not in spec:
@@ -65,29 +66,40 @@ def network_of(
     arguments = {} if num_classes is None else {_NUM_CLASSES: num_classes}
     try:
         with torch.device(device):
-            if checkpoint is not None:  # a stranger's, perhaps; a configuration is the user's own
+            if checkpoint is not None:  # may be untrusted; a configuration is the user's own
                 network = build(without_weights(spec), checkpoint, **arguments)
             else:
                 network = _configured(spec, arguments)
     except DataError:
         raise
     except Exception as error:  # whatever a constructor raises is about the named arguments
-        what = str(error).partition("\n  Given value")[0]
+        what = constructor_error(error)
         if _NUM_CLASSES in what and not arguments:
-            what = "it leaves the number of classes to the data; --num-classes says it"
+            what = "it leaves the number of classes to the data; give it with --num-classes"
         raise DataError(f"{source}: the network cannot be built: {what}") from error
     pair = isinstance(size, list | tuple) and len(size) == 2
     size_hw = (int(size[0]), int(size[1])) if pair else None
     return NamedNetwork(type(network).__name__, network, size_hw)
 
 
-def _at(settings: Any, *path: str) -> Any:
+def constructor_error(error: Exception) -> str:
+    """Return the message of an error of a constructor, without the values that it was given."""
+    return str(error).partition("\n  Given value")[0]
+
+
+def entry(settings: Any, *path: str) -> Any:
+    """Return the entry of nested dicts at a path of keys, None if there is none."""
     for key in path:
         settings = settings.get(key) if isinstance(settings, dict) else None
     return settings
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a configuration of the ``lightning`` command as plain data.
+
+    Raises:
+        DataError: It cannot be read, or is no mapping.
+    """
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -98,13 +110,11 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _configured(spec: dict[str, Any], arguments: dict[str, Any]) -> nn.Module:
-    """The network of a configuration, as the ``lightning`` command builds it."""
+    """Build the network of a configuration as the ``lightning`` command does."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(nn.Module, "network", required=True)
-    given = {**(spec.get("init_args") or {}), **arguments}
-    return parser.instantiate(parser.parse_object({"network": {**spec, "init_args": given}}))[
-        "network"
-    ]
+    spec = {**spec, "init_args": {**(spec.get("init_args") or {}), **arguments}}
+    return parser.instantiate(parser.parse_object({"network": spec}))["network"]
 
 
 def cost_of(
@@ -113,26 +123,26 @@ def cost_of(
     num_classes: int | None = None,
     size_hw: tuple[int, int] | None = None,
 ) -> tuple[str, tuple[int, int], Cost]:
-    """Count a network for one image; its name, the image's size and the cost.
+    """Count a network for one image; return its name, the image's size and the cost.
 
     Args:
-        config: as for ``network_of``, like the following two.
-        checkpoint: see there.
-        num_classes: see there.
-        size_hw: Image in px; None takes that of the configuration or the checkpoint.
+        config: See ``network_of``.
+        checkpoint: See ``network_of``.
+        num_classes: See ``network_of``.
+        size_hw: Size of the image in px; None takes that of the configuration or the checkpoint.
 
     Raises:
-        DataError: as ``network_of``, or nothing says how large the images are.
+        DataError: As for ``network_of``, or the size of the images is not known.
     """
     for device in ("meta", "cpu"):
         name, network, own_size_hw = network_of(config, checkpoint, num_classes, device)
         size = size_hw or own_size_hw
         if size is None or min(size) < 1:
-            raise DataError("how large are the images? --size HEIGHT WIDTH says it, in px")
+            raise DataError("the size of the images is not known; give --size HEIGHT WIDTH in px")
         try:
             return name, size, count_cost(network, torch.zeros(1, 3, *size, device=device))
         except (NotImplementedError, RuntimeError):
-            # What is selected by value, as proposals are, cannot be run without values.
+            # A selection by value, such as of proposals, cannot run on "meta".
             if device == "cpu":
                 raise
     raise AssertionError("unreachable")
@@ -143,7 +153,7 @@ _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def short_count(count: int | None, digits: int = 4) -> str:
-    """Write a count in ones with so many digits and a prefix, such as ``568.7 M``; "-" for None."""
+    """Format a count with some digits and a prefix, such as ``568.7 M``; "-" for None."""
     if count is None:
         return "-"
     for size, prefix in _PREFIXES:
@@ -154,7 +164,7 @@ def short_count(count: int | None, digits: int = 4) -> str:
 
 
 def _paper(count: int | None) -> str:
-    """The digits that the paper prints, four at most."""
+    """Format a figure with the digits that the paper prints, four at most."""
     if count is None:
         return "-"
     size, prefix = next(each for each in (*_PREFIXES, (1.0, " ")) if count >= each[0])
@@ -166,22 +176,22 @@ def _difference(count: int | None, paper: int | None) -> str:
 
 
 def table_text(number: int, title: str, rows: Sequence[Row]) -> str:
-    """Lay a table out in at most 100 columns: counted, paper, difference; notes below it.
-
-    Args:
-        number: Number of the table in the paper.
-        title: What it shows.
-        rows: Its rows.
-    """
+    """Format a table of the paper in at most 100 columns: counted, paper, difference, notes."""
     frameworks = len({row.framework for row in rows}) > 1
     labels = [f"{row.framework}  {row.model}" if frameworks else row.model for row in rows]
     notes = list(dict.fromkeys(row.note for row in rows if row.note))
     left = max(len(label) for label in labels)
-    lines = [f"Table {number}: {title}", "", _header(left)]
+    columns = f"{'counted':>10}{'paper':>10}{'differs':>9}"
+    lines = [
+        f"Table {number}: {title}",
+        "",
+        f"{'':<{left}}{'mult-adds':>19}{'':>10}{'parameters':>19}",
+        f"{'':<{left}}{columns}{columns}",
+    ]
     for label, row in zip(labels, rows, strict=True):
         figures = "".join(
-            f"{short_count(ours):>10}{_paper(theirs):>10}{_difference(ours, theirs):>9}"
-            for ours, theirs in (
+            f"{short_count(count):>10}{_paper(paper):>10}{_difference(count, paper):>9}"
+            for count, paper in (
                 (row.mult_adds, row.paper_mult_adds),
                 (row.params, row.paper_params),
             )
@@ -196,21 +206,8 @@ def table_text(number: int, title: str, rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _header(left: int) -> str:
-    columns = f"{'counted':>10}{'paper':>10}{'differs':>9}"
-    heads = f"{'':<{left}}{'mult-adds':>19}{'':>10}{'parameters':>19}".rstrip()
-    return f"{heads}\n{'':<{left}}{columns}{columns}"
-
-
 def network_text(name: str, size_hw: tuple[int, int], cost: Cost, layers: bool) -> str:
-    """Lay out what one network costs.
-
-    Args:
-        name: What the network is called.
-        size_hw: The image it was counted for.
-        cost: What was counted.
-        layers: Each layer in place of each kind of layer.
-    """
+    """Format the cost of a network for an image, by layer or by kind of layer."""
     rows = (
         [(layer.name, layer.mult_adds, layer.params) for layer in cost.layers]
         if layers

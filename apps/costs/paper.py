@@ -1,4 +1,4 @@
-"""What the tables of the MobileNet paper are made of: rows, and the counts in them."""
+"""The tables of the MobileNet paper, with our counts beside its figures."""
 
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -16,7 +16,7 @@ CLASSIFICATION = "classification"
 
 
 class Row(NamedTuple):
-    """One row: our count beside the paper's figure, in ones; None where there is none."""
+    """A row of a table: our counts and the paper's figures, None where there are none."""
 
     table: int
     framework: str
@@ -27,14 +27,14 @@ class Row(NamedTuple):
     width_mult: float | None
     mult_adds: int | None
     params: int | None
-    """All parameters, those of batch normalization too."""
+    """All parameters, including those of batch normalization."""
     paper_mult_adds: int | None
     paper_params: int | None
     note: str = ""
-    """What explains a difference, or why there is no count."""
+    """An explanation of a difference, or of a missing count."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The row as plain data; ``note`` only where there is one."""
+        """Return the row as plain data; ``note`` only if there is one."""
         row = self._asdict()
         if not self.note:
             del row["note"]
@@ -52,23 +52,16 @@ def row(
     note: str = "",
     framework: str = CLASSIFICATION,
 ) -> Row:
-    """Put a count beside the paper's figures, which are in millions as the paper prints them."""
-    return Row(
-        table,
-        framework,
-        model,
-        resolution,
-        width_mult,
-        None if cost is None else cost.mult_adds,
-        None if cost is None else cost.params,
-        None if mega_mult_adds is None else round(mega_mult_adds * MILLION),
-        None if mega_params is None else round(mega_params * MILLION),
-        note,
-    )
+    """Make a row; the paper's figures are given in millions, as it prints them."""
+    counts = (None, None) if cost is None else (cost.mult_adds, cost.params)
+    paper = [
+        None if mega is None else round(mega * MILLION) for mega in (mega_mult_adds, mega_params)
+    ]
+    return Row(table, framework, model, resolution, width_mult, *counts, paper[0], paper[1], note)
 
 
 def cost_at(build: Callable[[], nn.Module], size_hw: tuple[int, int], channels: int = 3) -> Cost:
-    """Count a module for one image (1, channels, H, W), without calculating anything."""
+    """Count a module for one image (1, channels, H, W) without calculating anything."""
     with torch.device("meta"):
         return count_cost(build(), torch.empty(1, channels, *size_hw))
 
@@ -77,7 +70,7 @@ def cost_at(build: Callable[[], nn.Module], size_hw: tuple[int, int], channels: 
 def mobilenet_cost(
     width_mult: float = 1.0, resolution: int = 224, outputs: int = 1000, **variant: Any
 ) -> Cost:
-    """Cost of a MobileNet with global pooling and one fully connected layer (Table 1)."""
+    """Count a MobileNet with global pooling and one fully connected layer (Table 1)."""
 
     def build() -> nn.Module:
         return ImageClassifier(MobileNetV1(width_mult=width_mult, **variant), outputs)
@@ -86,8 +79,8 @@ def mobilenet_cost(
 
 
 @cache
-def peer_cost(name: str, outputs: int = 1000) -> tuple[int, Cost]:
-    """Input size in px and cost of a comparison model of ``backbone.external_backbones``."""
+def peer_cost(name: str, outputs: int) -> tuple[int, Cost]:
+    """Return the input size in px and the cost of a model of ``backbone.external_backbones``."""
     from ...backbone.external_backbones import PEERS
 
     size, build = PEERS[name]
@@ -104,7 +97,7 @@ def mobilenet_row(
     outputs: int = 1000,
     framework: str = CLASSIFICATION,
 ) -> Row:
-    """A row "0.75 MobileNet-192"."""
+    """Make a row "0.75 MobileNet-192"; see ``row`` for the paper's figures."""
     cost = mobilenet_cost(width_mult, resolution, outputs)
     name = f"{width_mult} MobileNet-{resolution}"
     figures = (mega_mult_adds, mega_params)
@@ -118,31 +111,26 @@ def peer_row(
     mega_params: float | None,
     note: str,
     outputs: int = 1000,
-    framework: str = CLASSIFICATION,
 ) -> Row:
-    """A row of a comparison model."""
+    """Make a row of a comparison model; see ``row`` for the paper's figures."""
     size, cost = peer_cost(name, outputs)
-    return row(table, name, size, None, cost, mega_mult_adds, mega_params, note, framework)
+    return row(table, name, size, None, cost, mega_mult_adds, mega_params, note)
 
 
 def body_layers() -> Iterator[Row]:
-    """Table 1: the body layer by layer; the paper gives shapes, and the costs are ours."""
+    """Table 1: the body layer by layer; the paper gives shapes, the costs are ours."""
     cost = mobilenet_cost()
+    last = "The paper prints stride 2 here; with its input and output of 7x7 only 1 is possible."
     for layer in cost.layers:
         if layer.mult_adds:
-            note = _LAST_STRIDE if "blocks.12.depthwise" in layer.name else ""
+            note = last if "blocks.12.depthwise" in layer.name else ""
             one = Cost((layer,))
             yield row(1, _as_in_table_1(layer), 224, 1.0, one, None, None, note)
     yield row(1, "all, with normalization", 224, 1.0, cost, 569, 4.2)
 
 
-_LAST_STRIDE = (
-    "The paper prints stride 2 here; with its input and output of 7x7 only stride 1 is possible."
-)
-
-
 def _as_in_table_1(layer: LayerCost) -> str:
-    """A layer as Table 1 prints it: type / stride, filter, input."""
+    """Format a layer as in Table 1: type / stride, filter, input."""
     if len(layer.weight_shape) == 2:
         outputs, inputs = layer.weight_shape
         return f"FC / s1  {inputs}x{outputs}  1x1x{inputs}"
@@ -155,43 +143,32 @@ def _as_in_table_1(layer: LayerCost) -> str:
 
 
 def kinds_of_layers() -> Iterator[Row]:
-    """Table 2: shares of each kind of layer, of the whole without normalization and biases."""
-    cost = mobilenet_cost()
-    kinds = cost.by_kind()
-    # The paper counts weights alone: with the classifier's biases its share were 24.35 %.
+    """Table 2: the share of each kind of layer, without normalization and biases."""
+    kinds = mobilenet_cost().by_kind()
+    # The paper counts weights alone: with its biases, the classifier's share would be 24.35 %.
     biases = 1000
     weights = sum(params for kind, (_, params) in kinds.items() if kind != "normalisation") - biases
-    for kind, (mult_share, param_share) in _SHARES.items():
+    for kind, (mult_share, param_share) in {
+        "conv 1x1": (94.86, 74.59),
+        "conv dw 3x3": (3.06, 1.06),
+        "conv 3x3": (1.19, 0.02),
+        "fully connected": (0.18, 24.33),
+    }.items():
         mult_adds, params = kinds[kind]
         params -= biases if kind == "fully connected" else 0
+        counted = (100 * mult_adds / mobilenet_cost().mult_adds, 100 * params / weights)
         note = (
             f"Shares in the paper: {mult_share} % of mult-adds, {param_share} % of parameters; "
-            f"counted: {mult_adds / cost.mult_adds:.2%} and {params / weights:.2%}. "
-        ).replace("%", " %").replace("  %", " %") + _SHARE_NOTES.get(kind, "")
-        yield Row(
-            2,
-            CLASSIFICATION,
-            kind,
-            224,
-            1.0,
-            mult_adds,
-            params,
-            round(mult_share / 100 * 569 * MILLION),
-            round(param_share / 100 * 4.2 * MILLION),
-            note.strip(),
+            f"counted: {counted[0]:.2f} % and {counted[1]:.2f} %."
         )
-
-
-_SHARES = {
-    "conv 1x1": (94.86, 74.59),
-    "conv dw 3x3": (3.06, 1.06),
-    "conv 3x3": (1.19, 0.02),
-    "fully connected": (0.18, 24.33),
-}
-_SHARE_NOTES = {
-    "conv 3x3": "The paper's four shares of mult-adds sum to 99.29 %, with 1.91 % to 100.01 %: "
-    "1.19 looks like 1.91 with two digits swapped.",
-}
+        if kind == "conv 3x3":
+            note += (
+                " The paper's four shares of mult-adds sum to 99.29 %, with 1.91 % to 100.01 %: "
+                "1.19 looks like 1.91 with two digits swapped."
+            )
+        figures = (mult_share / 100 * 569, param_share / 100 * 4.2)
+        whole = row(2, kind, 224, 1.0, None, *figures, note)
+        yield whole._replace(mult_adds=mult_adds, params=params)
 
 
 def internal_layer() -> Iterator[Row]:
@@ -214,7 +191,7 @@ def internal_layer() -> Iterator[Row]:
 
 
 def full_convolutions() -> Iterator[Row]:
-    """Table 4."""
+    """Table 4: full against depthwise separable convolutions."""
     cost = mobilenet_cost(convolution="full")
     note = "The convolutions alone have 4,866 M, which the paper prints; the classifier adds 1 M."
     yield row(4, "Conv MobileNet", 224, 1.0, cost, 4866, 29.3, note)
@@ -222,20 +199,20 @@ def full_convolutions() -> Iterator[Row]:
 
 
 def narrow_or_shallow() -> Iterator[Row]:
-    """Table 5."""
+    """Table 5: a thinner against a shallower network."""
     yield mobilenet_row(5, 0.75, 224, 325, 2.6)
     yield row(5, "Shallow MobileNet", 224, 1.0, mobilenet_cost(shallow=True), 307, 2.9)
 
 
 def width_multipliers() -> Iterator[Row]:
-    """Table 6."""
+    """Table 6: width multipliers."""
     figures = ((1.0, 569, 4.2), (0.75, 325, 2.6), (0.5, 149, 1.3), (0.25, 41, 0.5))
     for width_mult, mult_adds, params in figures:
         yield mobilenet_row(6, width_mult, 224, mult_adds, params)
 
 
 def resolutions() -> Iterator[Row]:
-    """Table 7."""
+    """Table 7: resolutions."""
     for resolution, mult_adds in ((224, 569), (192, 418), (160, 290), (128, 186)):
         yield mobilenet_row(7, 1.0, resolution, mult_adds, 4.2)
 
@@ -243,34 +220,30 @@ def resolutions() -> Iterator[Row]:
 def popular_models() -> Iterator[Row]:
     """Table 8, and ResNet-50 for comparison."""
     yield mobilenet_row(8, 1.0, 224, 569, 4.2)
-    yield peer_row(8, "GoogLeNet", 1550, 6.8, _GOOGLENET)
-    yield peer_row(8, "VGG-16", 15300, 138, _VGG)
+    note = (
+        "torchvision's has 3x3 convolutions where Szegedy et al. 2015 (Table 1) have 5x5, and no "
+        "side heads."
+    )
+    yield peer_row(8, "GoogLeNet", 1550, 6.8, note)
+    note = "The convolutions alone have 15,347 M, which the paper's figure fits."
+    yield peer_row(8, "VGG-16", 15300, 138, note)
     yield peer_row(8, "ResNet-50", None, None, "Not in the paper's table; for comparison.")
 
 
-_GOOGLENET = (
-    "torchvision's has 3x3 convolutions where Szegedy et al. 2015 (Table 1) have 5x5, and no side "
-    "heads."
-)
-_VGG = "The convolutions alone have 15,347 M, which the paper's figure fits."
-
-
 def small_popular_models() -> Iterator[Row]:
-    """Table 9."""
+    """Table 9: smaller popular models."""
     note = "The paper leaves normalization out of the parameters: 1.32 M without its 0.01 M."
     yield mobilenet_row(9, 0.5, 160, 76, 1.32, note)
-    yield peer_row(9, "SqueezeNet", 1700, 1.25, _SQUEEZENET)
-    yield peer_row(9, "AlexNet", 720, 60, _ALEXNET)
-
-
-_SQUEEZENET = (
-    "SqueezeNet 1.0 at 224 px. The paper's figure is about twice the mult-adds: multiplications "
-    "and additions counted apart."
-)
-_ALEXNET = (
-    "torchvision's is the one-tower network of Krizhevsky 2014 (arXiv 1404.5997); the paper's "
-    "figures are those of the two-tower network of 2012, of which its authors say 60 M."
-)
+    note = (
+        "SqueezeNet 1.0 at 224 px. The paper's figure is about twice the mult-adds: "
+        "multiplications and additions counted apart."
+    )
+    yield peer_row(9, "SqueezeNet", 1700, 1.25, note)
+    note = (
+        "torchvision's is the one-tower network of Krizhevsky 2014 (arXiv 1404.5997); the paper's "
+        "figures are those of the two-tower network of 2012, of which its authors say 60 M."
+    )
+    yield peer_row(9, "AlexNet", 720, 60, note)
 
 
 def stanford_dogs() -> Iterator[Row]:
@@ -287,21 +260,6 @@ def stanford_dogs() -> Iterator[Row]:
     yield mobilenet_row(10, 0.75, 192, 239, 1.9, outputs=120)
 
 
-CLASSIFICATION_TABLES: dict[int, tuple[str, Callable[[], Iterator[Row]]]] = {
-    1: ("the body, layer by layer", body_layers),
-    2: ("resources per kind of layer", kinds_of_layers),
-    3: ("one layer, step by step", internal_layer),
-    4: ("full against depthwise separable convolutions", full_convolutions),
-    5: ("narrow against shallow", narrow_or_shallow),
-    6: ("width multiplier", width_multipliers),
-    7: ("resolution", resolutions),
-    8: ("popular models", popular_models),
-    9: ("smaller popular models", small_popular_models),
-    10: ("Stanford Dogs", stanford_dogs),
-}
-"""Number of the table -> (what it shows, its rows)."""
-
-
 GEO_CELLS = 9_800
 """Section 4.4: 10 M parameters in a last layer on 1,024 features."""
 ATTRIBUTES = 40
@@ -315,20 +273,10 @@ PROPOSALS = 300
 
 
 def geolocation_cost() -> Cost:
-    """PlaNet with MobileNet's body: one classifier over the cells."""
+    """Count PlaNet with MobileNet's body: one classifier over the cells."""
     from ...heads.geolocation import CellClassifier
 
     return cost_at(lambda: CellClassifier(MobileNetV1(out_strides=(32,)), GEO_CELLS), (224, 224))
-
-
-def attributes_cost(width_mult: float, resolution: int) -> Cost:
-    """Face attributes: one output each."""
-    return mobilenet_cost(width_mult, resolution, ATTRIBUTES)
-
-
-def embedding_cost(width_mult: float, resolution: int) -> Cost:
-    """Face embeddings: one linear layer on the pooled features."""
-    return mobilenet_cost(width_mult, resolution, EMBEDDING)
 
 
 def geolocation() -> Iterator[Row]:
@@ -346,78 +294,58 @@ def geolocation() -> Iterator[Row]:
 
 
 def face_attributes() -> Iterator[Row]:
-    """Table 12."""
+    """Table 12: face attributes, one output each."""
+    thinnest = (
+        "Not explained by the architecture: the paper's Table 6 has 41 M at 224 px with 1,000 "
+        "classes, and 128 px take (128 / 224)^2 = 0.327 of that, 13 M."
+    )
     for width_mult, resolution, mult_adds, params, note in (
         (1.0, 224, 568, 3.2, ""),
         (0.5, 224, 149, 0.8, ""),
-        (0.25, 224, 45, 0.2, _THINNEST),
+        (0.25, 224, 45, 0.2, thinnest),
         (1.0, 128, 185, 3.2, ""),
         (0.5, 128, 48, 0.8, ""),
-        (0.25, 128, 15, 0.2, _THINNEST),
+        (0.25, 128, 15, 0.2, thinnest),
     ):
-        cost = attributes_cost(width_mult, resolution)
-        name = f"{width_mult} MobileNet-{resolution}"
-        figures = (mult_adds, params)
-        yield row(12, name, resolution, width_mult, cost, *figures, note, "face attributes")
+        figures = (mult_adds, params, note, ATTRIBUTES, "face attributes")
+        yield mobilenet_row(12, width_mult, resolution, *figures)
     baseline = "The paper's own classifier, not published; its text says 75 M parameters."
     yield row(12, "Baseline", None, None, None, 1600, 7.5, baseline, "face attributes")
 
 
-_THINNEST = (
-    "Not explained by the architecture: the paper's Table 6 has 41 M at 224 px with 1,000 classes, "
-    "and 128 px take (128 / 224)^2 = 0.327 of that, 13 M."
-)
-
-
 def detection() -> Iterator[Row]:
-    """Table 13; mult-adds in billions there."""
-    yield from (_ssd_vgg(), _inception_v2("SSD 300", 300, 3800, 13.7), _ssd_mobilenet())
-    for size, vgg, inception, mobilenet in ((300, 64.3, 118.2, 25.2), (600, 149.6, 129.6, 30.5)):
-        framework = f"Faster-RCNN {size}"
-        cost = cost_at(FasterRcnnVgg, (size, size))
-        yield row(13, "VGG", size, None, cost, vgg * 1000, 138.5, _RCNN_VGG, framework)
-        yield _inception_v2(framework, size, inception * 1000, 13.3)
-        yield _faster_rcnn_mobilenet(size, mobilenet * 1000)
+    """Table 13, whose mult-adds are in billions."""
+    from ...heads.detection import SSD
 
-
-def _ssd_vgg() -> Row:
+    no_inception = "Neither torchvision nor timm has an Inception V2, so there is nothing to count."
     note = (
         "torchvision's SSD-300 with 90 classes and background. The paper's parameters fit neither "
         "this nor 80 classes (34.3 M)."
     )
-    cost = cost_at(SsdVgg, (300, 300))
-    return row(13, "deeplab-VGG", 300, None, cost, 34900, 33.1, note, "SSD 300")
-
-
-def _ssd_mobilenet() -> Row:
-    from ...heads.detection import SSD
-
-    cost = cost_at(lambda: SSD(MobileNetV1(), COCO_CLASSES), (300, 300))
-    return row(13, "MobileNet", 300, 1.0, cost, 1200, 6.8, framework="SSD 300")
-
-
-def _faster_rcnn_mobilenet(size: int, mega_mult_adds: float) -> Row:
-    cost = cost_at(FasterRcnnMobileNet, (size, size))
-    figures = (mega_mult_adds, 6.1)
-    return row(13, "MobileNet", size, 1.0, cost, *figures, framework=f"Faster-RCNN {size}")
-
-
-def _inception_v2(framework: str, size: int, mega_mult_adds: float, mega_params: float) -> Row:
-    note = "Neither torchvision nor timm has an Inception V2, so there is nothing to count."
-    if framework == "Faster-RCNN 300":
-        note += " The paper has nearly as much at 300 px as at 600."
-    figures = (mega_mult_adds, mega_params)
-    return row(13, "Inception V2", size, None, None, *figures, note, framework)
-
-
-_RCNN_VGG = (
-    "torchvision's VGG-16 and box head with two layers of 4,096, as in Ren et al. 2015; 300 "
-    "proposals."
-)
+    ssd, size_hw = "SSD 300", (300, 300)
+    yield row(13, "deeplab-VGG", 300, None, cost_at(SsdVgg, size_hw), 34900, 33.1, note, ssd)
+    yield row(13, "Inception V2", 300, None, None, 3800, 13.7, no_inception, ssd)
+    cost = cost_at(lambda: SSD(MobileNetV1(), COCO_CLASSES), size_hw)
+    yield row(13, "MobileNet", 300, 1.0, cost, 1200, 6.8, framework=ssd)
+    note = (
+        "torchvision's VGG-16 and box head with two layers of 4,096, as in Ren et al. 2015; 300 "
+        "proposals."
+    )
+    more = " The paper has nearly as much at 300 px as at 600."
+    for size, vgg, inception, mobilenet, extra in (
+        (300, 64_300, 118_200, 25_200, more),
+        (600, 149_600, 129_600, 30_500, ""),
+    ):
+        name = f"Faster-RCNN {size}"
+        cost = cost_at(FasterRcnnVgg, (size, size))
+        yield row(13, "VGG", size, None, cost, vgg, 138.5, note, name)
+        yield row(13, "Inception V2", size, None, None, inception, 13.3, no_inception + extra, name)
+        cost = cost_at(FasterRcnnMobileNet, (size, size))
+        yield row(13, "MobileNet", size, 1.0, cost, mobilenet, 6.1, framework=name)
 
 
 class SsdVgg(nn.Module):
-    """SSD-300 on VGG-16 (Liu et al. 2016), of torchvision's parts, as far as it costs mult-adds."""
+    """SSD-300 on VGG-16 (Liu et al. 2016), the parts of torchvision's that cost mult-adds."""
 
     def __init__(self) -> None:
         from torchvision.models.detection.ssd import SSDHead
@@ -436,10 +364,10 @@ class SsdVgg(nn.Module):
 
 
 class FasterRcnnVgg(nn.Module):
-    """Faster-RCNN on VGG-16 (Ren et al. 2015), of torchvision's parts, for 300 proposals.
+    """Faster-RCNN on VGG-16 (Ren et al. 2015), from torchvision's parts, for 300 proposals.
 
-    Which boxes are proposed does not matter for what the second stage costs, so features of the
-    right shape stand for what RoI pooling cuts out.
+    The cost of the second stage does not depend on which boxes are proposed, so zeros of the right
+    shape replace the features that RoI pooling would cut out.
     """
 
     def __init__(self) -> None:
@@ -463,10 +391,10 @@ class FasterRcnnVgg(nn.Module):
 
 
 class FasterRcnnMobileNet(nn.Module):
-    """``heads.detection.FasterRCNN`` without the choice of proposals, which costs no mult-adds.
+    """``heads.detection.FasterRCNN`` without the selection of proposals, which costs no mult-adds.
 
-    That choice depends on values, which the device "meta" has not; the second stage always sees
-    as many boxes.
+    The selection depends on values, which the device "meta" does not have; the second stage always
+    gets the same number of boxes.
     """
 
     def __init__(self) -> None:
@@ -483,41 +411,42 @@ class FasterRcnnMobileNet(nn.Module):
 
 
 def face_embeddings() -> Iterator[Row]:
-    """Table 14."""
+    """Table 14: face embeddings, one linear layer on the pooled features."""
     note = "Its authors' model is not public."
     yield row(14, "FaceNet", None, None, None, 1600, 7.5, note, "face embeddings")
+    note = (
+        "The paper's parameters grow as the image shrinks, which a network with global pooling "
+        "cannot do; counted is a 128-dimensional output."
+    )
     for width_mult, resolution, mult_adds, params, extra in (
-        (1.0, 160, 286, 4.9, "The body alone has 290 M."),
+        (1.0, 160, 286, 4.9, "The body alone has 290 M. "),
         (1.0, 128, 185, 5.5, ""),
-        (0.75, 160, 166, 3.4, "The paper prints 0.75 MobileNet-128 twice; this one is 160."),
-        (0.75, 128, 108, 3.8, "166 M at 160 px are 106 M at 128."),
+        (0.75, 160, 166, 3.4, "The paper prints 0.75 MobileNet-128 twice; this one is 160. "),
+        (0.75, 128, 108, 3.8, "166 M at 160 px are 106 M at 128. "),
     ):
-        cost = embedding_cost(width_mult, resolution)
-        name = f"{width_mult} MobileNet-{resolution}"
-        figures = (mult_adds, params)
-        notes = f"{extra} {_EMBEDDING_PARAMS}".strip()
-        yield row(14, name, resolution, width_mult, cost, *figures, notes, "face embeddings")
+        figures = (mult_adds, params, extra + note, EMBEDDING, "face embeddings")
+        yield mobilenet_row(14, width_mult, resolution, *figures)
 
-
-_EMBEDDING_PARAMS = (
-    "The paper's parameters grow as the image shrinks, which a network with global pooling "
-    "cannot do; counted is a 128-dimensional output."
-)
 
 TABLES: dict[int, tuple[str, Callable[[], Iterator[Row]]]] = {
-    **CLASSIFICATION_TABLES,
+    1: ("the body, layer by layer", body_layers),
+    2: ("resources per kind of layer", kinds_of_layers),
+    3: ("one layer, step by step", internal_layer),
+    4: ("full against depthwise separable convolutions", full_convolutions),
+    5: ("narrow against shallow", narrow_or_shallow),
+    6: ("width multiplier", width_multipliers),
+    7: ("resolution", resolutions),
+    8: ("popular models", popular_models),
+    9: ("smaller popular models", small_popular_models),
+    10: ("Stanford Dogs", stanford_dogs),
     11: ("PlaNet, geolocation", geolocation),
     12: ("face attributes", face_attributes),
     13: ("COCO detection", detection),
     14: ("face embeddings distilled from FaceNet", face_embeddings),
 }
-"""Number of the table -> (what it shows, its rows)."""
+"""Number of the table -> (title, rows)."""
 
 
 def table_rows(number: int) -> tuple[Row, ...]:
-    """Return the rows of a table.
-
-    Args:
-        number: 1 to 14, as in the paper.
-    """
+    """Return the rows of a table, 1 to 14 as in the paper."""
     return tuple(TABLES[number][1]())

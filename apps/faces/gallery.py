@@ -1,17 +1,16 @@
-"""People and their face embeddings on disk: enroll, identify, list, remove.
+"""Galleries of people and their face embeddings on disk: enroll, identify, list, remove.
 
-The rows lie in a LanceDB table, which is searched exactly, without an index. LanceDB keeps what was
-removed: in older versions of the table, and in its data files until a tenth of a file's rows is
-gone. So a removal writes the other rows anew and takes the older versions away. That is only right
-while nobody else has the table open, so every access holds the gallery's lock: processes take
-turns.
+The rows lie in a LanceDB table, which is searched exactly, without an index. LanceDB keeps removed
+rows in older versions of the table, and in its data files until a tenth of a file's rows is gone.
+A removal therefore rewrites the other rows and deletes the older versions. That is only safe while
+no other process has the table open, so every access holds the gallery's lock.
 
-Embeddings of faces are biometric data: folder and files are their owner's alone.
+Embeddings of faces are biometric data: only the owner may read the folder and its files.
 
-A change is done when LanceDB has committed it. Tidying up after it may fail, such as on a full
-disk, or be cut short: the file ``.changing`` stays then, and the next access tidies.
+A change is complete when LanceDB has committed it. The cleanup after it may fail, for instance on a
+full disk, or be interrupted: the file ``.changing`` then remains, and the next access cleans up.
 
-Free of torch.
+This module does not import torch.
 """
 
 import errno
@@ -45,10 +44,10 @@ METADATA_FILE = "gallery.json"
 
 
 class GalleryMetadata(NamedTuple):
-    """What all faces of a gallery have in common."""
+    """Properties that all faces of a gallery share."""
 
     model: dict[str, Any]
-    """Plain data that says which model made the embeddings."""
+    """Plain data that identifies the model of the embeddings."""
     dimension: int
     """Length of an embedding."""
     threshold: Threshold | None
@@ -56,21 +55,17 @@ class GalleryMetadata(NamedTuple):
 
 
 def write_metadata(folder: Path, metadata: GalleryMetadata) -> None:
-    """Write the file, whole or not at all.
-
-    Raises:
-        OSError: The folder cannot be written.
-    """
+    """Write the metadata file atomically."""
     threshold = list(metadata.threshold) if metadata.threshold else None
     content = {"format": GALLERY_FORMAT, **metadata._asdict(), "threshold": threshold}
     write_atomically(folder / METADATA_FILE, json.dumps(content, indent=1).encode())
 
 
 def read_metadata(folder: Path) -> GalleryMetadata:
-    """Read and check the file.
+    """Read and check the metadata file.
 
     Raises:
-        DataError: There is no gallery, it is of another format, or the file is damaged.
+        DataError: There is no gallery, it has another format, or the file is damaged.
     """
     path = folder / METADATA_FILE
     try:
@@ -82,17 +77,17 @@ def read_metadata(folder: Path) -> GalleryMetadata:
     except (ValueError, RecursionError, IsADirectoryError) as error:
         raise _damaged(path, f"is not a JSON file ({error})") from error
     if not isinstance(content, dict):
-        raise _damaged(path, f"has a {type(content).__name__} where an object belongs")
+        raise _damaged(path, f"holds a {type(content).__name__} instead of an object")
     if content.get("format") != GALLERY_FORMAT:
         raise DataError(
-            f"{path}: a gallery of format {content.get('format')}, and this version reads "
-            f"{GALLERY_FORMAT}. Enroll the people anew in another folder."
+            f"{path}: a gallery of format {content.get('format')}, but this version reads format "
+            f"{GALLERY_FORMAT}. Enroll the people again in another folder."
         )
     model, dimension = content.get("model"), content.get("dimension")
     if not isinstance(model, dict):
         raise _damaged(path, f"has the model {model!r}, not an object")
     if type(dimension) is not int or dimension < 1:
-        raise _damaged(path, f"has the dimension {dimension!r}, not a whole number from 1")
+        raise _damaged(path, f"has the dimension {dimension!r}, not a positive integer")
     return GalleryMetadata(model, dimension, _threshold(path, content.get("threshold")))
 
 
@@ -104,15 +99,13 @@ def _threshold(path: Path, value: Any) -> Threshold | None:
         raise _damaged(path, f"has the threshold {value!r}, not [similarity, FAR]")
     threshold = Threshold(*numbers)
     if not (-1 <= threshold.similarity <= 1 and 0 <= threshold.far <= 1):
-        raise _damaged(
-            path, f"has the threshold {value}; a similarity is in [-1, 1], a FAR in [0, 1]"
-        )
+        raise _damaged(path, f"has a threshold outside [-1, 1] or a FAR outside [0, 1]: {value}")
     return threshold
 
 
 def _damaged(path: Path, what: str) -> DataError:
     return DataError(
-        f"{path}: damaged, {what}. Restore the file from a backup, or enroll the people anew in "
+        f"{path}: damaged, {what}. Restore the file from a backup, or enroll the people again in "
         "another folder."
     )
 
@@ -124,55 +117,55 @@ _MARK_FILE = ".changing"
 _OWN_FILES = (METADATA_FILE, _TABLE_FOLDER, _LOCK_FILE, _MARK_FILE)
 _LOCK_SECONDS = 120.0
 _RANDOM_ID_LENGTH = 32
-"""Faces had random ids before they had ids of their content."""
+"""Older galleries have random ids of this length instead of hashes of the content."""
 _SAME_FACE = 0.9999
-"""Least cosine of two embeddings of one image; rounding differs with device and batch."""
+"""Minimum cosine of two embeddings of one image; rounding differs between devices and batches."""
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 class Match(NamedTuple):
-    """A person that a face may be."""
+    """A candidate person for a face."""
 
     name: str
     similarity: float
-    """Cosine to the nearest of the person's faces, in [-1, 1]."""
+    """Cosine similarity to the person's nearest face, in [-1, 1]."""
 
 
 class Enrolled(NamedTuple):
-    """What came of an enrollment."""
+    """The result of an enrollment."""
 
     added: int
-    """Faces that are new."""
+    """Number of new faces."""
     known: int
-    """Faces that the person had already, or that were given twice."""
+    """Number of faces that the person already had, or that were given twice."""
     others: dict[int, str]
-    """Position of a face that was not added -> the other person whom it belongs to."""
+    """Position of a face that was not added -> the other person to whom it belongs."""
     total: int
-    """Faces that the person has now."""
+    """Number of faces that the person has now."""
 
 
 class Gallery:
     """A folder with the embeddings of people, private to its owner.
 
-    A gallery that others could read is narrowed when it is opened, with a warning.
+    If others can read the gallery, opening it removes their permissions and gives a warning.
 
     Args:
         folder: The gallery; see ``create``.
 
+    Attributes:
+        model: Plain data that identifies the model of the embeddings.
+        dimension: Length of an embedding.
+        threshold: As measured with the model; None where it was not.
+
     Raises:
-        DataError: There is none, it is damaged or of another format, or LanceDB is not installed.
+        DataError: There is none, it is damaged or has another format, or LanceDB is not installed.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._lancedb, self._arrow, self._filelock = _libraries()
-        metadata = read_metadata(self.folder)
-        self.model = metadata.model
-        """What says which model the embeddings are of."""
-        self.dimension = metadata.dimension
-        self.threshold = metadata.threshold
-        """As measured with the model; None where it was not."""
-        _narrow(self.folder)
+        self.model, self.dimension, self.threshold = read_metadata(self.folder)
+        _restrict_access(self.folder)
 
     @classmethod
     def create(
@@ -182,17 +175,17 @@ class Gallery:
         dimension: int,
         threshold: Threshold | None = None,
     ) -> "Gallery":
-        """Open a gallery for a model, and make it where there is none.
+        """Open a gallery for a model; create it if there is none.
 
         Args:
             folder: The gallery.
-            model: Plain data that says which model it is.
+            model: Plain data that identifies the model.
             dimension: Length of its embeddings.
             threshold: As measured with it.
 
         Raises:
-            DataError: As for the class, the gallery is of another model, or the folder holds other
-                things.
+            DataError: As for the class, or the gallery belongs to another model, or the folder
+                holds something else.
         """
         folder = Path(folder)
         filelock = _libraries()[2]
@@ -206,37 +199,37 @@ class Gallery:
         return gallery
 
     def check_model(self, model: Mapping[str, Any]) -> None:
-        """Insist on the model of the gallery: embeddings of two models have nothing in common.
+        """Check that a model is the gallery's: embeddings of different models are incomparable.
 
         Raises:
             DataError: It is another one.
         """
         if dict(model) != self.model:
             raise DataError(
-                f"{self.folder}: a gallery of {self.model}, and this model is {dict(model)}. Take "
-                "that one, or enroll the people anew in another folder."
+                f"{self.folder}: a gallery of {self.model}, but this model is {dict(model)}. Use "
+                "that one, or enroll the people again in another folder."
             )
 
     def enroll(
         self, name: str, embeddings: np.ndarray, keys: Sequence[str] | None = None
     ) -> Enrolled:
-        """Add faces of a person; they are on the disk when this returns.
+        """Add faces of a person; they are on disk when this returns.
 
-        A face is added once: to enroll it again changes nothing, so that a call that was cut short
-        may be repeated. A face belongs to one person; another's stays with them.
+        Enrolling a face twice changes nothing, so an interrupted call may be repeated. A face that
+        already belongs to another person stays with them.
 
         Args:
-            name: Of the person; not empty.
-            embeddings: (N, D), any length but zero.
-            keys: What tells a face from others, such as a hash of its image, one for each
-                embedding; by default the embedding itself, which must be the same to the last bit.
+            name: Name of the person; not empty.
+            embeddings: (N, D), of any length except zero.
+            keys: A key for each embedding that identifies the face, such as a hash of its image; by
+                default a hash of the embedding, which then has to match to the last bit.
 
         Returns:
             How many faces were added, and why the others were not.
 
         Raises:
             DataError: The embeddings have another dimension, length zero or are not finite, the
-                name is empty or not valid Unicode, or there are more or fewer keys than embeddings.
+                name is empty or not valid Unicode, or the numbers of keys and embeddings differ.
         """
         vectors = self._unit(embeddings)
         check_name(name)
@@ -260,20 +253,20 @@ class Gallery:
         return Enrolled(len(fresh), len(ids) - len(fresh) - len(others), others, total)
 
     def identify(self, embeddings: np.ndarray, count: int = 1) -> list[list[Match]]:
-        """Find the people nearest to each face, however far they are.
+        """Find the people nearest to each face, at any distance.
 
-        Compare the similarity with a threshold. The more people there are, the more often a
-        stranger is near one of them: about the threshold's FAR times the number of people.
+        Compare the similarity with a threshold. The probability that a stranger reaches it grows
+        with the gallery: about the threshold's FAR times the number of people.
 
         Args:
-            embeddings: (N, D), any length but zero.
-            count: People for each face, at least 1.
+            embeddings: (N, D), of any length except zero.
+            count: Number of people for each face, at least 1.
 
         Returns:
-            For each face its matches, the nearest first; fewer where the gallery has fewer people.
+            The matches of each face, nearest first; fewer if the gallery has fewer people.
 
         Raises:
-            DataError: As for ``enroll``, or ``count`` is out of its range.
+            DataError: As for ``enroll``, or ``count`` is out of range.
         """
         vectors = self._unit(embeddings)
         if count < 1:
@@ -285,7 +278,7 @@ class Gallery:
             ]
 
     def people(self) -> dict[str, int]:
-        """Name -> number of faces, by name."""
+        """Return the number of faces of each person, sorted by name."""
         with self._reading() as table:
             names = Counter(self._owners(table).values()) if table is not None else {}
         return dict(sorted(names.items()))
@@ -293,24 +286,20 @@ class Gallery:
     def remove(self, name: str) -> int:
         """Remove a person. When this returns, no file of the gallery has the faces or the name.
 
-        Of a removal that was interrupted there may be traces: remove the person once more, also
-        where the gallery says that there is nobody of that name by then.
-
-        Copies elsewhere, such as backups and snapshots of the disk, are out of its reach.
-
-        Args:
-            name: Of the person.
+        An interrupted removal may leave traces: remove the person once more, even if the gallery
+        then reports that there is nobody of that name. Copies elsewhere, such as backups and
+        snapshots of the disk, are not removed.
 
         Returns:
             How many faces were removed.
 
         Raises:
-            DataError: There is no such person, or traces of the faces could not be cleared, such as
-                on a full disk.
+            DataError: There is no such person, or traces of the faces could not be deleted, for
+                instance on a full disk.
         """
         with self._changes() as table:
             names = Counter(self._owners(table).values())
-            if name not in names:  # leaving so clears what an interrupted removal has left
+            if name not in names:  # leaving `_changes` still cleans up after an interrupted removal
                 raise DataError(
                     f"{self.folder}: has nobody called {name!r}; see `mobilevision gallery list`"
                 )
@@ -332,9 +321,9 @@ class Gallery:
 
     @contextmanager
     def _changes(self) -> Iterator[Any]:
-        """The table, to be changed by the body, nobody else having it open.
+        """Open the table for changes, exclusively.
 
-        What comes after the body raises nothing: its changes are committed.
+        Cleaning up after the body raises nothing, as its changes are committed by then.
         """
         with _locked(self._filelock, self.folder), self._damage_named():
             create_private(self._mark)
@@ -347,11 +336,8 @@ class Gallery:
 
     @contextmanager
     def _reading(self) -> Iterator[Any]:
-        """The table, or None where there is none yet; also from a disk that cannot be written."""
-        with (
-            _locked(self._filelock, self.folder, reading=True) as locked,
-            self._damage_named(),
-        ):
+        """Open the table, None if there is none yet; also on a read-only disk."""
+        with _locked(self._filelock, self.folder, reading=True) as locked, self._damage_named():
             table = self._opened() if self._has_table else None
             if locked and table is not None and self._mark.exists():
                 self._finish(table)
@@ -359,20 +345,14 @@ class Gallery:
 
     @contextmanager
     def _damage_named(self) -> Iterator[None]:
-        """Name the files that Lance cannot read; the operating system's errors are left as such."""
+        """Report files that Lance cannot read; errors of the operating system pass unchanged."""
         try:
             yield
         except Exception as error:  # Lance raises many kinds
             text = str(error)
             if "lance error" not in text or "(os error" in text:
                 raise
-            raise self._damaged(text) from error
-
-    def _damaged(self, what: str) -> DataError:
-        return DataError(
-            f"{self.folder / _TABLE_FOLDER}: damaged ({what}). Restore the gallery from a backup, "
-            "or enroll the people anew in another folder."
-        )
+            raise _damaged(self.folder / _TABLE_FOLDER, text) from error
 
     @property
     def _has_table(self) -> bool:
@@ -384,17 +364,18 @@ class Gallery:
             return database.create_table(_TABLE, schema=self._schema(), exist_ok=True)
         table = database.open_table(_TABLE)
         if table.schema.names != self._schema().names:
-            raise self._damaged(f"it has the columns {table.schema.names}")
+            raise _damaged(self.folder / _TABLE_FOLDER, f"has the columns {table.schema.names}")
         length = table.schema.field("vector").type.list_size
         if length != self.dimension:
             raise DataError(
-                f"{self.folder / METADATA_FILE}: damaged, has the dimension {self.dimension}, and "
-                f"the faces have {length} numbers. Restore the file from a backup, or write {length}."
+                f"{self.folder / METADATA_FILE}: damaged, has the dimension {self.dimension}, but "
+                f"the faces have {length} numbers. Restore the file from a backup, or write "
+                f"{length}."
             )
         return table
 
     def _finish(self, table: Any) -> bool:
-        """Tidy as far as the disk allows; whether everything is tidy, and the mark gone."""
+        """Keep only the newest version on disk; return whether that and its mark succeeded."""
         try:
             self._tidy(table)
             self._mark.unlink(missing_ok=True)
@@ -416,7 +397,7 @@ class Gallery:
         )
 
     def _id(self, key: str) -> str:
-        """Of a face: the same wherever the same model embeds the same content."""
+        """Return the id of a face, which depends on the model and the content alone."""
         model = json.dumps(self.model, sort_keys=True)
         return hashlib.sha256(f"{model}\n{key}".encode()).hexdigest()
 
@@ -428,7 +409,7 @@ class Gallery:
     def _replace_random_ids(
         self, table: Any, owners: dict[str, str], ids: Sequence[str], vectors: np.ndarray
     ) -> None:
-        """Give faces from before ids had a meaning the ids of the same faces among ``vectors``."""
+        """Replace the random ids of older galleries by the ids of the same faces in ``vectors``."""
         if not len(ids) or all(len(face) != _RANDOM_ID_LENGTH for face in owners):
             return
         new_ids: dict[str, str] = {}
@@ -443,43 +424,33 @@ class Gallery:
                 table.update(where=f"id = '{old}'", values={"id": new})
                 owners[new] = owners.pop(old)
 
-    def _tidy(self, table: Any) -> None:
-        """Leave the newest version alone on the disk."""
-        with warnings.catch_warnings():
-            # It warns of others who have the table open; the lock is held.
-            warnings.simplefilter("ignore", UserWarning)
-            table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
-
     def _others(self, table: Any, name: str) -> Iterator[Any]:
         for batch in table.search().to_batches():
             names = np.array(batch.column("name").to_pylist(), dtype=object)
             kept = batch.filter(self._arrow.array(names != name))
             yield kept.select(table.schema.names).cast(table.schema)
 
+    def _tidy(self, table: Any) -> None:
+        """Delete all versions but the newest from the disk."""
+        with warnings.catch_warnings():
+            # It warns about other processes that have the table open; the lock is held.
+            warnings.simplefilter("ignore", UserWarning)
+            table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+
     @staticmethod
     def _owners(table: Any) -> dict[str, str]:
-        """Id of a face -> the name of its person."""
-        owners: dict[str, str] = {}
-        for batch in table.search().select(["id", "name"]).to_batches():
-            owners.update(
-                zip(*(batch.column(key).to_pylist() for key in ("id", "name")), strict=True)
-            )
-        return owners
+        """Return the name of the person for the id of each face."""
+        rows = table.search().select(["id", "name"]).to_list()
+        return {row["id"]: row["name"] for row in rows}
 
     @staticmethod
     def _nearest(table: Any, vector: np.ndarray, count: int, total: int) -> list[Match]:
-        """The nearest people; a person with many faces may fill the first rows of a search."""
+        """Find the nearest people; one with many faces may fill the first rows of a search."""
         rows = 8 * count
         while True:
-            found = (
-                table.search(vector)
-                .distance_type("cosine")
-                .select(["name", "_distance"])
-                .limit(rows)
-                .to_list()
-            )
+            search = table.search(vector).distance_type("cosine").select(["name", "_distance"])
             best: dict[str, float] = {}
-            for row in found:
+            for row in search.limit(rows).to_list():
                 best.setdefault(row["name"], 1.0 - row["_distance"])
             if len(best) >= count or rows >= total:
                 return [Match(name, value) for name, value in list(best.items())[:count]]
@@ -493,12 +464,12 @@ class Gallery:
             )
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not (np.isfinite(lengths) & (lengths > 0)).all():
-            raise DataError("an embedding has length zero or is not finite: make it anew")
+            raise DataError("an embedding has length zero or is not finite: compute it again")
         return (vectors / lengths).astype(np.float32)
 
 
 def _make_folder(folder: Path) -> None:
-    """Make the folder of a gallery, or see that nothing else is in it."""
+    """Create the folder of a gallery, or check that it holds nothing else."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(PRIVATE_FOLDER, exist_ok=True)
@@ -509,19 +480,19 @@ def _make_folder(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()}
     if _TABLE_FOLDER in names:
         raise DataError(
-            f"{folder / METADATA_FILE}: missing, and it says which model the faces are of. Restore "
-            "it from a backup, or enroll the people anew in another folder."
+            f"{folder / METADATA_FILE}: missing; it names the model of the faces. Restore it from "
+            "a backup, or enroll the people again in another folder."
         )
     if others := sorted(name for name in names if not name.startswith(".")):
         raise DataError(
             f"{folder}: holds other things, such as {others[0]!r}. A gallery is a private folder "
             "of its own: name one that is empty or absent."
         )
-    _narrow(folder)
+    _restrict_access(folder)
 
 
-def _narrow(folder: Path) -> None:
-    """Take the rights of others from a gallery that has any, and say so."""
+def _restrict_access(folder: Path) -> None:
+    """Remove the permissions of others from a gallery that has any, with a warning."""
     if not is_shared(folder):
         return
     try:
@@ -537,7 +508,7 @@ def _narrow(folder: Path) -> None:
 
 @contextmanager
 def _locked(filelock: Any, folder: Path, reading: bool = False) -> Iterator[bool]:
-    """Hold the gallery's lock; for reading also without it, where the disk cannot be written."""
+    """Hold the gallery's lock and yield whether it is held; a read-only disk is read without."""
     lock = filelock.FileLock(folder / _LOCK_FILE, timeout=_LOCK_SECONDS, mode=PRIVATE_FILE)
     try:
         lock.acquire()
@@ -557,7 +528,7 @@ def _locked(filelock: Any, folder: Path, reading: bool = False) -> Iterator[bool
 
 
 def _libraries() -> tuple[Any, Any, Any]:
-    # Lance tells on stderr that it makes a table where there is none.
+    # Otherwise Lance reports on stderr that it creates a table.
     os.environ.setdefault("LANCE_LOG", "error")
     try:
         import filelock
@@ -571,22 +542,19 @@ def _libraries() -> tuple[Any, Any, Any]:
 
 
 def accepted(matches: Sequence[Match], threshold: float) -> list[Match]:
-    """The matches that reach the threshold."""
+    """Return the matches that reach the threshold."""
     return [match for match in matches if match.similarity >= threshold]
 
 
 def check_name(name: str) -> None:
-    """Insist on a person's name that can be stored.
+    """Check that the name of a person can be stored.
 
     Raises:
-        DataError: It is empty, or has bytes that are not UTF-8, as names of files may.
+        DataError: It is empty, or has bytes that are not UTF-8, as file names may.
     """
     if not name.strip():
         raise DataError("a person needs a name")
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise DataError(
-            f"the name {name!r} is not valid Unicode (it has bytes that are not UTF-8); write it "
-            "anew"
-        ) from error
+        raise DataError(f"the name {name!r} is not valid Unicode; type it again") from error

@@ -1,4 +1,4 @@
-"""The whole of ``mobilevision gallery enroll`` and ``identify``: images to people."""
+"""Enroll and identify the people in images, for ``mobilevision gallery``."""
 
 import hashlib
 import json
@@ -14,18 +14,17 @@ from ...datasets.errors import DataError
 from ...datasets.images import ImageFile
 from ..batch.inputs import find_files
 from ..inference.face_embedding import Face, FaceEmbedder, model_fingerprint
-from ..inference.face_pipeline import Threshold
 from .gallery import Gallery, Match, accepted, check_name
 
 
 @dataclass(frozen=True)
 class Model:
-    """What embeds the faces.
+    """The options of a face model.
 
     Attributes:
         model: As ``FaceEmbedder.load`` takes it.
-        device: Likewise.
-        aligned: The images are aligned faces: find none.
+        device: As ``FaceEmbedder.load`` takes it.
+        aligned: Whether the images are aligned faces already, so that none are searched for.
     """
 
     model: str
@@ -33,22 +32,23 @@ class Model:
     aligned: bool = False
 
     def load(self) -> tuple[FaceEmbedder, dict[str, Any]]:
-        """The embedder, and what says which model it is."""
+        """Return the embedder, and plain data that identifies its model."""
         embedder = FaceEmbedder.load(self.model, self.device)
         return embedder, {**model_fingerprint(self.model), "size": embedder.size}
 
     def faces(
         self, embedder: FaceEmbedder, inputs: Sequence[str]
     ) -> Iterator[tuple[str, list[Face] | DataError]]:
-        """Each image of the inputs and its faces; an aligned image is one face."""
-        files = [file for file in find_files(inputs) if not file.is_video]
-        images = (ImageFile(file.path) for file in files)
-        names = (str(file.path) for file in files)
+        """Yield each image of the inputs and its faces; an aligned image is one face."""
+        paths = [file.path for file in find_files(inputs) if not file.is_video]
+        images = (ImageFile(path) for path in paths)
+        names = map(str, paths)
         if not self.aligned:
             yield from zip(names, embedder.stream(images), strict=True)
             return
+        box, landmarks = np.full(4, np.nan, np.float32), np.full((5, 2), np.nan, np.float32)
         for name, row in zip(names, embedder.stream_aligned(images), strict=True):
-            yield name, row if isinstance(row, DataError) else [_whole(row)]
+            yield name, row if isinstance(row, DataError) else [Face(box, landmarks, 1.0, row)]
 
 
 def enroll(
@@ -57,20 +57,20 @@ def enroll(
     """Add the faces of images to a person, all at once.
 
     Args:
-        folder: The gallery; made where there is none.
+        folder: The gallery; created if there is none.
         name: The person.
-        inputs: Images, folders and patterns. An image that is enrolled already is not added
-            again, so that a command that was cut short may be repeated.
-        model: What embeds them.
-        largest: Take the largest of several faces; otherwise such an image is a fault, because
-            nobody can tell whose face it is.
+        inputs: Images, folders and patterns. An image that is already enrolled is not added
+            again, so an interrupted command may be repeated.
+        model: Options of the model.
+        largest: Take the largest of several faces; otherwise such an image is a fault, because it
+            is unclear whose face it is.
 
     Returns:
-        A message for each image that gave no face, or that of another person.
+        A message for each image without a face, or with that of another person.
 
     Raises:
-        DataError: An input is absent, the name is not valid Unicode, the model cannot be used or is
-            another one than the gallery's.
+        DataError: An input is absent, the name is not valid Unicode, or the model cannot be used or
+            is not the gallery's.
     """
     check_name(name)
     embedder, metadata = model.load()
@@ -83,15 +83,15 @@ def enroll(
         elif not faces:
             faults.append(f"{file}: no face found")
         elif len(faces) > 1 and not largest:
-            faults.append(f"{file}: {len(faces)} faces; cut one out, or say --largest")
+            faults.append(f"{file}: {len(faces)} faces; cut one out, or use --largest")
         else:
             faces_of[file] = faces[0].embedding
     if faces_of:
-        keys = [_key(Path(file), model.aligned) for file in faces_of]
+        files = list(faces_of)
+        keys = [_key(Path(file), model.aligned) for file in files]
         enrolled = gallery.enroll(name, np.stack(list(faces_of.values())), keys)
         known = f", {enrolled.known:,} there already" if enrolled.known else ""
         print(f"{name}: {enrolled.added:,} faces added{known}, {enrolled.total:,} in {folder}")
-        files = list(faces_of)
         faults += [
             f"{files[index]}: enrolled as {other} already; leave it out, or remove {other} first"
             for index, other in enrolled.others.items()
@@ -108,15 +108,15 @@ def identify(
     count: int = 1,
     as_json: bool = False,
 ) -> list[str]:
-    """Say who the faces of images are, a line for each face.
+    """Print who the faces of images are, a line for each face.
 
     Args:
         folder: The gallery.
         inputs: Images, folders and patterns.
-        model: What embeds them; that of the gallery.
-        threshold: Least similarity of one person; None takes the measured one.
-        count: People for each face.
-        as_json: Print a JSON object a line.
+        model: Options of the gallery's model.
+        threshold: Minimum similarity of a match; None takes the measured one.
+        count: Number of people for each face.
+        as_json: Print a JSON object for each face.
 
     Returns:
         A message for each image that cannot be read.
@@ -143,21 +143,21 @@ def identify(
         matches = [] if rows is None else gallery.identify(rows, count)
         _print_faces(file, faces, [accepted(own, limit) for own in matches], as_json)
     if measured:
-        _say_threshold(measured, len(gallery.people()))
+        print(
+            f"threshold {measured.similarity:.4f}, which {measured.far:.2%} of measured pairs of "
+            f"different people reached; for a stranger among {len(gallery.people()):,} people the "
+            "chances add up",
+            file=sys.stderr,
+        )
     _print_faults(faults, sys.stderr if as_json else sys.stdout)
     return faults
 
 
 def _key(file: Path, aligned: bool) -> str:
-    """What tells the one face that is taken from an image from others."""
+    """Return the key of the one face that is taken from an image."""
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     return f"{digest} {'aligned' if aligned else 'found'}"
-
-
-def _whole(embedding: np.ndarray) -> Face:
-    """An aligned face: its box and landmarks are not known."""
-    return Face(np.full(4, np.nan, np.float32), np.full((5, 2), np.nan, np.float32), 1.0, embedding)
 
 
 def _print_faces(
@@ -176,14 +176,6 @@ def _print_faces(
         place = f" at {', '.join(f'{value:.0f}' for value in box)}" if box else ""
         named = ", ".join(f"{match.name} {match.similarity:.3f}" for match in own)
         print(f"{file}{place}: {named or 'unknown'}")
-
-
-def _say_threshold(measured: Threshold, people: int) -> None:
-    print(
-        f"threshold {measured.similarity:.4f}, which {measured.far:.2%} of measured pairs of "
-        f"different people reached; for a stranger among {people:,} people the chances add up",
-        file=sys.stderr,
-    )
 
 
 def _print_faults(faults: Sequence[str], file: Any = None) -> None:

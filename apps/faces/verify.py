@@ -1,4 +1,4 @@
-"""Verification of anybody's face model, or of cached embeddings, on pairs of faces."""
+"""Verification of a face model, or of cached embeddings, on pairs of faces."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     from ..inference.face_embedding import FaceEmbedder
 
 DRAWN_PAIRS = 300
-"""Of each kind in each of ten folds, as LFW has them."""
+"""Pairs of each kind in each of ten folds, as in LFW."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Which faces are verified, and on which pairs.
+    """The faces to verify, and their pairs.
 
     Attributes:
-        images: The folder of the data set; None where a table of embeddings names the faces.
-        pairs: A list in the form of LFW's ``pairs.txt``; None draws pairs from the people.
+        images: The folder of the dataset; None where a table of embeddings names the faces.
+        pairs: A list in the format of LFW's ``pairs.txt``; None draws pairs from the people.
         layout: A folder for each person, or CelebA, whose pairs are drawn.
-        parts: Of CelebA.
+        parts: Splits of CelebA.
         landmarks: As for ``FolderFaces``; None where the faces are aligned.
         groups: Attributes to measure the faces with and without; None takes ``Male`` and ``Young``
-            where the layout is CelebA.
+            if the layout is CelebA.
     """
 
     images: Path | None
@@ -52,17 +52,17 @@ class HeldOut:
         """List the faces and their pairs.
 
         Args:
-            table: Names the faces where there is no folder.
-            files: Those that it names.
+            table: The table of embeddings that names the faces if there is no folder.
+            files: The names in it.
 
         Raises:
-            DataError: A file is absent or faulty, or options do not fit each other.
+            DataError: A file is absent or faulty, or options contradict each other.
         """
         if self.layout == "celeba":
             if self.images is None or self.pairs is not None or self.landmarks is not None:
                 raise DataError(
-                    "--layout celeba needs the folder, --images, and has landmarks and people of "
-                    "its own: leave --pairs and --landmarks out"
+                    "--layout celeba needs the folder, --images, and brings its own landmarks and "
+                    "people: leave --pairs and --landmarks out"
                 )
             parts = cast("Sequence[CelebAPart]", self.parts)
             return CelebAFaces(self.images, parts, DRAWN_PAIRS).read()
@@ -80,16 +80,16 @@ class HeldOut:
 
 
 def verify_table(held_out: HeldOut, table: Path) -> VerificationResult:
-    """Measure a table of embeddings; free of torch.
+    """Measure a table of embeddings, without torch.
 
     Args:
-        held_out: The faces; without a folder all of the table, whose people are the folders in
-            their names, ``name/name_0001.jpg``.
-        table: Embedding of each file, see ``datasets.vectors``; the files are named relative to
+        held_out: The faces; without a folder, all faces of the table, whose people are the folders
+            in their names, such as ``name/name_0001.jpg``.
+        table: The embedding of each file, see ``datasets.vectors``; the files are named relative to
             the folder of the images.
 
     Raises:
-        DataError: A file is absent or faulty, or faces are not in the table.
+        DataError: A file is absent or faulty, or faces are missing from the table.
     """
     vectors = read_vectors(table)
     files = vectors.files.tolist()
@@ -99,7 +99,7 @@ def verify_table(held_out: HeldOut, table: Path) -> VerificationResult:
     if missing:
         raise DataError(
             f"{table}: {len(missing):,} of {len(faces.files):,} faces are not in it: "
-            f"{', '.join(missing[:5])}. Embed all of the folder."
+            f"{', '.join(missing[:5])}. Embed the whole folder."
         )
     rows = vectors.vectors[[position[file] for file in faces.files]]
     return _measure(held_out, faces, rows, None)
@@ -114,19 +114,19 @@ def verify_model(
 ) -> VerificationResult:
     """Embed the faces of a folder and measure them.
 
-    All of the folder are embedded, also those in no pair: every face is compared with every other,
-    too.
+    The whole folder is embedded, even faces that are in no pair, because every face is also
+    compared with every other.
 
     Args:
         held_out: The faces.
         model: A checkpoint, ``facenet:vggface2``, ``onnx:FILE`` or ``ncnn:FILE.param``.
-        batch_size: Faces that go through the network at once.
+        batch_size: Number of faces in a batch.
         device: "auto" takes an accelerator where there is one, else the CPU.
         size: Side in px of the faces; None takes that of training.
 
     Raises:
-        DataError: A file is absent or faulty, or an option is out of its range.
-        WeightsError: Another people's network cannot be read.
+        DataError: A file is absent or faulty, or an option is out of range.
+        WeightsError: A third-party network cannot be read.
     """
     from ..inference.face_embedding import FaceEmbedder
 
@@ -140,7 +140,7 @@ def verify_model(
 
 
 def _embed(views: FaceViews, embedder: "FaceEmbedder", batch_size: int) -> np.ndarray:
-    """Embeddings (N, D) of the plain faces, as evaluation in training sees them."""
+    """Return embeddings (N, D) of the plain faces, prepared as in evaluation during training."""
     from tqdm import tqdm
 
     from ..inference.images import prepare_ahead
@@ -169,13 +169,12 @@ def _measure(
     limit, origin = result.threshold, "best on the pairs above"
     if stored is not None:
         limit, origin = stored, "the checkpoint's own"
-    return replace(
-        result, groups=measure_groups(rows, faces.identities, labels, limit, origin)
-    )  # fmt: skip
+    groups = measure_groups(rows, faces.identities, labels, limit, origin)
+    return replace(result, groups=groups)
 
 
 def _group_labels(held_out: HeldOut, faces: Faces) -> dict[str, np.ndarray]:
-    """Attribute -> labels (N,) of the faces."""
+    """Return labels (N,) of the faces for each attribute."""
     table = faces.labels
     if table is None:
         return {}
@@ -192,7 +191,7 @@ def _group_labels(held_out: HeldOut, faces: Faces) -> dict[str, np.ndarray]:
 
 
 def store_threshold(checkpoint: Path, result: VerificationResult) -> None:
-    """Put a measured threshold and its false accept rate into a checkpoint, atomically.
+    """Store a measured threshold and its false accept rate in a checkpoint, atomically.
 
     Raises:
         DataError: It is no checkpoint of this package.

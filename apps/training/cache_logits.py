@@ -1,11 +1,10 @@
-"""What a teacher says of every image of a data set, as a table that students learn from."""
+"""Tables of a teacher's logits for every image of a dataset, from which students learn."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
@@ -17,6 +16,7 @@ from ...datasets.vectors import VectorTable, write_vectors
 from ...heads.classification.task import CheckpointTeacher
 from ...heads.distillation import ModelTeacher
 from ...heads.face_attributes.task import AttributeTeacher
+from ..costs.networks import constructor_error, entry, read_config
 
 DataModule = ClassificationDataModule | AttributeDataModule
 
@@ -26,20 +26,16 @@ _TEACHER = ("model", "init_args", "distillation", "init_args", "teacher")
 def cache_logits(
     config: Path, out: Path, checkpoint: Path | None = None, split: str = "train"
 ) -> VectorTable:
-    """Run a teacher over the images of a configuration's data and write what it says.
+    """Run a teacher over the images of a configuration's data and write its logits.
 
     The images are transformed as for validation: nothing is random.
 
     Args:
         config: A YAML with ``data``, a module for classification or face attributes. Its model's
             ``distillation`` may name the teacher.
-        out: ``.npz``, ``.csv`` or ``.parquet``. Files are named relative to the data's root where
-            they lie in it.
+        out: ``.npz``, ``.csv`` or ``.parquet``. Files in the data's root are named relative to it.
         checkpoint: The teacher, a checkpoint of the same job; None takes the configuration's.
         split: train, val or test.
-
-    Returns:
-        The table.
 
     Raises:
         DataError: The configuration names no data or teacher, or an image cannot be read.
@@ -62,7 +58,7 @@ def cache_logits(
     if unreadable := dataset.unreadable:
         raise DataError(
             f"{len(unreadable):,} images cannot be read, such as {unreadable[0]}; a table needs "
-            "each once. Restore or remove them."
+            "all of them. Restore or remove them."
         )
     table = VectorTable(np.array(files), np.concatenate(vectors))
     write_vectors(out, table)
@@ -75,20 +71,17 @@ def _relative(path: str, root: Path) -> str:
 
 
 def _compare_attributes(data: DataModule, teacher: ModelTeacher) -> None:
-    spoken = getattr(teacher, "attributes", None)
-    if spoken is not None and list(spoken) != list(data.categories.values()):
+    names = getattr(teacher, "attributes", None)
+    if names is not None and list(names) != list(data.categories.values()):
         raise WeightsError(
-            f"the teacher speaks of {', '.join(spoken[:3])}, ..., and not of the data's attributes "
-            "in their order: choose them with attributes of the data."
+            f"the teacher predicts {', '.join(names[:3])}, ..., and not the data's attributes in "
+            "their order: choose them with the option `attributes` of the data."
         )
 
 
 def _built(config: Path, checkpoint: Path | None) -> tuple[DataModule, ModelTeacher]:
-    try:
-        settings = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{config}: not a readable configuration ({error})") from error
-    wanted = {"data": _at(settings, "data"), "teacher": _at(settings, *_TEACHER)}
+    settings = read_config(config)
+    wanted = {"data": settings.get("data"), "teacher": entry(settings, *_TEACHER)}
     if checkpoint is not None:
         del wanted["teacher"]
     for name, value in wanted.items():
@@ -104,16 +97,10 @@ def _built(config: Path, checkpoint: Path | None) -> tuple[DataModule, ModelTeac
     except DataError:
         raise
     except Exception as error:  # whatever a constructor raises is about the named arguments
-        what = str(error).partition("\n  Given value")[0]
+        what = constructor_error(error)
         raise DataError(f"{config}: data or teacher cannot be built: {what}") from error
     data = built["data"]
     if checkpoint is None:
         return data, built["teacher"]
     of_faces = isinstance(data, AttributeDataModule)
     return data, (AttributeTeacher if of_faces else CheckpointTeacher)(checkpoint)
-
-
-def _at(settings: Any, *path: str) -> Any:
-    for key in path:
-        settings = settings.get(key) if isinstance(settings, dict) else None
-    return settings

@@ -1,5 +1,6 @@
-"""Widths and resolutions of one configuration: trained, measured, counted, drawn."""
+"""Sweeps: a configuration trained, measured and counted at several widths and resolutions."""
 
+import copy
 import csv
 import hashlib
 import io
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from ...datasets.errors import DataError
 from ...datasets.files import write_atomically
 from ...heads.classification.task import ClassificationTask
-from ..costs.networks import cost_of
+from ..costs.networks import cost_of, entry, read_config
 from ..costs.tradeoff import write_tradeoff
 
 RECORD = "run.json"
@@ -28,43 +29,44 @@ LOG = "log.txt"
 _PROGRAM = ("-m", f"{__name__.rsplit('.', 2)[0]}.cli")  # apps/cli.py
 _POLL_SECONDS = 2.0
 _PATIENCE_SECONDS = 20.0
-"""What an interrupted process gets to end by itself."""
+"""Time that an interrupted process has to end by itself."""
 _TAIL_LINES = 12
 
 
 class Run(NamedTuple):
-    """One training."""
+    """A training."""
 
     name: str
-    """For progress and messages."""
+    """Name in progress and messages."""
     args: tuple[str, ...]
-    """Words of ``lightning``, such as ``("fit", "-c", "configs/quickstart.yaml")``, without
+    """Arguments of ``lightning``, such as ``("fit", "-c", "configs/quickstart.yaml")``, without
     ``--trainer.default_root_dir``."""
     directory: Path
-    """Its root directory, which no other run may have."""
+    """Its root directory, which no other run may use."""
 
 
 class Outcome(NamedTuple):
-    """How a run ended."""
+    """The result of a run."""
 
     run: Run
     succeeded: bool
-    """Whether its process ended with status 0, now or at an earlier time."""
+    """Whether its process ended with status 0, now or earlier."""
     skipped: bool
     """Whether it had been finished before."""
     seconds: float
-    """Wall-clock time of its processes over all starts, that of Python and evaluation included."""
+    """Wall-clock time of its processes over all starts, including start-up and evaluation."""
     message: str
-    """The end of the log where it failed, else empty."""
+    """The end of the log if it failed, else empty."""
 
     @property
     def version(self) -> Path | None:
-        """The newest ``version_N`` of the run, where its results are; None where there is none."""
-        return _newest_version(self.run.directory)
+        """The newest ``version_N`` of the run, which has its results; None if there is none."""
+        found = [path for path in self.run.directory.glob("version_*") if path.name[8:].isdecimal()]
+        return max(found, key=lambda path: int(path.name[8:]), default=None)
 
 
 class _Record(NamedTuple):
-    """What ``run.json`` holds."""
+    """The content of ``run.json``."""
 
     args: list[str]
     configs: dict[str, str]
@@ -74,27 +76,32 @@ class _Record(NamedTuple):
 
 
 def run_grid(runs: Sequence[Run], title: str = "runs") -> list[Outcome]:
-    """Do all runs, one after the other; a run that fails does not keep the next from starting.
+    """Train all runs, one after the other, even if some of them fail.
 
-    A run that was finished before with the same options and configuration files is skipped. One
-    that was interrupted goes on from its newest ``last.ckpt`` where it left one, else it starts
-    anew. Progress and the time left are shown on stderr.
+    A run that was finished before with the same options and configuration files is skipped. An
+    interrupted run is resumed from its newest ``last.ckpt``, or started again if it has none.
+    Progress and the time left are shown on stderr.
 
     Args:
-        runs: What to do, in this order.
-        title: What the progress bar is called.
+        runs: The runs, in this order.
+        title: Name of the progress bar.
 
     Returns:
         One outcome for each run, in the order of the runs.
 
     Raises:
         DataError: Two runs share a directory, a configuration file is missing, or a directory
-            holds a run with other options that began to train. Nothing has been started then.
+            holds a run with other options that began to train. No run has been started then.
     """
-    _check_directories(runs)
+    seen: dict[Path, str] = {}
+    for run in runs:
+        place = run.directory.resolve()
+        if place in seen:
+            raise DataError(f"{place}: {seen[place]} and {run.name} want the same directory")
+        seen[place] = run.name
     records = [_open(run) for run in runs]
     outcomes: list[Outcome] = []
-    # Skipped runs must not make the others look fast: only what is to do is counted.
+    # Skipped runs are not counted, as they would make the others look fast.
     todo = sum(not record.finished for record in records)
     with tqdm(total=todo, desc=title, unit="run", smoothing=0, file=sys.stderr) as progress:
         for run, record in zip(runs, records, strict=True):
@@ -111,11 +118,7 @@ def run_grid(runs: Sequence[Run], title: str = "runs") -> list[Outcome]:
 
 
 def report_failures(outcomes: Sequence[Outcome]) -> int:
-    """Print on stderr which runs failed, and the end of their logs.
-
-    Returns:
-        The number of failed runs.
-    """
+    """Print the failed runs and the end of their logs to stderr; return their number."""
     failed = [outcome for outcome in outcomes if not outcome.succeeded]
     for outcome in failed:
         text = f"\n{outcome.run.name} failed; its log is {outcome.run.directory / LOG}:"
@@ -129,17 +132,8 @@ def report_failures(outcomes: Sequence[Outcome]) -> int:
     return len(failed)
 
 
-def _check_directories(runs: Sequence[Run]) -> None:
-    seen: dict[Path, str] = {}
-    for run in runs:
-        place = run.directory.resolve()
-        if place in seen:
-            raise DataError(f"{place}: {seen[place]} and {run.name} want the same directory")
-        seen[place] = run.name
-
-
 def _open(run: Run) -> _Record:
-    """The record of a run, new where there is none."""
+    """Return the record of a run, a new one if there is none."""
     wanted = _Record(list(run.args), _digests(run.args))
     path = run.directory / RECORD
     try:
@@ -152,7 +146,7 @@ def _open(run: Run) -> _Record:
         ) from error
     if (found.args, found.configs) != (wanted.args, wanted.configs):
         if not found.finished and not _has_checkpoint(run):
-            return wanted  # it never came to train: whoever mended its options may go on
+            return wanted  # it never began to train, so its options may have been corrected
         raise DataError(
             f"{run.directory}: holds a run with other options or another configuration file "
             f"({' '.join(found.args)}). Remove it or name another folder for the results."
@@ -161,7 +155,7 @@ def _open(run: Run) -> _Record:
 
 
 def _digests(args: Sequence[str]) -> dict[str, str]:
-    """SHA-256 of the files after ``-c``, ``--config`` and ``--config=``."""
+    """Return the SHA-256 of the files after ``-c``, ``--config`` and ``--config=``."""
     names = [args[i + 1] for i, word in enumerate(args[:-1]) if word in {"-c", "--config"}]
     names += [word.partition("=")[2] for word in args if word.startswith("--config=")]
     try:
@@ -171,13 +165,13 @@ def _digests(args: Sequence[str]) -> dict[str, str]:
 
 
 def _train(run: Run, record: _Record, progress: tqdm) -> Outcome:
-    """Run the process of one run to its end and keep its record up to date meanwhile."""
-    words = [*run.args, f"--trainer.default_root_dir={run.directory}"]
+    """Run the process of a run to its end, keeping its record up to date."""
+    args = [*run.args, f"--trainer.default_root_dir={run.directory}"]
     if _has_checkpoint(run):
-        words.append("--ckpt_path=last")
+        args.append("--ckpt_path=last")
     run.directory.mkdir(parents=True, exist_ok=True)
     before, start = record.seconds, time.monotonic()
-    with (run.directory / LOG).open("ab") as log, _process(words, log.fileno()) as process:
+    with (run.directory / LOG).open("ab") as log, _process(args, log.fileno()) as process:
         status = None
         while status is None:
             record = record._replace(seconds=before + time.monotonic() - start)
@@ -198,9 +192,9 @@ def _has_checkpoint(run: Run) -> bool:
 
 
 @contextmanager
-def _process(words: list[str], log: int) -> Iterator[subprocess.Popen[bytes]]:
-    """The training's process; it does not outlive an exception of ours, such as Ctrl-C."""
-    command = [sys.executable, *_PROGRAM, *words]
+def _process(args: list[str], log: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the process of a training, and end it if the body raises, such as on Ctrl-C."""
+    command = [sys.executable, *_PROGRAM, *args]
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
     )
@@ -226,17 +220,12 @@ def _tail(path: Path) -> str:
     return "\n".join([line for line in lines if line.strip()][-_TAIL_LINES:])
 
 
-def _newest_version(directory: Path) -> Path | None:
-    found = [path for path in directory.glob("version_*") if path.name[8:].isdecimal()]
-    return max(found, key=lambda path: int(path.name[8:]), default=None)
-
-
 RESULTS_FILE = "results.csv"
 FIGURE_FILE = "tradeoff.png"
 
 
 class Point(NamedTuple):
-    """One trained network of a sweep: a row of ``results.csv``."""
+    """A trained network of a sweep, which is a row of ``results.csv``."""
 
     width_mult: float
     resolution: int
@@ -247,7 +236,7 @@ class Point(NamedTuple):
     top1: float
     top5: float
     run: str
-    """The run's own directory."""
+    """Directory of the run."""
 
 
 def sweep(
@@ -259,8 +248,8 @@ def sweep(
 ) -> tuple[list[Point], int]:
     """Train a configuration at each width and resolution; finished runs are not repeated.
 
-    Each run has a directory below ``out`` with the configuration that it got. At the end there are
-    ``results.csv`` and, from two results on, ``tradeoff.png``.
+    Each run has a directory below ``out`` with its configuration. At the end there are
+    ``results.csv`` and ``tradeoff.png``.
 
     Args:
         config: A YAML whose backbone has a ``width_mult`` and whose data a ``size_hw``.
@@ -270,15 +259,15 @@ def sweep(
         overrides: Further options of ``lightning fit``.
 
     Returns:
-        The results by rising cost, and the number of runs that failed; these are reported on
-        stderr.
+        The results by rising cost, and the number of failed runs, which are reported on stderr.
 
     Raises:
         DataError: The configuration cannot be read or has no such options.
     """
-    settings = _read(config)
+    settings = read_config(config)
+    grid = list(itertools.product(width_mults, resolutions))
     runs: list[Run] = []
-    for width_mult, resolution in itertools.product(width_mults, resolutions):
+    for width_mult, resolution in grid:
         name = f"w{width_mult:g}_r{resolution}"
         path = out / name / "sweep.yaml"
         changed = changed_settings(settings, width_mult, resolution, config)
@@ -287,12 +276,15 @@ def sweep(
             write_atomically(path, text)
         runs.append(Run(name, ("fit", "-c", str(path), *overrides), out / name))
     outcomes = run_grid(runs, "sweep")
-    grid = list(itertools.product(width_mults, resolutions))
     points = [_point(*each, done) for each, done in zip(grid, outcomes, strict=True)
               if done.succeeded]  # fmt: skip
     points.sort(key=lambda point: point.mult_adds)
     if points:
-        write_atomically(out / RESULTS_FILE, _to_csv(points).encode())
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(Point._fields)
+        writer.writerows(points)
+        write_atomically(out / RESULTS_FILE, text.getvalue().encode())
         write_tradeoff(out / RESULTS_FILE, out / FIGURE_FILE, "top1")
     return points, report_failures(outcomes)
 
@@ -300,17 +292,17 @@ def sweep(
 def changed_settings(
     settings: dict[str, Any], width_mult: float, resolution: int, source: Path
 ) -> dict[str, Any]:
-    """A copy with another width of the network and another size of the images.
+    """Return a copy with another width of the network and another size of the images.
 
-    Every ``width_mult`` of the network and every ``size_hw`` of the data is set, those of
-    transforms as well.
+    Every ``width_mult`` of the network and every ``size_hw`` of the data is set, including those of
+    transforms.
 
     Raises:
-        DataError: There is none of one of them.
+        DataError: The network has no ``width_mult``, or the data no ``size_hw``.
     """
-    changed = yaml.safe_load(yaml.safe_dump(settings))
-    widths = _set_all(_at(changed, "model", "init_args", "network"), "width_mult", width_mult)
-    sizes = _set_all(_at(changed, "data"), "size_hw", [resolution, resolution])
+    changed = copy.deepcopy(settings)
+    widths = _set_all(entry(changed, "model", "init_args", "network"), "width_mult", width_mult)
+    sizes = _set_all(entry(changed, "data"), "size_hw", [resolution, resolution])
     for name, count, where in (("width_mult", widths, "model"), ("size_hw", sizes, "data")):
         if not count:
             raise DataError(f"{source}: no {name} is written under {where}, so it cannot be varied")
@@ -318,7 +310,7 @@ def changed_settings(
 
 
 def _set_all(settings: Any, name: str, value: Any) -> int:
-    """Set a key wherever it occurs below ``settings``; how often that was."""
+    """Set a key wherever it occurs below ``settings``; return the number of times."""
     if isinstance(settings, list):
         return sum(_set_all(each, name, value) for each in settings)
     if not isinstance(settings, dict):
@@ -327,22 +319,6 @@ def _set_all(settings: Any, name: str, value: Any) -> int:
     if count:
         settings[name] = value
     return count + sum(_set_all(v, name, value) for k, v in settings.items() if k != name)
-
-
-def _at(settings: Any, *path: str) -> Any:
-    for key in path:
-        settings = settings.get(key) if isinstance(settings, dict) else None
-    return settings
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path}: not a readable configuration ({error})") from error
-    if not isinstance(settings, dict):
-        raise DataError(f"{path}: not a configuration (a YAML with model and data)")
-    return settings
 
 
 def _point(width_mult: float, resolution: int, outcome: Outcome) -> Point:
@@ -355,29 +331,14 @@ def _point(width_mult: float, resolution: int, outcome: Outcome) -> Point:
                 f"{path}: the run {outcome.run.name} left none. A sweep needs a classifier that "
                 "validates, and a ModelCheckpoint that keeps last.ckpt."
             )
-    content = json.loads(measured.read_text())
+    top = json.loads(measured.read_text())
     cost = cost_of(None, checkpoint, size_hw=(resolution, resolution))[2]
-    return Point(
-        width_mult,
-        resolution,
-        cost.mult_adds,
-        cost.params,
-        content["top1"],
-        content["top5"],
-        str(measured.parent),
-    )
-
-
-def _to_csv(points: Sequence[Point]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Point._fields)
-    writer.writerows(points)
-    return text.getvalue()
+    counts, run = (cost.mult_adds, cost.params), str(measured.parent)
+    return Point(width_mult, resolution, *counts, top["top1"], top["top5"], run)
 
 
 def format_points(points: Sequence[Point]) -> str:
-    """A table in plain text, at most 80 characters a line but for long names of runs."""
+    """Format the results as a table, at most 80 characters wide except for long names of runs."""
     lines = ["width  resolution  mult-adds (M)  params (M)   top-1   top-5  run"]
     lines += [
         f"{point.width_mult:>5g}  {point.resolution:>10}  {point.mult_adds / 1e6:>13.2f}  "

@@ -167,7 +167,7 @@ def test_config__that_is_wrong__is_named(content: str, message: str, tmp_path: P
 
 
 def test_config__that_leaves_the_classes_to_the_data__asks_for_them(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="--num-classes says it"):
+    with pytest.raises(DataError, match="give it with --num-classes"):
         network_of(write_config(tmp_path / "a.yaml", SSD))
 
 

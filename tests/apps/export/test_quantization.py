@@ -243,7 +243,7 @@ def test_command__int8__file_report_and_table(
     ("words", "message"),
     [
         (["--int8"], "--int8 needs images"),
-        (["--calibrate", "."], "--calibrate: is for --int8"),
+        (["--calibrate", "."], "--calibrate: only used with --int8"),
         (["--int8", "--calibrate", "absent"], "absent: no such file"),
     ],
 )

@@ -160,7 +160,7 @@ def test_open__keeps_model_and_threshold(gallery: Gallery) -> None:
 
 
 def test_create__another_model(gallery: Gallery) -> None:
-    with pytest.raises(DataError, match="enroll the people anew in another folder"):
+    with pytest.raises(DataError, match="enroll the people again in another folder"):
         Gallery.create(gallery.folder, {**MODEL, "sha256": "1" * 64}, 16)
 
 
@@ -483,7 +483,7 @@ def test_read__damaged_files_of_the_table(gallery: Gallery, pattern: str) -> Non
     for path in damaged:
         path.write_bytes(b"\0" * 70)
     for use in (gallery.people, lambda: gallery.enroll("Bea", unit(1, seed=1))):
-        with pytest.raises(DataError, match=r"faces\.lance: damaged .*Restore the gallery"):
+        with pytest.raises(DataError, match=r"faces\.lance: damaged, .*Restore the file"):
             use()
 
 

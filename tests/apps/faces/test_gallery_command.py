@@ -175,7 +175,7 @@ def test_gallery__another_model_or_none(
     with pytest.raises(SystemExit) as ended:
         enroll("Ada", people, model, a)
     assert ended.value.code == 2
-    assert "enroll the people anew" in capsys.readouterr().err
+    assert "enroll the people again" in capsys.readouterr().err
 
 
 @pytest.mark.real_data

@@ -168,7 +168,7 @@ def test_cache_logits__other_attributes__refused(
         main(["cache-logits", "-c", str(tmp_path / "c.yaml"), "--teacher", str(checkpoint),
               "--out", str(tmp_path / "t.npz")])  # fmt: skip
     assert stopped.value.code == 2
-    assert "the teacher speaks of Red_Face" in capsys.readouterr().err
+    assert "the teacher predicts Red_Face" in capsys.readouterr().err
 
 
 def with_teacher(content: dict, teacher: dict, label_weight: float = 0.5) -> dict:
