@@ -418,7 +418,7 @@ def format_report(report: dict[str, Any]) -> str:
     count = sum(layer["int8"] for layer in layers)
     lines = [
         f"int8: {count} of {len(layers)} layers, {report['signal_to_noise_db']} dB of signal to "
-        f"noise (limit {report['limit_db']:g}), {report['method']} over {report['images']} "
+        f"noise (limit {report['limit_db']:g}), {report['method']} over {report['pictures']} "
         "pictures",
         f"  {'layer':<{width}}  kind    in     alone it leaves (dB)",
     ]

@@ -237,7 +237,7 @@ def test_file__says_what_it_is(
         array = output.type.multiArrayType
         assert array.dataType == (INT32 if output.name == "labels" else FLOAT32)
         assert array.shape[0] == 1
-    read = ModelMetadata.from_strings(said.user_defined.userDefined, kind)
+    read = ModelMetadata.from_strings(said.metadata.userDefined, kind)
     assert f"an RGB image of {height}x{width} px" in read.preparation
     assert (read.job, read.categories, read.details) == (
         metadata.job,
@@ -245,7 +245,7 @@ def test_file__says_what_it_is(
         metadata.details,
     )
     assert read.provenance == metadata.provenance
-    assert said.user_defined.license == read.licence == metadata.licence
+    assert said.metadata.license == read.licence == metadata.licence
 
 
 def channels(weight: Any) -> list[int]:
