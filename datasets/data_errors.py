@@ -1,6 +1,7 @@
-"""What is wrong with a data set: kinds of faults that stop the reading or are counted."""
+"""Kinds of faults in a dataset, which stop the reading or are counted."""
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
@@ -9,15 +10,18 @@ import numpy as np
 
 from .errors import DataError
 
+# A child of Lightning's logger, whose messages are shown by default.
+data_log = logging.getLogger("lightning.pytorch.mobilevision.data")
+
 OnError = Literal["raise", "skip"]
-"""``raise``: the first fault ends the reading. ``skip``: what is faulty is left out and counted."""
+"""``raise`` stops at the first fault; ``skip`` leaves faulty entries out and counts them."""
 
 EXAMPLES = 100
 """How many messages of each kind are kept; the count goes on."""
 
 
 class FaultKind(Enum):
-    """A kind of fault: its name in tables (the value's first part) and what to do about it."""
+    """A kind of fault: its plural in tables and what to do about it."""
 
     ANNOTATION_FILE = "unreadable annotation files", "Correct or replace the annotation file."
     MALFORMED = "malformed entries", "Write the entry as its format demands."
@@ -40,22 +44,22 @@ class FaultKind(Enum):
 
     @property
     def title(self) -> str:
-        """The plural that stands in tables."""
+        """The plural shown in tables."""
         return self.value[0]
 
     @property
     def fix(self) -> str:
-        """What a person can do about it, one sentence."""
+        """One sentence on how to mend it."""
         return self.value[1]
 
 
 @dataclass
 class Faults:
-    """Collects the faults of a data set, or raises the first.
+    """The faults of a dataset: raises the first, or counts them.
 
     Attributes:
         on_error: see `OnError`.
-        counts: how many faults of each kind were met.
+        counts: number of faults of each kind.
         messages: the first `EXAMPLES` messages of each kind.
     """
 
@@ -71,10 +75,10 @@ class Faults:
         """Record a fault, or raise it.
 
         Args:
-            kind: which fault.
-            message: the file, the annotation id where there is one, and what is wrong. Without a
-                full stop at its end, the kind's fix is added.
-            count: how many faults of this kind the message stands for.
+            kind: the kind of fault.
+            message: the file, the annotation id where there is one, and what is wrong. The kind's
+                fix is added unless it ends in a full stop.
+            count: number of faults of this kind that the message stands for.
 
         Raises:
             DataError: under ``on_error="raise"``.
@@ -86,10 +90,12 @@ class Faults:
                 f"{problem} `mobilevision data check ROOT` lists every fault; on_error=skip leaves "
                 "faulty entries out and counts them."
             )
+        self._record(kind, count, [message])
+
+    def _record(self, kind: FaultKind, count: int, messages: Sequence[str]) -> None:
         self.counts[kind] = self.counts.get(kind, 0) + count
-        messages = self.messages.setdefault(kind, [])
-        if len(messages) < EXAMPLES:
-            messages.append(message)
+        kept = self.messages.setdefault(kind, [])
+        kept.extend(messages[: EXAMPLES - len(kept)])
 
     def add_where(self, kind: FaultKind, mask: np.ndarray, message: Callable[[int], str]) -> None:
         """Record a fault for each True of a mask (N,) bool; ``message`` gets its position.
@@ -102,35 +108,32 @@ class Faults:
             return
         if self.on_error == "raise":
             self.add(kind, message(int(positions[0])), count=positions.size)
-        for position in positions[:EXAMPLES]:
-            self.add(kind, message(int(position)))
-        self.counts[kind] += max(0, positions.size - EXAMPLES)
+        examples = [message(int(position)) for position in positions[:EXAMPLES]]
+        self._record(kind, positions.size, examples)
 
     def extend(self, other: "Faults") -> None:
-        """Take over what another collector has counted."""
+        """Add the counts and messages of another collector."""
         for kind, count in other.counts.items():
-            self.counts[kind] = self.counts.get(kind, 0) + count
-            kept = self.messages.setdefault(kind, [])
-            kept.extend(other.messages[kind][: EXAMPLES - len(kept)])
+            self._record(kind, count, other.messages[kind])
 
     def copy(self) -> "Faults":
-        """An independent collector with the same counts."""
+        """Return an independent collector with the same counts."""
         twin = Faults(self.on_error)
         twin.extend(self)
         return twin
 
     @property
     def total(self) -> int:
-        """How many faults were counted."""
+        """Number of counted faults."""
         return sum(self.counts.values())
 
     def summary(self) -> str:
-        """One line: the counts by kind; empty where there are none."""
+        """Return the counts by kind in one line, empty without faults."""
         return ", ".join(f"{count:,} {kind.title}" for kind, count in self.counts.items())
 
-    def as_dict(self) -> Mapping[str, dict[str, object]]:
-        """For JSON: title -> ``count`` and ``examples``."""
+    def as_dict(self) -> dict[str, dict[str, object]]:
+        """Return, for JSON: title -> ``count`` and ``examples``."""
         return {
-            kind.title: {"count": count, "examples": list(self.messages[kind])}
+            kind.title: {"count": count, "examples": self.messages[kind]}
             for kind, count in self.counts.items()
         }

@@ -1,5 +1,6 @@
-"""Writing files so that a reader never sees half of one, and reading JSON with named errors."""
+"""Files written whole or not at all; text, JSON, tables and arrays read with named errors."""
 
+import csv
 import json
 import logging
 import ntpath
@@ -7,7 +8,8 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,18 +42,111 @@ def read_json(file: Path, object_hook: Callable[[dict[str, Any]], Any] | None = 
         ) from error
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; folders on the way are made.
-
-    The bytes go to a temporary file in the same folder, which then takes the name of the target:
-    whoever opens the path finds the old content or the new.
+def read_text(file: Path, what: str, fix: str = "Restore it from its source, in UTF-8.") -> str:
+    """Read a text file in UTF-8, with or without a byte order mark.
 
     Args:
-        path: the file to write or replace.
-        data: its whole content.
+        file: The file.
+        what: What it should be, for messages ("list of names").
+        fix: The remedy in messages.
 
     Raises:
-        OSError: the folder cannot be written; the old file is untouched.
+        DataError: The file is absent, cannot be read, or is not UTF-8.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: not a readable {what} ({error}). {fix}") from error
+
+
+def read_csv(path: Path) -> list[list[str]]:
+    """Read the rows of a csv file that are not blank.
+
+    Raises:
+        DataError: The file is absent or cannot be read.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return [row for row in csv.reader(file) if row]
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{path}: not a readable table ({error})") from error
+
+
+def open_table(path: Path) -> tuple[list[str], Callable[[str], Sequence[Any]]]:
+    """Open a table with a heading: ``.parquet``, which needs pyarrow, or csv.
+
+    Returns:
+        The names of the columns, and a function that reads the values of one of them; those of a
+        csv are strings, stripped.
+
+    Raises:
+        DataError: The table is absent, unreadable or empty, or a line of a csv has another number
+            of cells than the heading.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such table")
+    if path.suffix == ".parquet":
+        parquet = import_parquet(path)
+        try:
+            table = parquet.read_table(path)
+            table.validate(full=True)
+        except Exception as error:  # pyarrow raises many kinds for a file of another format
+            raise DataError(f"{path}: not a readable table in Parquet ({error})") from error
+        return table.column_names, lambda name: table[name].to_pylist()
+    rows = [[cell.strip() for cell in row] for row in read_csv(path)]
+    if not rows:
+        raise DataError(f"{path}: is empty; its first line should name the columns")
+    heading = rows.pop(0)
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(heading):
+            raise DataError(f"{path}, line {number}: {len(row)} cells, not {len(heading)}")
+    return heading, lambda name: [row[heading.index(name)] for row in rows]
+
+
+def write_csv(path: Path, heading: Iterable[Any], rows: Iterable[Iterable[Any]]) -> None:
+    """Write a csv file; numbers are written so that they read back the same."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(heading)
+        writer.writerows(rows)
+
+
+def import_parquet(path: Path) -> Any:
+    """Return ``pyarrow.parquet``.
+
+    Raises:
+        DataError: pyarrow is not installed; the message names ``path``.
+    """
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise DataError(
+            f"{path}: Parquet needs pyarrow: pip install 'mobilevision[parquet]', or use a csv"
+        ) from error
+    return parquet
+
+
+def check_unique(path: Path, names: Iterable[str]) -> None:
+    """Raise a `DataError` if a table names a file more than once."""
+    for name, count in Counter(names).most_common(1):
+        if count > 1:
+            raise DataError(f"{path}: {name} is there {count} times; keep one row for each file")
+
+
+def check_files(path: Path, files: Sequence[str]) -> None:
+    """Raise a `DataError` if a table has no rows, or names no file in a row or a file twice."""
+    if not files:
+        raise DataError(f"{path}: no rows")
+    if "" in files:
+        raise DataError(f"{path}: row {files.index('') + 1} after the heading names no file")
+    check_unique(path, files)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a whole file, see `replaced_atomically`.
+
+    Raises:
+        OSError: The folder cannot be written; the old file is untouched.
     """
     with replaced_atomically(path) as temporary:
         temporary.write_bytes(data)
@@ -59,16 +154,13 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 @contextmanager
 def replaced_atomically(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to, which takes the name of ``path`` at the end.
+    """Yield a temporary path to write to, which takes the name of ``path`` at the end.
 
-    For what does not fit into the memory, or what a library writes by itself. The temporary file
-    has the suffix of the target, and goes where the body raises.
-
-    Args:
-        path: the file to write or replace; folders on the way are made.
+    Whoever opens ``path`` finds the old content or the new. The temporary file lies in the same
+    folder, which is made if needed, has the same suffix, and is removed if the body raises.
 
     Raises:
-        OSError: the folder cannot be written, or nothing was written; the old file is untouched.
+        OSError: The folder cannot be written, or nothing was written; the old file is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
@@ -82,21 +174,18 @@ def replaced_atomically(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replaced_folder(path: Path) -> Iterator[Path]:
-    """As ``replaced_atomically``, for what a library writes as a folder.
+    """Replace a folder as `replaced_atomically` replaces a file.
 
     A folder cannot take the place of another in one step: the old one is moved aside, the new one
     takes its name, then the old one is removed. A reader finds the old one, the new one or, for an
     instant, none; never half of one.
 
-    Args:
-        path: the folder to write or replace; folders on the way are made.
-
     Raises:
-        OSError: the folder cannot be written, or nothing was written; the old one is there.
+        OSError: The folder cannot be written, or nothing was written; the old one is there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = (
-        path.with_name(f".{path.stem}.{os.getpid()}.{word}{path.suffix}") for word in ("tmp", "old")
+        path.with_name(f".{path.stem}.{os.getpid()}.{kind}{path.suffix}") for kind in ("tmp", "old")
     )
     try:
         yield temporary
@@ -113,7 +202,7 @@ def replaced_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it, if it is there."""
+    """Remove a file, or a folder with its content, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -121,7 +210,7 @@ def remove_tree(path: Path) -> None:
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes of a file, or of all files in a folder."""
+    """Return the size in bytes of a file, or of all files in a folder."""
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
 
@@ -132,13 +221,13 @@ _DRIVE = re.compile(r"[A-Za-z]:/|//")
 
 
 class FileNames:
-    """Finds the files that an annotation file names, below one folder.
+    """The files that an annotation file names, below one folder.
 
     Backslashes are read as separators unless a file is really called so. Of an absolute path that
-    is not there, the last parts are looked for below the folder.
+    does not exist, the last parts are looked for below the folder.
 
     Args:
-        folder: What relative names are relative to.
+        folder: The folder that relative names are relative to.
 
     Attributes:
         foreign: Number of absolute paths of another machine that were found by their last parts.
@@ -149,7 +238,7 @@ class FileNames:
         self.foreign = 0
 
     def locate(self, name: str) -> Path:
-        """Return the path of a name; whether there is a file is not looked at for plain names.
+        """Return the path of a name; plain names are not checked for existence.
 
         Raises:
             ValueError: The name leads out of the folder.
@@ -163,11 +252,7 @@ class FileNames:
         return self.folder / name
 
     def locate_all(self, names: Iterable[str], source: Path) -> list[str]:
-        """Return the paths of the names that a table has, and warn of foreign ones.
-
-        Args:
-            names: As the table has them.
-            source: The table, for messages.
+        """Return the paths of the names in the table ``source``, and warn of foreign ones.
 
         Raises:
             DataError: A name leads out of the folder.
@@ -182,7 +267,7 @@ class FileNames:
         return paths
 
     def warn_of_foreign(self, source: Path) -> None:
-        """Say once how many absolute paths of another machine were found elsewhere."""
+        """Warn of absolute paths of another machine that were found elsewhere."""
         if self.foreign:
             _log.warning(
                 f"{source}: {self.foreign:,} file names are absolute paths of another machine; the "
@@ -208,10 +293,10 @@ _HIGHEST_RATIO = 200
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Read all arrays of a file by name.
+    """Read all arrays of an ``.npz`` file by name.
 
     Raises:
-        DataError: It is absent or damaged, holds objects or something else than arrays, or unpacks
+        DataError: The file is absent or damaged, holds objects or anything but arrays, or unpacks
             to more than 1 GiB and 200 times its own size.
     """
     try:

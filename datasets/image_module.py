@@ -1,6 +1,5 @@
-"""What the data modules of all jobs share: options, loaders, the order of training, resuming."""
+"""Base classes of datasets and data modules: options, loaders, order of training, resuming."""
 
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,9 +11,9 @@ import torch
 from lightning import LightningDataModule
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
-from .data_errors import OnError
+from .data_errors import OnError, data_log
 from .errors import DataError
 from .sampling import EpochSampler, Progress, ResumableLoader, SampleKey
 
@@ -23,14 +22,17 @@ _T = TypeVar("_T")
 
 
 class ImageDataset(Dataset[_Sample_co]):
-    """A subclass gives ``__getitem__``, which reads through `first_readable`.
+    """Images that are read and augmented one by one; a subclass defines ``read_sample``.
+
+    The augmentation of an image depends on seed, epoch and position alone, not on the number of
+    workers or on where a run was resumed.
 
     Args:
-        name: what results call it, with its number of images.
+        name: the name of the data in results, with its number of images.
         paths: N files, strings.
         seed: at least 0.
-        on_error: what an image that cannot be read leads to. "skip" hands out the next good one
-            in its place, and `unreadable` counts.
+        on_error: "raise" stops at an image that cannot be read; "skip" returns the next good one,
+            with its own labels and position, and lists the file in `unreadable`.
 
     Raises:
         DataError: there are no images.
@@ -49,28 +51,42 @@ class ImageDataset(Dataset[_Sample_co]):
         self.paths = paths
         self.seed = seed
         self.on_error = on_error
-        # Shared memory: workers are processes, and this is how the main one hears of their finds.
+        # In shared memory, so that the main process sees what its workers find.
         self._unreadable = torch.zeros(len(paths), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         """The number of images."""
         return len(self.paths)
 
-    def rng_key(self, key: SampleKey | int) -> tuple[int, int, int]:
-        """Seed, epoch and position of a key, which augmentation depends on and on nothing else.
-
-        A plain position stands for epoch 0.
+    def __getitem__(self, key: SampleKey | int) -> _Sample_co:
+        """Read the sample of a key; a plain position stands for epoch 0.
 
         Raises:
+            DataError: it cannot be read, and ``on_error`` is "raise" or no other can be read.
             IndexError: there is no such position.
         """
+        rng_key = self.rng_key(key)
+        return self.first_readable(
+            rng_key[-1], lambda index: self.read_sample(index, np.random.default_rng(rng_key))
+        )
+
+    def read_sample(self, index: int, rng: np.random.Generator) -> _Sample_co:
+        """Read and augment the image at a position.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        raise NotImplementedError
+
+    def rng_key(self, key: SampleKey | int) -> tuple[int, int, int]:
+        """Return seed, epoch and position of a key: all that augmentation may depend on."""
         position, epoch = (key, 0) if isinstance(key, int) else key
         if not -len(self) <= position < len(self):
             raise IndexError(f"position {position} in a data set of {len(self)} images")
         return self.seed, epoch, position % len(self)
 
     def first_readable(self, position: int, read: Callable[[int], _T]) -> _T:
-        """What ``read`` makes of the image at a position, or under "skip" of the next good one.
+        """Call ``read`` with a position; if it fails, under "skip" with the next ones.
 
         Raises:
             DataError: it cannot be read, and ``on_error`` is "raise" or no other can be read.
@@ -89,7 +105,7 @@ class ImageDataset(Dataset[_Sample_co]):
 
     @property
     def unreadable(self) -> list[str]:
-        """The files that could not be read so far, also by worker processes."""
+        """The files that could not be read so far, by worker processes too."""
         return [self.paths[int(index)] for index in self._unreadable.nonzero()]
 
     def summary(self) -> str:
@@ -97,17 +113,26 @@ class ImageDataset(Dataset[_Sample_co]):
         return self.name
 
 
-# A child of Lightning's logger, whose messages are shown by default.
-_log = logging.getLogger("lightning.pytorch.mobilevision.data")
+def collate_fields(samples: list[Any]) -> list[Any]:
+    """Stack the fields of B samples whose first field is an image (H, W, 3) uint8.
+
+    Returns:
+        The images (B, 3, H, W), in memory order channels_last; of the other fields, arrays and
+        numbers as tensors and strings as a tuple.
+    """
+    columns: list[Any] = list(zip(*samples, strict=True))
+    images, *fields = columns
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    return [pixels, *(default_collate(field) for field in fields)]
 
 
 class ImageDataModule(LightningDataModule):
-    """Base of the data modules; a subclass says what a split's data set is.
+    """Base of the data modules; a subclass defines ``read_dataset`` and ``collate``.
 
-    Test and prediction take the test split, and the validation split where there is none. A
-    subclass sets ``splits``, gives ``read_dataset`` and, as a class attribute, ``collate``.
+    Test and prediction use the test split, or the validation split if there is none.
 
     Args:
+        splits: "train", "val", "test" -> what the subclass needs to find it; None for none.
         batch_size: images of each process in a batch.
         num_workers: processes that read images; null takes one for each core, at most 4; 0 reads
             in the main process.
@@ -119,7 +144,7 @@ class ImageDataModule(LightningDataModule):
             Python.
 
     Attributes:
-        splits: "train", "val", "test" -> what the subclass needs to find it.
+        splits: those that are given.
         datasets: what `setup` has read, by split.
         train_sampler: the order of training, once `setup` has run.
 
@@ -132,6 +157,7 @@ class ImageDataModule(LightningDataModule):
 
     def __init__(
         self,
+        splits: Mapping[str, Any],
         *,
         batch_size: int = 24,
         num_workers: int | None = None,
@@ -152,18 +178,14 @@ class ImageDataModule(LightningDataModule):
         self.on_error: OnError = on_error
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.multiprocessing_context = multiprocessing_context
-        self.splits: dict[str, Any] = {}
+        self.splits = {key: value for key, value in splits.items() if value not in (None, "")}
         self.datasets: dict[str, Any] = {}
         self.train_sampler: EpochSampler | None = None
         self._resumed_batches_per_epoch: int | None = None
 
     @classmethod
     def load_from_checkpoint(cls, *_: Any, **__: Any) -> NoReturn:
-        """Refuse it: Lightning makes objects of whatever classes the file of a stranger names.
-
-        Raises:
-            DataError: Always.
-        """
+        """Raise a `DataError`: Lightning would build any class that an untrusted file names."""
         raise DataError(
             f"{cls.__name__}: data modules are not made from checkpoints, which may be anybody's. "
             "The config.yaml of the run says what its data was"
@@ -216,7 +238,7 @@ class ImageDataModule(LightningDataModule):
         for split, dataset in self.datasets.items():
             files = dataset.unreadable
             if files:
-                _log.warning(
+                data_log.warning(
                     "%s data: %d of %d images could not be read during %s and were replaced by "
                     "the next ones: %s",
                     *(split, len(files), len(dataset), stage, ", ".join(files[:10])),
@@ -227,11 +249,11 @@ class ImageDataModule(LightningDataModule):
         return "test" if "test" in self.splits else "val"
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps, so that `_progress` knows where an epoch was left."""
+        """Return what `_progress` needs after a resume."""
         return {"batches_per_epoch": self._batches_per_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore the state of `state_dict`."""
         self._resumed_batches_per_epoch = state_dict["batches_per_epoch"]
 
     @property
@@ -241,7 +263,7 @@ class ImageDataModule(LightningDataModule):
         return int(batches) if 0 < batches < float("inf") else self._resumed_batches_per_epoch
 
     def _progress(self) -> Progress:
-        """Epoch and place in it, from the number of batches trained so far.
+        """Return epoch and place in it, from the number of batches trained so far.
 
         The trainer's own epoch counter lags behind when a run resumes at the end of an epoch.
         """
@@ -257,7 +279,7 @@ class ImageDataModule(LightningDataModule):
         return self.loader(self.datasets[split], **options)
 
     def loader(self, dataset: ImageDataset[Any], **options: Any) -> DataLoader[Any]:
-        """Batches of a data set with this module's options; ``options`` are a DataLoader's."""
+        """Return a DataLoader with this module's options; ``options`` are further ones of its."""
         return ResumableLoader(
             dataset,
             batch_size=self.batch_size,
@@ -272,16 +294,16 @@ class ImageDataModule(LightningDataModule):
 
 
 def require_split(root: Path, splits: Mapping[str, Any], split: str) -> None:
-    """Raise a `DataError` unless a data module knows where a split is."""
+    """Raise a `DataError` unless a data module has a split."""
     if split not in splits:
         raise DataError(
-            f"{root}: there is no {split} split, only {', '.join(splits)}. Say where it is with "
+            f"{root}: there is no {split} split, only {', '.join(splits)}. Give its place with "
             f"the option data.{split}."
         )
 
 
 def require_size(transform: Any, size_hw: tuple[int, int]) -> None:
-    """Raise a `DataError` unless a transform makes images of the size that the network takes."""
+    """Raise a `DataError` unless a transform makes images of the network's input size."""
     if tuple(transform.size_hw) != size_hw:
         raise DataError(
             f"{type(transform).__name__} makes images of {tuple(transform.size_hw)}, but the "

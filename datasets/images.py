@@ -1,4 +1,4 @@
-"""Image files as RGB arrays: every mode, upright, whole or at a fraction of their size.
+"""Decoding of image files to RGB arrays: any mode, upright, whole or at a fraction of their size.
 
 OpenCV decodes JPEG in about two thirds of Pillow's time and gives the same pixels (both use
 libjpeg-turbo), but it fills what is missing of a cut file with gray and says nothing. So JPEG files
@@ -8,13 +8,15 @@ are checked for their end marker first, and everything unusual goes through Pill
 import io
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from .errors import DataError
 
@@ -29,13 +31,12 @@ _REDUCED_FLAGS = {
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
 _JPEG = ("JPEG", "MPO")
-_ORIENTATION_TAG = 0x0112
 _MIRRORED_AXES = {2: "x", 3: "xy", 4: "y", 6: "x", 7: "xy", 8: "y"}
-"""Axes to reverse for each EXIF orientation, after the transposition that 5 to 8 ask for."""
+"""Axes to reverse for each EXIF orientation, after the transposition of 5 to 8."""
 _PNG_ROTATION_MARKS = (b"eXIf", b"Raw profile type exif", b"com.adobe.xmp")
 
 IMAGENET_CROP = 0.875
-"""Side of the central part that ImageNet's evaluation looks at: "resize to 256, crop 224"."""
+"""Side of the central crop of ImageNet's evaluation: "resize to 256, crop 224"."""
 _MAX_PIXELS = "MOBILEVISION_MAX_PIXELS"
 if _MAX_PIXELS in os.environ:
     if not os.environ[_MAX_PIXELS].isdecimal():
@@ -43,8 +44,6 @@ if _MAX_PIXELS in os.environ:
     Image.MAX_IMAGE_PIXELS = int(os.environ[_MAX_PIXELS])
 # `open_image` refuses what Pillow warns of.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-_RESTORE = "Restore the file from its source, or remove it and its annotations."
 
 
 class _Header(NamedTuple):
@@ -65,11 +64,11 @@ def open_image(file: str | Path | IO[bytes], name: str) -> Image.Image:
 
     Args:
         file: A path, or the bytes as an open file.
-        name: What messages call it.
+        name: Its name in messages.
 
     Raises:
         DataError: It has more pixels than the limit.
-        Exception: Nearly anything where it is absent, damaged or no image.
+        Exception: Nearly anything if it is absent, damaged or no image.
     """
     try:
         image = Image.open(file)
@@ -98,11 +97,20 @@ class ImageFile:
         path: Any file that Pillow reads; the format is told by its bytes, not by its name.
     """
 
+    restore = "Restore the file from its source, or remove it and its annotations."
+    """The remedy for a damaged file, in messages."""
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     def __repr__(self) -> str:
-        return f"ImageFile({str(self.path)!r})"
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+    def _open(self) -> Image.Image:
+        return open_image(self.path, str(self.path))
+
+    def _read_bytes(self) -> bytes:
+        return self.path.read_bytes()
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -118,9 +126,9 @@ class ImageFile:
         """Decode the image.
 
         Pixel (i, j) of the result covers rows [i * reduce, (i + 1) * reduce) and the same columns
-        of the whole image, also where EXIF rotation mirrors a size that ``reduce`` does not
-        divide. Alpha is dropped, 16-bit gray is scaled to 8 bits, of an animation the first frame
-        is taken.
+        of the whole image, also if EXIF rotation mirrors a size that ``reduce`` does not divide.
+        Alpha is dropped, 16-bit gray is scaled to 8 bits, and of an animation the first frame is
+        decoded.
 
         Args:
             reduce: 1, 2, 4 or 8. JPEG is decoded at that fraction of its size, which saves time;
@@ -137,11 +145,13 @@ class ImageFile:
         if reduce not in REDUCTIONS:
             raise ValueError(f"reduce must be one of {REDUCTIONS}, got {reduce}")
         header = self._header
-        data = _read_bytes(self.path)
-        decode_reduced = reduce if _is_aligned(header, reduce) else 1
-        pixels = _decode_fast(self.path, data, decode_reduced) if header.fast else None
-        if pixels is None:
-            pixels = _decode_pillow(self.path, data, decode_reduced)
+        with self._explained():
+            data = self._read_bytes()
+            decode_reduced = reduce if _is_aligned(header, reduce) else 1
+            pixels = self._decode_fast(data, decode_reduced) if header.fast else None
+            if pixels is None:
+                with open_image(io.BytesIO(data), str(self.path)) as image:
+                    pixels = rgb_pixels(image, str(self.path), decode_reduced)
         pixels = _rotate(pixels, header.orientation)
         if decode_reduced != reduce:
             pixels = np.array(Image.fromarray(pixels).reduce(reduce))
@@ -149,45 +159,82 @@ class ImageFile:
         if pixels.shape != (-(-height // reduce), -(-width // reduce), 3):
             raise DataError(
                 f"{self.path}: decoded to {pixels.shape[1]}x{pixels.shape[0]} pixels at "
-                f"1/{reduce}, but its header says {width}x{height}. {_RESTORE}"
+                f"1/{reduce}, but its header says {width}x{height}. {self.restore}"
             )
         return np.ascontiguousarray(pixels)
 
+    def _decode_fast(self, data: bytes, reduce: int) -> np.ndarray | None:
+        """Decode a gray or three-channel JPEG with OpenCV; None if Pillow should try."""
+        scan = _first_scan(data)
+        if scan is None:
+            return None
+        if data.rfind(b"\xff\xd9", scan) < 0:
+            # Also true for a file that was filled up with zeros, which Pillow takes for pixels.
+            raise DataError(
+                f"{self.path}: the JPEG is cut short: its end marker is missing after {len(data)} "
+                f"bytes. {self.restore}"
+            )
+        flags = _REDUCED_FLAGS[reduce] | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        try:
+            return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        except cv2.error:
+            return None
+
     @cached_property
     def _header(self) -> _Header:
+        with self._explained(), self._open() as image:
+            return _Header(
+                size_hw=(image.height, image.width),
+                orientation=self._orientation(image),
+                fast=image.format in _JPEG and image.mode in ("RGB", "L"),
+            )
+
+    def _orientation(self, image: Image.Image) -> int:
+        """Return the EXIF orientation 1 to 8; 1 if there is none, or none that can be read."""
+        # Pillow applies the orientation of a TIFF itself, and decodes a whole PNG in search of one.
+        if image.format == "TIFF":
+            return 1
+        if image.format == "PNG":
+            data = self._read_bytes()
+            if not any(mark in data for mark in _PNG_ROTATION_MARKS):
+                return 1
         try:
-            with open_image(self.path, str(self.path)) as image:
-                is_jpeg = image.format in _JPEG
-                return _Header(
-                    size_hw=(image.height, image.width),
-                    orientation=_orientation(image, self.path),
-                    fast=is_jpeg and image.mode in ("RGB", "L"),
-                )
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        except Exception:
+            # Damaged metadata in a sound image: every decoder shows it as it is stored.
+            return 1
+        return orientation if orientation in range(1, 9) else 1
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn the error of an attempt to open or decode into a `DataError`.
+
+        Decoders raise nearly anything on damaged bytes (OSError, SyntaxError, struct.error, ...).
+        """
+        try:
+            yield
         except DataError:
             raise
         except Exception as error:
-            raise _explain(self.path, error) from error
+            raise DataError(f"{self.path}: {self._explain(error)}") from error
 
-
-def _orientation(image: Image.Image, path: Path) -> int:
-    """EXIF orientation 1 to 8; 1 where there is none, or none that can be read."""
-    # Pillow applies the orientation of a TIFF itself, and decodes a whole PNG in search of one.
-    if image.format == "TIFF":
-        return 1
-    if image.format == "PNG":
-        data = path.read_bytes()
-        if not any(mark in data for mark in _PNG_ROTATION_MARKS):
-            return 1
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:
-        # Damaged metadata in a sound image: every decoder shows it as it is stored.
-        return 1
-    return orientation if orientation in range(1, 9) else 1
+    def _explain(self, error: Exception) -> str:
+        if isinstance(error, FileNotFoundError):
+            return (
+                "no such file. Check the image folder and the file name in the annotations, or "
+                "download the missing image."
+            )
+        if isinstance(error, IsADirectoryError | PermissionError):
+            return f"cannot be read: {error.strerror}. Name a readable image file."
+        if self.path.is_file() and self.path.stat().st_size == 0:
+            return f"the file is empty (0 bytes). {self.restore}"
+        if isinstance(error, Image.UnidentifiedImageError):
+            return f"not an image in any known format. {self.restore}"
+        return f"broken image: {error}. {self.restore}"
 
 
 def _is_aligned(header: _Header, reduce: int) -> bool:
-    """Whether a reduced image still has whole blocks at its start once rotation mirrored it."""
+    """Return whether a reduced image begins with whole blocks after rotation has mirrored it."""
     height, width = header.size_hw
     if header.orientation >= 5:
         height, width = width, height
@@ -204,35 +251,10 @@ def _rotate(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels[:: -1 if "y" in mirrored else 1, :: -1 if "x" in mirrored else 1]
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise _explain(path, error) from error
-
-
-def _decode_fast(path: Path, data: bytes, reduce: int) -> np.ndarray | None:
-    """Decode a gray or three-channel JPEG with OpenCV; None where Pillow should have a try."""
-    scan = _first_scan(data)
-    if scan is None:
-        return None
-    if data.rfind(b"\xff\xd9", scan) < 0:
-        # Also true for a file that was filled up with zeros, which Pillow takes for pixels.
-        raise DataError(
-            f"{path}: the JPEG is cut short: its end marker is missing after {len(data)} bytes. "
-            f"{_RESTORE}"
-        )
-    flags = _REDUCED_FLAGS[reduce] | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        return None
-
-
 def _first_scan(data: bytes) -> int | None:
-    """Where the first scan of a JPEG begins (ITU T.81, B.1.1.4); None if no scan is found.
+    """Find where the first scan of a JPEG begins (ITU T.81, B.1.1.4); None if there is none.
 
-    The segments before it are stepped over, because an embedded thumbnail has its own end marker.
+    The segments before it are skipped, because an embedded thumbnail has its own end marker.
     """
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF:
@@ -248,29 +270,14 @@ def _first_scan(data: bytes) -> int | None:
     return None
 
 
-def _decode_pillow(path: Path, data: bytes, reduce: int) -> np.ndarray:
-    """Decode and average, not rotated (a TIFF is: see `_orientation`), as (h, w, 3) uint8."""
-    try:
-        with open_image(io.BytesIO(data), str(path)) as image:
-            return rgb_pixels(image, str(path), reduce)
-    except DataError:
-        raise
-    except Exception as error:
-        raise _explain(path, error) from error
-
-
 def rgb_pixels(image: Image.Image, name: str, reduce: int = 1) -> np.ndarray:
-    """Pixels of a Pillow image of any mode as (h, w, 3) uint8 RGB, not rotated.
+    """Convert a Pillow image of any mode to (h, w, 3) uint8 RGB, not rotated.
 
-    Alpha is dropped, 16-bit gray is scaled to 8 bits.
-
-    Args:
-        image: the image.
-        name: what messages call it.
-        reduce: how many pixels in each direction are averaged to one.
+    Alpha is dropped, 16-bit gray is scaled to 8 bits, and ``reduce`` pixels in each direction are
+    averaged to one. ``name`` is for messages.
 
     Raises:
-        DataError: its pixels are float or 32-bit integer.
+        DataError: Its pixels are float or 32-bit integer.
     """
     if image.mode in ("F", "I"):
         raise DataError(
@@ -278,33 +285,25 @@ def rgb_pixels(image: Image.Image, name: str, reduce: int = 1) -> np.ndarray:
             "Convert the image to 8 or 16 bits."
         )
     if image.mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
+        gray = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((gray * 255 + 32767) // 65535).astype(np.uint8))
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     return np.array(rgb if reduce == 1 else rgb.reduce(reduce))
 
 
 def stretch(pixels: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """Resize an image without keeping its aspect ratio.
+    """Resize an image (H, W, 3) uint8 to (h, w, 3) without keeping its aspect ratio.
 
     Bilinear with antialiasing, as Pillow does it: published ImageNet and COCO figures of this model
-    family were measured so. Evaluation and every way of using a model share this function.
-
-    Args:
-        pixels: (H, W, 3) uint8.
-        size_hw: height and width of the result, in pixels.
-
-    Returns:
-        (h, w, 3) uint8, writable.
+    family were measured so. Evaluation and prediction share this function. The result is writable.
     """
-    height, width = size_hw
-    return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+    return resize_part(pixels, (0.0, 0.0, pixels.shape[1], pixels.shape[0]), size_hw)
 
 
 def resize_part(
     pixels: np.ndarray, box: tuple[float, float, float, float], size_hw: tuple[int, int]
 ) -> np.ndarray:
-    """Resize a part (left, top, right, bottom) of an image, as ``stretch`` does."""
+    """Resize a part (left, top, right, bottom) of an image as `stretch` does."""
     height, width = pixels.shape[:2]
     left, top, right, bottom = box
     inside = (max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height))
@@ -315,12 +314,12 @@ def resize_part(
 
 
 def center_crop(pixels: np.ndarray, size_hw: tuple[int, int], fraction: float) -> np.ndarray:
-    """Resize the largest central part of the shape of ``size_hw``, or a fraction of its side.
+    """Crop the center of an image in the shape of ``size_hw`` and resize it.
 
     Args:
         pixels: (H, W, 3) uint8.
         size_hw: Height and width of the result, in pixels.
-        fraction: In (0, 1].
+        fraction: Side of the crop as a fraction of the largest possible one, in (0, 1].
 
     Returns:
         (h, w, 3) uint8.
@@ -330,23 +329,3 @@ def center_crop(pixels: np.ndarray, size_hw: tuple[int, int], fraction: float) -
     h, w = unit * size_hw[0], unit * size_hw[1]
     left, top = (width - w) / 2, (height - h) / 2
     return resize_part(pixels, (left, top, left + w, top + h), size_hw)
-
-
-def _explain(path: Path, error: Exception) -> DataError:
-    """What a failure to open or decode means to the owner of the file.
-
-    Decoders raise nearly anything on damaged bytes (OSError, SyntaxError, struct.error, ...), so
-    the callers catch Exception.
-    """
-    if isinstance(error, FileNotFoundError):
-        return DataError(
-            f"{path}: no such file. Check the image folder and the file name in the annotations, "
-            "or download the missing image."
-        )
-    if isinstance(error, IsADirectoryError | PermissionError):
-        return DataError(f"{path}: cannot be read: {error.strerror}. Name a readable image file.")
-    if path.is_file() and path.stat().st_size == 0:
-        return DataError(f"{path}: the file is empty (0 bytes). {_RESTORE}")
-    if isinstance(error, Image.UnidentifiedImageError):
-        return DataError(f"{path}: not an image in any known format. {_RESTORE}")
-    return DataError(f"{path}: broken image: {error}. {_RESTORE}")

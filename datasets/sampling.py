@@ -10,39 +10,34 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 
 class SampleKey(NamedTuple):
-    """What the sampler asks of a data set: enough to draw the same augmentation anywhere."""
+    """Position in the dataset and epoch (from 0): enough to draw the same augmentation anywhere."""
 
     position: int
-    """Which image of the data set."""
     epoch: int
-    """Counted from 0."""
 
 
 class Progress(NamedTuple):
-    """How far training has come."""
+    """Epoch (from 0), and the samples of it that this process has trained on already."""
 
     epoch: int
-    """Counted from 0."""
     taken: int = 0
-    """Samples of this epoch that this process has trained on already."""
 
 
 class EpochSampler(DistributedSampler[SampleKey]):
     """Yields `SampleKey`s in an order that depends only on seed and epoch.
 
-    Under distributed training each process takes every ``world_size``-th key of that order, which
+    In distributed training each process takes every ``world_size``-th key of that order, which
     starts again at its end so that all get the same number. It is a `DistributedSampler` so that
     Lightning leaves it as it is: the wrapper that Lightning puts around other samplers shuffles a
-    second time, and has no notion of an epoch that was begun elsewhere.
+    second time and cannot continue an epoch.
 
     Args:
         length: number of samples, all processes together.
         seed: at least 0.
         shuffle: False gives the order of the data set.
-        progress: asked whenever an iteration begins; None is what `set_epoch` said last, from its
-            beginning.
-        rank: this process; None asks torch.distributed when an iteration begins.
-        world_size: number of processes; None asks torch.distributed.
+        progress: called whenever an iteration begins; None starts the epoch of `set_epoch`.
+        rank: this process; None asks torch.distributed when an iteration begins, as the next.
+        world_size: number of processes.
     """
 
     def __init__(
@@ -65,15 +60,15 @@ class EpochSampler(DistributedSampler[SampleKey]):
         self.epoch = 0
 
     def __iter__(self) -> Iterator[SampleKey]:
-        """The keys of this process that are left of the current epoch."""
+        """Yield the keys of this process that are left of the current epoch."""
         epoch, taken = Progress(self.epoch) if self._progress is None else self._progress()
         rank, world_size = self._place()
         mine = np.resize(self.order(epoch), len(self) * world_size)[rank::world_size]
-        # One by one: of millions of photos, keys would take more memory than all the rest.
+        # Made one by one: the keys of millions of photos would take too much memory.
         return (SampleKey(int(position), epoch) for position in mine[taken:])
 
     def order(self, epoch: int) -> np.ndarray:
-        """Positions (N,) int64 of the whole data set in the order of an epoch."""
+        """Return the positions (N,) int64 of the whole dataset in the order of an epoch."""
         order = np.arange(self.length)
         if self.shuffle:
             np.random.default_rng((self.seed, epoch)).shuffle(order)
@@ -84,29 +79,31 @@ class EpochSampler(DistributedSampler[SampleKey]):
         return math.ceil(self.length / self._place()[1])
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning; without effect where a ``progress`` function was given."""
+        """Set the epoch, as Lightning does; no effect if there is a ``progress`` function."""
         self.epoch = epoch
 
     def _place(self) -> tuple[int, int]:
-        rank, world_size = self._rank, self._world_size
-        together = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if world_size is None:
-            world_size = torch.distributed.get_world_size() if together else 1
-        if rank is None:
-            rank = torch.distributed.get_rank() if together else 0
-        return rank, world_size
+        distributed = torch.distributed
+        together = distributed.is_available() and distributed.is_initialized()
+        rank, world_size = (
+            (distributed.get_rank(), distributed.get_world_size()) if together else (0, 1)
+        )
+        return (
+            rank if self._rank is None else self._rank,
+            world_size if self._world_size is None else self._world_size,
+        )
 
 
 class ResumableLoader(DataLoader):
     """A DataLoader that may be left in the middle of an epoch.
 
-    Its sampler knows by itself where to go on, so there is no state to keep; having the methods
-    tells Lightning that resuming is safe.
+    Its sampler knows where to continue, so there is no state to keep; the methods tell Lightning
+    that resuming is safe.
     """
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
+        """Return an empty state."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to take back."""
+        """Do nothing."""

@@ -1,13 +1,15 @@
-"""What passes between data, heads and applications.
+"""Batches and detections, which data, heads and applications exchange.
 
 NamedTuples, because Lightning moves them to the device as they are (a frozen dataclass fails
-there).
+there). ``images`` are uint8 RGB as decoded, so in memory order channels_last; ``ids`` are positions
+in the dataset, one for each image; ``paths`` are the files the images come from.
 """
 
+from functools import partial
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 PADDING_LABEL = -1
 
@@ -27,52 +29,49 @@ class DetectionTarget(NamedTuple):
 
 
 class DetectionBatch(NamedTuple):
-    """A batch of images, as the data modules hand it on."""
+    """A batch of images with their objects."""
 
     images: Tensor
-    """(B, 3, H, W) uint8, RGB; as decoded, so in memory order channels_last."""
+    """(B, 3, H, W) uint8, RGB."""
     target: DetectionTarget
     image_ids: Tensor
     """(B,) int64, the ids of the annotation file."""
     sizes_hw: Tensor
     """(B, 2) int64, height and width of the original images in pixels, EXIF rotation applied."""
     paths: tuple[str, ...]
-    """The files the images come from, for messages."""
 
 
 class ClassificationBatch(NamedTuple):
     """A batch of images with one class each."""
 
     images: Tensor
-    """(B, 3, H, W) uint8, RGB; as decoded, so in memory order channels_last."""
+    """(B, 3, H, W) uint8, RGB."""
     labels: Tensor
     """(B,) int64, class index in [0, num_classes); -1 where it is not known."""
     ids: Tensor
-    """(B,) int64, the position in the data set, one for each image."""
+    """(B,) int64."""
     paths: tuple[str, ...]
-    """The files the images come from."""
 
 
 class FaceBatch(NamedTuple):
     """A batch of aligned faces."""
 
     images: Tensor
-    """(B, 3, H, W) uint8, RGB; as rendered, so in memory order channels_last."""
+    """(B, 3, H, W) uint8, RGB."""
     identities: Tensor
     """(B,) int64, person index in [0, number of people); -1 where it is not known."""
     views: Tensor
-    """(B,) int64, which view of the file it is; 0 is the plain face."""
+    """(B,) int64, the number of the file's view; 0 is the plain face."""
     ids: Tensor
-    """(B,) int64, the position in the data set."""
+    """(B,) int64."""
     paths: tuple[str, ...]
-    """The files the images come from."""
 
 
 class AttributeBatch(NamedTuple):
-    """A batch of faces with yes/no labels, and whose they are."""
+    """A batch of faces with yes/no labels, landmarks and people."""
 
     images: Tensor
-    """(B, 3, H, W) uint8, RGB; as decoded, so in memory order channels_last."""
+    """(B, 3, H, W) uint8, RGB."""
     labels: Tensor
     """(B, A) int8: 1 yes, 0 no, -1 not known."""
     landmarks: Tensor
@@ -81,13 +80,12 @@ class AttributeBatch(NamedTuple):
     identities: Tensor
     """(B,) int64, person index in [0, number of people); -1 where it is not known."""
     ids: Tensor
-    """(B,) int64, the position in the data set, one for each image."""
+    """(B,) int64."""
     paths: tuple[str, ...]
-    """The files the images come from."""
 
 
 class Detections(NamedTuple):
-    """What a detector found in one image (K rows), or in a batch of images (B, K, ...).
+    """Detections in one image (K rows), or in a batch of images (B, K, ...).
 
     Rows are sorted by falling score. In a batch every image has K rows; rows past its last
     detection have score 0 and label -1.
@@ -119,12 +117,6 @@ def stack_targets(
         labels: B tensors (N_i,) int64.
         crowd: B tensors (N_i,) bool.
     """
-    return DetectionTarget(
-        _pad(boxes, 0.0).reshape(len(boxes), -1, 4),
-        _pad(labels, PADDING_LABEL),
-        _pad(crowd, False),
-    )
-
-
-def _pad(rows: list[Tensor], value: float | int | bool) -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
+    pad = partial(pad_sequence, batch_first=True)
+    padded = pad(boxes).reshape(len(boxes), -1, 4)
+    return DetectionTarget(padded, pad(labels, padding_value=PADDING_LABEL), pad(crowd))

@@ -1,6 +1,6 @@
-"""A table of vectors by file: cached logits, embeddings of a teacher.
+"""Tables of a vector for each file: cached logits, a teacher's embeddings.
 
-Three formats, told by the name's end:
+The suffix tells the format:
 
 - ``.npz``: an array ``files`` of strings (N,) and an array ``vectors`` (N, D);
 - ``.csv``: a heading, then the file and D numbers;
@@ -8,17 +8,15 @@ Three formats, told by the name's end:
   pyarrow, which the extra ``parquet`` brings.
 """
 
-import csv
-import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .errors import DataError
-from .files import read_npz, replaced_atomically
+from .files import check_unique, import_parquet, read_csv, read_npz, replaced_atomically, write_csv
 
-_LIST_COLUMNS = ("embedding", "vector")
+_SUFFIXES = (".npz", ".csv", ".parquet")
 
 
 class VectorTable(NamedTuple):
@@ -34,23 +32,26 @@ def read_vectors(path: str | Path) -> VectorTable:
     """Read a table.
 
     Raises:
-        DataError: There is no such file, it has another form, vectors of several lengths or with
-            NaN, or a file twice.
+        DataError: The file does not exist or has another form, or the table has vectors of several
+            lengths or with NaN, or a file twice.
     """
     path = Path(path)
-    readers = {".npz": _read_npz, ".csv": _read_csv, ".parquet": _read_parquet}
-    if path.suffix not in readers:
-        raise DataError(f"{path}: a table of vectors ends in {', '.join(readers)}")
+    _check_suffix(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file; `mobilevision cache-logits` writes such a table")
     try:
-        files, vectors = readers[path.suffix](path)
+        files, vectors = _read(path)
         table = VectorTable(np.asarray(files, dtype=np.str_), np.asarray(vectors, np.float32))
     except DataError:
         raise
-    except Exception as error:  # the three libraries raise many kinds for a foreign file
+    except Exception as error:  # the libraries raise many kinds for a file of another format
         raise DataError(f"{path}: not a table of files and vectors ({error})") from error
     return _checked(path, table)
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix not in _SUFFIXES:
+        raise DataError(f"{path}: a table of vectors ends in {', '.join(_SUFFIXES)}")
 
 
 def _checked(path: Path, table: VectorTable) -> VectorTable:
@@ -62,72 +63,44 @@ def _checked(path: Path, table: VectorTable) -> VectorTable:
     finite = np.isfinite(table.vectors).all(axis=1)
     if not finite.all():
         raise DataError(f"{path}: the vector of {table.files[~finite][0]} is not finite")
-    names, counts = np.unique(table.files, return_counts=True)
-    if (counts > 1).any():
-        raise DataError(f"{path}: {names[counts > 1][0]} is there {counts.max()} times")
+    check_unique(path, table.files.tolist())
     return table
 
 
-def _read_npz(path: Path) -> tuple[Any, Any]:
-    arrays = read_npz(path)
-    return arrays["files"], arrays["vectors"]
-
-
-def _read_csv(path: Path) -> tuple[Any, Any]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.reader(file))[1:]
-    return [row[0] for row in rows], [[float(cell) for cell in row[1:]] for row in rows]
-
-
-def _read_parquet(path: Path) -> tuple[Any, Any]:
-    table = _parquet(path).read_table(path)
-    column = next((name for name in _LIST_COLUMNS if name in table.column_names), None)
+def _read(path: Path) -> tuple[Any, Any]:
+    if path.suffix == ".npz":
+        arrays = read_npz(path)
+        return arrays["files"], arrays["vectors"]
+    if path.suffix == ".csv":
+        rows = read_csv(path)[1:]
+        return [row[0] for row in rows], [[float(cell) for cell in row[1:]] for row in rows]
+    table = import_parquet(path).read_table(path)
+    column = next((name for name in ("embedding", "vector") if name in table.column_names), None)
     if column is None or "file" not in table.column_names:
         raise DataError(f"{path}: has columns {table.column_names}, wanted are file and embedding")
     return table["file"].to_pylist(), np.stack(table[column].to_numpy())
 
 
 def write_vectors(path: str | Path, table: VectorTable) -> None:
-    """Write a table, atomically, in the format that the name's end says.
+    """Write a table, atomically, in the format that the suffix names.
 
     Raises:
-        DataError: Another ending, or a table that could not be read again.
+        DataError: The suffix is another one, or the table could not be read again.
     """
     path = Path(path)
-    writers = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}
-    if path.suffix not in writers:
-        raise DataError(f"{path}: a table of vectors ends in {', '.join(writers)}")
+    _check_suffix(path)
     _checked(path, table)
+    names = table.files.tolist()
     with replaced_atomically(path) as temporary:
-        writers[path.suffix](temporary, table)
+        if path.suffix == ".npz":
+            np.savez_compressed(temporary, files=table.files, vectors=table.vectors)
+        elif path.suffix == ".csv":
+            heading = ["file", *range(table.vectors.shape[1])]
+            rows = zip(names, table.vectors.tolist(), strict=True)
+            write_csv(temporary, heading, ([name, *vector] for name, vector in rows))
+        else:
+            parquet = import_parquet(path)
+            import pyarrow
 
-
-def _write_npz(path: Path, table: VectorTable) -> None:
-    np.savez_compressed(path, files=table.files, vectors=table.vectors)
-
-
-def _write_csv(path: Path, table: VectorTable) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", *(str(index) for index in range(table.vectors.shape[1]))])
-    for name, vector in zip(table.files.tolist(), table.vectors, strict=True):
-        writer.writerow([name, *(repr(float(value)) for value in vector)])
-    path.write_text(text.getvalue(), encoding="utf-8")
-
-
-def _write_parquet(path: Path, table: VectorTable) -> None:
-    parquet = _parquet(path)
-    import pyarrow
-
-    columns = {"file": table.files.tolist(), "embedding": list(table.vectors)}
-    parquet.write_table(pyarrow.table(columns), path)
-
-
-def _parquet(path: Path) -> Any:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise DataError(
-            f"{path}: Parquet needs pyarrow: pip install 'mobilevision[parquet]'"
-        ) from error
-    return parquet
+            columns = {"file": names, "embedding": list(table.vectors)}
+            parquet.write_table(pyarrow.table(columns), temporary)

@@ -3,7 +3,7 @@
     root/cifar-10-batches-bin/data_batch_1.bin ... data_batch_5.bin, test_batch.bin
     root/cifar-10-batches-bin/batches.meta.txt
 
-A record is one byte of class and 3 x 32 x 32 bytes of pixels: all red ones row by row, then green,
+A record is a byte of class and 3 x 32 x 32 bytes of pixels: all red ones row by row, then green,
 then blue.
 """
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..download import Checksum, download
 from ..errors import DataError
-from ..files import replaced_atomically
+from ..files import read_text, write_atomically
 from ..images import ImageFile
 from ..transforms.classification import PadCrop, WholeImage
 from .module import ClassificationDataModule
@@ -25,7 +25,7 @@ from .module import ClassificationDataModule
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 SIZE = 170_052_171
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
-"""As the data set's page states it, https://www.cs.toronto.edu/~kriz/cifar.html."""
+"""From https://www.cs.toronto.edu/~kriz/cifar.html."""
 FOLDER = "cifar-10-batches-bin"
 SIDE = 32
 RECORD_BYTES = 1 + 3 * SIDE**2
@@ -35,12 +35,7 @@ NAMES_FILE = "batches.meta.txt"
 
 
 class ArrayImage(ImageFile):
-    """An image that is decoded already, behind the interface of a file.
-
-    Args:
-        pixels: (H, W, 3) uint8 RGB.
-        name: What messages call it.
-    """
+    """A decoded image (H, W, 3) uint8 RGB with the interface of a file."""
 
     def __init__(self, pixels: np.ndarray, name: str) -> None:
         super().__init__(name)
@@ -52,14 +47,14 @@ class ArrayImage(ImageFile):
         return self._pixels.shape[0], self._pixels.shape[1]
 
     def read(self, reduce: int = 1) -> np.ndarray:
-        """The pixels, at 1/``reduce`` of their size as `ImageFile.read` gives them; a copy."""
+        """Copy the pixels, at 1/``reduce`` of their size as `ImageFile.read` does."""
         if reduce == 1:
             return self._pixels.copy()
         return np.array(Image.fromarray(self._pixels).reduce(reduce))
 
 
 class CifarTable(NamedTuple):
-    """Records of binary files as a `ImageTable`."""
+    """An `ImageTable` of the records of binary files."""
 
     name: str
     paths: Sequence[str]
@@ -77,7 +72,7 @@ class CifarTable(NamedTuple):
 class CifarModule(ClassificationDataModule):
     """CIFAR-10: 50,000 images of 32x32 px to train on, 10,000 to test on.
 
-    There is no official validation split: validation and test are the official test file.
+    There is no official validation split: validation and test both use the official test file.
     ``mobilevision data download cifar10`` fetches it.
 
     Args:
@@ -100,31 +95,22 @@ class CifarModule(ClassificationDataModule):
                 f"{root}` fetches CIFAR-10; configs/classification_quickstart.yaml needs no "
                 "download."
             )
-        if options.get("train_transform") is None:
-            options["train_transform"] = PadCrop(size_hw)
-        if options.get("val_transform") is None:
-            options["val_transform"] = WholeImage(size_hw)
+        options["train_transform"] = options.get("train_transform") or PadCrop(size_hw)
+        options["val_transform"] = options.get("val_transform") or WholeImage(size_hw)
         splits = {"train": TRAIN_FILES, "val": TEST_FILES}
         super().__init__(folder, splits, size_hw=size_hw, **options)
 
     def read_categories(self) -> dict[int, str]:
-        """The ten names in the data set's own file."""
-        path = self.root / NAMES_FILE
-        try:
-            names = path.read_text("utf-8").split()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: not a list of names ({error}); download it again") from error
-        return dict(enumerate(names))
+        """Read the ten names."""
+        names = read_text(self.root / NAMES_FILE, "list of names", "Download it again.")
+        return dict(enumerate(names.split()))
 
     def read_table(self, split: str) -> CifarTable:
         """See `ClassificationDataModule`."""
         files = [self.root / name for name in self.splits[split]]
         parts = [_read_records(path) for path in files]
-        paths = [
-            f"{path.name}#{row}"
-            for path, records in zip(files, parts, strict=True)
-            for row in range(len(records))
-        ]
+        rows = zip(files, map(len, parts), strict=True)
+        paths = [f"{path.name}#{row}" for path, count in rows for row in range(count)]
         records = np.concatenate(parts)
         name = f"CIFAR-10 {'train' if split == 'train' else 'test'}"
         return CifarTable(name, paths, records[:, 0].astype(np.int64), records)
@@ -155,7 +141,7 @@ def download_cifar10(root: Path, url: str = URL, progress: bool = True) -> bool:
         True if it was fetched, False if it was there.
 
     Raises:
-        DataError: as ``download`` does, or the archive lacks a file.
+        DataError: see ``download``; also if the archive lacks a file.
     """
     wanted = (*TRAIN_FILES, *TEST_FILES, NAMES_FILE)
     if all((root / FOLDER / name).is_file() for name in wanted):
@@ -168,7 +154,7 @@ def download_cifar10(root: Path, url: str = URL, progress: bool = True) -> bool:
 
 
 def _unpack(archive: Path, folder: Path, names: Sequence[str]) -> None:
-    """Write files of an archive by their known names; no other entry is looked at."""
+    """Extract files of an archive by their known names, and no other entry."""
     with tarfile.open(archive) as content:
         for name in names:
             try:
@@ -177,5 +163,4 @@ def _unpack(archive: Path, folder: Path, names: Sequence[str]) -> None:
                 source = None
             if source is None:
                 raise DataError(f"{archive}: has no file {FOLDER}/{name}")
-            with replaced_atomically(folder / name) as temporary:
-                temporary.write_bytes(source.read())
+            write_atomically(folder / name, source.read())

@@ -1,6 +1,5 @@
 """Images in one folder for each class, or listed in a table."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..files import FileNames
+from ..files import FileNames, read_csv
 from .module import NO_LABEL, ClassificationDataModule, FileTable
 
 IMAGE_SUFFIXES = frozenset(
@@ -16,14 +15,14 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 _MOST_DIGITS = 6
-"""Of a class's number: a table of more classes would fill the memory with their names."""
+"""Of a class number: the names of more classes would fill the memory."""
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted: the classes.
+    """Return the names of the class folders in a folder, sorted.
 
     Raises:
-        DataError: there is no such folder, or it has none.
+        DataError: the folder does not exist or has no folders.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; it should hold a folder for each class")
@@ -34,18 +33,17 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def read_image_folder(folder: Path, classes: Sequence[str], name: str | None = None) -> FileTable:
-    """Read the images of a folder with a folder for each class, in order of class and name.
+    """List the images of a folder with a folder for each class, in order of class and name.
 
-    Images in folders below a class's belong to it. Files whose name does not end like a
-    image's are left alone.
+    Images in folders below a class's belong to it. Files without an image's suffix are ignored.
 
     Args:
-        folder: holds the folders.
+        folder: the folder of the class folders.
         classes: their names in class order; some may be absent.
-        name: what results call the data; None takes the folder's.
+        name: the name of the data in results; None is the folder's.
 
     Raises:
-        DataError: there are folders beside these classes, or no images.
+        DataError: there are folders of other classes, or no images.
     """
     unknown = sorted(set(class_folders(folder)) - set(classes))
     if unknown:
@@ -56,7 +54,7 @@ def read_image_folder(folder: Path, classes: Sequence[str], name: str | None = N
     paths: list[str] = []
     labels: list[int] = []
     for label, each in enumerate(classes):
-        found = sorted(str(path) for path in (folder / each).rglob("*") if _is_image(path))
+        found = find_images(folder / each)
         paths += found
         labels += [label] * len(found)
     if not paths:
@@ -64,15 +62,20 @@ def read_image_folder(folder: Path, classes: Sequence[str], name: str | None = N
     return FileTable(name or folder.name, paths, np.array(labels, dtype=np.int64))
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+def find_images(folder: Path) -> list[str]:
+    """Return the paths of all images in a folder and below, sorted; hidden files are ignored."""
+    return sorted(
+        str(path)
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
 
 
 def split_table(table: FileTable, fraction: float, seed: int) -> tuple[FileTable, FileTable]:
-    """Part a table in two, class by class, so that both have their share of each.
+    """Split a table in two, class by class.
 
     Args:
-        table: what to part.
+        table: the table.
         fraction: share of the second part in (0, 1); of each class with more than one image it
             gets at least one and never all.
         seed: at least 0; the same seed and images give the same parts.
@@ -92,10 +95,14 @@ def split_table(table: FileTable, fraction: float, seed: int) -> tuple[FileTable
         count = min(max(1, round(fraction * len(rows))), len(rows) - 1)
         held_out[rng.permutation(rows)[:count]] = True
     share = f"{fraction:g} by seed {seed}"
-    return (
-        table.take(f"{table.name} without {share}", np.flatnonzero(~held_out)),
-        table.take(f"{table.name}, {share}", np.flatnonzero(held_out)),
+    titles = f"{table.name} without {share}", f"{table.name}, {share}"
+    rest, part = (
+        FileTable(
+            title, [table.paths[row] for row in np.flatnonzero(rows).tolist()], table.labels[rows]
+        )
+        for title, rows in zip(titles, (~held_out, held_out), strict=True)
     )
+    return rest, part
 
 
 class ImageFolderModule(ClassificationDataModule):
@@ -104,14 +111,14 @@ class ImageFolderModule(ClassificationDataModule):
     Classes are the folders of the training split, sorted by name.
 
     Args:
-        root: folder of the data set.
-        train: folder of the training split in it; "." where the classes lie in the root.
-        val: that of the validation split; unused where ``val_fraction`` is given.
-        test: that of the test split; null takes the validation split.
-        val_fraction: holds out this share of each class of the training folder for validation;
-            null takes the folder ``val``.
-        split_seed: of that choice.
-        categories: key -> folder name of the classes, in class order; null takes what is there.
+        root: folder of the dataset.
+        train: folder of the training split in it; "." if the classes lie in the root.
+        val: that of the validation split; unused with ``val_fraction``.
+        test: that of the test split; null uses the validation split.
+        val_fraction: share of each class of the training folder to hold out for validation; null
+            uses the folder ``val``.
+        split_seed: seed of that choice.
+        categories: key -> folder name of the classes, in class order; null takes all folders.
         **options: see `ClassificationDataModule`.
 
     Raises:
@@ -129,13 +136,13 @@ class ImageFolderModule(ClassificationDataModule):
         categories: dict[int, str] | None = None,
         **options: Any,
     ) -> None:
-        splits = {"train": train, "val": train if val_fraction else val}
-        super().__init__(root, splits | ({"test": test} if test else {}), categories, **options)
+        splits = {"train": train, "val": train if val_fraction else val, "test": test}
+        super().__init__(root, splits, categories, **options)
         self.val_fraction = val_fraction
         self.split_seed = split_seed
 
     def read_categories(self) -> dict[int, str]:
-        """The folders of the training split."""
+        """Take the folders of the training split."""
         return dict(enumerate(class_folders(self.root / self.splits["train"])))
 
     def read_table(self, split: str) -> FileTable:
@@ -156,23 +163,22 @@ def read_csv_table(
     """Read a table with the columns ``file`` and ``label``; further ones are ignored.
 
     Args:
-        path: the table. A label is a class's name, or its index where no class is called so; an
+        path: the table. A label is a class's name, or its index if no class has that name; an
             empty one is not known.
         root: folder that the files are relative to.
         classes: names in class order.
-        name: what results call the data; None takes the table's.
+        name: the name of the data in results; None is the table's.
 
     Raises:
-        DataError: the table cannot be read, lacks a column, or a row has an unknown label, no file
-            or a file twice.
+        DataError: the table cannot be read or lacks a column, or a row has an unknown label, no
+            file or a file of another row.
     """
     index = {str(number): number for number in range(len(classes))}
     index |= {each: number for number, each in enumerate(classes)} | {"": NO_LABEL}
     paths: dict[str, int] = {}
-    rows = [{key: (row[key] or "").strip() for key in ("file", "label")} for row in _csv_rows(path)]
-    files = FileNames(root).locate_all((row["file"] for row in rows), path)
-    for number, (row, located) in enumerate(zip(rows, files, strict=True), start=2):
-        file, label = row["file"], row["label"]
+    rows = _csv_rows(path)
+    files = FileNames(root).locate_all((file for file, _ in rows), path)
+    for number, ((file, label), located) in enumerate(zip(rows, files, strict=True), start=2):
         if label not in index:
             raise DataError(f"{path}, line {number}: {label!r} is none of {len(classes)} classes")
         if not file or located in paths:
@@ -183,30 +189,27 @@ def read_csv_table(
     return FileTable(name or path.stem, list(paths), np.array(list(paths.values()), np.int64))
 
 
-def _csv_rows(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows, columns = list(reader), reader.fieldnames or []
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path}: not a readable table ({error})") from error
-    if not {"file", "label"} <= set(columns):
-        raise DataError(f"{path}: has the columns {', '.join(columns)}, wanted are file and label")
-    return rows
+def _csv_rows(path: Path) -> list[tuple[str, str]]:
+    """Read file and label of each row, both stripped; a short row lacks its last cells."""
+    heading, *rows = read_csv(path) or [[]]
+    if not {"file", "label"} <= set(heading):
+        raise DataError(f"{path}: has the columns {', '.join(heading)}, wanted are file and label")
+    cells = (dict(zip(heading, row, strict=False)) for row in rows)
+    return [(row.get("file", "").strip(), row.get("label", "").strip()) for row in cells]
 
 
 class CsvModule(ClassificationDataModule):
-    """Images that tables list: ``file,label``, a table for each split.
+    """Images listed by tables with the columns ``file,label``, one for each split.
 
-    Classes are the labels of the training table: sorted by number where all are numbers from 0 on,
+    Classes are the labels of the training table: sorted by number if all are numbers from 0 on,
     else by name.
 
     Args:
         root: folder that tables and files are relative to.
         train: the training table.
         val: the validation table.
-        test: the test table; null takes the validation split.
-        categories: key -> name of the classes, in class order; null takes what is there.
+        test: the test table; null uses the validation split.
+        categories: key -> name of the classes, in class order; null takes all labels.
         **options: see `ClassificationDataModule`.
 
     Raises:
@@ -222,13 +225,12 @@ class CsvModule(ClassificationDataModule):
         categories: dict[int, str] | None = None,
         **options: Any,
     ) -> None:
-        splits = {"train": train, "val": val} | ({"test": test} if test else {})
-        super().__init__(root, splits, categories, **options)
+        super().__init__(root, {"train": train, "val": val, "test": test}, categories, **options)
 
     def read_categories(self) -> dict[int, str]:
-        """The labels of the training table."""
+        """Take the labels of the training table."""
         path = self.root / self.splits["train"]
-        labels = {(row["label"] or "").strip() for row in _csv_rows(path)} - {""}
+        labels = {label for _, label in _csv_rows(path)} - {""}
         if not labels:
             raise DataError(f"{path}: no labels")
         if all(label.isdecimal() for label in labels):

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from ..files import read_text
 from .image_folder import class_folders, read_image_folder
 from .matlab import read_mat
 from .module import ClassificationDataModule, FileTable
@@ -26,21 +27,21 @@ VAL_FOLDERS = ("ILSVRC2012_img_val", "val")
 DEVKIT = Path("ILSVRC2012_devkit_t12/data")
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 NAME_FILES = ("synset_words.txt", "LOC_synset_mapping.txt")
-"""Lines "n01440764 tench, Tinca tinca"; the second name is Kaggle's."""
+"""Files of lines "n01440764 tench, Tinca tinca"; the second is Kaggle's."""
 
 
 class ImageNetModule(ClassificationDataModule):
     """ImageNet, or any subset of its classes, as downloaded and unpacked.
 
-    There is no download: image-net.org asks for an account and for agreement to its terms.
+    There is no download: image-net.org requires an account and agreement to its terms.
     Categories are named by ``synset_words.txt`` or ``LOC_synset_mapping.txt`` in the root, else by
     the development kit, else by WordNet id.
 
     Args:
-        root: folder of the data set.
+        root: folder of the dataset.
         train: folder of the training split in it; null looks for it.
-        val: folder of the validation split in it; null looks for it. Either a folder for each
-            class, or all images in one with the development kit beside it.
+        val: folder of the validation split in it; null looks for it. It holds a folder for each
+            class, or all images, with the development kit beside it.
         **options: see `ClassificationDataModule`.
 
     Raises:
@@ -60,13 +61,13 @@ class ImageNetModule(ClassificationDataModule):
 
     @property
     def wordnet_ids(self) -> list[str]:
-        """The WordNet id of each class, in class order: those of the training folder."""
+        """The WordNet id of each class, in class order, from the training folder."""
         if not self._wordnet_ids:
             self._wordnet_ids = class_folders(self.root / self.splits["train"])
         return self._wordnet_ids
 
     def read_categories(self) -> dict[int, str]:
-        """Names by class index, unique."""
+        """Read the names by class index; repeated ones get their WordNet id."""
         names = _read_names(self.root)
         chosen = [names.get(each, each) for each in self.wordnet_ids]
         # "crane" is a bird and a machine.
@@ -98,14 +99,18 @@ def _found(root: Path, names: Sequence[str]) -> str:
 
 
 def _read_flat(folder: Path, devkit: Path, wordnet_ids: Sequence[str], name: str) -> FileTable:
-    """Validation images in one folder; line k of the ground truth is the k-th by name."""
+    """List validation images in one folder; line k of the ground truth is the k-th by name."""
     truth = devkit / GROUND_TRUTH
     if not truth.is_file():
         raise DataError(
             f"{folder}: its images are in no class folders, and {truth} is absent. Unpack "
             "ILSVRC2012_devkit_t12.tar.gz beside it."
         )
-    numbers = _read_numbers(truth)
+    lines = read_text(truth, "list of numbers").split()
+    try:
+        numbers = list(map(int, lines))
+    except ValueError as error:
+        raise DataError(f"{truth}: wanted is a number on each line ({error})") from error
     paths = sorted(str(path) for path in folder.iterdir() if path.suffix.lower() == ".jpeg")
     if not numbers or len(paths) != len(numbers):
         raise DataError(
@@ -121,21 +126,14 @@ def _read_flat(folder: Path, devkit: Path, wordnet_ids: Sequence[str], name: str
     return FileTable(name, paths, np.array(labels, dtype=np.int64))
 
 
-def _read_numbers(path: Path) -> list[int]:
-    try:
-        return [int(line) for line in path.read_text("utf-8").split()]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: wanted is a number on each line ({error})") from error
-
-
 def _read_synsets(path: Path) -> list[tuple[int, str, str]]:
-    """(number in the development kit, WordNet id, words) of each synset."""
+    """Read (number in the development kit, WordNet id, names) of each synset."""
     (synsets,) = read_mat(path, "synsets")
     try:
         columns = [synsets[name] for name in ("ILSVRC2012_ID", "WNID", "words")]
         return [
-            (int(number.item()), str(each), str(words))
-            for number, each, words in zip(*columns, strict=True)
+            (int(number.item()), str(each), str(names))
+            for number, each, names in zip(*columns, strict=True)
         ]
     except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise DataError(f"{path}: not the synsets of ILSVRC2012 ({error})") from error
@@ -144,17 +142,14 @@ def _read_synsets(path: Path) -> list[tuple[int, str, str]]:
 def _read_names(root: Path) -> dict[str, str]:
     for path in (root / name for name in NAME_FILES):
         if path.is_file():
-            try:
-                lines = path.read_text("utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise DataError(f"{path}: not a readable list of names ({error})") from error
+            lines = read_text(path, "list of names").splitlines()
             parts = (line.partition(" ") for line in lines if line)
-            return {each: _first(words) for each, _, words in parts}
+            return {each: _first(names) for each, _, names in parts}
     meta = root / DEVKIT / "meta.mat"
     if meta.is_file():
-        return {each: _first(words) for _, each, words in _read_synsets(meta)}
+        return {each: _first(names) for _, each, names in _read_synsets(meta)}
     return {}
 
 
-def _first(words: str) -> str:
-    return words.partition(",")[0].strip()
+def _first(names: str) -> str:
+    return names.partition(",")[0].strip()

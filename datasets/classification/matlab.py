@@ -1,6 +1,6 @@
-"""MATLAB files of level 5 (MATLAB 5 to 7.2), read strictly.
+"""Reading MATLAB files of level 5 (MATLAB 5 to 7.2) strictly.
 
-scipy reads them, too, but a damaged file can crash the process there. The format: "MAT-File
+scipy reads them, too, but there a damaged file can crash the process. The format: "MAT-File
 Format", The MathWorks, https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf.
 """
 
@@ -18,37 +18,25 @@ from ..errors import DataError
 _HEADER_BYTES = 128
 _ORDERS = {b"IM": "<", b"MI": ">"}
 _MATRIX, _COMPRESSED = 14, 15  # types of elements, as the next two
-_NUMBERS = {
-    1: "i1",
-    2: "u1",
-    3: "i2",
-    4: "u2",
-    5: "i4",
-    6: "u4",
-    7: "f4",
-    9: "f8",
-    12: "i8",
-    13: "u8",
-}
+# fmt: off
+_NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8",
+            13: "u8"}
+# fmt: on
 _TEXTS = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
 _CELL, _STRUCT, _CHAR = 1, 2, 4  # classes of arrays
 _NUMERIC = range(6, 16)
 _MOST_BYTES = 2**28
-"""Unpacked; the largest list of those that are read here has 2 MB."""
+"""Limit of an unpacked variable; the largest list read here has 2 MB."""
 
 _Elements = Iterator[tuple[int, bytes]]
 
 
 def read_mat(path: Path, *names: str) -> tuple[Any, ...]:
-    """Read variables of a MATLAB file.
-
-    Args:
-        path: the file.
-        names: of the variables.
+    """Read variables of a MATLAB file by their names.
 
     Returns:
-        For each variable what is in it, without its dimensions, column after column: (N,) numbers,
-        a string, a list of what the N cells hold, or a dict from field to such a list.
+        The content of each variable, without its dimensions, column by column: (N,) numbers, a
+        string, a list of the content of N cells, or a dict from field to such a list.
 
     Raises:
         DataError: the file is absent or broken, lacks a variable, or one is of another class.
@@ -74,7 +62,7 @@ def read_mat(path: Path, *names: str) -> tuple[Any, ...]:
 
 
 def _elements(data: bytes, order: str) -> _Elements:
-    """Type and content of the elements that lie one after the other."""
+    """Yield type and content of consecutive elements."""
     position = 0
     while position < len(data):
         kind, size = struct.unpack_from(f"{order}II", data, position)
@@ -108,7 +96,7 @@ def _next(parts: _Elements, kind: int | None = None) -> tuple[int, bytes]:
 
 
 def _opened(matrix: bytes, order: str) -> tuple[str, int, int, _Elements]:
-    """Name, class and number of elements of an array, and the parts with its content."""
+    """Return name, class and number of elements of an array, and the parts with its content."""
     parts = _elements(matrix, order)
     flags = np.frombuffer(_next(parts, kind=6)[1], f"{order}u4")
     dimensions = np.frombuffer(_next(parts, kind=5)[1], f"{order}i4").tolist()
@@ -150,6 +138,6 @@ def _value(kind: int, count: int, parts: _Elements, order: str) -> Any:
 
 def _nested(parts: _Elements, order: str) -> Any:
     matrix = _next(parts, kind=_MATRIX)[1]
-    if not matrix:  # how MATLAB writes []
+    if not matrix:  # MATLAB writes [] so
         return np.empty(0)
     return _value(*_opened(matrix, order)[1:], order)

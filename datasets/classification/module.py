@@ -1,17 +1,21 @@
-"""What the data modules for classification share."""
+"""Base classes of datasets and data modules for classification."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
 
 from ..data_errors import OnError
 from ..errors import DataError
-from ..image_module import ImageDataModule, ImageDataset, require_size, require_split
+from ..image_module import (
+    ImageDataModule,
+    ImageDataset,
+    collate_fields,
+    require_size,
+    require_split,
+)
 from ..images import ImageFile
-from ..sampling import SampleKey
 from ..transforms.classification import CenterCrop, ClassificationTransform, RandomCrop
 from ..types import ClassificationBatch
 
@@ -19,11 +23,11 @@ NO_LABEL = -1
 
 
 class ImageTable(Protocol):
-    """What a reader ends in: N images with their classes."""
+    """N images with their classes."""
 
     @property
     def name(self) -> str:
-        """What results call the data."""
+        """The name of the data in results."""
         ...
 
     @property
@@ -37,12 +41,12 @@ class ImageTable(Protocol):
         ...
 
     def image(self, index: int) -> ImageFile:
-        """The image at a position; nothing is read yet."""
+        """Return the image at a position; nothing is read yet."""
         ...
 
 
 class FileTable(NamedTuple):
-    """Images that are files."""
+    """An `ImageTable` of files."""
 
     name: str
     paths: Sequence[str]
@@ -52,11 +56,6 @@ class FileTable(NamedTuple):
         """See `ImageTable`."""
         return ImageFile(self.paths[index])
 
-    def take(self, name: str, rows: np.ndarray) -> "FileTable":
-        """Some of them: positions (M,) int64."""
-        paths = [self.paths[int(row)] for row in rows]
-        return FileTable(name, paths, self.labels[rows])
-
 
 class ClassificationSample(NamedTuple):
     """One image, ready for the network."""
@@ -65,21 +64,12 @@ class ClassificationSample(NamedTuple):
     """(H, W, 3) uint8, RGB, of the network's input size."""
     label: int
     position: int
-    """In the data set; of the image that was handed out."""
+    """Position in the dataset of the image that was read."""
     path: str
 
 
 class ClassificationDataset(ImageDataset[ClassificationSample]):
-    """Reads, augments and hands out images with their class.
-
-    The augmentation of an image depends on seed, epoch and position alone.
-
-    Args:
-        table: what to read.
-        transform: makes the network's input.
-        seed: at least 0.
-        on_error: see `ImageDataset`; another image comes with its own label.
-    """
+    """Images with their class; see `ImageDataset` for ``seed`` and ``on_error``."""
 
     def __init__(
         self,
@@ -92,22 +82,11 @@ class ClassificationDataset(ImageDataset[ClassificationSample]):
         self.table = table
         self.transform = transform
 
-    def __getitem__(self, key: SampleKey | int) -> ClassificationSample:
-        """Read the image of a key; a plain position stands for epoch 0.
-
-        Raises:
-            DataError: it cannot be read, and ``on_error`` is "raise" or no other can be read.
-        """
-        rng_key = self.rng_key(key)
-        return self.first_readable(
-            rng_key[-1], lambda index: self._sample(index, np.random.default_rng(rng_key))
-        )
-
-    def _sample(self, index: int, rng: np.random.Generator) -> ClassificationSample:
+    def read_sample(self, index: int, rng: np.random.Generator) -> ClassificationSample:
+        """See `ImageDataset`."""
         pixels = self.transform(self.table.image(index), rng)
-        return ClassificationSample(
-            pixels, int(self.table.labels[index]), index, str(self.paths[index])
-        )
+        label, path = int(self.table.labels[index]), str(self.paths[index])
+        return ClassificationSample(pixels, label, index, path)
 
     def summary(self) -> str:
         """One line for the log: images and classes."""
@@ -117,21 +96,11 @@ class ClassificationDataset(ImageDataset[ClassificationSample]):
 
 def collate_classification(samples: list[ClassificationSample]) -> ClassificationBatch:
     """Stack B samples of one size to a batch."""
-    images, labels, positions, paths = zip(*samples, strict=True)
-    return ClassificationBatch(
-        images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
-        labels=torch.tensor(labels, dtype=torch.int64),
-        ids=torch.tensor(positions, dtype=torch.int64),
-        paths=paths,
-    )
+    return ClassificationBatch(*collate_fields(samples))
 
 
 def check_labels(table: ImageTable, num_classes: int) -> None:
-    """Refuse labels that there is no class for.
-
-    Raises:
-        DataError: a label is not in [-1, num_classes).
-    """
+    """Raise a `DataError` if a label is not in [-1, num_classes)."""
     bad = (table.labels < NO_LABEL) | (table.labels >= num_classes)
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
@@ -141,12 +110,12 @@ def check_labels(table: ImageTable, num_classes: int) -> None:
 
 
 class ClassificationDataModule(ImageDataModule):
-    """Images with one class each; a subclass gives ``read_table`` and ``read_categories``.
+    """Images with one class each; a subclass defines ``read_table`` and ``read_categories``.
 
     Args:
-        root: folder of the data set.
-        splits: "train", "val", "test" -> what the subclass needs to find it.
-        categories: key -> name of the classes, in class order; None asks ``read_categories``.
+        root: folder of the dataset.
+        splits: see `ImageDataModule`.
+        categories: key -> name of the classes, in class order; None calls ``read_categories``.
         size_hw: height and width of the network's input in pixels.
         train_transform: null is ``RandomCrop(size_hw)``.
         val_transform: null is ``CenterCrop(size_hw)``.
@@ -169,9 +138,8 @@ class ClassificationDataModule(ImageDataModule):
         val_transform: ClassificationTransform | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(splits, **options)
         self.root = Path(root)
-        self.splits = splits
         self._categories = categories
         self.size_hw = (size_hw[0], size_hw[1])
         self.train_transform = train_transform or RandomCrop(self.size_hw)
@@ -192,15 +160,15 @@ class ClassificationDataModule(ImageDataModule):
         return len(self.categories)
 
     def read_categories(self) -> dict[int, str]:
-        """Ask the data what its classes are.
+        """Read the classes from the data, as ``categories`` has them.
 
         Raises:
-            DataError: that cannot be told.
+            DataError: a file is absent or faulty.
         """
         raise NotImplementedError
 
     def read_table(self, split: str) -> ImageTable:
-        """Read which images "train", "val" or "test" has; none is opened.
+        """List the images of "train", "val" or "test"; none is opened.
 
         Raises:
             DataError: a file is absent or faulty.

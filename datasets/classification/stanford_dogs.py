@@ -5,8 +5,8 @@
 
 A text file has a line for each image, "n02085620-Chihuahua/n02085620_10074.jpg".
 
-The images were taken from ImageNet, most of them from its training split: a network that was
-trained on ImageNet has seen the test images, and its figures here are too good.
+Most images are from the training split of ImageNet: a network trained on ImageNet has seen the test
+images, and its figures here are too good.
 """
 
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from ..files import read_text
 from .image_folder import class_folders
 from .matlab import read_mat
 from .module import ClassificationDataModule, FileTable
@@ -26,8 +27,8 @@ ADDRESS = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
 class StanfordDogsModule(ClassificationDataModule):
     """Stanford Dogs by its official lists.
 
-    There is no official validation split: validation and test are the official test list. Classes
-    are numbered as there, which is the order of the folders' names.
+    There is no official validation split: validation and test both use the official test list.
+    Classes are numbered as in the lists, which is the order of the folders' names.
 
     Args:
         root: folder with ``Images`` and the lists.
@@ -49,15 +50,11 @@ class StanfordDogsModule(ClassificationDataModule):
         self._folders = class_folders(folder / IMAGES)
 
     def read_categories(self) -> dict[int, str]:
-        """Breeds, from the folders' names."""
+        """Take the breeds from the folders' names."""
         return {index: _breed(name) for index, name in enumerate(self._folders)}
 
     def read_table(self, split: str) -> FileTable:
-        """See `ClassificationDataModule`.
-
-        Raises:
-            DataError: also where the numbers of a list are not those of its folders.
-        """
+        """See `ClassificationDataModule`; the numbers of a list must be those of its folders."""
         path: Path = self.splits[split]
         files, numbers = _read_list(path)
         index = {name: label for label, name in enumerate(self._folders)}
@@ -77,7 +74,7 @@ class StanfordDogsModule(ClassificationDataModule):
 
 
 def _breed(folder: str) -> str:
-    """The breed of such a folder; one with a hyphen keeps it."""
+    """Return the breed of a folder; a hyphen in the breed is kept."""
     return folder.partition("-")[2].replace("_", " ") or folder
 
 
@@ -90,12 +87,9 @@ def _find_list(root: Path, split: str) -> Path:
 
 
 def _read_list(path: Path) -> tuple[list[str], list[int]]:
-    """Files below ``Images``, and their class numbers from 0, empty where the list has none."""
+    """Return files below ``Images``, and class numbers from 0, empty if the list has none."""
     if path.suffix == ".txt":
-        try:
-            lines = path.read_text("utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: not a readable list of images ({error})") from error
+        lines = read_text(path, "list of images").splitlines()
         return [line.strip() for line in lines if line.strip()], []
     files, labels = read_mat(path, "file_list", "labels")
     texts = isinstance(files, list) and all(isinstance(file, str) for file in files)

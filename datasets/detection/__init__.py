@@ -8,14 +8,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CocoDataModule", "DetectionDataModule", "VocDataModule"]
 
-_MODULES = {
-    "CocoDataModule": "module",
-    "DetectionDataModule": "module",
-    "VocDataModule": "module",
-}
-
 
 def __getattr__(name: str) -> Any:  # readers of annotations need no torch, and data modules do
-    if name not in _MODULES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    return getattr(import_module(".module", __name__), name)

@@ -1,4 +1,4 @@
-"""Data modules for detection: what they share, and COCO-format data sets."""
+"""Data modules for detection, of datasets in COCO's and Pascal VOC's format."""
 
 from collections.abc import Callable
 from functools import partial
@@ -24,32 +24,27 @@ from .voc import find_voc_split, read_voc
 
 
 class Sample(NamedTuple):
-    """One image, ready for the network; of a mosaic, what is said of the file is the first's."""
+    """One image, ready for the network; id and size of a mosaic are those of its first image."""
 
     image: np.ndarray
     """(H, W, 3) uint8, RGB, of the network's input size."""
     objects: Objects
-    """In its pixels."""
+    """Objects in its pixels."""
     image_id: int
     size_hw: tuple[int, int]
-    """Of the original image in pixels, EXIF rotation applied."""
+    """Height and width of the original image in pixels, EXIF rotation applied."""
     path: str
-    """Of a mosaic all four, with " + " between them."""
+    """The file; all four of a mosaic, with " + " between them."""
 
 
 class DetectionDataset(ImageDataset[Sample]):
-    """Reads, augments and hands out the images of a data set.
-
-    The augmentation of an image depends on seed, epoch and position alone: not on the number of
-    workers, nor on where a run was resumed.
+    """Images with their objects.
 
     Args:
-        annotations: what to read.
+        annotations: the images and their objects.
         transform: makes the network's input.
-        seed: at least 0.
-        on_error: what an image that cannot be read, or is not as large as declared, leads to.
-            "skip" hands out the next good one in its place; its image id says so, and
-            `unreadable` counts.
+        seed: see `ImageDataset`.
+        on_error: see `ImageDataset`; an image of another size than declared cannot be read.
         mosaic: for training: joins an image with three others, in place of ``transform``.
         mosaic_epochs: number of epochs, from the first on, that have mosaics; None is all.
     """
@@ -70,27 +65,21 @@ class DetectionDataset(ImageDataset[Sample]):
         self.mosaic_epochs = mosaic_epochs
 
     def __getitem__(self, key: SampleKey | int) -> Sample:
-        """Read the image of a key; a plain position stands for epoch 0.
-
-        Raises:
-            DataError: it cannot be read, and ``on_error`` is "raise" or no other can be read.
-        """
-        rng_key = self.rng_key(key)
-        _, epoch, position = rng_key
-        open_to_mosaics = self.mosaic_epochs is None or epoch < self.mosaic_epochs
-        if self.mosaic is not None and open_to_mosaics:
+        """Read an image or a mosaic; see `ImageDataset`."""
+        _, epoch, position = rng_key = self.rng_key(key)
+        in_time = self.mosaic_epochs is None or epoch < self.mosaic_epochs
+        if self.mosaic is not None and in_time:
             rng = np.random.default_rng((*rng_key, TILES))
             if rng.random() < self.mosaic.p:
                 return self._read_mosaic(position, self.mosaic, rng)
-        return self.first_readable(
-            position, lambda index: self._read(index, np.random.default_rng(rng_key))
-        )
+        return super().__getitem__(key)
 
-    def _read(self, index: int, rng: np.random.Generator) -> Sample:
+    def read_sample(self, index: int, rng: np.random.Generator) -> Sample:
+        """See `ImageDataset`."""
         return self._sample(index, partial(self.transform, rng=rng))
 
     def _read_mosaic(self, position: int, mosaic: Mosaic, rng: np.random.Generator) -> Sample:
-        """The image at a position and three others; which tile each fills is drawn, too."""
+        """Join the image at a position and three others, in tiles drawn at random."""
         size_hw = self.transform.size_hw
         tiles = [tuple(tile) for tile in rng.permutation(mosaic.divide(size_hw, rng)).tolist()]
         wanted = [position, *rng.integers(len(self), size=TILES - 1).tolist()]
@@ -113,7 +102,7 @@ class DetectionDataset(ImageDataset[Sample]):
     def _sample(
         self, index: int, draw: Callable[[ImageFile, Objects], tuple[np.ndarray, Objects]]
     ) -> Sample:
-        """What ``draw`` makes of an image and its objects, both as the image stands upright."""
+        """Call ``draw`` with an image and its objects, both upright."""
         images = self.annotations.images
         table = self.annotations.boxes_of(index)
         image = ImageFile(images.paths[index])
@@ -132,7 +121,7 @@ class DetectionDataset(ImageDataset[Sample]):
 
     @property
     def ground_truth(self) -> dict[str, Any]:
-        """The COCO-format dict that evaluation takes; boxes as annotated."""
+        """See `Annotations`."""
         return self.annotations.ground_truth
 
     def summary(self) -> str:
@@ -146,9 +135,10 @@ def collate(samples: list[Sample]) -> DetectionBatch:
     return DetectionBatch(
         images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
         target=stack_targets(
-            [torch.from_numpy(item.boxes) for item in objects],
-            [torch.from_numpy(item.labels) for item in objects],
-            [torch.from_numpy(item.crowd) for item in objects],
+            *(
+                [torch.from_numpy(array) for array in column]
+                for column in zip(*objects, strict=True)
+            )
         ),
         image_ids=torch.tensor(image_ids, dtype=torch.int64),
         sizes_hw=torch.tensor(sizes_hw, dtype=torch.int64),
@@ -156,22 +146,12 @@ def collate(samples: list[Sample]) -> DetectionBatch:
     )
 
 
-__all__ = [
-    "CocoDataModule",
-    "DetectionDataModule",
-    "DetectionDataset",
-    "Sample",
-    "Split",
-    "collate",
-]
-
-
 class DetectionDataModule(ImageDataModule):
-    """What the data modules for detection share; a subclass says what the splits are.
+    """Images with their objects; a subclass defines ``_read_split``.
 
     Args:
-        root: folder of the data set.
-        splits: "train", "val", "test" -> what the subclass needs to find it.
+        root: folder of the dataset.
+        splits: see `ImageDataModule`.
         categories: id -> name of the classes, in class order; None takes those of the first split.
         size_hw: height and width of the network's input in pixels.
         train_transform: null is ``SSDAugment(size_hw)``.
@@ -197,9 +177,8 @@ class DetectionDataModule(ImageDataModule):
         mosaic: Mosaic | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(splits, **options)
         self.root = Path(root)
-        self.splits = splits
         self._categories = categories
         self._read: dict[str, Annotations] = {}
         self.size_hw = (size_hw[0], size_hw[1])
@@ -222,7 +201,7 @@ class DetectionDataModule(ImageDataModule):
         return len(self.categories)
 
     def read_split(self, split: str) -> Annotations:
-        """Read the annotations of "train", "val" or "test"; images are not looked at.
+        """Read the annotations of "train", "val" or "test", not the images.
 
         Raises:
             DataError: there is no such split, or a file is absent or faulty.
@@ -236,25 +215,18 @@ class DetectionDataModule(ImageDataModule):
         raise NotImplementedError
 
     def read_dataset(self, split: str) -> DetectionDataset:
-        """Read the data set of "train", "val" or "test".
+        """See `ImageDataModule`; the files of the images must exist.
 
-        Missing images come to light here. The headers of evaluation images are read, too,
-        because the ground truth must be right before the first of them is evaluated; those of
-        training images are checked as they are read.
-
-        Raises:
-            DataError: a file is absent or faulty.
+        The headers of evaluation images are read, too, because the ground truth must be right
+        before the first of them is evaluated; training images are checked as they are read.
         """
         annotations = self.read_split(split)
         del self._read[split]
-        fitted = drop_missing(annotations) if split == "train" else fit_to_images(annotations)
-        return self._dataset(split, fitted)
-
-    def _dataset(self, split: str, annotations: Annotations) -> DetectionDataset:
         if split != "train":
-            return DetectionDataset(annotations, self.val_transform, self.seed, self.on_error)
+            fitted = fit_to_images(annotations)
+            return DetectionDataset(fitted, self.val_transform, self.seed, self.on_error)
         return DetectionDataset(
-            annotations,
+            drop_missing(annotations),
             self.train_transform,
             self.seed,
             self.on_error,
@@ -263,7 +235,7 @@ class DetectionDataModule(ImageDataModule):
         )
 
     def _mosaic_epochs(self) -> int | None:
-        """Number of epochs with mosaics; None is all: without a trainer there is no last epoch."""
+        """Return the number of epochs with mosaics; None is all, also without a trainer."""
         if self.mosaic is None or self.trainer is None or not self.mosaic.last_epochs:
             return None
         epochs = self.trainer.max_epochs
@@ -276,14 +248,14 @@ class DetectionDataModule(ImageDataModule):
 
 
 class CocoDataModule(DetectionDataModule):
-    """Any data set in COCO's format.
+    """A dataset in COCO's format.
 
     With nothing but a root, the layout is recognized (`LAYOUTS`: COCO 2017 and 2014, one file for
     each split, Roboflow). A split may be a list of parts, as the MobileNet paper trains on
     train2014 and on val2014 without the 8,059 "minival" images.
 
     Args:
-        root: folder of the data set.
+        root: folder of the dataset.
         train: where the training split is; null looks for it.
         val: where the validation split is; null looks for it.
         test: where the test split is; null looks for it.
@@ -292,7 +264,7 @@ class CocoDataModule(DetectionDataModule):
         **options: see `DetectionDataModule`.
 
     Raises:
-        DataError: there is no data, or an option is out of its range.
+        DataError: there is no data.
     """
 
     def __init__(
@@ -326,20 +298,20 @@ class CocoDataModule(DetectionDataModule):
 
 
 class VocDataModule(DetectionDataModule):
-    """A data set in Pascal VOC's format: an XML file for each image.
+    """A dataset in Pascal VOC's format: an XML file for each image.
 
     Args:
         root: a folder with ``Annotations``, ``JPEGImages`` and ``ImageSets/Main``; or one with
-            several such (``VOC2007``, ``VOC2012``), whose images are put together; or one with a
-            folder for each split that holds images and XML files side by side.
+            several such (``VOC2007``, ``VOC2012``), whose images are joined; or one with a folder
+            for each split that holds images and XML files side by side.
         train: name of the image set, or of the folder, to train on.
         val: the one to validate on; ``valid`` and ``validation`` stand in for ``val``.
-        test: the one to test on; null takes the validation split.
+        test: the one to test on; null uses the validation split.
         categories: id -> name of the classes to use, in class order; null takes those that occur in
             the training split, by name, and VOC's twenty for VOC itself.
-        ignore_difficult: "difficult" objects are regions to ignore, not objects to find.
-        voc_classes: whether the classes are VOC's twenty; null takes them where every file says
-            that it is of VOC itself.
+        ignore_difficult: "difficult" objects are regions to ignore, not objects to detect.
+        voc_classes: whether the classes are VOC's twenty; null uses them if every file names VOC
+            as its source.
         **options: see `DetectionDataModule`.
 
     Raises:
@@ -357,8 +329,7 @@ class VocDataModule(DetectionDataModule):
         voc_classes: bool | None = None,
         **options: Any,
     ) -> None:
-        splits = {"train": train, "val": val} | ({"test": test} if test else {})
-        super().__init__(root, splits, categories, **options)
+        super().__init__(root, {"train": train, "val": val, "test": test}, categories, **options)
         self.ignore_difficult = ignore_difficult
         self.voc_classes = voc_classes
         self._categories = self.categories

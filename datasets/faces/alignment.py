@@ -63,14 +63,14 @@ def fit_similarity(source_xy: np.ndarray, target_xy: np.ndarray) -> np.ndarray:
     """
     source = np.asarray(source_xy, dtype=np.float64) @ (1, 1j)
     target = np.asarray(target_xy, dtype=np.float64) @ (1, 1j)
-    centerd = source - source.mean()
-    spread = float((np.abs(centerd) ** 2).sum())
+    centered = source - source.mean()
+    spread = float((np.abs(centered) ** 2).sum())
     if not np.isfinite(spread) or not np.isfinite(target).all() or spread < 1e-6:
         raise DataError(
             f"landmarks {np.asarray(source_xy).tolist()}: not {len(source)} different places, so "
             "no face can be aligned by them. Correct or remove this row."
         )
-    turn = (centerd.conj() * (target - target.mean())).sum() / spread
+    turn = (centered.conj() * (target - target.mean())).sum() / spread
     shift = target.mean() - turn * source.mean()
     return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
 

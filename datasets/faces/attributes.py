@@ -1,20 +1,24 @@
 """Data modules of face attributes: CelebA, and any table of images and yes/no labels."""
 
-import logging
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from ..classification.image_folder import IMAGE_SUFFIXES
-from ..data_errors import OnError
+from ..classification.image_folder import find_images
+from ..data_errors import OnError, data_log
 from ..errors import DataError
-from ..image_module import ImageDataModule, ImageDataset, require_size, require_split
+from ..image_module import (
+    ImageDataModule,
+    ImageDataset,
+    collate_fields,
+    require_size,
+    require_split,
+)
 from ..images import ImageFile
-from ..sampling import SampleKey
 from ..types import AttributeBatch
 from .celeba import PARTITIONS, CelebA, read_celeba
 from .crops import FaceCrop, FaceCropping, RandomFaceCrop
@@ -26,9 +30,6 @@ from .labels import (
     refuse_missing,
     without_missing,
 )
-
-# A child of Lightning's logger, whose messages are shown by default.
-_log = logging.getLogger("lightning.pytorch.mobilevision.data")
 
 
 class AttributeSample(NamedTuple):
@@ -43,19 +44,19 @@ class AttributeSample(NamedTuple):
     identity: int
     """Person index; -1 where it is not known."""
     position: int
-    """In the data set; of the image that was handed out."""
+    """Position in the dataset of the image that was read."""
     path: str
 
 
 class AttributeDataset(ImageDataset[AttributeSample]):
-    """Reads, crops and hands out faces with their labels.
+    """Cropped faces with their labels.
 
     Args:
-        table: What to read.
+        table: The faces.
         transform: Makes the crop.
-        seed: At least 0.
-        on_error: See `ImageDataset`; another image comes with its own labels.
-        missing: Files that were left out because they do not exist.
+        seed: See `ImageDataset`, as for ``on_error``.
+        on_error: See there.
+        missing: Number of files that were left out because they do not exist.
 
     Attributes:
         people: P numbers of people as the table has them, rising.
@@ -79,21 +80,11 @@ class AttributeDataset(ImageDataset[AttributeSample]):
 
     @property
     def label_counts(self) -> np.ndarray:
-        """(A, 2) int64: images known to lack and to have each attribute."""
+        """(A, 2) int64: number of images known to lack and to have each attribute."""
         return label_counts(self.table.labels)
 
-    def __getitem__(self, key: SampleKey | int) -> AttributeSample:
-        """Read the face of a key; a plain position stands for epoch 0.
-
-        Raises:
-            DataError: It cannot be read, and ``on_error`` is "raise" or no other can be read.
-        """
-        rng_key = self.rng_key(key)
-        return self.first_readable(
-            rng_key[-1], lambda index: self._sample(index, np.random.default_rng(rng_key))
-        )
-
-    def _sample(self, index: int, rng: np.random.Generator) -> AttributeSample:
+    def read_sample(self, index: int, rng: np.random.Generator) -> AttributeSample:
+        """See `ImageDataset`."""
         path = str(self.paths[index])
         points = self._no_landmarks if self.table.landmarks is None else self.table.landmarks[index]
         try:
@@ -115,27 +106,20 @@ class AttributeDataset(ImageDataset[AttributeSample]):
 
 def collate_attributes(samples: list[AttributeSample]) -> AttributeBatch:
     """Stack B samples of one size to a batch."""
-    images, labels, landmarks, owners, positions, paths = zip(*samples, strict=True)
-    return AttributeBatch(
-        images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
-        labels=torch.from_numpy(np.stack(labels)),
-        landmarks=torch.from_numpy(np.stack(landmarks)),
-        identities=torch.tensor(owners, dtype=torch.int64),
-        ids=torch.tensor(positions, dtype=torch.int64),
-        paths=paths,
-    )
+    return AttributeBatch(*collate_fields(samples))
 
 
 class AttributeDataModule(ImageDataModule):
-    """Faces with yes/no labels; a subclass gives ``read_table`` and says its ``splits``.
+    """Faces with yes/no labels; a subclass defines ``read_table``.
 
     Args:
-        root: Folder of the data set.
-        attributes: Those to take, in this order; null takes all.
+        root: Folder of the dataset.
+        splits: See `ImageDataModule`.
+        attributes: Those to use, in this order; null uses all.
         size_hw: Height and width of the network's input in px; no wider than high.
         train_transform: null is ``RandomFaceCrop(size_hw)``.
         val_transform: null is ``FaceCrop(size_hw)``.
-        unlabeled: Folder of further training images without labels, for learning from a
+        unlabelled: Folder of further training images without labels, for learning from a
             teacher; each is a face framed as CelebA's aligned images are.
         **options: See `ImageDataModule`.
 
@@ -148,20 +132,21 @@ class AttributeDataModule(ImageDataModule):
     def __init__(
         self,
         root: str | Path,
+        splits: Mapping[str, Any],
         attributes: list[str] | None = None,
         size_hw: tuple[int, int] = (160, 128),
         train_transform: FaceCropping | None = None,
         val_transform: FaceCropping | None = None,
-        unlabeled: str | Path | None = None,
+        unlabelled: str | Path | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(splits, **options)
         self.root = Path(root)
         self.attributes = attributes
         self.size_hw = (size_hw[0], size_hw[1])
         self.train_transform = train_transform or RandomFaceCrop(self.size_hw)
         self.val_transform = val_transform or FaceCrop(self.size_hw)
-        self.unlabeled = None if unlabeled is None else Path(unlabeled)
+        self.unlabelled = None if unlabelled is None else Path(unlabelled)
         require_size(self.train_transform, self.size_hw)
         require_size(self.val_transform, self.size_hw)
 
@@ -176,7 +161,7 @@ class AttributeDataModule(ImageDataModule):
         return len(self.categories)
 
     def read_table(self, split: str) -> LabelTable:
-        """Read which faces "train", "val" or "test" has; none is opened.
+        """List the faces of "train", "val" or "test"; none is opened.
 
         Raises:
             DataError: A file is absent or faulty.
@@ -184,7 +169,7 @@ class AttributeDataModule(ImageDataModule):
         raise NotImplementedError
 
     def table_of(self, split: str) -> LabelTable:
-        """`read_table` with the attributes that were chosen.
+        """Read a table with the chosen attributes.
 
         Raises:
             DataError: There is no such split or attribute, or a file is absent or faulty.
@@ -217,9 +202,9 @@ class AttributeDataModule(ImageDataModule):
             refuse_missing(self.root, missing)
         elif missing:
             named = ", ".join(missing[:10])
-            _log.warning("%s: %d missing files left out: %s", table.name, len(missing), named)
-        if split == "train" and self.unlabeled is not None:
-            table = with_unlabeled(table, self.unlabeled)
+            data_log.warning("%s: %d missing files left out: %s", table.name, len(missing), named)
+        if split == "train" and self.unlabelled is not None:
+            table = with_unlabeled(table, self.unlabelled)
         return self.make_dataset(split, table, transform, len(missing))
 
     def make_dataset(
@@ -229,17 +214,12 @@ class AttributeDataModule(ImageDataModule):
         transform: FaceCropping,
         missing: int,
     ) -> AttributeDataset:
-        """Make the data set of a table; ``missing`` files were left out of it."""
+        """Return the dataset of a table, of which ``missing`` files were left out."""
         return AttributeDataset(table, transform, self.seed, self.on_error, missing)
 
 
 def people_of(table: LabelTable) -> tuple[np.ndarray, np.ndarray]:
-    """Number the people of a table without gaps.
-
-    Returns:
-        P numbers as the table has them, rising, and (N,) int64, the position among them, -1 where
-        it is not known.
-    """
+    """Number the people of a table without gaps, see `AttributeDataset` for the result."""
     if table.identities is None:
         return np.empty(0, np.int64), np.full(len(table.paths), -1, np.int64)
     known = table.identities >= 0
@@ -250,13 +230,12 @@ def people_of(table: LabelTable) -> tuple[np.ndarray, np.ndarray]:
 
 
 def with_unlabeled(table: LabelTable, folder: Path) -> LabelTable:
-    """A table and the images of a folder, whose labels are not known.
+    """Append the images of a folder to a table, with unknown labels.
 
     Raises:
         DataError: There are none.
     """
-    found = [p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES]
-    more = sorted(str(path) for path in found if not path.name.startswith("."))
+    more = find_images(folder)
     if not more:
         raise DataError(f"{folder}: no images in it; give another folder as data.unlabelled")
     count = len(table.paths)
@@ -264,15 +243,16 @@ def with_unlabeled(table: LabelTable, folder: Path) -> LabelTable:
     landmarks = np.full((count + len(more), 5, 2), np.nan, dtype=np.float32)
     if table.landmarks is not None:
         landmarks[:count] = table.landmarks
+    identities = table.identities
+    if identities is not None:
+        identities = np.concatenate([identities, np.full(len(more), -1, np.int64)])
     return LabelTable(
         f"{table.name} and {folder.name}",
         table.attributes,
         [*table.paths, *more],
         np.concatenate([table.labels, labels]),
         landmarks,
-        None
-        if table.identities is None
-        else np.concatenate([table.identities, np.full(len(more), -1, np.int64)]),
+        identities,
     )
 
 
@@ -282,22 +262,14 @@ class CelebAModule(AttributeDataModule):
     Args:
         root: Folder with the lists and ``img_align_celeba``.
         **options: See `AttributeDataModule`.
-
-    Raises:
-        DataError: An option is out of its range.
     """
 
     def __init__(self, root: str | Path, **options: Any) -> None:
-        super().__init__(root, **options)
-        self.splits = dict(PARTITIONS)
+        super().__init__(root, PARTITIONS, **options)
 
     @cached_property
     def celeba(self) -> CelebA:
-        """All of it, read once.
-
-        Raises:
-            DataError: A list is absent or faulty.
-        """
+        """The whole dataset, read once; see `read_celeba`."""
         return read_celeba(self.root)
 
     def setup(self, stage: str) -> None:
@@ -311,7 +283,7 @@ class CelebAModule(AttributeDataModule):
 
 
 class LabelTableModule(AttributeDataModule):
-    """Faces that tables list, one table for each split: ``file`` and a column for each attribute.
+    """Faces listed by tables, one for each split: ``file`` and a column for each attribute.
 
     Cells are 1 for yes, 0 (or everywhere -1) for no, and empty where it is not known; see
     ``datasets/faces/labels.py``. With CelebA's ten landmark columns faces are aligned; without
@@ -321,12 +293,9 @@ class LabelTableModule(AttributeDataModule):
         root: Folder that tables and files are relative to.
         train: The training table, ``.csv`` or ``.parquet``.
         val: The validation table.
-        test: The test table; null takes the validation split.
+        test: The test table; null uses the validation split.
         file_column: The column of files.
         **options: See `AttributeDataModule`.
-
-    Raises:
-        DataError: An option is out of its range.
     """
 
     def __init__(
@@ -338,8 +307,7 @@ class LabelTableModule(AttributeDataModule):
         file_column: str = "file",
         **options: Any,
     ) -> None:
-        super().__init__(root, **options)
-        self.splits = {"train": train, "val": val} | ({"test": test} if test else {})
+        super().__init__(root, {"train": train, "val": val, "test": test}, **options)
         self.file_column = file_column
         self._tables: dict[str, LabelTable] = {}
 

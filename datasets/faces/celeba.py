@@ -7,8 +7,8 @@
     root/list_landmarks_align_celeba.txt       five points in px; need not be there
 
 The same as ``.csv`` with a heading (and without identities) is how Kaggle passes it on, its
-images in ``img_align_celeba/img_align_celeba``. Subsets are welcome: no checksum is compared, the
-sizes of the partitions are reported beside the official ones.
+images in ``img_align_celeba/img_align_celeba``. Subsets are accepted: no checksum is compared, and
+the sizes of the partitions are reported beside the official ones.
 """
 
 import csv
@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import DataError
-from ..files import FileNames
-from .labels import LANDMARK_NAMES, LabelTable, as_labels, check_files
+from ..files import FileNames, check_files, read_text
+from .labels import LANDMARK_NAMES, LabelTable, as_labels
 
 PARTITIONS = {"train": 0, "val": 1, "test": 2}
 OFFICIAL_SIZES = {"train": 162_770, "val": 19_867, "test": 19_962}
@@ -39,7 +39,7 @@ class CelebA(NamedTuple):
     """(N,) int64, a number for each person; None where there is no such list."""
 
     def split(self, split: str) -> LabelTable:
-        """The images of "train", "val" or "test".
+        """Return the images of "train", "val" or "test".
 
         Raises:
             DataError: There are none.
@@ -54,7 +54,7 @@ class CelebA(NamedTuple):
         return self.table.take(f"{self.table.name} {split}", rows)
 
     def sizes(self) -> str:
-        """The size of each partition beside that of the published data set."""
+        """Return the size of each partition beside that of the published dataset."""
         return ", ".join(
             f"{int((self.partitions == number).sum()):,} {name} (published: "
             f"{OFFICIAL_SIZES[name]:,})"
@@ -64,9 +64,6 @@ class CelebA(NamedTuple):
 
 def read_celeba(root: Path) -> CelebA:
     """Read the lists of a CelebA folder; no image is opened.
-
-    Args:
-        root: The folder, see above.
 
     Raises:
         DataError: A list is absent, has another form, or does not know an image of the attribute
@@ -111,12 +108,8 @@ def _find(root: Path, name: str) -> Path | None:
 
 
 def _read_list(path: Path) -> tuple[list[str], list[str], np.ndarray]:
-    """Names of the columns (none where the file has no heading), N files, values (N, K) float."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
-    lines = [line for line in text.splitlines() if line.strip()]
+    """Return the columns' names (none without a heading), N files, values (N, K) float."""
+    lines = [line for line in read_text(path, "list").splitlines() if line.strip()]
     if path.suffix == ".csv":
         rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
         heading, rows, above = (rows[0][1:], rows[1:], 2) if rows else ([], [], 1)
@@ -136,14 +129,17 @@ def _read_list(path: Path) -> tuple[list[str], list[str], np.ndarray]:
 
 
 def _split_text(lines: Sequence[str]) -> tuple[list[str], list[list[str]], int]:
-    """Heading, rows and number of the first row; some lists begin with a count and a heading."""
+    """Split lines into heading, rows and the line number of the first row.
+
+    Some lists begin with a count and a heading.
+    """
     if lines and lines[0].strip().isdecimal():
         return lines[1].split() if len(lines) > 1 else [], [x.split() for x in lines[2:]], 3
     return [], [line.split() for line in lines], 1
 
 
 def _column_of(path: Path, files: Sequence[str], count: int, wanted_by: Path) -> np.ndarray:
-    """The ``count`` values of each file, (N, count), in the order of ``files``."""
+    """Return the ``count`` values of each file, (N, count), in the order of ``files``."""
     _, listed, values = _read_list(path)
     if values.shape[1] != count:
         raise DataError(f"{path}: {values.shape[1]} values for each image, not {count}")

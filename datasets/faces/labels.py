@@ -1,6 +1,5 @@
-"""Tables of images and yes/no labels: which attributes an image has, as far as that is known."""
+"""Tables of images and the yes/no labels of their attributes."""
 
-import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import DataError
-from ..files import FileNames
+from ..files import FileNames, check_files, open_table
 
 UNKNOWN = -1
-"""Of a label that nobody has given: it is predicted, neither learned from nor measured."""
+"""A label that is not known: it is predicted, neither learned from nor measured."""
 
 LANDMARK_NAMES = ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
 """Left and right as seen in the image; the order of `alignment.ARCFACE_TEMPLATE`."""
@@ -26,7 +25,7 @@ class LabelTable(NamedTuple):
     """N images with A labels each."""
 
     name: str
-    """What results call the data."""
+    """The name of the data in results."""
     attributes: tuple[str, ...]
     """A names."""
     paths: Sequence[str]
@@ -35,13 +34,13 @@ class LabelTable(NamedTuple):
     """(N, A) int8: 1 yes, 0 no, -1 not known."""
     landmarks: np.ndarray | None = None
     """(N, 5, 2) float32, x and y in px of the file's pixels, in the order of `LANDMARK_NAMES`; NaN
-    where they are not known. None: of no image."""
+    where they are not known; None if no image has them."""
     identities: np.ndarray | None = None
-    """(N,) int64, a number for each person, at least 0; -1 where it is not known. None: of no
-    image."""
+    """(N,) int64, a number for each person, at least 0; -1 where it is not known; None if no
+    image has one."""
 
     def take(self, name: str, rows: np.ndarray) -> "LabelTable":
-        """Some of them: positions (M,) int64, or a mask (N,) bool."""
+        """Return some rows: positions (M,) int64, or a mask (N,) bool."""
         numbers = np.flatnonzero(rows) if rows.dtype == bool else rows
         return LabelTable(
             name,
@@ -54,13 +53,10 @@ class LabelTable(NamedTuple):
 
 
 def label_counts(labels: np.ndarray) -> np.ndarray:
-    """How many images are known to lack and to have each attribute.
+    """Count how many images are known to lack and to have each attribute: (A, 2) int64.
 
     Args:
         labels: (N, A) int8, see `LabelTable`.
-
-    Returns:
-        (A, 2) int64: no, yes.
     """
     return np.stack([(labels == 0).sum(axis=0), (labels == 1).sum(axis=0)], axis=1)
 
@@ -68,19 +64,19 @@ def label_counts(labels: np.ndarray) -> np.ndarray:
 def as_labels(
     values: np.ndarray, source: Path, rows: Sequence[str], attributes: Sequence[str]
 ) -> np.ndarray:
-    """Read numbers as labels: 1 is yes; 0, or -1 as CelebA writes it, is no; NaN is not known.
+    """Convert numbers to labels: 1 is yes; 0, or -1 as CelebA writes it, is no; NaN is not known.
 
     Args:
         values: (N, A) float.
-        source: The file they come from, for messages.
-        rows: N names of images, for messages.
-        attributes: A names, for messages.
+        source: The file they come from, for messages, as the next two.
+        rows: N names of images.
+        attributes: A names.
 
     Returns:
         (N, A) int8 as in `LabelTable`.
 
     Raises:
-        DataError: Another number, or both 0 and -1: nobody can tell which of them is no.
+        DataError: There is another number, or both 0 and -1, so that "no" is ambiguous.
     """
     strange = ~np.isnan(values) & ~np.isin(values, (-1, 0, 1))
     if strange.any():
@@ -117,13 +113,13 @@ def read_label_table(
         attributes: Columns to take, in this order; None takes all that are neither file nor
             landmark.
         file_column: The column of files.
-        name: What results call the data; None takes the table's.
+        name: The name of the data in results; None is the table's.
 
     Raises:
         DataError: The table cannot be read, lacks a column, has no rows, names a file twice or
             none, or has a value that is no label.
     """
-    columns = _read_columns(path)
+    columns, read = open_table(path)
     has_landmarks = set(LANDMARK_COLUMNS) <= set(columns)
     taken = {file_column, *(LANDMARK_COLUMNS if has_landmarks else ())}
     names = [each for each in columns if each not in taken] if attributes is None else attributes
@@ -133,49 +129,16 @@ def read_label_table(
             f"{path}: has the columns {', '.join(columns)}; it lacks "
             f"{', '.join(absent) or 'attributes: give each a column'}."
         )
-    files = [str(each or "").strip() for each in columns[file_column]]
+    files = [str(each or "").strip() for each in read(file_column)]
     check_files(path, files)
-    values = np.array([_numbers(path, each, columns[each]) for each in names]).T
+    values = np.array([_numbers(path, each, read(each)) for each in names]).T
     labels = as_labels(values, path, files, names)
     landmarks = None
     if has_landmarks:
-        points = [_numbers(path, each, columns[each]) for each in LANDMARK_COLUMNS]
+        points = [_numbers(path, each, read(each)) for each in LANDMARK_COLUMNS]
         landmarks = np.array(points, dtype=np.float32).T.reshape(-1, len(LANDMARK_NAMES), 2)
     paths = FileNames(root).locate_all(files, path)
     return LabelTable(name or path.stem, tuple(names), paths, labels, landmarks)
-
-
-def _read_columns(path: Path) -> dict[str, Sequence[Any]]:
-    if not path.is_file():
-        raise DataError(f"{path}: no such table")
-    if path.suffix == ".parquet":
-        return _read_parquet(path)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path}: not a readable table ({error})") from error
-    if not rows:
-        raise DataError(f"{path}: is empty; it should begin with the names of its columns")
-    heading, *body = ([cell.strip() for cell in row] for row in rows)
-    for number, row in enumerate(body, start=2):
-        if len(row) != len(heading):
-            raise DataError(f"{path}, line {number}: {len(row)} cells, not {len(heading)}")
-    cells = zip(*body, strict=True) if body else ([] for _ in heading)
-    return dict(zip(heading, cells, strict=True))
-
-
-def _read_parquet(path: Path) -> dict[str, Sequence[Any]]:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise DataError(
-            f"{path}: Parquet needs pyarrow: pip install 'mobilevision[parquet]'"
-        ) from error
-    try:
-        return parquet.read_table(path).to_pydict()
-    except Exception as error:  # pyarrow raises many kinds for a foreign file
-        raise DataError(f"{path}: not a readable table ({error})") from error
 
 
 def _numbers(path: Path, column: str, cells: Iterable[Any]) -> np.ndarray:
@@ -192,35 +155,15 @@ def _number(cell: Any) -> float:
     return _TRUTH[text] if text in _TRUTH else float(text)
 
 
-def check_files(path: Path, files: Sequence[str]) -> None:
-    """Refuse a table that names no image, an image twice or a row without one.
-
-    Raises:
-        DataError: It does.
-    """
-    if not files:
-        raise DataError(f"{path}: no rows")
-    if "" in files:
-        raise DataError(f"{path}: row {files.index('') + 1} after the heading names no file")
-    if len(set(files)) < len(files):
-        names, counts = np.unique(files, return_counts=True)
-        raise DataError(f"{path}: {names[counts > 1][0]} is there {counts.max()} times")
-
-
 def without_missing(table: LabelTable, source: Path) -> tuple[LabelTable, list[str]]:
-    """Leave out rows whose file does not exist.
-
-    Returns:
-        The rest, and the files that are missing.
+    """Leave out rows whose file does not exist; returns the rest and the missing files.
 
     Raises:
         DataError: None of the files exists.
     """
-    # A listing of each folder is much faster than asking for every file.
+    # Listing each folder is much faster than looking for every file.
     folders = {Path(path).parent for path in table.paths}
-    there = {
-        str(file) for folder in folders if folder.is_dir() for file in folder.iterdir()
-    }  # fmt: skip
+    there = {str(file) for folder in folders if folder.is_dir() for file in folder.iterdir()}
     kept = np.array([str(Path(path)) in there for path in table.paths])
     missing = [path for path, found in zip(table.paths, kept.tolist(), strict=True) if not found]
     if not kept.any():
@@ -232,11 +175,7 @@ def without_missing(table: LabelTable, source: Path) -> tuple[LabelTable, list[s
 
 
 def refuse_missing(source: Path, missing: Sequence[str]) -> None:
-    """Name the files that do not exist.
-
-    Raises:
-        DataError: There are any.
-    """
+    """Raise a `DataError` that names the missing files, if there are any."""
     if missing:
         more = f" and {len(missing) - _NAMED:,} more" if len(missing) > _NAMED else ""
         raise DataError(

@@ -1,14 +1,13 @@
-"""Data module of faces: views of them for training, pairs of them for verification."""
+"""Data modules of faces: views for training, pairs for verification."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..data_errors import OnError
 from ..errors import DataError
-from ..image_module import ImageDataModule, ImageDataset
+from ..image_module import ImageDataModule, ImageDataset, collate_fields
 from ..sampling import SampleKey
 from ..types import FaceBatch
 from .attributes import AttributeDataset, CelebAModule
@@ -29,12 +28,11 @@ class FaceDataset(ImageDataset[Sample]):
     Args:
         views: Draws them.
         num_views: K: in K epochs each file shows each of its views 0 to K - 1 once, in another
-            order for each file. None draws views that are never seen again (1, 2, 3, ...). 1 is
-            the plain face, as evaluation has it.
-        noise: See `student_noise`; of this sample alone, so that the teacher's table knows
-            nothing of it.
-        seed: Of the noise.
-        on_error: What an image that cannot be read leads to.
+            order for each file. None draws views that are never repeated (1, 2, 3, ...). 1 is the
+            plain face, as in evaluation.
+        noise: See `student_noise`; it is not in the teacher's table.
+        seed: Seed of the noise.
+        on_error: See `ImageDataset`.
     """
 
     def __init__(
@@ -51,11 +49,7 @@ class FaceDataset(ImageDataset[Sample]):
         self.noise = noise
 
     def __getitem__(self, key: SampleKey | int) -> Sample:
-        """Draw the view that a position shows in an epoch.
-
-        Raises:
-            DataError: The image cannot be read, and ``on_error`` is "raise".
-        """
+        """Draw the view of a position in an epoch; see `ImageDataset`."""
         _, epoch, position = rng_key = self.rng_key(key)
         noise_rng = np.random.default_rng((*rng_key, _NOISE))
         return self.first_readable(position, lambda index: self._read(index, epoch, noise_rng))
@@ -67,7 +61,7 @@ class FaceDataset(ImageDataset[Sample]):
         return face, owner, view, index, self.paths[index]
 
     def view_of(self, index: int, epoch: int) -> int:
-        """Which view a file shows in an epoch, from 0."""
+        """Return the number of the view that a file shows in an epoch, from 0."""
         if self.num_views is None:
             return epoch + 1
         turn, place = divmod(epoch, self.num_views)
@@ -88,32 +82,26 @@ class FaceDataset(ImageDataset[Sample]):
 
 
 def collate(samples: list[Sample]) -> FaceBatch:
-    """Stack samples; images stay in the order of memory that channels_last wants."""
-    faces, owners, views, positions, paths = zip(*samples, strict=True)
-    return FaceBatch(
-        torch.from_numpy(np.stack(faces)).permute(0, 3, 1, 2),
-        torch.tensor(owners),
-        torch.tensor(views),
-        torch.tensor(positions),
-        tuple(paths),
-    )
+    """Stack B samples of one size to a batch."""
+    images, identities, views, ids, paths = collate_fields(samples)
+    return FaceBatch(images, identities, views, ids, paths)
 
 
 class FaceDataModule(ImageDataModule):
-    """Faces from any sources; which faces go where is said by naming a source for each split.
+    """Faces from any sources, one for each split.
 
-    Validation and test need pairs. Never take the same people for training and for test.
+    Validation and test need pairs. Never use the same people for training and for test.
 
     Args:
-        train: Faces to learn from.
+        train: Training faces.
         val: Faces with pairs.
         test: Faces with pairs; null tests on ``val``.
         size_hw: Height and width of the network's input, equal.
         views: Views of each training face, see `FaceDataset`; 1 trains on plain faces. A table of
-            a teacher's embeddings has to have as many.
-        recipe: How far views go; null is the default, as `mobilevision embed` draws them.
-        view_seed: Of the views; that of `mobilevision embed`.
-        noise: Photometric noise on top, which no teacher's table sees; see `student_noise`.
+            a teacher's embeddings needs the same number.
+        recipe: Strength of the views; null is the default, as `mobilevision embed` draws them.
+        view_seed: Seed of the views; that of `mobilevision embed`.
+        noise: Photometric noise on top, which no teacher's table has; see `student_noise`.
         **options: See `ImageDataModule`.
 
     Raises:
@@ -134,16 +122,13 @@ class FaceDataModule(ImageDataModule):
         noise: float = 0.0,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__({"train": train, "val": val, "test": test}, **options)
         if size_hw[0] != size_hw[1] or size_hw[0] < 1 or (views is not None and views < 1):
             raise DataError(
                 f"size_hw={tuple(size_hw)} must be square, and views={views} at least 1 or null"
             )
         if noise < 0 or view_seed < 0:
             raise DataError(f"noise={noise} and view_seed={view_seed} must be at least 0")
-        self.splits: dict[str, FaceSource] = {"train": train, "val": val}
-        if test is not None:
-            self.splits["test"] = test
         self.size_hw = (int(size_hw[0]), int(size_hw[1]))
         self.views = views
         self.recipe = recipe
@@ -151,12 +136,8 @@ class FaceDataModule(ImageDataModule):
         self.noise = noise
 
     def read_dataset(self, split: str) -> FaceDataset:
-        """Read the data set of "train", "val" or "test".
-
-        Raises:
-            DataError: A file is absent or faulty, or held-out faces have no pairs.
-        """
-        faces = self.splits[split].read()
+        """See `ImageDataModule`; held-out faces need pairs."""
+        faces: Faces = self.splits[split].read()
         views = FaceViews(faces, self.size_hw[0], self.view_seed, self.recipe)
         if split == "train":
             return FaceDataset(views, self.views, self.noise, self.seed, self.on_error)
@@ -165,22 +146,22 @@ class FaceDataModule(ImageDataModule):
                 f"{faces.name}: the {split} faces have no pairs. Name a list (pairs) or have them "
                 "drawn (make_pairs)."
             )
-        # A face that stands in for a broken one would be measured under its name.
+        # Another face in place of a broken one would be measured under its name.
         return FaceDataset(views)
 
 
 class PeopleDataset(AttributeDataset):
-    """Faces with their labels that are a set of people, too.
+    """Faces with labels, people and pairs.
 
     Args:
-        table: What to read; all images lie in one folder.
+        table: The faces; all images lie in one folder.
         transform: Makes the crop.
         pairs_per_fold: Pairs of one person, and of two, in each of ten folds; None draws none.
         **options: See `AttributeDataset`.
 
     Attributes:
-        faces: The files with their people and pairs, in the order of the table. Their pixels are
-            those of ``transform``, whatever their landmarks would make of them elsewhere.
+        faces: The files with their people and pairs, in the order of the table. They are cropped
+            by ``transform``, not aligned by their landmarks.
 
     Raises:
         DataError: Pairs are asked for and cannot be drawn.
@@ -215,36 +196,29 @@ class PeopleDataset(AttributeDataset):
 
 
 class CelebAPeopleModule(CelebAModule):
-    """CelebA with labels and people at once, see ``datasets/faces/celeba.py``.
+    """CelebA with labels and people, see ``datasets/faces/celeba.py``.
 
     Pairs of held-out faces are drawn as LFW's were; nobody is in two partitions of CelebA.
 
     Args:
         root: Folder with the lists, ``identity_CelebA.txt`` among them, and ``img_align_celeba``.
         pairs_per_fold: Pairs of one person, and of two, in each of ten folds of the held-out
-            people; fewer where they have fewer.
+            people; fewer if there are fewer.
         **options: See `AttributeDataModule`; ``unlabelled`` images have no people and are
             refused.
-
-    Raises:
-        DataError: An option is out of its range.
     """
 
     def __init__(self, root: str | Path, pairs_per_fold: int = 300, **options: Any) -> None:
         super().__init__(root, **options)
         self.pairs_per_fold = pairs_per_fold
-        if pairs_per_fold < 1 or self.unlabeled is not None:
+        if pairs_per_fold < 1 or self.unlabelled is not None:
             raise DataError(
-                f"pairs_per_fold={pairs_per_fold} must be at least 1, and unlabeled="
-                f"{self.unlabeled} null: its images are of nobody known"
+                f"pairs_per_fold={pairs_per_fold} must be at least 1, and unlabelled="
+                f"{self.unlabelled} null: its images are of nobody known"
             )
 
     def read_table(self, split: str) -> LabelTable:
-        """See `AttributeDataModule`.
-
-        Raises:
-            DataError: A list is absent or faulty, or there are no identities.
-        """
+        """See `AttributeDataModule`; there must be identities."""
         table = super().read_table(split)
         if table.identities is None:
             raise DataError(
@@ -263,7 +237,7 @@ class CelebAPeopleModule(CelebAModule):
             transform,
             None if training else self.pairs_per_fold,
             seed=self.seed,
-            # A face that stood in for a broken one would leave that one's pairs without it.
+            # Another face in place of a broken one would spoil the pairs of that one.
             on_error=self.on_error if training else "raise",
             missing=missing,
         )

@@ -1,4 +1,4 @@
-"""Pairs of faces for verification: LFW's list, and lists drawn like it. Free of torch."""
+"""Pairs of faces for verification: LFW's list, and lists drawn like it. Needs no torch."""
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import DataError
+from ..files import read_text
 
 FOLDS = 10
 
@@ -19,7 +20,7 @@ class Pairs(NamedTuple):
     second: np.ndarray
     """(P,) int64."""
     same: np.ndarray
-    """(P,) bool, whether both are one person."""
+    """(P,) bool, True where both are one person."""
     folds: np.ndarray
     """(P,) int64, from 0."""
 
@@ -40,10 +41,7 @@ def read_pairs(path: str | Path, files: Sequence[str]) -> Pairs:
         DataError: The list has another form, or names faces that are not there.
     """
     path = Path(path)
-    try:
-        lines = [_words(line) for line in path.read_text(encoding="utf-8-sig").split("\n")]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable list of pairs ({error})") from error
+    lines = [_parts(line) for line in read_text(path, "list of pairs").split("\n")]
     while lines and not lines[-1]:
         lines.pop()
     folds, size = _heading(path, lines)
@@ -51,8 +49,8 @@ def read_pairs(path: str | Path, files: Sequence[str]) -> Pairs:
     absent: list[str] = []
     rows = np.empty((folds * size * 2, 2), dtype=np.int64)
     same = np.arange(len(rows)) // size % 2 == 0
-    for position, words in enumerate(lines[1:]):
-        for side, name in enumerate(_names(path, position + 2, words, bool(same[position]))):
+    for position, parts in enumerate(lines[1:]):
+        for side, name in enumerate(_names(path, position + 2, parts, bool(same[position]))):
             rows[position, side] = known.get(name, -1)
             if name not in known:
                 absent.append(name)
@@ -65,14 +63,14 @@ def read_pairs(path: str | Path, files: Sequence[str]) -> Pairs:
     return Pairs(rows[:, 0], rows[:, 1], same, np.arange(len(rows)) // (2 * size))
 
 
-def _words(line: str) -> list[str]:
+def _parts(line: str) -> list[str]:
     if "\t" not in line.strip():
         return line.split()
-    return [word.strip() for word in line.strip().split("\t")]
+    return [part.strip() for part in line.strip().split("\t")]
 
 
-def _is_number(word: str) -> bool:
-    return word.isdecimal() and len(word) < 10  # Python refuses numbers of thousands of digits
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) < 10  # Python refuses numbers of thousands of digits
 
 
 def _heading(path: Path, lines: Sequence[Sequence[str]]) -> tuple[int, int]:
@@ -88,19 +86,17 @@ def _heading(path: Path, lines: Sequence[Sequence[str]]) -> tuple[int, int]:
     return folds, size
 
 
-def _names(path: Path, line: int, words: Sequence[str], same: bool) -> tuple[str, str]:
-    numbers = words[1::2] if len(words) == 4 else words[1:]
-    fits = len(words) == (3 if same else 4) and all(words)
+def _names(path: Path, line: int, parts: Sequence[str], same: bool) -> tuple[str, str]:
+    numbers = parts[1::2] if len(parts) == 4 else parts[1:]
+    fits = len(parts) == (3 if same else 4) and all(parts)
     if not fits or not all(map(_is_number, numbers)):
         kind = "'name number number'" if same else "'name number name number'"
         raise DataError(
-            f"{path}, line {line}: {' '.join(words)!r} is not {kind}; separate the parts by tabs "
+            f"{path}, line {line}: {' '.join(parts)!r} is not {kind}; separate the parts by tabs "
             "where names hold spaces"
         )
-    people = (words[0], words[0]) if same else (words[0], words[2])
-    first, second = (f"{person}/{person}_{int(number):04}"
-                     for person, number in zip(people, numbers, strict=True))  # fmt: skip
-    return first, second
+    first, second = parts[0], parts[0] if same else parts[2]
+    return f"{first}/{first}_{int(numbers[0]):04}", f"{second}/{second}_{int(numbers[1]):04}"
 
 
 def make_pairs(identities: np.ndarray, per_fold: int, seed: int = 0, name: str = "faces") -> Pairs:
@@ -108,9 +104,10 @@ def make_pairs(identities: np.ndarray, per_fold: int, seed: int = 0, name: str =
 
     Args:
         identities: (N,) int64, person index; -1 is not used.
-        per_fold: Same pairs in each fold, and different ones; fewer where a fold has fewer.
-        seed: Of the draw.
-        name: What messages call the faces.
+        per_fold: Number of same pairs in each fold, and of different ones; fewer if there are
+            fewer.
+        seed: Seed of the draw.
+        name: Name of the faces in messages.
 
     Returns:
         Pairs in ten folds, or in fewer where there are fewer than 20 people.
@@ -121,7 +118,7 @@ def make_pairs(identities: np.ndarray, per_fold: int, seed: int = 0, name: str =
     rng = np.random.default_rng(seed)
     people, counts = np.unique(identities[identities >= 0], return_counts=True)
     drawn = rng.permutation(len(people))
-    # Those with many images are dealt first, so that no fold goes short.
+    # People with many images are dealt out first, so that no fold has too few.
     people = people[drawn[np.argsort(-counts[drawn], kind="stable")]]
     folds = min(FOLDS, len(people) // 2)
     if folds < 2 or per_fold < 1:
@@ -137,10 +134,8 @@ def make_pairs(identities: np.ndarray, per_fold: int, seed: int = 0, name: str =
         count = min(per_fold, int(same.sum()), int((~same).sum()))
         for kind in (True, False):
             chosen = rng.permutation(np.flatnonzero(same == kind))[:count]
-            parts.append(
-                Pairs(rows[first[chosen]], rows[second[chosen]], same[chosen],
-                      np.full(count, fold))
-            )  # fmt: skip
+            faces = rows[first[chosen]], rows[second[chosen]]
+            parts.append(Pairs(*faces, same[chosen], np.full(count, fold)))
     pairs = Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     if not pairs.same.any():
         raise DataError(

@@ -40,8 +40,8 @@ class ViewRecipe:
         warp_strength: Largest standard deviation of its displacements.
         brightness: Standard deviation of the logarithm of the brightness.
         contrast: Of the logarithm of the contrast.
-        color: Of the logarithm of each channel's gain.
-        gray: Probability of no color.
+        colour: Of the logarithm of each channel's gain.
+        grey: Probability of no color.
         low_resolution: Probability of a resize to between 40 and 100 px and back.
         blur: Probability of a Gaussian blur with a standard deviation of 0.5 to 1.5.
 
@@ -60,7 +60,7 @@ class ViewRecipe:
     warp_strength: float = 3.5
     brightness: float = 0.2
     contrast: float = 0.2
-    color: float = 0.07
+    colour: float = 0.07
     grey: float = 0.15
     low_resolution: float = 0.3
     blur: float = 0.1
@@ -213,7 +213,7 @@ def _photographed(face: np.ndarray, recipe: ViewRecipe, rng: np.random.Generator
     face = face * math.exp(rng.normal(0, recipe.brightness))
     mean = face.mean()
     face = (face - mean) * math.exp(rng.normal(0, recipe.contrast)) + mean
-    face = face * np.exp(rng.normal(0, recipe.color, 3)).astype(np.float32)
+    face = face * np.exp(rng.normal(0, recipe.colour, 3)).astype(np.float32)
     if rng.random() < recipe.grey:
         face = np.repeat((face @ _LUMA)[..., None], 3, axis=2)
     pixels = np.clip(face, 0, 255).astype(np.uint8)

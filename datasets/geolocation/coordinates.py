@@ -6,8 +6,6 @@ Im2GPS and Im2GPS3k (``IMG_ID,LAT,LON``) are read as they are. Parquet needs pya
 extra ``geo`` brings.
 """
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import DataError
-from ..files import replaced_atomically
+from ..files import check_files, import_parquet, open_table, replaced_atomically, write_csv
 
 _NAMES = {
     "file": ("file", "img_id", "image", "path"),
@@ -23,14 +21,11 @@ _NAMES = {
     "longitude": ("longitude", "lon", "lng"),
 }
 _CELL_NAMES = {
-    "class_label": ("class_label",),
-    "hex_id": ("hex_id",),
-    "latitude_mean": ("latitude_mean",),
-    "longitude_mean": ("longitude_mean",),
+    name: (name,) for name in ("class_label", "hex_id", "latitude_mean", "longitude_mean")
 }
 _CELL_EXTRAS = {"photos": ("photos", "imgs_per_cell"), "spread_km": ("spread_km",)}
 _SWAPPED_SHARE = 0.05
-"""Fewer odd rows than this are rather mistakes in these rows."""
+"""A smaller share of rows off the Earth are mistakes in these rows, not swapped columns."""
 _FORMATS = (".csv", ".parquet")
 
 
@@ -38,16 +33,11 @@ class PositionTable(NamedTuple):
     """N photos and where they were taken."""
 
     name: str
-    """What results call the data."""
+    """The name of the data in results."""
     files: Sequence[str]
     """N names, each once."""
     latlng_deg: np.ndarray
     """(N, 2) float64: latitude in [-90, 90], longitude in [-180, 180]."""
-
-    def take(self, name: str, rows: np.ndarray) -> "PositionTable":
-        """Some of them: positions (M,) int64."""
-        files = [str(self.files[int(row)]) for row in rows]
-        return PositionTable(name, files, self.latlng_deg[rows])
 
 
 class CellTable(NamedTuple):
@@ -58,22 +48,18 @@ class CellTable(NamedTuple):
     latlng_deg: np.ndarray
     """(C, 2) float64, mean position of the photos of each cell."""
     photos: np.ndarray
-    """(C,) int64, photos it was made of; 0 where the file does not say it."""
+    """(C,) int64, number of photos it was made of; 0 where the file does not state it."""
     spread_km: np.ndarray
     """(C,) float64, root mean square distance of those photos from their mean position; NaN where
-    the file does not say it."""
+    the file does not state it."""
 
 
 def check_positions(latlng_deg: np.ndarray, what: str) -> None:
-    """Refuse positions that are not on Earth.
-
-    Args:
-        latlng_deg: (N, 2) float64.
-        what: where they are from, for messages; rows are counted from 1.
+    """Check that positions (N, 2) float64 are on Earth; ``what`` names their source in messages.
 
     Raises:
-        DataError: a latitude outside [-90, 90], a longitude outside [-180, 180] or no number. The
-            message says so where latitude and longitude have changed places.
+        DataError: A latitude is outside [-90, 90], a longitude outside [-180, 180], or one is NaN.
+            The message points out columns that seem to be swapped.
     """
     latitude, longitude = np.abs(latlng_deg[:, 0]), np.abs(latlng_deg[:, 1])
     good = (latitude <= 90) & (longitude <= 180)  # False for NaN, too
@@ -98,52 +84,40 @@ def read_positions(path: str | Path, name: str | None = None) -> PositionTable:
     """Read a table of photos.
 
     Args:
-        path: a file that ends in .csv or .parquet.
-        name: what results call the data; None takes the file's.
+        path: a .csv or .parquet file.
+        name: the name of the data in results; None is the file's.
 
     Raises:
-        DataError: there is no such table, it lacks a column or has no rows, a file is there twice,
-            or a position is not on Earth.
+        DataError: The table does not exist, lacks a column or has no rows, names a file twice, or
+            a position is not on Earth.
     """
     path = Path(path)
     columns = _read_columns(path, _NAMES, {})
     files = [str(file).strip() for file in columns["file"]]
     latlng_deg = np.stack([_numbers(path, columns, key) for key in ("latitude", "longitude")], 1)
-    if not files:
-        raise DataError(f"{path}: no rows")
-    if "" in files:
-        raise DataError(f"{path}: row {files.index('') + 1} names no file")
-    if len(set(files)) < len(files):
-        seen: set[str] = set()
-        twice = next(file for file in files if file in seen or seen.add(file))
-        raise DataError(f"{path}: {twice} is there twice; keep one row for each photo")
+    check_files(path, files)
     check_positions(latlng_deg, str(path))
     return PositionTable(name or path.stem, files, latlng_deg)
 
 
 def write_positions(path: Path, table: PositionTable) -> None:
-    """Write ``file,latitude,longitude``, atomically, in the format that the name's end says.
+    """Write ``file,latitude,longitude``, atomically, in the format that the suffix names.
 
     Raises:
-        DataError: another ending.
+        DataError: The suffix is neither .csv nor .parquet.
     """
-    _write_columns(
-        path,
-        {
-            "file": list(table.files),
-            "latitude": table.latlng_deg[:, 0].tolist(),
-            "longitude": table.latlng_deg[:, 1].tolist(),
-        },
-    )
+    latitude, longitude = table.latlng_deg.T.tolist()
+    columns = {"file": list(table.files), "latitude": latitude, "longitude": longitude}
+    _write_columns(path, columns)
 
 
 def read_cell_table(path: str | Path) -> CellTable:
     """Read a partition: ``class_label, hex_id, latitude_mean, longitude_mean``.
 
-    A column ``photos`` (or ``imgs_per_cell``) and ``spread_km`` are taken where they are there.
+    The columns ``photos`` (or ``imgs_per_cell``) and ``spread_km`` are optional.
 
     Raises:
-        DataError: there is no such table, it lacks a column, class labels are not 0 ... C - 1, or
+        DataError: The table does not exist or lacks a column, class labels are not 0 ... C - 1, or
             a position is not on Earth.
     """
     path = Path(path)
@@ -172,10 +146,10 @@ def read_cell_table(path: str | Path) -> CellTable:
 def write_cell_table(path: Path, cells: CellTable) -> None:
     """Write a partition atomically.
 
-    A csv gets the four columns that others read; Parquet also ``photos`` and ``spread_km``.
+    A csv gets the four columns that other tools read; Parquet also ``photos`` and ``spread_km``.
 
     Raises:
-        DataError: the name ends neither in .csv nor in .parquet.
+        DataError: The suffix is neither .csv nor .parquet.
     """
     columns: dict[str, list[Any]] = {
         "class_label": list(range(len(cells.tokens))),
@@ -189,7 +163,7 @@ def write_cell_table(path: Path, cells: CellTable) -> None:
 
 
 def _numbers(path: Path, columns: Mapping[str, Sequence[Any]], key: str) -> np.ndarray:
-    """(N,) float64; an empty cell of a table is NaN."""
+    """Return a column as (N,) float64; an empty cell is NaN."""
     numbers = np.empty(len(columns[key]))
     for row, value in enumerate(columns[key]):
         try:
@@ -204,81 +178,35 @@ def _numbers(path: Path, columns: Mapping[str, Sequence[Any]], key: str) -> np.n
 def _read_columns(
     path: Path, names: Mapping[str, Sequence[str]], extras: Mapping[str, Sequence[str]]
 ) -> dict[str, Sequence[Any]]:
-    """Columns by our names; those of ``extras`` may be missing."""
+    """Read the columns under the keys of ``names``; those of ``extras`` may be missing."""
     check_format(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such table")
-    there, read = (_open_csv if path.suffix == ".csv" else _open_parquet)(path)
+    there, read = open_table(path)
     lower = {name.strip().lower(): name for name in reversed(there)}
-    found: dict[str, str] = {}
-    for ours, theirs in {**names, **extras}.items():
-        match = next((lower[each] for each in theirs if each in lower), None)
+    columns: dict[str, Sequence[Any]] = {}
+    for key, usual in {**names, **extras}.items():
+        match = next((lower[each] for each in usual if each in lower), None)
         if match is not None:
-            found[ours] = match
-        elif ours in names:
+            columns[key] = read(match)
+        elif key in names:
             raise DataError(
-                f"{path}: has the columns {', '.join(there)}, wanted is {' or '.join(theirs)}"
+                f"{path}: has the columns {', '.join(there)}, wanted is {' or '.join(usual)}"
             )
-    return {ours: read(theirs) for ours, theirs in found.items()}
-
-
-def _open_csv(path: Path) -> tuple[list[str], Any]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path}: not a readable table ({error})") from error
-    if not rows:
-        raise DataError(f"{path}: empty; its first line should name the columns")
-    width = len(rows[0])
-    for number, row in enumerate(rows, start=1):
-        if len(row) != width:
-            raise DataError(f"{path}: line {number} has {len(row)} columns, the first has {width}")
-    header = rows.pop(0)
-    return header, lambda name: [row[header.index(name)] for row in rows]
-
-
-def _open_parquet(path: Path) -> tuple[list[str], Any]:
-    try:
-        table = _pyarrow(path).read_table(path)
-    except DataError:
-        raise
-    except Exception as error:  # pyarrow raises several kinds for a foreign file
-        raise DataError(f"{path}: not a readable Parquet file ({error})") from error
-    return table.column_names, lambda name: table[name].to_pylist()
+    return columns
 
 
 def _write_columns(path: Path, columns: dict[str, list[Any]]) -> None:
     check_format(path)
     with replaced_atomically(path) as temporary:
         if path.suffix == ".csv":
-            text = io.StringIO()
-            writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(columns)
-            writer.writerows(zip(*columns.values(), strict=True))
-            temporary.write_text(text.getvalue(), encoding="utf-8")
+            write_csv(temporary, columns, zip(*columns.values(), strict=True))
         else:
-            parquet = _pyarrow(path)
+            parquet = import_parquet(path)
             import pyarrow
 
             parquet.write_table(pyarrow.table(columns), temporary)
 
 
 def check_format(path: Path) -> None:
-    """Refuse names of tables that end neither in .csv nor in .parquet.
-
-    Raises:
-        DataError: another ending.
-    """
+    """Raise a `DataError` unless the name of a table ends in .csv or .parquet."""
     if path.suffix not in _FORMATS:
         raise DataError(f"{path}: such a table ends in {' or '.join(_FORMATS)}")
-
-
-def _pyarrow(path: Path) -> Any:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise DataError(
-            f"{path}: Parquet needs pyarrow: pip install 'mobilevision[geo]', or use a csv"
-        ) from error
-    return parquet

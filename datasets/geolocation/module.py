@@ -1,22 +1,28 @@
-"""Photos and where they were taken: samples by number, batches, and the data modules."""
+"""Data modules of photos and where they were taken."""
 
 import io
 import os
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from ..data_errors import OnError
 from ..errors import DataError
 from ..files import FileNames
-from ..image_module import ImageDataModule, ImageDataset, require_size, require_split
-from ..images import ImageFile, open_image, rgb_pixels
-from ..sampling import EpochSampler, Progress, SampleKey
+from ..image_module import (
+    ImageDataModule,
+    ImageDataset,
+    collate_fields,
+    require_size,
+    require_split,
+)
+from ..images import ImageFile, open_image
+from ..sampling import EpochSampler, Progress
 from ..transforms.classification import CenterCrop, ClassificationTransform, RandomCrop
 from .coordinates import CellTable, PositionTable, read_cell_table, read_positions
 from .shards import ShardIndex, read_index
@@ -26,13 +32,12 @@ class PhotoBatch(NamedTuple):
     """A batch of photos with their positions."""
 
     images: Tensor
-    """(B, 3, H, W) uint8, RGB; as decoded, so in memory order channels_last."""
+    """(B, 3, H, W) uint8, RGB."""
     latlng_deg: Tensor
     """(B, 2) float32, latitude and longitude in degrees; exact to 2 m."""
     ids: Tensor
-    """(B,) int64, the position in the data set, one for each photo."""
+    """(B,) int64, the position in the dataset, one for each photo."""
     paths: tuple[str, ...]
-    """The files the photos come from."""
 
 
 class PhotoSource(Protocol):
@@ -40,7 +45,7 @@ class PhotoSource(Protocol):
 
     @property
     def name(self) -> str:
-        """What results call the data."""
+        """The name of the data in results."""
         ...
 
     @property
@@ -53,13 +58,13 @@ class PhotoSource(Protocol):
         """(N, 2) float64, degrees."""
         ...
 
-    def image(self, index: int) -> Any:
-        """The photo at a position, with ``read`` and ``size_hw``; nothing is read yet."""
+    def image(self, index: int) -> ImageFile:
+        """Return the photo at a position; nothing is read yet."""
         ...
 
 
 class PhotoFiles(NamedTuple):
-    """Photos that are files."""
+    """A `PhotoSource` of files."""
 
     name: str
     paths: Sequence[str]
@@ -78,21 +83,12 @@ class PhotoSample(NamedTuple):
     latlng_deg: np.ndarray
     """(2,) float64."""
     position: int
-    """In the data set; of the photo that was handed out."""
+    """Position in the dataset of the photo that was read."""
     path: str
 
 
 class PhotoDataset(ImageDataset[PhotoSample]):
-    """Reads, augments and hands out photos with their position.
-
-    The augmentation of a photo depends on seed, epoch and position alone.
-
-    Args:
-        source: what to read.
-        transform: makes the network's input.
-        seed: at least 0.
-        on_error: see `ImageDataset`; another photo comes with its own position.
-    """
+    """Photos with their positions; see `ImageDataset` for ``seed`` and ``on_error``."""
 
     def __init__(
         self,
@@ -105,50 +101,35 @@ class PhotoDataset(ImageDataset[PhotoSample]):
         self.source = source
         self.transform = transform
 
-    def __getitem__(self, key: SampleKey | int) -> PhotoSample:
-        """Read the photo of a key; a plain position stands for epoch 0.
-
-        Raises:
-            DataError: it cannot be read, and ``on_error`` is "raise" or no other can be read.
-        """
-        rng_key = self.rng_key(key)
-        return self.first_readable(
-            rng_key[-1], lambda index: self._sample(index, np.random.default_rng(rng_key))
-        )
-
-    def _sample(self, index: int, rng: np.random.Generator) -> PhotoSample:
+    def read_sample(self, index: int, rng: np.random.Generator) -> PhotoSample:
+        """See `ImageDataset`."""
         pixels = self.transform(self.source.image(index), rng)
         return PhotoSample(pixels, self.source.latlng_deg[index], index, str(self.paths[index]))
 
     def summary(self) -> str:
-        """One line for the log: never a position."""
+        """One line for the log, without positions."""
         return f"{self.name}: {len(self):,} photos"
 
 
 def collate_photos(samples: list[PhotoSample]) -> PhotoBatch:
     """Stack B samples of one size to a batch."""
-    images, latlng_deg, positions, paths = zip(*samples, strict=True)
-    return PhotoBatch(
-        images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
-        latlng_deg=torch.from_numpy(np.stack(latlng_deg)).float(),
-        ids=torch.tensor(positions, dtype=torch.int64),
-        paths=paths,
-    )
+    images, latlng_deg, ids, paths = collate_fields(samples)
+    return PhotoBatch(images, latlng_deg.float(), ids, paths)
 
 
 class PhotoDataModule(ImageDataModule):
-    """Photos with positions, and the cells to tell them apart by.
+    """Photos with positions, and the cells that are the classes.
 
-    A subclass gives ``read_source``, and ``read_cells`` where cells are not read from files.
+    A subclass defines ``read_source``, and ``read_cells`` if cells are not read from files.
 
     Args:
         root: folder that tables and images are relative to.
-        splits: "train", "val", "test" -> what the subclass needs to find it.
+        splits: see `ImageDataModule`.
         cells: tables of one or several partitions (`mobilevision cells build`), coarse before
-            fine, relative to the root; the last one is what is predicted.
+            fine, relative to the root; the last one is predicted.
         size_hw: height and width of the network's input in pixels.
-        eval_size_hw: those of images in evaluation, for crops that the task takes of them; null
-            is ``size_hw``.
+        eval_size_hw: those of images in evaluation, of which the task takes crops; null is
+            ``size_hw``.
         train_transform: null is ``RandomCrop(size_hw)``.
         val_transform: null is ``CenterCrop(eval_size_hw)``.
         **options: see `ImageDataModule`.
@@ -171,9 +152,8 @@ class PhotoDataModule(ImageDataModule):
         val_transform: ClassificationTransform | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(splits, **options)
         self.root = Path(root)
-        self.splits = splits
         self.cells = cells
         self.size_hw = (size_hw[0], size_hw[1])
         self.eval_size_hw = (
@@ -192,8 +172,8 @@ class PhotoDataModule(ImageDataModule):
             self._cell_tables = tuple(self.read_cells())
             if not self._cell_tables:
                 raise DataError(
-                    f"{self.root}: which cells? Make them with `mobilevision cells build` and name "
-                    "the file with the option data.cells."
+                    f"{self.root}: there are no cells. Make them with `mobilevision cells build` "
+                    "and name the file with the option data.cells."
                 )
         return self._cell_tables
 
@@ -216,7 +196,7 @@ class PhotoDataModule(ImageDataModule):
         return [read_cell_table(self.root / path) for path in self.cells]
 
     def read_source(self, split: str) -> PhotoSource:
-        """Read which photos "train", "val" or "test" has; none is opened.
+        """List the photos of "train", "val" or "test"; none is opened.
 
         Raises:
             DataError: a file is absent or faulty.
@@ -224,30 +204,23 @@ class PhotoDataModule(ImageDataModule):
         raise NotImplementedError
 
     def read_dataset(self, split: str) -> PhotoDataset:
-        """Read a split with its transform.
-
-        Raises:
-            DataError: there is no such split, or a file is absent or faulty.
-        """
+        """See `ImageDataModule`."""
         require_split(self.root, self.splits, split)
         transform = self.train_transform if split == "train" else self.val_transform
         return PhotoDataset(self.read_source(split), transform, self.seed, self.on_error)
 
 
 class PhotoTableModule(PhotoDataModule):
-    """Photos that tables list (see `positions`): one for each split, with a folder of images.
+    """Photos listed by tables (see `coordinates`), one for each split, with a folder of images.
 
     Args:
         root: folder that tables and images are relative to.
         train: the training table, csv or Parquet.
         val: the validation table.
-        test: the test table, such as that of Im2GPS3k; null takes the validation split.
+        test: the test table, such as that of Im2GPS3k; null uses the validation split.
         images: folder of the images of training and validation, relative to the root.
         test_images: folder of those of the test table; null is ``images``.
         **options: see `PhotoDataModule`.
-
-    Raises:
-        DataError: an option is out of its range.
     """
 
     def __init__(
@@ -260,8 +233,7 @@ class PhotoTableModule(PhotoDataModule):
         test_images: str | None = None,
         **options: Any,
     ) -> None:
-        splits = {"train": train, "val": val} | ({"test": test} if test else {})
-        super().__init__(root, splits, **options)
+        super().__init__(root, {"train": train, "val": val, "test": test}, **options)
         self.images = images
         self.test_images = images if test_images is None else test_images
 
@@ -276,75 +248,37 @@ class PhotoTableModule(PhotoDataModule):
         return PhotoFiles(table.name, paths, table.latlng_deg)
 
 
-_ORIENTATION = 0x0112
-
-
-class ShardImage:
+class ShardImage(ImageFile):
     """A photo in a shard; nothing is read until it is asked for.
 
     Args:
         path: the shard.
-        offset: where the photo's bytes begin.
-        length: how many they are.
-        name: what messages call it.
+        offset: position of the photo's bytes in it.
+        length: number of bytes.
+        name: the photo's name in messages.
     """
 
+    restore = "Write the shard again."
+
     def __init__(self, path: Path, offset: int, length: int, name: str) -> None:
-        self.path = Path(f"{path}:{name}")
+        super().__init__(f"{path}:{name}")
         self._place = path, offset, length
-        self._bytes: bytes | None = None
 
-    def _data(self) -> io.BytesIO:
+    @cached_property
+    def _data(self) -> bytes:
         path, offset, length = self._place
-        if self._bytes is None:
-            try:
-                with path.open("rb") as file:
-                    self._bytes = os.pread(file.fileno(), length, offset)
-            except OSError as error:
-                raise DataError(f"{path}: {error.strerror}") from error
-        return io.BytesIO(self._bytes)
+        with path.open("rb") as file:
+            return os.pread(file.fileno(), length, offset)
 
-    def _decoded(self, use: Callable[[Image.Image], Any]) -> Any:
-        try:
-            with open_image(self._data(), str(self.path)) as image:
-                return use(image)
-        except DataError:
-            raise
-        except Exception as error:  # decoders raise nearly anything on damaged bytes
-            raise DataError(
-                f"{self.path}: broken image: {error}. Write the shard again."
-            ) from error
+    def _read_bytes(self) -> bytes:
+        return self._data
 
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        """Height and width in pixels, EXIF rotation applied, from the header alone."""
-
-        def upright(image: Image.Image) -> tuple[int, int]:
-            turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-            return (image.width, image.height) if turned else (image.height, image.width)
-
-        return self._decoded(upright)
-
-    def read(self, reduce: int = 1) -> np.ndarray:
-        """Decode it as `ImageFile.read` does: (ceil(H / reduce), ceil(W / reduce), 3) uint8."""
-
-        def pixels(image: Image.Image) -> np.ndarray:
-            if reduce > 1 and image.getexif().get(_ORIENTATION, 1) == 1:
-                image.draft(None, (image.width // reduce, image.height // reduce))
-            rgb = Image.fromarray(rgb_pixels(ImageOps.exif_transpose(image), str(self.path)))
-            wanted = tuple(-(-side // reduce) for side in self.size_hw)
-            return np.array(rgb if (rgb.height, rgb.width) == wanted else rgb.reduce(reduce))
-
-        return self._decoded(pixels)
+    def _open(self) -> Image.Image:
+        return open_image(io.BytesIO(self._data), str(self.path))
 
 
 class ShardedPhotos:
-    """The photos of shards as a `PhotoSource`.
-
-    Args:
-        index: where they are.
-        name: what results call them.
-    """
+    """A `PhotoSource` of the photos in shards."""
 
     def __init__(self, index: ShardIndex, name: str) -> None:
         self.index = index
@@ -358,24 +292,22 @@ class ShardedPhotos:
 
     def image(self, index: int) -> ShardImage:
         """See `PhotoSource`."""
-        at = self.index
-        path = at.folder / at.shards[int(at.shard[index])]
-        return ShardImage(path, int(at.offset[index]), int(at.length[index]), str(at.files[index]))
+        places = self.index
+        path = places.folder / places.shards[int(places.shard[index])]
+        offset, length = int(places.offset[index]), int(places.length[index])
+        return ShardImage(path, offset, length, str(places.files[index]))
 
 
 class ShardSampler(EpochSampler):
-    """Shards in random order, photos in random order within a few shards at a time.
-
-    Everything else is as in `EpochSampler`: the order depends on seed and epoch alone, each process
-    takes every ``world_size``-th photo of it, and ``progress`` says where to go on.
+    """An `EpochSampler` with shards in random order, and photos within a few shards at a time.
 
     Args:
-        shard: (N,) int64, rising: which shard each photo is in.
+        shard: (N,) int64, rising: the shard of each photo.
         window: shards that are mixed with each other, at least 1.
-        seed: at least 0.
-        progress: see `EpochSampler`.
-        rank: this process; None asks torch.distributed.
-        world_size: number of processes; None asks torch.distributed.
+        seed: see `EpochSampler`, as for the others.
+        progress: see there.
+        rank: see there.
+        world_size: see there.
     """
 
     def __init__(
@@ -394,7 +326,7 @@ class ShardSampler(EpochSampler):
         self._ends = np.r_[self._starts[1:], len(shard)]
 
     def order(self, epoch: int) -> np.ndarray:
-        """Positions (N,) int64 of all photos in the order of an epoch."""
+        """Return the positions (N,) int64 of all photos in the order of an epoch."""
         rng = np.random.default_rng((self.seed, epoch))
         shards = rng.permutation(len(self._starts))
         parts = []
@@ -412,12 +344,9 @@ class ShardedPhotoModule(PhotoDataModule):
         root: folder that everything is relative to.
         train: folder of the training shards.
         val: that of the validation shards.
-        test: that of the test shards; null takes the validation split.
+        test: that of the test shards; null uses the validation split.
         window: training shards that are mixed with each other at a time.
         **options: see `PhotoDataModule`.
-
-    Raises:
-        DataError: an option is out of its range.
     """
 
     def __init__(
@@ -429,8 +358,7 @@ class ShardedPhotoModule(PhotoDataModule):
         window: int = 8,
         **options: Any,
     ) -> None:
-        splits = {"train": train, "val": val} | ({"test": test} if test else {})
-        super().__init__(root, splits, **options)
+        super().__init__(root, {"train": train, "val": val, "test": test}, **options)
         if window < 1:
             raise DataError(f"window={window} must be at least 1")
         self.window = window

@@ -270,7 +270,7 @@ class Mosaic:
         p: Chance of a mosaic; else the image goes through the training transform alone.
         last_epochs: Epochs at the end of the training that have no mosaics, so that it ends on
             images like those of evaluation (Ge et al. 2021, YOLOX, section 2.1: 15 of 300).
-        center: Range of the dividing point, as a fraction of each side.
+        centre: Range of the dividing point, as a fraction of each side.
         scale: Range of the size at which images are shown, relative to evaluation.
         aspect: Range of the factor on width to height.
         flip_p: Chance to mirror a part left to right.

@@ -129,8 +129,8 @@ def sample_crop(
     shown = np.minimum(crops[:, 2:], size_hw[::-1]) - np.maximum(crops[:, :2], 0.0)
     accepted = (shown[:, 0] >= 1.0) & (shown[:, 1] >= 1.0)
     if len(boxes):
-        centerd = center_inside(boxes[None], crops[:, None])
-        accepted &= centerd.any(axis=1)
+        centered = center_inside(boxes[None], crops[:, None])
+        accepted &= centered.any(axis=1)
         accepted &= (_iou(crops, boxes) >= rule.min_iou).any(axis=1)
     first = int(accepted.argmax())
     return tuple(crops[first].tolist()) if accepted[first] else canvas

@@ -101,7 +101,7 @@ def test_celeba_module__unlabeled_images__only_in_training(
     for number in (1, 2):
         source = drawn_celeba / "img_align_celeba" / f"{number:06d}.jpg"
         shutil.copy(source, more / "deep" / f"{number}.jpg")
-    data = CelebAModule(drawn_celeba, unlabeled=more, train_transform=FaceCrop((40, 32)),
+    data = CelebAModule(drawn_celeba, unlabelled=more, train_transform=FaceCrop((40, 32)),
                         **OPTIONS)  # fmt: skip
     data.setup("fit")
     train = data.datasets["train"]
@@ -112,7 +112,7 @@ def test_celeba_module__unlabeled_images__only_in_training(
     assert train.label_counts.sum() == 36
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match="no images in it"):
-        CelebAModule(drawn_celeba, unlabeled=tmp_path / "none", **OPTIONS).setup("fit")
+        CelebAModule(drawn_celeba, unlabelled=tmp_path / "none", **OPTIONS).setup("fit")
 
 
 def test_label_table_module__tables_with_gaps(drawn_celeba: Path, tmp_path: Path) -> None:

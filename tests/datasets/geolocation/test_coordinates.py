@@ -62,10 +62,10 @@ def test_write__and_read__same(tmp_path: Path, suffix: str) -> None:
         ("a,nan,3", "row 1 has latitude nan"),
         ("a,inf,3", "row 1 has latitude inf"),
         ("a,north,3", "row 1 has 'north' for latitude"),
-        ("a,1,2\na,3,4", "a is there twice"),
-        (",1,2", "row 1 names no file"),
+        ("a,1,2\na,3,4", "a is there 2 times"),
+        (",1,2", "row 1 after the heading names no file"),
         ("", "no rows"),
-        ("a,1", "line 2 has 2 columns, the first has 3"),
+        ("a,1", "line 2: 2 cells, not 3"),
     ],
 )
 def test_read__bad_row__says_which(tmp_path: Path, rows: str, message: str) -> None:
@@ -100,7 +100,7 @@ def test_check__out_of_range_both_ways__is_not_called_swapped() -> None:
         ("a.txt", "x", "ends in .csv or .parquet"),
         ("a.csv", "", "empty"),
         ("a.csv", "file,lat\nx,1\n", "wanted is longitude or lon or lng"),
-        ("a.parquet", "no parquet", "not a readable Parquet file"),
+        ("a.parquet", "no parquet", "not a readable table in Parquet"),
     ],
 )
 def test_read__no_such_table__says_what_is_wanted(

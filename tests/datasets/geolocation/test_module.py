@@ -93,7 +93,7 @@ def test_photo_of_too_many_pixels__named_or_replaced_and_reported(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cells": []}, "which cells"),
+        ({"cells": []}, "there are no cells"),
         ({"cells": ["gone.csv"]}, "no such table"),
         ({"images": "gone"}, "no such folder of images"),
         ({"val": "gone.csv"}, "no such table"),

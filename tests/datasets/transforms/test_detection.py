@@ -211,7 +211,7 @@ def test_place__hand_calculated(
 
 
 @pytest.mark.parametrize(
-    ("picture_hw", "min_resolution", "expected"),
+    ("image_hw", "min_resolution", "expected"),
     [((480, 640), 1.0, 1), ((480, 640), 0.7, 2), ((600, 600), 1.0, 2), ((599, 800), 1.0, 1),
      ((3000, 4000), 1.0, 8), ((100, 100), 0.7, 1), ((300, 9000), 1.0, 1)],
 )  # fmt: skip
