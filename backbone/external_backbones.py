@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .errors import WeightsError
 from .features import FeatureInfo
-from .weights.formats import load_torch_file
+from .weights.formats import read_state_dict
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -116,7 +116,7 @@ class TorchvisionFeatures(PeerFeatures):
             state = weights_of.DEFAULT.get_state_dict(progress=True, check_hash=True)
             _load(network, _without_side_heads(state), f"torchvision's {model}")
         if weights is not None:
-            _load(network, _without_side_heads(_read_state(Path(weights))), str(weights))
+            _load(network, _without_side_heads(read_state_dict(Path(weights))), str(weights))
         super().__init__(
             create_feature_extractor(network, {node: node for node in nodes}),
             INCEPTION_MEAN if inception else IMAGENET_MEAN,
@@ -160,7 +160,7 @@ class TimmFeatures(PeerFeatures):
         extractor: Any = timm.create_model(model, features_only=True, out_indices=indices)
         if weights is not None:
             network = timm.create_model(model)
-            _load(network, _read_state(Path(weights)), str(weights))
+            _load(network, read_state_dict(Path(weights)), str(weights))
             _copy_by_name(extractor, network.state_dict())
         config = extractor.pretrained_cfg
         super().__init__(extractor, config["mean"], config["std"])
@@ -184,7 +184,7 @@ class VggSsdFeatures(PeerFeatures):
 
         network = vgg16(weights=None)
         if weights is not None:
-            _load(network, _read_state(Path(weights)), str(weights))
+            _load(network, read_state_dict(Path(weights)), str(weights))
         # torchvision's own weights of this detector want pixels in [0, 255] less the mean.
         super().__init__(
             _vgg_extractor(network, highres=False, trainable_layers=5),
@@ -212,23 +212,6 @@ PEERS: dict[str, tuple[int, Callable[..., nn.Module]]] = {
     "VGG-16": (224, _classifier("vgg16")),
 }
 """Name in the paper's tables -> (input size in px, constructor that takes ``num_classes``)."""
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    reader = load_torch_file
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        reader = load_file
-    if not path.is_file():
-        raise WeightsError(f"no weights at {path}")
-    try:
-        state = reader(path)
-    except Exception as error:  # both readers raise many kinds for a broken file
-        raise WeightsError(f"{path}: not a readable weight file ({error})") from error
-    if not isinstance(state, dict) or not all(isinstance(each, Tensor) for each in state.values()):
-        raise WeightsError(f"{path}: holds no state dict (names and tensors)")
-    return state
 
 
 def _without_side_heads(state: dict[str, Tensor]) -> dict[str, Tensor]:

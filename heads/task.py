@@ -14,7 +14,6 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..backbone.layers import calibrate_norms
-from ..backbone.mobilenet import MobileNetV1
 from ..backbone.weights.loading import load_weights
 from ..datasets.errors import DataError
 from .checkpoint import CHECKPOINT_ENTRY, CHECKPOINT_FORMAT, load_task
@@ -68,9 +67,10 @@ class ImageTask(LightningModule):
     Args:
         network: Takes (B, 3, H, W) uint8 RGB and normalizes by its ``pixel_mean`` and
             ``pixel_std``; its ``backbone`` is what ``weights`` fills.
-        weights: ImageNet weights for the backbone: a public name or a file (see
+        weights: Weights for the backbone: a public name or a file (see
             ``backbone.weights.loading.load_weights``), read when training starts and never when a
-            checkpoint is loaded.
+            checkpoint is loaded. A backbone that is no MobileNet takes its own state dict or a
+            checkpoint that holds it.
         optimizer: Makes the optimizer from two groups of parameters; that of normalization and
             biases has no weight decay. None is SGD at 0.01 with momentum 0.9.
         lr_scheduler: Makes the schedule from the optimizer and the number of training steps;
@@ -138,19 +138,18 @@ class ImageTask(LightningModule):
         if stage != "fit" or self.weights is None or self.trainer.ckpt_path is not None:
             return
         backbone = _body(self.network)
-        if not isinstance(backbone, MobileNetV1):
-            raise DataError(f"weights: these are for MobileNetV1, not {type(backbone).__name__}")
         loaded = load_weights(backbone, self.weights)
         rank_zero_info(f"Backbone weights from {loaded.path}")
-        if loaded.activation != backbone.activation:
+        activation = getattr(backbone, "activation", loaded.activation)
+        if loaded.activation != activation:
             rank_zero_warn(
                 f"weights: {loaded.path} was trained with {loaded.activation}, the backbone has "
-                f"{backbone.activation}: it starts from them and has to be trained"
+                f"{activation}: it starts from them and has to be trained"
             )
         if loaded.folded:
             self._calibrate(backbone)
 
-    def _calibrate(self, backbone: MobileNetV1) -> None:
+    def _calibrate(self, backbone: nn.Module) -> None:
         """Give the folded weights their batch normalization back, on images of this data."""
         data = getattr(self.trainer, "datamodule", None)
         if data is None:

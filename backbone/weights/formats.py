@@ -208,6 +208,28 @@ def load_torch_file(path: Path) -> dict:
     return content
 
 
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read the named tensors of a ``.safetensors`` file, of a ``torch.save`` or of a checkpoint.
+
+    Raises:
+        WeightsError: It is absent or damaged, or holds no state dict.
+    """
+    if not path.is_file():
+        raise WeightsError(f"no weights at {path}")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except Exception as error:  # safetensors raises many kinds for a broken file
+            raise WeightsError(f"{path}: not a readable weight file ({error})") from error
+    content = load_torch_file(path)
+    state = content.get("state_dict", content)
+    if not isinstance(state, dict) or not all(isinstance(each, Tensor) for each in state.values()):
+        raise WeightsError(f"{path}: holds no state dict (names and tensors)")
+    return state
+
+
 _MAGIC = b"TFL3"  # at byte 4, see the schema's file_identifier
 # What a name says after its scope: ".../weights", ".../weights_quant/FakeQuantWithMinMaxVars",
 # ".../depthwise_weights", ".../weights/read".

@@ -25,7 +25,7 @@ from .converters import (
     timm_to_mobilenet,
 )
 from .converters import STEM as TIMM_STEM
-from .formats import file_format, load_torch_file
+from .formats import file_format, load_torch_file, read_state_dict
 from .hub import resolve_weights
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
 
 _LAST_CHANNELS = BLOCKS[-1][0]
 _STEM = "stem.conv.weight"
+_PREFIXES = ("network.backbone.", "backbone.", "")
 _ENTRY = "mobilevision"  # of our checkpoints, beside the weights
 
 
@@ -65,10 +66,12 @@ class _OwnBackbone(NamedTuple):
     folded: bool
 
 
-def load_weights(backbone: MobileNetV1, path: str | Path) -> LoadedWeights:
+def load_weights(backbone: nn.Module, path: str | Path) -> LoadedWeights:
     """Fill a backbone from a weight file, in place.
 
-    Blocks of the file past the backbone's last one are left out.
+    A ``MobileNetV1`` takes files of all formats; blocks of the file past its last one are left
+    out. Any other backbone takes its own state dict, or a checkpoint of this package whose network
+    holds such a backbone.
 
     Args:
         backbone: The network to fill; its width and padding must be the file's, and unless
@@ -82,6 +85,9 @@ def load_weights(backbone: MobileNetV1, path: str | Path) -> LoadedWeights:
             ``LoadedWeights``.
     """
     path = resolve_weights(path)
+    if not isinstance(backbone, MobileNetV1):
+        _fill_other(backbone, path)
+        return LoadedWeights(path, folded=False)
     content = _own_content(path)
     if content is None:
         public = read_public(path)
@@ -270,3 +276,22 @@ def _fill(backbone: MobileNetV1, state: dict[str, Tensor], path: Path) -> None:
         if not number.isdecimal() or int(number) < last:
             raise WeightsError(f"{path}: {name} has no place in this backbone")
     backbone.load_state_dict({name: state[name] for name in known})
+
+
+def _fill_other(backbone: nn.Module, path: Path) -> None:
+    """Fill a backbone that no published format is for, from its own names."""
+    kind = type(backbone).__name__
+    if file_format(path) in ("npz", "tflite", "hdf5"):
+        raise WeightsError(f"{path}: these weights are for MobileNetV1, not for {kind}")
+    state = read_state_dict(path)
+    wanted = backbone.state_dict()
+    # A checkpoint has the backbone within its network; a teacher may lie beside it.
+    fitting = (each for each in _PREFIXES if any(each + name in state for name in wanted))
+    prefix = next(fitting, "")
+    missing = [name for name in wanted if prefix + name not in state]
+    if missing:
+        raise WeightsError(f"{path}: {missing[0]} is missing; it is of another network than {kind}")
+    try:
+        backbone.load_state_dict({name: state[prefix + name] for name in wanted})
+    except RuntimeError as error:
+        raise WeightsError(f"{path}: does not fit {kind}: {error}") from error

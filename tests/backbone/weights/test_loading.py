@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from mobilevision.backbone import MobileNetV1
+from mobilevision.backbone.external_backbones import TorchvisionFeatures
 from mobilevision.backbone.layers import calibrate_norms
 from mobilevision.backbone.weights.loading import (
     WeightsError,
@@ -306,3 +307,42 @@ def imagenet_images(
     ]
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
     return pixels / 128 - 1, torch.tensor([int(row["label"]) for row in rows])
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone.", "network.backbone."])
+def test_load_weights__any_backbone__from_its_own_names(prefix: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source, target = (TorchvisionFeatures("squeezenet1_0", ["features.12"]) for _ in range(2))
+    state = {f"{prefix}{name}": value for name, value in source.state_dict().items()}
+    state |= {"network.head.weight": torch.zeros(2)} if prefix else {}
+    torch.save({"state_dict": state} if prefix else state, tmp_path / "a.ckpt")
+    assert load_weights(target, tmp_path / "a.ckpt") == (tmp_path / "a.ckpt", False, "relu6")
+    for name, value in target.state_dict().items():
+        assert torch.equal(value, source.state_dict()[name]), name
+
+
+def test_load_weights__any_backbone__what_does_not_fit_is_named(tmp_path: Path) -> None:
+    backbone = TorchvisionFeatures("squeezenet1_0", ["features.12"])
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    first = next(iter(before))
+    path = tmp_path / "a.pth"
+    torch.save({name: value for name, value in before.items() if name != first}, path)
+    with pytest.raises(WeightsError, match=rf"a\.pth: {first} is missing.*TorchvisionFeatures"):
+        load_weights(backbone, path)
+    torch.save(before | {first: before[first][:1]}, path)
+    with pytest.raises(
+        WeightsError, match=rf"(?s)a\.pth: does not fit.*{first}"
+    ):
+        load_weights(backbone, path)
+    path.write_bytes(b"no weights")
+    with pytest.raises(WeightsError, match=r"a\.pth"):
+        load_weights(backbone, path)
+    np.savez(tmp_path / "c.npz", x=np.zeros(1))
+    with pytest.raises(WeightsError, match=r"c\.npz: these weights are for MobileNetV1, not for T"):
+        load_weights(backbone, tmp_path / "c.npz")
+    with pytest.raises(WeightsError, match="absent"):
+        load_weights(backbone, tmp_path / "absent.pth")
+    safetensors = pytest.importorskip("safetensors.torch")
+    safetensors.save_file({"x": torch.zeros(1)}, tmp_path / "b.safetensors")
+    with pytest.raises(WeightsError, match=rf"b\.safetensors: {first} is missing"):
+        load_weights(backbone, tmp_path / "b.safetensors")

@@ -7,6 +7,7 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
 from mobilevision.backbone import MobileNetV1
+from mobilevision.backbone.errors import WeightsError
 from mobilevision.backbone.weights.loading import LoadedWeights
 from mobilevision.datasets.detection.coco import COCO_CATEGORIES
 from mobilevision.datasets.detection.module import CocoDataModule
@@ -141,8 +142,9 @@ def test_checkpoint__of_a_task_built_in_python_holds_plain_data(
 def test_weights__for_another_backbone_are_refused(scenes: Path, tmp_path: Path) -> None:
     data = data_module(scenes)
     network = SSD(FakeBackbone(), num_classes=8, extra_channels=(16,))
-    model = DetectionTask(network, data.categories, weights="mobilenet.npz")
-    with pytest.raises(DataError, match="not FakeBackbone"):
+    torch.save({"x": torch.zeros(1)}, tmp_path / "other.pth")
+    model = DetectionTask(network, data.categories, weights=str(tmp_path / "other.pth"))
+    with pytest.raises(WeightsError, match=r"other\.pth: .* is missing.*FakeBackbone"):
         trainer(tmp_path, max_epochs=1).fit(model, datamodule=data)
 
 
@@ -191,6 +193,22 @@ def test_any_backbone_behind_the_protocol__trains(scenes: Path, tmp_path: Path) 
     run = trainer(tmp_path, max_epochs=1, limit_train_batches=1)
     run.fit(model, datamodule=data)
     assert torch.isfinite(run.callback_metrics["val/loss"])
+
+
+def test_weights__of_any_backbone__are_loaded_when_training_starts(
+    scenes: Path, tmp_path: Path
+) -> None:
+    data = data_module(scenes)
+    trained = FakeBackbone()
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.fill_(0.125)
+    torch.save(trained.state_dict(), tmp_path / "backbone.pth")
+    network = SSD(FakeBackbone(), 8, extra_channels=(16,))
+    model = DetectionTask(network, data.categories, weights=str(tmp_path / "backbone.pth"))
+    run = trainer(tmp_path, max_epochs=1, limit_train_batches=0)
+    run.fit(model, datamodule=data)
+    assert all((value == 0.125).all() for value in network.backbone.parameters())  # type: ignore[union-attr]
 
 
 @pytest.mark.real_data
