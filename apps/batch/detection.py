@@ -384,7 +384,7 @@ def _summary(tally: Tally, options: DetectOptions, results: Path) -> str:
         named.append(f"{len(common) - _NAMED_CLASSES} more classes")
     lines += [f"  {', '.join(named)}"] if named else []
     if options.images and tally.images:
-        lines.append(f"Annotated images: {options.out / 'images'}")
+        lines.append(f"Annotated images: {options.out / 'pictures'}")
     if tally.videos:
         lines.append(f"Videos, results by frame: {options.out / 'videos'}")
     lines.append(f"Detections in the COCO results format: {results}")

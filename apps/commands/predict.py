@@ -148,16 +148,22 @@ def _add_classify(parser: ArgumentParser) -> None:
 
 
 def _classify(arguments: Namespace) -> int:
-    from ..batch.classification import classify
+    """Classify; 1 if files could not be read, the others are done."""
+    from ...datasets.errors import DataError
+    from ..batch.predictions import predict_files
+    from ..inference.classification import Classifier
 
-    counts = classify(
-        arguments.inputs,
+    if arguments.top < 1 or arguments.batch_size < 1:
+        raise DataError("--top and --batch-size are at least 1")
+    size_hw = tuple(arguments.size) if arguments.size else None
+    counts = predict_files(
+        Classifier.load(arguments.model, arguments.device, size_hw),
         arguments.model,
+        arguments.inputs,
         arguments.out,
-        arguments.top,
         arguments.batch_size,
-        arguments.device,
-        chosen_size_hw(arguments),
+        show=lambda row: f"{row[1]} {row[2]:.3f}",
+        top=arguments.top,
     )
     return EXIT_FAULT if counts.faults else 0
 

@@ -11,7 +11,7 @@ Free of torch; the runtime that the model's file is for is imported when it is l
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -84,6 +84,7 @@ class Classifier(Predictor[ClassificationResult]):
     """
 
     job = "classification"
+    columns: ClassVar[dict[str, type]] = {"rank": int, "class": str, "probability": float}
     hint = (
         "Give a checkpoint of `lightning fit`; ImageNet weights of the paper's authors are made "
         "one by `mobilevision import`."
@@ -140,7 +141,7 @@ class Classifier(Predictor[ClassificationResult]):
         )
         return cls(run_network(cls, network, metadata, device))
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self, images: ImageLike | Iterable[ImageLike], top: int = 5, batch_size: int = 16
     ) -> "ClassificationResult | list[ClassificationResult]":
         """Classify images.
@@ -162,7 +163,7 @@ class Classifier(Predictor[ClassificationResult]):
         results: list[Any] = list(self.stream(sources, top, batch_size, strict=True))
         return results[0] if single else results
 
-    def stream(
+    def stream(  # type: ignore[override]
         self,
         images: Iterable[ImageSource],
         top: int = 5,
@@ -186,6 +187,11 @@ class Classifier(Predictor[ClassificationResult]):
         if batch_size < 1 or top < 1:
             raise DataError(f"batch_size={batch_size}, top={top}: both must be at least 1")
         return self.run(images, batch_size, strict, top=top)
+
+    def rows(self, result: ClassificationResult) -> Iterable[tuple[Any, ...]]:
+        """See ``Predictor``: the K classes."""
+        ranks = range(1, len(result.names) + 1)
+        return zip(ranks, result.names, result.scores.tolist(), strict=True)
 
     def prepare(self, image: ImageSource) -> Prepared:
         """Read an image as evaluation does in training."""

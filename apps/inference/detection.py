@@ -218,7 +218,7 @@ class Detector(Predictor[DetectionResult]):
 
         return cls(run_network(cls, network, _metadata(categories, size_hw), device))
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         images: ImageLike | Iterable[ImageLike],
         score_threshold: float = DEFAULT_THRESHOLD,
@@ -246,7 +246,7 @@ class Detector(Predictor[DetectionResult]):
         results: list[Any] = list(self.stream(sources, score_threshold, batch_size, strict=True))
         return results[0] if single else results
 
-    def stream(
+    def stream(  # type: ignore[override]
         self,
         images: Iterable[ImageSource],
         score_threshold: float = DEFAULT_THRESHOLD,

@@ -123,7 +123,7 @@ class FacePredictor(Predictor[F]):
             self._finder = MTCNNFinder()
         return self._finder
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         images: ImageLike | Iterable[ImageLike],
         batch_size: int = DEFAULT_BATCH_SIZE,
@@ -152,7 +152,7 @@ class FacePredictor(Predictor[F]):
         results: list[Any] = list(self.stream(sources, batch_size, aligned=aligned, strict=True))
         return results[0] if single else results
 
-    def stream(
+    def stream(  # type: ignore[override]
         self,
         images: Iterable[ImageSource],
         batch_size: int = DEFAULT_BATCH_SIZE,

@@ -310,7 +310,7 @@ class Geolocator(Predictor[LocationResult]):
         """The cells that are told apart."""
         return self._decoder.partition
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         images: ImageLike | Iterable[ImageLike],
         top: int = 5,
@@ -334,7 +334,7 @@ class Geolocator(Predictor[LocationResult]):
         results: list[Any] = list(self.stream(sources, top, batch_size, strict=True))
         return results[0] if single else results
 
-    def stream(
+    def stream(  # type: ignore[override]
         self,
         images: Iterable[ImageSource],
         top: int = 5,

@@ -1,9 +1,8 @@
 """The jobs there are: the one table to which a new one is added."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...datasets.errors import DataError
-from ...heads.task import ImageTask
 from .classification import Classifier
 from .detection import Detector
 from .face_analysis import FaceAnalyzer
@@ -11,6 +10,9 @@ from .face_attributes import FaceAttributes
 from .face_embedding import FaceEmbedder
 from .geolocation import Geolocator
 from .predictor import Predictor
+
+if TYPE_CHECKING:
+    from ...heads.task import ImageTask
 
 PREDICTORS: tuple[type[Predictor[Any]], ...] = (
     Detector,
@@ -22,7 +24,7 @@ PREDICTORS: tuple[type[Predictor[Any]], ...] = (
 )
 
 
-def predictor_of(task: ImageTask) -> type[Predictor[Any]]:
+def predictor_of(task: "ImageTask") -> type[Predictor[Any]]:
     """Return what predicts with a task, and says what is exported of it.
 
     Raises:

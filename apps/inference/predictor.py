@@ -11,7 +11,7 @@ import numpy as np
 from ...datasets.errors import DataError
 from ...datasets.images import stretch
 from ...heads.trust import trusting
-from .images import ImageSource, prepare_ahead
+from .images import ImageLike, ImageSource, as_images, prepare_ahead
 from .runtime import EXPORTED_SUFFIXES, ModelMetadata, Runtime, is_exported, open_runtime
 
 if TYPE_CHECKING:
@@ -47,10 +47,12 @@ class Predictor(ABC, Generic[R]):
     Attributes:
         job: What files call it.
         hint: What to do where there is no model yet.
+        columns: Name -> type of the columns of a table of results, see ``rows``.
     """
 
     job: ClassVar[str]
     hint: ClassVar[str] = "Give a checkpoint of `lightning fit` or `mobilevision import`."
+    columns: ClassVar[dict[str, type]] = {}
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
@@ -103,6 +105,10 @@ class Predictor(ABC, Generic[R]):
             images: The images and how they were prepared.
             **options: Those of the job.
         """
+        raise NotImplementedError
+
+    def rows(self, result: R) -> Iterable[tuple[Any, ...]]:
+        """Return the rows of a table for an image: plain values in the order of ``columns``."""
         raise NotImplementedError
 
     def prepare(self, image: ImageSource) -> Prepared:
@@ -169,7 +175,13 @@ class Predictor(ABC, Generic[R]):
         Raises:
             DataError: It is for another job, or works at another size.
         """
-        runtime.metadata.expect(cls.job, str(path))
+        found = runtime.metadata.job
+        if found != cls.job:
+            from .jobs import PREDICTORS  # they import this module
+
+            readers = [each.__name__ for each in PREDICTORS if each.job == found]
+            remedy = f" Open it with {readers[0]}.load." if readers else ""
+            raise DataError(f"{path}: is a model for {found}, not for {cls.job}.{remedy}")
         if size_hw is not None and tuple(size_hw) != runtime.metadata.size_hw:
             height, width = runtime.metadata.size_hw
             raise DataError(
@@ -187,6 +199,43 @@ class Predictor(ABC, Generic[R]):
     def categories(self) -> dict[int, str]:
         """Id -> name of the classes; the position is the class index."""
         return self.runtime.metadata.categories
+
+    def __call__(
+        self, images: ImageLike | Iterable[ImageLike], batch_size: int = 16, **options: Any
+    ) -> R | list[R]:
+        """Predict one image or several.
+
+        Args:
+            images: A path, a Pillow image, an array (H, W, 3) uint8 RGB, a tensor (3, H, W), or any
+                iterable of them, of mixed kinds and sizes. Gray images, alpha and EXIF rotation
+                are taken care of; see ``MemoryImage``.
+            batch_size: Images that go through the network at once.
+            **options: Those of the job, see ``decode``.
+
+        Returns:
+            A result for a single image, a list for anything else; an empty list for an empty one.
+
+        Raises:
+            DataError: An image cannot be read; use ``stream`` to go on with the others. Or an
+                option is out of its range.
+        """
+        sources, single = as_images(images)
+        results: list[Any] = list(
+            self.stream(sources, batch_size=batch_size, strict=True, **options)
+        )
+        return results[0] if single else results
+
+    def stream(
+        self,
+        images: Iterable[ImageSource],
+        batch_size: int = 16,
+        strict: bool = False,
+        **options: Any,
+    ) -> Iterator[R | DataError]:
+        """Predict any number of images, holding only a few of them; see ``run``."""
+        if batch_size < 1:
+            raise DataError(f"batch_size={batch_size}: must be at least 1")
+        return self.run(images, batch_size, strict, **options)
 
     def run(
         self,

@@ -28,17 +28,6 @@ def cropped(fraction: float) -> str:
     )
 
 
-_READERS = {
-    "classification": "Classifier",
-    "detection": "Detector",
-    "face_attributes": "FaceAttributes",
-    "face_embedding": "FaceEmbedder",
-    "faces": "FaceAnalyzer",
-    "geolocation": "Geolocator",
-}
-"""Job -> what of the Python API opens its files."""
-
-
 @dataclass(frozen=True)
 class ModelMetadata:
     """What a model is, plain data throughout.
@@ -109,17 +98,6 @@ class ModelMetadata:
             raise DataError(
                 f"{source}: its metadata is damaged ({error}). Export the checkpoint again."
             ) from error
-
-    def expect(self, job: str, source: str) -> None:
-        """Make sure that the model is for a job.
-
-        Raises:
-            DataError: It is for another.
-        """
-        if self.job != job:
-            reader = _READERS.get(self.job)
-            remedy = f" Open it with {reader}.load." if reader else ""
-            raise DataError(f"{source}: is a model for {self.job}, not for {job}.{remedy}")
 
 
 class Runtime(Protocol):

@@ -644,7 +644,7 @@ def write_metadata_file(folder: Path) -> None:
 
 def metadata(folder: Path) -> None:
     entries = {path.name: path.read_text("utf-8", "replace") for path in folder.iterdir()}
-    ModelMetadata.from_strings(entries, str(folder)).expect("detection", str(folder))
+    ModelMetadata.from_strings(entries, str(folder))
 
 
 KINDS["metadata"] = Kind(write_metadata_file, (metadata,))

@@ -88,6 +88,7 @@ def test_detect__folder__images_results_and_summary(
     printed = capsys.readouterr().out
     assert "5 images: 2 objects that score at least 0.5\n  left 2\n" in printed
     assert str(out / "results.json") in printed
+    assert f"Annotated images: {out / 'pictures'}\n" in printed
 
 
 def test_detect__options__threshold_results_no_images(

@@ -115,7 +115,8 @@ def test_load__no_such_file__says_what_to_do(tmp_path: Path) -> None:
 
 def test_classifier__imported__needs_no_torch() -> None:
     code = (
-        "import sys, mobilevision.apps.batch.classification as a\n"
+        "import sys, mobilevision.apps.batch.predictions\n"
+        "import mobilevision.apps.inference.classification as a\n"
         "print(a.Classifier.job, {'torch', 'lightning'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

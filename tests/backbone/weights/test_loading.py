@@ -330,9 +330,7 @@ def test_load_weights__any_backbone__what_does_not_fit_is_named(tmp_path: Path) 
     with pytest.raises(WeightsError, match=rf"a\.pth: {first} is missing.*TorchvisionFeatures"):
         load_weights(backbone, path)
     torch.save(before | {first: before[first][:1]}, path)
-    with pytest.raises(
-        WeightsError, match=rf"(?s)a\.pth: does not fit.*{first}"
-    ):
+    with pytest.raises(WeightsError, match=rf"(?s)a\.pth: does not fit.*{first}"):
         load_weights(backbone, path)
     path.write_bytes(b"no weights")
     with pytest.raises(WeightsError, match=r"a\.pth"):
