@@ -1,6 +1,7 @@
-"""Boxes and their labels drawn onto an image: an array in, an array out."""
+"""Boxes and labels drawn onto images, grids of images, and what all figures share."""
 
 import colorsys
+import io
 import math
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -11,7 +12,12 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..datasets.errors import DataError
+from ..datasets.files import write_atomically
+
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..datasets.types import Detections, DetectionTarget
     from .inference.detection import DetectionResult
     from .inference.face_attributes import FaceDescription
@@ -19,28 +25,49 @@ if TYPE_CHECKING:
 _Box = tuple[float, float, float, float]
 _Color = tuple[int, int, int]
 
+PALETTE = ("#1f5fa8", "#d1622b", "#3a8f5c", "#8a5bb0", "#b08a1e", "#5a6b78")
+"""Colors of the series of a figure."""
 _WHITE: _Color = (255, 255, 255)
 _INK: _Color = (20, 20, 24)
 _HALO = (0, 0, 0, 150)
 _TRUTH_LABEL = (20, 20, 24, 190)
 
 
-class _Style(NamedTuple):
-    """Sizes in pixels that suit an image's size."""
-
-    line: int
-    font: ImageFont.FreeTypeFont
-    small_font: ImageFont.FreeTypeFont
-
-
 class _Look(NamedTuple):
-    """Of a label."""
+    """The look of a label."""
 
     font: ImageFont.FreeTypeFont
     background: tuple[int, ...]
     color: _Color
     optional: bool
-    """Left out rather than written over another."""
+    """Whether it is left out if it would hide another."""
+
+
+def write_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure as PNG, atomically.
+
+    Raises:
+        DataError: The name does not end in .png.
+    """
+    check_png(path)
+    write_atomically(path, png_of(figure))
+
+
+def png_of(figure: "Figure") -> bytes:
+    """Render a figure as PNG."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    return png.getvalue()
+
+
+def check_png(path: Path) -> None:
+    """Check that the name of an image ends in .png.
+
+    Raises:
+        DataError: It does not.
+    """
+    if path.suffix.lower() != ".png":
+        raise DataError(f"{path}: images are written as .png")
 
 
 def draw_detections(
@@ -50,45 +77,49 @@ def draw_detections(
     score_threshold: float = 0.3,
     truth: "DetectionTarget | None" = None,
 ) -> np.ndarray:
-    """Draw what was found (solid, a color for each class) and what is there (dashed white).
+    """Draw detections (solid, a color for each class) and annotations (dashed white).
 
-    Labels stay inside the image and, where there is room, off each other; those of high score
-    choose first. An annotated box is named where no drawn detection of its class covers it (IoU
-    0.5) and its name hides no other. Line and letter sizes follow the image's size.
+    Labels stay inside the image and, where there is room, do not overlap; those of high score are
+    placed first. An annotated box is labeled if no drawn detection of its class covers it (IoU
+    0.5) and its label hides no other. Lines and letters scale with the image.
 
     Args:
         image: (H, W, 3) uint8, RGB; not changed.
-        detections: of this image alone: boxes (K, 4) xyxy in its pixels, scores (K,), labels
+        detections: Detections of this image: boxes (K, 4) xyxy in its pixels, scores (K,), labels
             (K,); rows with label -1 are padding.
-        names: class name by class index.
-        score_threshold: detections below it are not drawn.
-        truth: of this image alone: boxes (N, 4) xyxy in its pixels, labels (N,), crowd (N,).
+        names: Class names by class index.
+        score_threshold: Minimum score of the detections that are drawn.
+        truth: Annotations of this image: boxes (N, 4) xyxy in its pixels, labels (N,), crowd (N,).
 
     Returns:
         (H, W, 3) uint8, RGB.
     """
     canvas = Image.fromarray(image)
     pen = ImageDraw.Draw(canvas, "RGBA")
-    style = _style_for(canvas.size)
+    line = max(2, round(max(canvas.size) / 220))
+    letters = max(11, round(max(canvas.size) * 0.025))
+    bold, small = font(letters, bold=True), font(max(10, round(letters * 0.9)))
     found = _best_first(detections, score_threshold, canvas.size)
     actual = _truth_rows(truth, canvas.size)
     for box, _, label in reversed(found):
-        solid_box(pen, box, class_color(label), style.line)
+        solid_box(pen, box, class_color(label), line)
     for box, _, _ in actual:
-        dashed_box(pen, box, max(1, style.line // 2))
+        dashed_box(pen, box, max(1, line // 2))
     taken: list[_Box] = []
     for box, score, label in found:
-        look = _found_look(class_color(label), style)
+        red, green, blue = class_color(label)
+        bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140  # luma of ITU-R BT.601
+        look = _Look(bold, (red, green, blue), _INK if bright else _WHITE, optional=False)
         _label(pen, f"{names[label]} {score:.2f}", box, look, taken)
     for box, label, crowd in actual:
         if not any(label == other and _iou(box, drawn) >= 0.5 for drawn, _, other in found):
-            look = _Look(style.small_font, _TRUTH_LABEL, _WHITE, optional=True)
+            look = _Look(small, _TRUTH_LABEL, _WHITE, optional=True)
             _label(pen, names[label] + " (crowd)" * crowd, box, look, taken)
     return np.asarray(canvas)
 
 
 def class_color(label: int) -> _Color:
-    """A vivid color for a class index, the same in every image; neighbors differ much."""
+    """Return a vivid color for a class index; those of neighboring indices differ clearly."""
     hue = (0.33 + label * 0.618034) % 1.0  # steps of the golden ratio never come close to a cycle
     lightness = (0.55, 0.68, 0.45)[label // 8 % 3]
     red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.95)
@@ -98,14 +129,13 @@ def class_color(label: int) -> _Color:
 def _best_first(
     detections: "Detections | DetectionResult", threshold: float, size: tuple[int, int]
 ) -> list[tuple[_Box, float, int]]:
-    rows = zip(
-        detections.boxes.tolist(),
-        detections.scores.tolist(),
-        detections.labels.tolist(),
-        strict=True,
-    )
-    drawn = [(_clipped(box, size), score, label) for box, score, label in rows if label >= 0]
-    return sorted((row for row in drawn if row[1] >= threshold), key=lambda row: -row[1])
+    columns = (detections.boxes, detections.scores, detections.labels)
+    drawn = [
+        (_clipped(box, size), score, label)
+        for box, score, label in zip(*(column.tolist() for column in columns), strict=True)
+        if label >= 0 and score >= threshold
+    ]
+    return sorted(drawn, key=lambda row: -row[1])
 
 
 def _truth_rows(
@@ -118,21 +148,21 @@ def _truth_rows(
 
 
 def _clipped(box: Sequence[float], size: tuple[int, int]) -> _Box:
-    """Bring a box into the image, so that its lines show; its corners stay in order."""
+    """Clip a box to the image, so that its lines are visible."""
     x1, y1 = (min(max(value, 0), most - 1) for value, most in zip(box[:2], size, strict=True))
     x2, y2 = (min(max(value, 0), most - 1) for value, most in zip(box[2:], size, strict=True))
     return x1, y1, max(x1, x2), max(y1, y2)
 
 
 def solid_box(pen: ImageDraw.ImageDraw, box: _Box, color: _Color, line: int) -> None:
-    """Draw a box as detections have it: its color with a dark rim; ``line`` in pixels."""
+    """Draw the box of a detection: colored lines of some pixels with a dark rim."""
     x1, y1, x2, y2 = map(round, box)
     pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=_HALO, width=line + 2)
     pen.rectangle((x1, y1, x2, y2), outline=color, width=line)
 
 
 def dashed_box(pen: ImageDraw.ImageDraw, box: _Box, line: int) -> None:
-    """Draw a box as annotations have it: white dashes with a dark rim; ``line`` in pixels."""
+    """Draw the box of an annotation: white dashes of some pixels with a dark rim."""
     x1, y1, x2, y2 = box
     edges = [(x1, y1, x2, y1), (x2, y1, x2, y2), (x2, y2, x1, y2), (x1, y2, x1, y1)]
     dashes = [dash for edge in edges for dash in _dashes(edge, 4 * line + 2)]
@@ -143,21 +173,17 @@ def dashed_box(pen: ImageDraw.ImageDraw, box: _Box, line: int) -> None:
 
 
 def _dashes(edge: _Box, length: float) -> Iterator[_Box]:
-    """Pieces of an edge, of about this length, with gaps as long; it begins and ends with one."""
+    """Divide an edge into dashes of about this length with gaps as long, a dash at either end."""
     x1, y1, x2, y2 = edge
     pieces = 2 * int(math.hypot(x2 - x1, y2 - y1) / (2 * length)) + 1
+    width, height = (x2 - x1) / pieces, (y2 - y1) / pieces
     for piece in range(0, pieces, 2):
-        start, end = piece / pieces, (piece + 1) / pieces
-        yield (
-            x1 + (x2 - x1) * start,
-            y1 + (y2 - y1) * start,
-            x1 + (x2 - x1) * end,
-            y1 + (y2 - y1) * end,
-        )
+        x, y = x1 + width * piece, y1 + height * piece
+        yield x, y, x + width, y + height
 
 
 def _label(pen: ImageDraw.ImageDraw, text: str, box: _Box, look: _Look, taken: list[_Box]) -> None:
-    """Write a label at the box where it hides least of those that are there, and add its place."""
+    """Write a label beside its box where it overlaps ``taken`` least, and add its place to them."""
     size = pen.im.size
     text = shortened(text, size[0] - 6, look.font)
     width, height = math.ceil(look.font.getlength(text)) + 6, round(look.font.size * 1.35)
@@ -174,7 +200,7 @@ def _label(pen: ImageDraw.ImageDraw, text: str, box: _Box, look: _Look, taken: l
 
 
 def _places(box: _Box, label: tuple[int, int], size: tuple[int, int]) -> Iterator[_Box]:
-    """Where a label may stand, the best first: above, inside, below; to the left, to the right."""
+    """Yield the possible places of a label: above, inside and below its box, left and right."""
     x1, y1, x2, y2 = box
     width, height = label
     for left in (x1, x2 - width):
@@ -197,7 +223,7 @@ def _iou(first: _Box, second: _Box) -> float:
 
 
 def shortened(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
-    """Cut the middle out of a text until it fits a width in pixels."""
+    """Shorten a text in the middle until it fits a width in pixels."""
     kept = len(text)
     short = text
     while font.getlength(short) > width and kept > 2:
@@ -206,25 +232,9 @@ def shortened(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
     return short
 
 
-def _found_look(background: _Color, style: _Style) -> _Look:
-    red, green, blue = background
-    bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140  # luma of ITU-R BT.601
-    return _Look(style.font, background, _INK if bright else _WHITE, optional=False)
-
-
-def _style_for(size: tuple[int, int]) -> _Style:
-    longest = max(size)
-    letters = max(11, round(longest * 0.025))
-    return _Style(
-        line=max(2, round(longest / 220)),
-        font=font(letters, bold=True),
-        small_font=font(max(10, round(letters * 0.9))),
-    )
-
-
 @cache
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib brings along: many alphabets, the same on every machine."""
+    """Load DejaVu Sans, which comes with matplotlib: many alphabets, the same on every machine."""
     import matplotlib
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
@@ -237,16 +247,15 @@ _LEGIBLE_PX = 640
 
 
 def draw_attributes(image: np.ndarray, faces: Sequence["FaceDescription"]) -> np.ndarray:
-    """Draw a box around each face and list beside it what is said to be there.
+    """Draw a box around each face and list its predicted attributes beside it.
 
-    The list stands right of the box, or left of it where there is more room; the surest attribute
-    (the most above its threshold) comes first, and what the image's height has no room for is
-    counted in the last line. An image without a side of 640 px is enlarged by a whole number,
-    so that there is room for names.
+    The list is right of the box, or left of it where there is more room; the attribute that is
+    furthest above its threshold comes first, and those that do not fit are counted in the last
+    line. An image without a side of 640 px is enlarged by a whole number to make room for names.
 
     Args:
         image: (H, W, 3) uint8, RGB; not changed.
-        faces: Of this image.
+        faces: The faces of this image.
 
     Returns:
         (k H, k W, 3) uint8, RGB; k is 1 unless the image is small.
@@ -255,30 +264,26 @@ def draw_attributes(image: np.ndarray, faces: Sequence["FaceDescription"]) -> np
     scale = math.ceil(_LEGIBLE_PX / max(canvas.size))
     canvas = canvas.resize((canvas.width * scale, canvas.height * scale), Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(canvas, "RGBA")
-    size = max(_SMALLEST_LETTERS, round(max(canvas.size) * 0.02))
+    line = max(2, round(max(canvas.size) / 300))
     for number, face in enumerate(faces):
         x1, y1, x2, y2 = (float(value) * scale for value in face.box)
-        line = max(2, round(max(canvas.size) / 300))
         solid_box(pen, (x1, y1, x2, y2), class_color(number), line)
-        _list_beside(pen, (x1, y1, x2), _lines(face), size, class_color(number))
+        _list_beside(pen, (x1, y1, x2), face, class_color(number))
     return np.asarray(canvas)
-
-
-def _lines(face: "FaceDescription") -> list[str]:
-    probabilities, thresholds = face.probabilities, face.thresholds
-    named = sorted(face.names, key=lambda name: thresholds[name] - probabilities[name])
-    lines = [f"{name.replace('_', ' ')} {probabilities[name]:.2f}" for name in named]
-    return lines or ["no attribute"]
 
 
 def _list_beside(
     pen: ImageDraw.ImageDraw,
     box: tuple[float, float, float],
-    lines: list[str],
-    size: int,
-    color: tuple[int, int, int],
+    face: "FaceDescription",
+    color: _Color,
 ) -> None:
+    probabilities, thresholds = face.probabilities, face.thresholds
+    named = sorted(face.names, key=lambda name: thresholds[name] - probabilities[name])
+    lines = [f"{name.replace('_', ' ')} {probabilities[name]:.2f}" for name in named]
+    lines = lines or ["no attribute"]
     width, height = pen.im.size
+    size = max(_SMALLEST_LETTERS, round(max(width, height) * 0.02))
     letters, step = font(size), round(size * 1.25)
     room = max(1, (height - 8) // step)
     if len(lines) > room:
@@ -306,13 +311,10 @@ _TITLE_SIZE = 17
 
 
 def fit_image(image: np.ndarray) -> tuple[np.ndarray, float]:
-    """Scale an image to a cell of the grid.
-
-    Args:
-        image: (H, W, 3) uint8.
+    """Scale an image (H, W, 3) uint8 to a cell of the grid, at most 360 x 480 pixels.
 
     Returns:
-        the scaled image, at most 360 x 480 pixels; the factor by which its boxes scale too.
+        The scaled image, and the factor by which its boxes have to be scaled, too.
     """
     height, width = image.shape[:2]
     scale = min(_CELL_HW[0] / height, _CELL_HW[1] / width)
@@ -324,18 +326,20 @@ def fit_image(image: np.ndarray) -> tuple[np.ndarray, float]:
 def make_grid(
     images: Sequence[np.ndarray], captions: Sequence[str], title: str, score_threshold: float
 ) -> np.ndarray:
-    """Lay images out in rows, with a caption under each, a title and a legend above all.
+    """Lay images out in rows, with a caption under each, and a title and a legend on top.
 
     Args:
-        images: arrays (H, W, 3) uint8 RGB of any sizes, at least one.
-        captions: a line for each; cut in the middle where it is too long.
-        title: a line on top.
-        score_threshold: what the legend says of the detections that are drawn.
+        images: Arrays (H, W, 3) uint8 RGB of any sizes, at least one.
+        captions: A line for each; shortened in the middle if it is too long.
+        title: A line on top.
+        score_threshold: Minimum score of the drawn detections, for the legend.
 
     Returns:
         (H, W, 3) uint8, RGB.
     """
-    columns = _columns_for(len(images))
+    # A grid that is wider than high and leaves few cells empty.
+    least = math.ceil(math.sqrt(len(images)))
+    columns = min(range(least, least + 3), key=lambda count: (-len(images) % count, count))
     cell = max(image.shape[1] for image in images)
     rows = [images[start : start + columns] for start in range(0, len(images), columns)]
     heights = [max(image.shape[0] for image in row) for row in rows]
@@ -358,12 +362,6 @@ def make_grid(
         if column == columns - 1:
             top += heights[row] + below
     return np.asarray(page)
-
-
-def _columns_for(count: int) -> int:
-    """Columns of a grid that is wider than high and leaves few cells empty."""
-    least = math.ceil(math.sqrt(count))
-    return min(range(least, least + 3), key=lambda columns: (-count % columns, columns))
 
 
 def _legend(pen: ImageDraw.ImageDraw, top: int, score_threshold: float) -> None:

@@ -14,15 +14,15 @@ convolutions at batch 16, and how long depends on chance.
 """
 
 import shutil
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import timm
 import torch
 from torch import Tensor, nn
 
+from mobilevision.apps.benchmark.processes import time_in_turns
 from mobilevision.apps.training.runs import keep_freed_memory
 from mobilevision.backbone import ImageClassifier, MobileNetV1, fuse
 from mobilevision.backbone.layers import Padding
@@ -71,12 +71,14 @@ def compare(
     for batch in batches:
         images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
         errors = [check(variant, images) for variant in variants]
-        rows = [[seconds(variant, images) for variant in variants] for _ in range(rounds)]
-        for index, variant in enumerate(variants):
-            ratio = statistics.median(row[0] / row[index] for row in rows)
-            median = statistics.median(row[index] for row in rows)
-            print(f"{variant.name:<26}{batch:>6}{median / batch * 1e3:>14.2f}{ratio:>7.2f}x"
-                  f"{errors[index]:>10.0e}", flush=True)  # fmt: skip
+        runs = {variant.name: partial(variant.network, _input(variant, images))
+                for variant in variants}  # fmt: skip
+        with torch.inference_mode():
+            times = time_in_turns(runs, rounds, warm_up=0)  # the check has run each of them once
+        for name, error in zip(runs, errors, strict=True):
+            median, ratio = times.median(name), times.ratio(variants[0].name, name)
+            print(f"{name:<26}{batch:>6}{median / batch * 1e3:>14.2f}{ratio:>7.2f}x{error:>10.0e}",
+                  flush=True)  # fmt: skip
 
 
 def make_variants(compiled: bool) -> list[Variant]:
@@ -130,15 +132,6 @@ def check(variant: Variant, images: Tensor) -> float:
     if not error <= (BFLOAT16_TOLERANCE if variant.bfloat16 else TOLERANCE):
         raise SystemExit(f"{variant.name}: logits differ by {error:.1e} of the largest")
     return error
-
-
-@torch.inference_mode()
-def seconds(variant: Variant, source: Tensor) -> float:
-    """Return the time of one call, in seconds."""
-    images = _input(variant, source)
-    start = time.perf_counter()
-    variant.network(images)
-    return time.perf_counter() - start
 
 
 def _input(variant: Variant, images: Tensor) -> Tensor:

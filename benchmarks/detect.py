@@ -3,22 +3,20 @@
     python benchmarks/detect.py
     python benchmarks/detect.py --threads 2 --rounds 40
 
-Timed is all that comes after decoding: resize, normalization, network, box decoding, NMS.
+Everything after decoding is timed: resize, normalization, network, box decoding, NMS.
 All are eager, in float32, with random weights and 90 classes (torchvision counts background as the
-91st). Ours get an array (H, W, 3) uint8 through ``Detector``; torchvision's get the float tensor
-(3, H, W) in [0, 1] that they want, and its making is not counted.
+91st). Ours get an array (H, W, 3) uint8 through ``Detector``; torchvision's get a float tensor
+(3, H, W) in [0, 1] that is prepared before.
 
-What is left to suppress depends on the scores, so each model's score threshold is set to what lets
-the same number of its candidates (pairs of a box and a class) through on this image; at most 100
-boxes are kept, 400 candidates of a class are looked at, and two-stage models get 300 proposals. The
-table shows how many candidates passed and how many boxes are left.
+The work of NMS depends on the scores, so each model's score threshold is set to let the same number
+of candidates (pairs of a box and a class) pass on this image; at most 100 boxes are kept, at most
+400 candidates of a class are considered, and two-stage models get 300 proposals. The table shows
+how many candidates passed and how many boxes are left.
 
-The sides take turns, ours first; a ratio is the median over the rounds of a peer's time by that of
-our SSD-300 in the same round.
+The sides take turns; a ratio is the median over the rounds of a peer's time by that of our SSD-300
+in the same round.
 """
 
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -29,6 +27,8 @@ from torch import Tensor, nn
 from torchvision.models import detection
 
 from mobilevision.apps import DetectionResult, Detector
+from mobilevision.apps.benchmark.peers import threshold_between, wake
+from mobilevision.apps.benchmark.processes import time_in_turns
 from mobilevision.apps.inference.torch import TorchRuntime
 from mobilevision.backbone import MobileNetV1
 from mobilevision.heads.detection import SSD, PostProcess
@@ -40,14 +40,14 @@ WITHOUT_LIMIT = 10**6
 
 
 class Side(NamedTuple):
-    """A detector whose NMS can be set."""
+    """A detector whose NMS can be configured."""
 
     run: Callable[[], np.ndarray]
-    """Image to scores (K,), falling."""
+    """Runs it on an image and returns the scores (K,), falling."""
     limit: Callable[[float, float, int], None]
-    """Set score threshold, IoU threshold and most detections."""
+    """Sets the score threshold, the IoU threshold and the maximum number of detections."""
     iou_threshold: float
-    """Of the model as its authors have it."""
+    """The default of the model."""
 
 
 def compare(
@@ -74,36 +74,21 @@ def compare(
         passed = limit_candidates(side, candidates)
         counts[name] = (passed, len(side.run()))
         runs[name] = side.run
-    times = take_turns(runs, rounds)
-    ratios = {}
+    times = time_in_turns(runs, rounds)
+    ratios = {name: times.ratio(name, chosen[0]) for name in chosen}
     for name in chosen:
-        pairs = zip(times[name], times[chosen[0]], strict=True)
-        ratios[name] = statistics.median(own / reference for own, reference in pairs)
-        print(f"{name:<40}{statistics.median(times[name]):>8.1f}{ratios[name]:>7.2f}x"
+        print(f"{name:<40}{times.median(name) * 1e3:>8.1f}{ratios[name]:>7.2f}x"
               f"{counts[name][0]:>12}{counts[name][1]:>7}", flush=True)  # fmt: skip
     return ratios
-
-
-def take_turns(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Run all in turn and return the milliseconds of each; two rounds before do not count."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(rounds + 2):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if number >= 2:
-                times[name].append((time.perf_counter() - start) * 1e3)
-    return times
 
 
 def limit_candidates(side: Side, wanted: int) -> int:
     """Set the score threshold that lets ``wanted`` candidates pass; return how many do.
 
-    Without NMS (IoU threshold 1) and limits, what a model returns are its candidates.
+    Without NMS (IoU threshold 1) and limits, the outputs of a model are its candidates.
     """
     side.limit(0.0, 1.0, WITHOUT_LIMIT)
-    scores = np.sort(side.run())[::-1].astype(np.float64)
-    threshold = float(scores[wanted - 1 : wanted + 1].mean()) if len(scores) > wanted else 0.0
+    threshold = threshold_between(side.run(), wanted)
     side.limit(threshold, 1.0, WITHOUT_LIMIT)
     passed = len(side.run())
     side.limit(threshold, side.iou_threshold, MAX_DETECTIONS)
@@ -111,12 +96,19 @@ def limit_candidates(side: Side, wanted: int) -> int:
 
 
 def random_image(seed: int = 0) -> np.ndarray:
-    """(480, 640, 3) uint8: smooth colors with some noise."""
+    """Return an image (480, 640, 3) uint8 of smooth colors with some noise."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, 12, 16, generator=generator)
     smooth = nn.functional.interpolate(coarse, (HEIGHT, WIDTH), mode="bicubic")
     noisy = smooth + torch.randn(smooth.shape, generator=generator) * 0.05
     return (noisy[0].clamp(0, 1) * 255).byte().permute(1, 2, 0).contiguous().numpy()
+
+
+def random_batch() -> Tensor:
+    """Return four random images, (4, 3, 480, 640) uint8."""
+    return torch.stack([torch.from_numpy(random_image(seed)) for seed in range(4)]).permute(
+        0, 3, 1, 2
+    )
 
 
 def our_ssd() -> Side:
@@ -132,9 +124,10 @@ def our_faster_rcnn() -> Side:
 
 
 def ours(network: nn.Module) -> Side:
-    """One of our networks behind ``Detector``, with classifiers that say something."""
+    """Return one of our networks behind ``Detector``, with biases that make the scores differ."""
     network.eval()
-    wake(network, lambda images: network(nn.functional.interpolate(images, (300, 300))))
+    images = nn.functional.interpolate(random_batch(), (300, 300))
+    wake(network, lambda: network(images), CLASSES + 1)
     detector = Detector.from_network(
         network, {number: str(number) for number in range(1, CLASSES + 1)}, device="cpu"
     )
@@ -153,21 +146,21 @@ def ours(network: nn.Module) -> Side:
 
 
 def peer_ssd(make: Callable[..., nn.Module]) -> Side:
-    """One of torchvision's one-stage detectors."""
+    """Return one of torchvision's one-stage detectors."""
     model = untrained(make)
     model.topk_candidates = TOP_K
-    return peer(model, model, "nms_thresh", "score_thresh", "detections_per_img")
+    return peer(model, model)
 
 
 def peer_faster_rcnn() -> Side:
-    """Torchvision's Faster R-CNN on a MobileNet, with as many proposals as ours."""
+    """Return torchvision's Faster R-CNN on a MobileNet, with as many proposals as ours."""
     model = untrained(
         detection.fasterrcnn_mobilenet_v3_large_320_fpn,
         rpn_pre_nms_top_n_test=1000,
         rpn_post_nms_top_n_test=300,
         rpn_score_thresh=0.0,
     )
-    return peer(model, model.roi_heads, "nms_thresh", "score_thresh", "detections_per_img")
+    return peer(model, model.roi_heads)
 
 
 def untrained(make: Callable[..., nn.Module], **options: Any) -> Any:
@@ -175,48 +168,22 @@ def untrained(make: Callable[..., nn.Module], **options: Any) -> Any:
     torch.manual_seed(0)
     model = make(weights=None, weights_backbone=None, num_classes=CLASSES + 1, **options)
     model.eval()
-    wake(model, lambda images: model(list(images / 255)))
+    wake(model, lambda: model(list(random_batch() / 255)), CLASSES + 1)
     return model
 
 
-def peer(model: nn.Module, part: Any, iou_name: str, score_name: str, most_name: str) -> Side:
-    """A model of torchvision whose NMS is set by attributes of one of its parts."""
-    usual, image = getattr(part, iou_name), torch.from_numpy(random_image()).permute(2, 0, 1) / 255
+def peer(model: nn.Module, part: Any) -> Side:
+    """Return a model of torchvision, one part of which has the settings of NMS."""
+    usual, image = part.nms_thresh, torch.from_numpy(random_image()).permute(2, 0, 1) / 255
 
     def run() -> np.ndarray:
         with torch.inference_mode():
             return cast("list[dict[str, Tensor]]", model([image]))[0]["scores"].numpy()
 
     def limit(score: float, iou: float, most: int) -> None:
-        setattr(part, score_name, score)
-        setattr(part, iou_name, iou)
-        setattr(part, most_name, most)
+        part.score_thresh, part.nms_thresh, part.detections_per_img = score, iou, most
 
     return Side(run, limit, usual)
-
-
-@torch.no_grad()
-def wake(network: nn.Module, run: Callable[[Tensor], object]) -> None:
-    """Make an untrained network say different things of different places and classes.
-
-    Signals fade through untrained layers until all scores are equal. So normalization takes its
-    statistics from a few images, and class predictors get random biases.
-
-    Args:
-        network: In evaluation mode.
-        run: Put images (4, 3, H, W) uint8 through it.
-    """
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    usual = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.train().momentum = 1.0
-    run(torch.stack([torch.from_numpy(random_image(seed)).permute(2, 0, 1) for seed in range(4)]))
-    for norm, momentum in zip(norms, usual, strict=True):
-        norm.eval().momentum = momentum
-    for module in network.modules():
-        outputs = getattr(module, "out_channels", getattr(module, "out_features", 0))
-        if outputs and outputs % (CLASSES + 1) == 0 and module.bias is not None:  # type: ignore[union-attr]
-            nn.init.normal_(cast(Tensor, module.bias))
 
 
 SIDES: dict[str, Callable[[], Side]] = {

@@ -8,21 +8,20 @@ folded into the convolutions, channels_last, uint8 pixels normalized inside, arr
 networks means those of `FaceEmbedder` and `FaceAttributes`, one after the other on the same crops,
 which favors them: in use each cuts out crops of its own. All are in float32, with random weights.
 
-The sides take turns, the two networks first; a ratio is the median over the rounds of their time by
-that of the one in the same round. The heads have the same weights on both sides, and so do the
-backbones, so that both sides have to say the same; that is checked. Mult-adds and parameters are
-counted from the networks.
+The sides take turns; a ratio is the median over the rounds of the time of two networks by that of
+one in the same round. Heads and backbones have the same weights on both sides; the script checks
+that their outputs are the same. Mult-adds and parameters are counted from the networks.
 """
 
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
 
 from mobilevision.apps import FaceAnalyzer, FaceAttributes, FaceEmbedder
+from mobilevision.apps.benchmark.peers import settle
+from mobilevision.apps.benchmark.processes import time_in_turns
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.cost import count_cost
 from mobilevision.heads.face_attributes import AttributeNetwork
@@ -47,7 +46,7 @@ def compare(
 
     Args:
         batch_sizes: Crops at once.
-        rounds: Runs of each side; the medians are shown.
+        rounds: Timed runs of each side, of which the medians are shown.
         threads: Threads of torch.
         size_hw: Height and width of the crops in px.
         width_mult: Of MobileNet.
@@ -69,11 +68,10 @@ def compare(
     print(f"\n{'':<14}{'batch':>7}{'crops/s':>10}{'ratio':>8}")
     for batch_size in batch_sizes:
         crops = np.random.default_rng(0).integers(0, 256, (batch_size, *size_hw, 3), np.uint8)
-        times = take_turns(sides, crops, rounds)
-        for name, own in times.items():
-            pairs = zip(times[TWO], own, strict=True)
-            ratios[batch_size] = statistics.median(theirs / mine for theirs, mine in pairs)
-            rate = batch_size / statistics.median(own)
+        times = time_in_turns({name: partial(run, crops) for name, run in sides.items()}, rounds)
+        for name in sides:
+            ratios[batch_size] = times.ratio(TWO, name)
+            rate = batch_size / times.median(name)
             print(f"{name:<14}{batch_size:>7}{rate:>10.1f}{ratios[batch_size]:>7.2f}x", flush=True)
     return ratios
 
@@ -81,10 +79,12 @@ def compare(
 def make_networks(
     width_mult: float, size_hw: tuple[int, int]
 ) -> tuple[FacesNetwork, FaceNetwork, AttributeNetwork]:
-    """The network of both jobs, and one for each that says the same, in evaluation mode."""
+    """Return the network of both jobs, and one for each with the same weights, for evaluation."""
     torch.manual_seed(0)
-    both = FacesNetwork(MobileNetV1(width_mult, out_strides=(32,)), ATTRIBUTES, DIMENSION)
-    settle(both, size_hw)
+    both = FacesNetwork(MobileNetV1(width_mult, out_strides=(32,)), ATTRIBUTES, DIMENSION).eval()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (4, 3, *size_hw), dtype=torch.uint8, generator=generator)
+    settle(both, lambda: both(images))
     embed = FaceNetwork(MobileNetV1(width_mult, out_strides=(32,)), DIMENSION)
     describe = AttributeNetwork(MobileNetV1(width_mult, out_strides=(32,)), ATTRIBUTES)
     for network, head in ((embed, both.embedding), (describe, both.attributes)):
@@ -96,15 +96,15 @@ def make_networks(
 def make_sides(
     networks: tuple[FacesNetwork, FaceNetwork, AttributeNetwork], size_hw: tuple[int, int]
 ) -> dict[str, Side]:
-    """The two ways from crops (B, height, width, 3) uint8 to both answers.
+    """Return both sides, functions of crops (B, height, width, 3) uint8 to both outputs.
 
     Raises:
-        ValueError: They do not say the same.
+        ValueError: Their outputs differ.
     """
     both, embed, describe = networks
     thresholds = {str(number): 0.5 for number in range(ATTRIBUTES)}
     analyze = FaceAnalyzer.from_network(both, thresholds, size_hw, device="cpu").runtime
-    # A runtime takes what it is given: the side says only how large images are cut out.
+    # The runtime itself takes any size; the size given here is only that of crops from images.
     embedding = FaceEmbedder.from_network(embed, size_hw[0], device="cpu").runtime
     attributes = FaceAttributes.from_network(describe, thresholds, size_hw, "cpu").runtime
 
@@ -122,33 +122,6 @@ def make_sides(
     if difference > LARGEST_DIFFERENCE:
         raise ValueError(f"one network and two differ by {difference:.2g}")
     return {TWO: two, ONE: one}
-
-
-@torch.no_grad()
-def settle(network: nn.Module, size_hw: tuple[int, int]) -> None:
-    """Give normalization the statistics of a few images, as in a trained network.
-
-    Signals fade through untrained layers, and answers about nothing would be equal anyway.
-    """
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    generator = torch.Generator().manual_seed(0)
-    network.train()
-    network(torch.randint(0, 256, (4, 3, *size_hw), dtype=torch.uint8, generator=generator))
-    network.eval()
-
-
-def take_turns(sides: dict[str, Side], crops: np.ndarray, rounds: int) -> dict[str, list[float]]:
-    """Run all in turn and return the seconds of each; two rounds before do not count."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds + 2):
-        for name, side in sides.items():
-            start = time.perf_counter()
-            side(crops)
-            if number >= 2:
-                times[name].append(time.perf_counter() - start)
-    return times
 
 
 if __name__ == "__main__":

@@ -3,17 +3,14 @@
     python benchmarks/postprocess.py
     python benchmarks/postprocess.py --data ../shared/data --threads 2
 
-Both get the decoded boxes of 1,917 anchors and their scores in 90 classes, look at no more than 300
+Both get the decoded boxes of 1,917 anchors and their scores in 90 classes, consider at most 300
 candidates of a class, suppress at an IoU of 0.6 and return the best 100. "trained" are the public
-COCO SSD's answers to images of val2017 where they are at hand, and few high scores among low ones
-otherwise; "dense" are random scores, as an untrained network gives them. The sides take turns; a
+COCO SSD's predictions for images of val2017 if they are available, and a few high scores among low
+ones otherwise; "dense" are random scores, as those of an untrained network. The sides take turns; a
 case's ratio is the median of the ratios of its rounds.
 """
 
 import os
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -25,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.models.detection import ssd as torchvision_ssd
 
+from mobilevision.apps.benchmark.processes import time_in_turns
 from mobilevision.datasets.types import Detections
 from mobilevision.heads.detection.postprocess import PostProcess
 from mobilevision.heads.detection.weights import load_tensorflow_ssd
@@ -38,7 +36,7 @@ Found = list[dict[str, Tensor]]
 
 
 class Scene(NamedTuple):
-    """What a network says about a batch, decoded."""
+    """The decoded output of a network for a batch."""
 
     boxes: Tensor
     """(B, A, 4) float32, xyxy pixels."""
@@ -91,7 +89,7 @@ def compare(
     print(f"{'scores':<9}{'batch':>6}{'threshold':>11}{'torchvision ms':>16}{'ours ms':>9}"
           f"{'ratio':>8}  same boxes")  # fmt: skip
     for batch in batches:
-        trained = detector_answers(root, batch) if real else sparse_scores(batch)
+        trained = detector_scene(root, batch) if real else sparse_scores(batch)
         for name, scene in (("trained", trained), ("dense", dense_scores(batch))):
             for threshold in THRESHOLDS:
                 row = measure(scene, threshold, rounds)
@@ -99,7 +97,7 @@ def compare(
 
 
 def measure(scene: Scene, threshold: float, rounds: int) -> str:
-    """Run both sides in turn; the columns of the table."""
+    """Time both sides in turns and return the columns of the table."""
     process = PostProcess(score_threshold=threshold, candidates_per_class=CANDIDATES)
     peer = Torchvision(process)
 
@@ -107,14 +105,14 @@ def measure(scene: Scene, threshold: float, rounds: int) -> str:
         return process(scene.boxes, scene.scores[..., 1:], SIZE_HW)
 
     same = agree(ours().unbatch(), peer.run(scene))
-    pairs = [(_milliseconds(lambda: peer.run(scene)), _milliseconds(ours)) for _ in range(rounds)]
-    theirs, mine = (statistics.median(column) for column in zip(*pairs, strict=True))
-    ratio = statistics.median(other / own for other, own in pairs)
-    return f"{theirs:>16.1f}{mine:>9.1f}{ratio:>7.1f}x  {'yes' if same else 'NO'}"
+    times = time_in_turns({"peer": lambda: peer.run(scene), "ours": ours}, rounds, warm_up=0)
+    medians = [1e3 * times.median(name) for name in ("peer", "ours")]
+    ratio = times.ratio("peer", "ours")
+    return f"{medians[0]:>16.1f}{medians[1]:>9.1f}{ratio:>7.1f}x  {'yes' if same else 'NO'}"
 
 
 def agree(ours: list[Detections], theirs: Found) -> bool:
-    """Whether both found the same labels and, to float rounding, the same scores and boxes."""
+    """Return whether the labels are equal, and scores and boxes up to rounding."""
     return all(
         torch.equal(mine.labels + 1, other["labels"])
         and torch.allclose(mine.scores, other["scores"])
@@ -123,15 +121,9 @@ def agree(ours: list[Detections], theirs: Found) -> bool:
     )
 
 
-def _milliseconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return (time.perf_counter() - start) * 1e3
-
-
 @torch.inference_mode()
-def detector_answers(root: Path, batch: int) -> Scene:
-    """The answers of the public SSD (width 0.75) to the first images of val2017."""
+def detector_scene(root: Path, batch: int) -> Scene:
+    """Run the public SSD (width 0.75) on the first images of val2017."""
     network = load_tensorflow_ssd(root / WEIGHTS, width_mult=0.75)
     paths = sorted((root / "coco" / "val2017").glob("*.jpg"))[:batch]
     opened = [Image.open(path).convert("RGB").resize(SIZE_HW) for path in paths]
@@ -142,15 +134,15 @@ def detector_answers(root: Path, batch: int) -> Scene:
 
 
 def sparse_scores(batch: int, seed: int = 0) -> Scene:
-    """Boxes around six objects in each image and few high scores, as a detector gives them."""
+    """Generate boxes around six objects in each image and few high scores, like a detector's."""
     generator = torch.Generator().manual_seed(seed)
-    # In float32 some of so many random numbers are equal, and their order is nobody's.
+    # In float32 some of so many random numbers would be equal, and their order undefined.
     scores = torch.rand(batch, ANCHORS, CLASSES, generator=generator, dtype=torch.float64)
     return Scene(_clustered_boxes(batch, 6, generator), _with_background(scores.pow(40).float()))
 
 
 def dense_scores(batch: int, seed: int = 0) -> Scene:
-    """Boxes around forty places in each image and random scores that add up to 1."""
+    """Generate boxes around forty places in each image and random scores that sum to 1."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(batch, ANCHORS, 1 + CLASSES, generator=generator) * 2
     return Scene(_clustered_boxes(batch, 40, generator), logits.softmax(dim=-1))

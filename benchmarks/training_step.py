@@ -26,7 +26,7 @@ BOXES = 7
 
 
 class Variant(NamedTuple):
-    """How a network is trained."""
+    """The layout and precision of a training."""
 
     name: str
     channels_last: bool
@@ -75,7 +75,7 @@ def compare(
 
 
 class Step(NamedTuple):
-    """What a step took and gave."""
+    """The time and the loss of a step."""
 
     seconds: float
     loss: float
@@ -85,7 +85,7 @@ class Trainer:
     """A network in training.
 
     Args:
-        variant: How it is trained.
+        variant: Layout and precision.
         width_mult: Width multiplier of its backbone.
     """
 

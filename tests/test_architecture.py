@@ -18,13 +18,14 @@ ARROWS = {
 """Folder -> the folders that it may import besides itself."""
 APPS_ARROWS = {
     "batch": {"drawing", "inference", "private_files"},
-    "benchmark": {"export", "inference"},
+    "benchmark": {"drawing", "export", "inference"},
     "callbacks": {"drawing"},
     "cli": {"command", "errors", "training"},
     "commands": {
-        "batch", "benchmark", "callbacks", "command", "costs", "errors", "export", "faces",
-        "importing", "inference", "training",
+        "batch", "benchmark", "callbacks", "command", "costs", "drawing", "errors", "export",
+        "faces", "importing", "inference", "training",
     },
+    "costs": {"drawing"},
     "errors": {"private_files"},
     "export": {"batch", "inference"},
     "faces": {"batch", "inference", "private_files", "training"},

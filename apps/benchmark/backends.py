@@ -1,4 +1,4 @@
-"""A network without resize, decoding and NMS, for its share of the machine's ceiling."""
+"""The sides of a benchmark: a model in every runtime, its network alone, and its peers."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,8 +21,8 @@ from .loader import Opening, open_side
 from .peers import write_peer
 
 
-class AloneAnswers(nn.Module):
-    """All tensors that a network says, as they are.
+class BareNetwork(nn.Module):
+    """A network without resize, decoding and NMS.
 
     Args:
         network: Pixels (B, 3, h, w) uint8 to tensors, nested in any way.
@@ -33,45 +33,41 @@ class AloneAnswers(nn.Module):
         self.network = network
 
     def forward(self, pixels: Tensor, image_hw: tuple[Any, Any]) -> tuple[Tensor, ...]:  # noqa: ARG002
-        """See ``Answers``."""
+        """Return all tensors of the output; the size of the images is not used."""
         return tuple(tensors_in(self.network(pixels)))
 
 
 def alone(deployable: Deployable) -> Deployable:
-    """The network of a deployable, which can be exported as that can; images of its own size.
+    """Return the network of a deployable alone, for export; it takes images of its own size.
 
-    What does not depend on the images, such as anchors, is part of the answer, too.
+    Its outputs include tensors that do not depend on the images, such as anchors.
     """
-    network = bare_network(deployable.module.answers)
     size_hw = deployable.metadata.size_hw
-    module = DeployedNetwork(AloneAnswers(network), size_hw).eval()
+    module = DeployedNetwork(BareNetwork(bare_network(deployable)), size_hw).eval()
     with torch.inference_mode():
         count = len(module(torch.zeros(1, *size_hw, 3, dtype=torch.uint8)))
     outputs = {f"output_{number}": "of the network" for number in range(count)}
     return Deployable(module, replace(deployable.metadata, job="network", outputs=outputs))
 
 
-def bare_network(answers: nn.Module) -> nn.Module:
-    """The network of a job, pixels (B, 3, h, w) uint8 to whatever it says, out of ``Answers``."""
-    places = dict(answers.named_modules())
+def bare_network(deployable: Deployable) -> nn.Module:
+    """Return the network of a job without its adapter: pixels (B, 3, h, w) uint8 to any output."""
+    places = dict(deployable.module.answers.named_modules())
     return next(places[name] for name in ("network", "task.network") if name in places)
 
 
 def mult_adds_of(network: nn.Module, image: Any) -> int:
-    """Multiplications and additions, each pair counted once, for what the network takes."""
+    """Count pairs of a multiplication and an addition for the input of a network."""
     with torch.inference_mode():
         return count_cost(network, image).mult_adds
 
 
-def tensors_in(answer: Any) -> Iterator[Tensor]:
-    """The tensors of a nested answer, in order."""
-    if isinstance(answer, Tensor):
-        yield answer
-    elif isinstance(answer, dict):
-        for part in answer.values():
-            yield from tensors_in(part)
-    elif isinstance(answer, tuple | list):
-        for part in answer:
+def tensors_in(output: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a nested output, in order."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, dict | tuple | list):
+        for part in output.values() if isinstance(output, dict) else output:
             yield from tensors_in(part)
 
 
@@ -81,30 +77,30 @@ CEILING_PRECISION = "float32"
 """Precision of the reference kernel, and of the sides that are compared with it."""
 _CHECKPOINT = ".ckpt"
 _PRECISIONS = {".xml": ("bf16",)}
-"""Suffix of an exported file -> precisions besides its own that its runtime can be asked for."""
+"""Suffix of an exported file -> additional precisions that its runtime supports."""
 
 
 class Side(NamedTuple):
-    """One thing that is measured."""
+    """A model in a runtime, which is measured."""
 
     name: str
-    """A file's name, or what the package of a peer calls it."""
+    """Name of its file, or of the model in a peer's package."""
     engine: str
-    """What runs it: ``eager``, or the name of a format."""
-    answer: Opening
-    """All of it."""
+    """``eager``, or the name of a format."""
+    whole: Opening
+    """The whole model, with resize and NMS."""
     network: Opening | None = None
-    """The network alone, where it can be told apart."""
+    """The network alone, if it can be separated."""
     network_hw: tuple[int, int] | None = None
-    """Size of the images that it takes."""
+    """Image size of the network alone."""
     mult_adds: int | None = None
-    """Of the network for one image; None where they cannot be counted."""
+    """Mult-adds of the network for one image; None if they cannot be counted."""
     note: str = ""
-    """What else is to be said."""
-    answer_hw: tuple[int, int] | None = None
-    """Size of the images that all of it takes; None takes any."""
+    """A remark for the report."""
+    whole_hw: tuple[int, int] | None = None
+    """Image size of the whole model; None takes any."""
     precision: str = CEILING_PRECISION
-    """In which the network alone calculates."""
+    """Precision of the network alone."""
 
     @property
     def title(self) -> str:
@@ -113,16 +109,15 @@ class Side(NamedTuple):
 
 
 class Made(NamedTuple):
-    """What can be measured and what cannot."""
+    """The sides that can be measured, and those that cannot."""
 
     sides: list[Side]
-    """In order."""
     skipped: dict[str, str]
-    """Title of what was left out -> why."""
+    """Title of a side -> the reason why it is left out."""
 
 
 def check_engine(engine: str) -> None:
-    """Make sure that an engine is known.
+    """Check that an engine is known.
 
     Raises:
         DataError: It is not.
@@ -133,20 +128,20 @@ def check_engine(engine: str) -> None:
 
 
 def sides_of(model: Path, engine: str, folder: Path) -> Made:
-    """A model in one engine or in all that are installed.
+    """Prepare a model in one engine or in all that are installed.
 
     Args:
         model: A checkpoint, which is exported for each engine, or an exported file, which has one.
         engine: ``all``, ``eager`` or the name of a format.
-        folder: Where exported files go.
+        folder: Folder for exported files.
 
     Raises:
-        DataError: The model cannot be read, or not be run by the engine that was asked for.
+        DataError: The model cannot be read, or not be run by the engine.
     """
     if not model.is_file():
         raise DataError(f"{model}: no such model. Give a checkpoint or an exported file.")
+    made = Made([], {})
     if model.suffix in EXPORTED_SUFFIXES:
-        made = Made([], {})
         _add_with_precisions(made, _exported_file(model, engine))
         return made
     if model.suffix != _CHECKPOINT:
@@ -154,8 +149,8 @@ def sides_of(model: Path, engine: str, folder: Path) -> Made:
             f"{model}: models are read from {', '.join([_CHECKPOINT, *EXPORTED_SUFFIXES])} files."
         )
     deployable = open_deployable(model)
-    mult_adds = _mult_adds(deployable)
-    made = Made([], {})
+    pixels = torch.zeros(1, 3, *deployable.metadata.size_hw, dtype=torch.uint8)
+    mult_adds = mult_adds_of(bare_network(deployable), pixels)
     if engine in (ALL, EAGER):
         made.sides.append(_eager(model, deployable, mult_adds))
     for name in runnable_formats() if engine == ALL else {engine} - {EAGER}:
@@ -169,7 +164,7 @@ def sides_of(model: Path, engine: str, folder: Path) -> Made:
 
 
 def runnable_formats() -> list[str]:
-    """Formats for whose files there is a runtime here; the others are for other machines."""
+    """Return the formats whose files can run here; the others are for other machines."""
     found = []
     for name in FORMATS:
         try:
@@ -181,13 +176,13 @@ def runnable_formats() -> list[str]:
 
 
 def others(words: Sequence[str], folder: Path, candidates: int, image: np.ndarray) -> list[Side]:
-    """What the model is compared with: files as ``sides_of``, networks of others by word.
+    """Prepare the models to compare with: files as in ``sides_of``, or third-party networks.
 
     Args:
-        words: Files, or words as ``write_peer`` takes them.
-        folder: Where files go.
-        candidates: As for ``write_peer``.
-        image: Likewise.
+        words: Files, or names as in ``write_peer``.
+        folder: Folder for temporary files.
+        candidates: See ``write_peer``.
+        image: See ``write_peer``.
 
     Raises:
         DataError: There is no such file or network.
@@ -203,12 +198,12 @@ def others(words: Sequence[str], folder: Path, candidates: int, image: np.ndarra
 
 
 def _add_with_precisions(made: Made, side: Side) -> None:
-    """Add a side, and the same file in the other precisions that its runtime has here."""
+    """Add a side, and the same file in the other precisions that its runtime supports here."""
     made.sides.append(side)
-    for precision in _PRECISIONS.get(Path(side.answer.source).suffix, ()):
+    for precision in _PRECISIONS.get(Path(side.whole.source).suffix, ()):
         own = _in_precision(side, precision)
         try:
-            open_side(own.answer, 1)
+            open_side(own.whole, 1)
         except DataError as error:
             made.skipped[own.title] = str(error)
         else:
@@ -216,24 +211,14 @@ def _add_with_precisions(made: Made, side: Side) -> None:
 
 
 def _in_precision(side: Side, precision: str) -> Side:
-    answer, network = (
-        part and part._replace(source=f"{part.source}{loader.MARK}{precision}")
-        for part in (side.answer, side.network)
-    )
-    assert answer is not None
-    note = "answers differ more than in float32"
-    return side._replace(
-        engine=f"{side.engine} {precision}",
-        answer=answer,
-        network=network,
-        note=note,
-        precision=precision,
-    )
-
-
-def _mult_adds(deployable: Deployable) -> int:
-    pixels = torch.zeros(1, 3, *deployable.metadata.size_hw, dtype=torch.uint8)
-    return mult_adds_of(bare_network(deployable.module.answers), pixels)
+    parts = {
+        name: opening._replace(source=f"{opening.source}{loader.MARK}{precision}")
+        for name, opening in (("whole", side.whole), ("network", side.network))
+        if opening is not None
+    }
+    note = "outputs differ more than in float32"
+    engine = f"{side.engine} {precision}"
+    return side._replace(**parts, engine=engine, note=note, precision=precision)
 
 
 def _exported_file(path: Path, engine: str) -> Side:
@@ -241,9 +226,9 @@ def _exported_file(path: Path, engine: str) -> Side:
     own = formats[0] if formats else path.suffix
     if engine not in (ALL, own):
         raise DataError(f"{path}: is run by {own}. Leave --engine {engine} out.")
-    metadata = open_runtime(path, "cpu").metadata  # says at once what is wrong with it
+    metadata = open_runtime(path, "cpu").metadata  # fails early if the file is unusable
     taken = metadata.size_hw if own in FIXED_SHAPES else None
-    return Side(path.name, own, Opening("file", str(path)), note="as it is", answer_hw=taken)
+    return Side(path.name, own, Opening("file", str(path)), note="as it is", whole_hw=taken)
 
 
 def _eager(model: Path, deployable: Deployable, mult_adds: int) -> Side:
@@ -262,18 +247,13 @@ def _in_format(
     written = export_checkpoint(model, whole, name)
     part = folder / name / f"{model.stem}_network{chosen.suffix}"
     chosen.write(alone(deployable), part, ExportOptions(any_image=False))
-    told = written.differences or {}
-    note = ", ".join(f"{output} {value:.2g}" for output, value in told.items())
-    return Side(
-        model.name,
-        name,
-        Opening("file", str(whole)),
-        Opening("file", str(part)),
-        deployable.metadata.size_hw,
-        mult_adds,
-        f"largest difference to torch: {note}" if note else "",
-        deployable.metadata.size_hw if name in FIXED_SHAPES else None,
-    )
+    differences = (written.differences or {}).items()
+    note = ", ".join(f"{output} {value:.2g}" for output, value in differences)
+    note = f"largest difference to torch: {note}" if note else ""
+    size_hw = deployable.metadata.size_hw
+    openings = (Opening("file", str(whole)), Opening("file", str(part)))
+    fixed_hw = size_hw if name in FIXED_SHAPES else None
+    return Side(model.name, name, *openings, size_hw, mult_adds, note, fixed_hw)
 
 
 def _peer(word: str, folder: Path, candidates: int, image: np.ndarray) -> Side:

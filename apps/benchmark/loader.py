@@ -1,4 +1,4 @@
-"""What is timed, as plain data, and how a process opens it. Free of torch."""
+"""Openers of everything that is timed, named by plain data; does not import torch."""
 
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -9,27 +9,27 @@ import numpy as np
 from ..inference.runtime import open_runtime
 
 Run = Callable[[np.ndarray], object]
-"""Images (B, H, W, 3) uint8 RGB to whatever the answer is."""
+"""Images (B, H, W, 3) uint8 RGB to any output."""
 
 
 class Opened(NamedTuple):
-    """A network that is ready to run."""
+    """A model that is ready to run."""
 
-    answer: Run
-    """All of it, from images of any size; resize and NMS are part of it."""
+    whole: Run
+    """The whole model, with resize and NMS, from images of any size."""
     network: Run | None = None
-    """The network alone, on images of its own size; None where it cannot be told apart."""
+    """The network alone, from images of its own size; None if it cannot be separated."""
 
 
 class Opening(NamedTuple):
-    """What a process opens and runs."""
+    """The name of something that a process opens and runs."""
 
     opener: str
     """One of ``OPENERS``."""
     source: str
-    """What it opens: mostly a file."""
-    part: str = "answer"
-    """Which field of ``Opened`` runs."""
+    """Usually a file."""
+    part: str = "whole"
+    """The field of ``Opened`` that runs."""
 
 
 def _checkpoint(source: str, threads: int) -> Opened:
@@ -45,11 +45,7 @@ def _peer(source: str, threads: int) -> Opened:
 
 
 def open_side(opening: Opening, threads: int) -> Run:
-    """Open what is to be timed.
-
-    Args:
-        opening: What it is.
-        threads: Threads that it may use.
+    """Open something to be timed with a number of threads.
 
     Raises:
         DataError: It cannot be opened.
@@ -62,34 +58,31 @@ def open_side(opening: Opening, threads: int) -> Run:
 
 
 MARK = "#"
-"""Between a file and the precision in which it is run."""
+"""Separates a file from the precision in which it runs."""
 
 
 def open_exported(source: str, threads: int) -> Opened:
-    """Open an exported file; the source is the file, after a "#" the precision asked for.
-
-    Without it a file runs as its runtime has it by itself.
-    """
+    """Open an exported file, optionally followed by "#" and a precision other than the default."""
     path, _, precision = source.partition(MARK)
     device = f"cpu:{precision}" if precision else "cpu"
     return Opened(open_runtime(path, device, threads))
 
 
 SIDE = 1536
-"""Rows and columns of both matrices: large enough that memory is no limit."""
+"""Rows and columns of both matrices, large enough for compute to be the limit, not memory."""
 FLOPS = 2 * SIDE**3
-"""Multiplications and additions of one product."""
+"""Multiplications and additions of a matrix product."""
 Product = Callable[[], object]
-"""Multiplies two matrices that it holds."""
+"""Multiplies two fixed matrices."""
 
 
 def installed() -> list[str]:
-    """Names of the runtimes that can multiply here; sources of ``open_gemm``."""
+    """Return the runtimes that can multiply here, which are the sources of ``open_gemm``."""
     return [name for name, packages in _PACKAGES.items() if all(map(find_spec, packages))]
 
 
 def open_gemm(source: str, threads: int) -> Opened:
-    """Open the multiplication of two matrices; the source is the name of a runtime."""
+    """Open the multiplication of two matrices in a runtime, which the source names."""
     random = np.random.default_rng(0)
     left, right = random.standard_normal((2, SIDE, SIDE), dtype=np.float32)
     product = _OPEN[source](left, right, threads)
@@ -106,7 +99,7 @@ def _in_torch(left: np.ndarray, right: np.ndarray, threads: int) -> Product:
 
 
 def _in_onnxruntime(left: np.ndarray, right: np.ndarray, threads: int) -> Product:
-    """The right matrix is a constant, as weights are, so that the runtime may rearrange it."""
+    """Multiply in ONNX Runtime, with a constant as weights are, which it may rearrange."""
     import onnx
     import onnxruntime
     from onnx import helper, numpy_helper
@@ -128,7 +121,7 @@ def _in_onnxruntime(left: np.ndarray, right: np.ndarray, threads: int) -> Produc
 
 
 def _in_openvino(left: np.ndarray, right: np.ndarray, threads: int) -> Product:
-    """The right matrix is a constant, as for ONNX Runtime."""
+    """Multiply in OpenVINO, with a constant as in ONNX Runtime."""
     import openvino
     from openvino import opset13 as ops
 
@@ -141,11 +134,7 @@ def _in_openvino(left: np.ndarray, right: np.ndarray, threads: int) -> Product:
     return lambda: compiled([left], share_inputs=True, share_outputs=True)[0]
 
 
-_PACKAGES = {
-    "torch": ("torch",),
-    "onnxruntime": ("onnxruntime", "onnx"),
-    "openvino": ("openvino",),
-}
+_PACKAGES = {"torch": ["torch"], "onnxruntime": ["onnxruntime", "onnx"], "openvino": ["openvino"]}
 _OPEN = {"torch": _in_torch, "onnxruntime": _in_onnxruntime, "openvino": _in_openvino}
 
 
@@ -155,4 +144,4 @@ OPENERS: dict[str, Callable[[str, int], Opened]] = {
     "gemm": open_gemm,
     "peer": _peer,
 }
-"""What is opened -> what opens it for so many threads."""
+"""Kind of a source -> function of the source and the number of threads."""

@@ -1,4 +1,4 @@
-"""Runs the sides against each other and gathers what they took."""
+"""Measurement of all sides, in processes that take turns."""
 
 import math
 import statistics
@@ -21,20 +21,20 @@ LATENCY, THROUGHPUT, NETWORK = "latency", "throughput", "network"
 WARM_UP = 2
 _MEMORY_CALLS = 10
 _PRODUCTS = 5
-"""Timed products of each runtime before the fastest becomes the reference kernel."""
+"""Timed matrix products of each runtime; the fastest runtime becomes the reference kernel."""
 Name = tuple[int, str]
-"""Number of a side and what is timed."""
+"""Number of a side, and ``LATENCY``, ``THROUGHPUT`` or ``NETWORK``."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How it is measured.
+    """The options of a benchmark.
 
     Attributes:
-        threads: Of each side.
-        rounds: In which each side has a turn.
-        calls: Timed calls of a turn; their median counts.
-        batch: Images at once where throughput is measured.
+        threads: Threads of each side.
+        rounds: Rounds in which each side has a turn.
+        calls: Timed calls of a turn, of which the median counts.
+        batch: Images in a batch for the throughput.
         starts: Processes of each side for its memory and its cold start.
     """
 
@@ -50,52 +50,52 @@ class Settings:
                 raise DataError(f"--{name} {getattr(self, name)}: must be at least 1")
 
     def steps(self, sides: Sequence[Side]) -> int:
-        """Steps of the progress bar."""
+        """Return the number of steps of the progress bar."""
         turns = sum(2 if side.network is None else 3 for side in sides)
         return (self.starts + 1) * len(sides) + (self.rounds + WARM_UP) * turns
 
 
 class Start(NamedTuple):
-    """What processes that only run a side need."""
+    """Measurements of processes that only run one side."""
 
     cold_start_s: float
-    """Median from their start to their first answer."""
+    """Median time from the start of a process to its first output."""
     peak_bytes: int
-    """The most that one of them had in memory."""
+    """Largest peak memory of a process."""
 
 
 class Figures(NamedTuple):
-    """What was measured of one side."""
+    """The measurements of a side."""
 
     side: Side
     start: Start
     latency_s: float
-    """Median of one image."""
+    """Median for one image."""
     latency_quartiles_s: tuple[float, float]
-    """First and third."""
+    """First and third quartile."""
     pictures_per_s: float | None
-    """In batches; None where it takes no batches of this size."""
+    """Throughput in batches; None if the side takes no batches of this size."""
     network_s: float | None
-    """Median of the network alone on one image; None where it cannot be told apart."""
+    """Median of the network alone for one image; None if it cannot be separated."""
     share: float | None
-    """Of the matrix ceiling that the network reaches; None likewise and where it does not
-    calculate in float32, as the ceiling does."""
+    """Share of the matrix ceiling that the network reaches; None if it is not measured alone or not
+    in float32."""
     faster: dict[str, float]
-    """Title of a side that it is compared with -> how many times longer that takes."""
+    """Title of a compared side -> how many times longer that takes."""
 
 
 class Measured(NamedTuple):
-    """All that was measured."""
+    """The measurements of a benchmark."""
 
     figures: list[Figures]
     """In the order of the sides."""
     ceiling: float
-    """Multiplications and additions of the reference kernel in a second."""
+    """Multiplications and additions of the reference kernel per second."""
     products: dict[str, float]
-    """Runtime -> the same of its product before the rounds, the fastest first; the first is the
+    """Runtime -> the same for its product before the rounds, fastest first; the first is the
     reference kernel."""
     rounds: Rounds[Name]
-    """What the turns took."""
+    """Times of the turns."""
 
 
 def measure(
@@ -106,14 +106,14 @@ def measure(
     folder: Path,
     advance: Callable[[], object],
 ) -> Measured:
-    """Measure all sides in processes of their own that take turns.
+    """Measure all sides, each in its own process, in turns.
 
     Args:
         sides: The model in its engines.
-        peers: What they are compared with; where there are none, it is the first side.
+        peers: The sides to compare with; if there are none, the first side.
         image: (H, W, 3) uint8, as decoded.
-        settings: How.
-        folder: For temporary files.
+        settings: The options.
+        folder: Folder for temporary files.
         advance: Called after each step; see ``Settings.steps``.
 
     Raises:
@@ -126,7 +126,7 @@ def measure(
         def start(opening: Opening, size_hw: tuple[int, int] | None = None) -> Worker:
             path = write_image(image, folder, size_hw)
             worker = stack.enter_context(Worker(opening, path, settings.threads, folder))
-            worker.wait_for_answer()
+            worker.wait_until_ready()
             return worker
 
         products = products_of(folder, image, settings.threads)
@@ -145,15 +145,15 @@ def measure(
 
 
 def products_of(folder: Path, image: np.ndarray, threads: int) -> dict[str, float]:
-    """Multiply large float32 matrices in every runtime that is installed, by turns.
+    """Multiply large float32 matrices in every installed runtime, in turns.
 
     Args:
-        folder: For temporary files.
-        image: (H, W, 3) uint8; processes take one, and the product does not look at it.
-        threads: Of each runtime.
+        folder: Folder for temporary files.
+        image: (H, W, 3) uint8, which processes need but the product ignores.
+        threads: Threads of each runtime.
 
     Returns:
-        Runtime -> multiplications and additions in a second, the fastest first.
+        Runtime -> multiplications and additions per second, fastest first.
 
     Raises:
         DataError: A runtime cannot multiply.
@@ -164,7 +164,7 @@ def products_of(folder: Path, image: np.ndarray, threads: int) -> dict[str, floa
         for name in loader.installed():
             worker = Worker(Opening("gemm", name), path, threads, folder)
             workers[name] = stack.enter_context(worker)
-            worker.wait_for_answer()
+            worker.wait_until_ready()
         took = dict.fromkeys(workers, math.inf)
         for _ in range(_PRODUCTS):
             for name, worker in workers.items():
@@ -173,7 +173,7 @@ def products_of(folder: Path, image: np.ndarray, threads: int) -> dict[str, floa
 
 
 def write_image(image: np.ndarray, folder: Path, size_hw: tuple[int, int] | None = None) -> Path:
-    """Write an image (H, W, 3) uint8, stretched to a size if one is given, as ``.npy``."""
+    """Write an image (H, W, 3) uint8 as ``.npy``, resized if a size is given."""
     if size_hw is not None:
         image = cv2.resize(image, size_hw[::-1], interpolation=cv2.INTER_AREA)
     path = folder / f"picture_{image.shape[0]}x{image.shape[1]}.npy"
@@ -188,17 +188,17 @@ def _starts(
     folder: Path,
     advance: Callable[[], object],
 ) -> list[Start]:
-    """Start processes of each side in turn; the first of each, which fills caches, is not noted."""
+    """Start processes of each side in turn; the first of each only fills caches."""
     seconds: list[list[float]] = [[] for _ in sides]
     peaks: list[list[int]] = [[] for _ in sides]
     for number in range(settings.starts + 1):
         for index, side in enumerate(sides):
-            path = write_image(image, folder, side.answer_hw)
-            with Worker(side.answer, path, settings.threads, folder) as worker:
-                took = worker.wait_for_answer()
+            path = write_image(image, folder, side.whole_hw)
+            with Worker(side.whole, path, settings.threads, folder) as worker:
+                took = worker.wait_until_ready()
                 for _ in range(_MEMORY_CALLS):
-                    worker.answer(1)
-                if number > 0:
+                    worker.run(1)
+                if number:
                     seconds[index].append(took)
                     peaks[index].append(worker.peak_memory())
             advance()
@@ -211,13 +211,13 @@ def _turns(
     start: Callable[[Opening, tuple[int, int] | None], Worker],
     settings: Settings,
 ) -> dict[Name, Turn]:
-    whole = start(side.answer, side.answer_hw)
+    whole = start(side.whole, side.whole_hw)
     turns: dict[Name, Turn] = {(number, LATENCY): lambda: whole.time(1, settings.calls)}
     try:
-        whole.answer(settings.batch)
+        whole.run(settings.batch)
         turns[number, THROUGHPUT] = lambda: whole.time(settings.batch, 1)
     except DataError:
-        pass  # its file takes another number of images
+        pass  # the file has another fixed batch size
     if side.network is not None:
         network = start(side.network, side.network_hw)
         turns[number, NETWORK] = lambda: network.time(1, settings.calls)
@@ -233,16 +233,16 @@ def figures_of(
     batch: int,
     compared: Sequence[int],
 ) -> Figures:
-    """Gather what was measured of one side.
+    """Compute the figures of a side.
 
     Args:
-        number: Its number.
-        sides: All of them.
-        start: What its own processes needed.
-        rounds: What the turns took.
-        ceiling: Multiplications and additions in a second.
-        batch: Images at once where throughput was measured.
-        compared: Numbers of the sides that it is compared with.
+        number: Number of the side.
+        sides: All sides.
+        start: Measurements of its own processes.
+        rounds: Times of the turns.
+        ceiling: Multiplications and additions per second.
+        batch: Images in a batch for the throughput.
+        compared: Numbers of the sides to compare with.
     """
     side = sides[number]
     many, alone = (number, THROUGHPUT), (number, NETWORK)

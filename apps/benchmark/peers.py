@@ -1,6 +1,6 @@
-"""Networks of others with random weights, in eager torch, as their packages have them.
+"""Third-party networks with random weights, in eager torch, as their packages provide them.
 
-Signals fade through untrained layers until all scores are equal, or so small that arithmetic gets
+Signals vanish in untrained layers until all scores are equal, or so small that arithmetic gets
 slow. So normalization takes its statistics from a few images, class predictors of detectors get
 random biases, and their score threshold is set to let a known number of candidates pass.
 """
@@ -29,8 +29,8 @@ from .loader import Opened, Run
 def open_checkpoint(source: str, threads: int) -> Opened:
     """Open a checkpoint in eager torch, as the Python API runs it.
 
-    Detectors run through ``Detector``; for the other jobs an image is resized and goes through
-    the network as their Python APIs prepare it.
+    Detectors run through ``Detector``; for the other jobs the images are resized and go through
+    the network.
     """
     torch.set_num_threads(threads)
     path = Path(source)
@@ -39,15 +39,15 @@ def open_checkpoint(source: str, threads: int) -> Opened:
     height, width = runtime.metadata.size_hw
     network = cast(nn.Module, getattr(runtime.network.network, "network", runtime.network.network))
     if isinstance(task, DetectionTask):
-        return Opened(_detecting(Detector(runtime)), running(network, as_batch))
-    return Opened(
-        running(network, lambda images: resized(as_batch(images), (height, width))),
-        running(network, as_batch),
-    )
+        detector = Detector(runtime)
+        whole: Run = lambda images: detector(list(images), batch_size=len(images))  # noqa: E731
+    else:
+        whole = running(network, lambda images: resized(as_batch(images), (height, width)))
+    return Opened(whole, running(network, as_batch))
 
 
 def running(network: nn.Module, prepare: Callable[[np.ndarray], object]) -> Run:
-    """A network behind its preparation, without gradients."""
+    """Return a function that prepares images and runs a network without gradients."""
 
     def run(images: np.ndarray) -> object:
         with torch.inference_mode():
@@ -57,17 +57,10 @@ def running(network: nn.Module, prepare: Callable[[np.ndarray], object]) -> Run:
 
 
 def resized(pixels: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Pixels (B, 3, H, W) uint8 at a size, as training resizes them."""
+    """Resize pixels (B, 3, H, W) uint8 as in training."""
     if pixels.shape[2:] == size_hw:
         return pixels
     return F.interpolate(pixels, size_hw, mode="bilinear", antialias=True)
-
-
-def _detecting(detector: Detector) -> Run:
-    def run(images: np.ndarray) -> object:
-        return detector(list(images), batch_size=len(images))
-
-    return run
 
 
 _WITHOUT_LIMIT = 10**6
@@ -76,13 +69,13 @@ _COCO_CLASSES = 91
 
 @dataclass(frozen=True)
 class Peer:
-    """A network of somebody else.
+    """A third-party network.
 
     Attributes:
-        name: As its package calls it.
+        name: Its name in its package.
         network: In evaluation mode.
-        size_hw: Height and width that it works at; None for detectors, which resize by themselves.
-        prepare: Pixels (B, 3, h, w) uint8 of that size to what the network takes.
+        size_hw: Height and width of its input; None for detectors, which resize by themselves.
+        prepare: Pixels (B, 3, h, w) uint8 of that size to the input of the network.
     """
 
     name: str
@@ -91,22 +84,22 @@ class Peer:
     prepare: Callable[[Tensor], Any]
 
     def __call__(self, images: np.ndarray) -> Any:
-        """Answer images (B, H, W, 3) uint8."""
+        """Run the network on images (B, H, W, 3) uint8."""
         with torch.inference_mode():
             return self.network(self.ready(images))
 
     def ready(self, images: np.ndarray) -> Any:
-        """What the network takes for images (B, H, W, 3) uint8."""
+        """Return the input of the network for images (B, H, W, 3) uint8."""
         pixels = as_batch(images)
         return self.prepare(pixels if self.size_hw is None else resized(pixels, self.size_hw))
 
 
 def write_peer(word: str, folder: Path, candidates: int, image: np.ndarray) -> tuple[Peer, Path]:
-    """Make a network of others and keep its weights, so that processes load them as people do.
+    """Build a third-party network and write its weights to a file, which processes load.
 
     Args:
-        word: Such as ``torchvision:ssdlite320``, ``timm:resnet18`` or ``facenet``.
-        folder: Where its file goes.
+        word: Name such as ``torchvision:ssdlite320``, ``timm:resnet18`` or ``facenet``.
+        folder: Folder for the file.
         candidates: Pairs of a box and a class that pass a detector's score threshold.
         image: (H, W, 3) uint8, on which they are counted.
 
@@ -129,7 +122,7 @@ def write_peer(word: str, folder: Path, candidates: int, image: np.ndarray) -> t
 
 
 def open_peer(source: str, threads: int) -> Opened:
-    """Open a network of others; the source is what ``write_peer`` wrote."""
+    """Open a file of ``write_peer``."""
     torch.set_num_threads(threads)
     description = json.loads(Path(source).read_text())
     peer = make_peer(description["word"])
@@ -142,7 +135,7 @@ def open_peer(source: str, threads: int) -> Opened:
 
 
 def make_peer(word: str) -> Peer:
-    """Build a network of others with random weights.
+    """Build a third-party network with random weights.
 
     Raises:
         DataError: There is no such network, or its package is not installed.
@@ -161,10 +154,10 @@ def make_peer(word: str) -> Peer:
 
 
 def one_of(name: str, names: list[str], package: str) -> str:
-    """The name that is meant, of which the beginning is enough where it is the only one.
+    """Complete a name of which only a unique prefix may be given.
 
     Raises:
-        DataError: There is none, or more than one.
+        DataError: There is no such name, or more than one.
     """
     found = [name] if name in names else [each for each in names if name and each.startswith(name)]
     if len(found) != 1:
@@ -220,21 +213,32 @@ _MAKERS: dict[str, Callable[[str], Peer]] = {
 
 
 @torch.no_grad()
-def wake(network: nn.Module, run: Callable[[], object], columns: int = _COCO_CLASSES) -> None:
-    """Make an untrained network say different things of different places and classes.
+def settle(network: nn.Module, run: Callable[[], object]) -> None:
+    """Give normalization the statistics of a few images, as in a trained network.
 
     Args:
         network: In evaluation mode.
-        run: Puts a few images through it.
-        columns: Classes of a detector, background included.
+        run: Runs a few images through it.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    usual = [norm.momentum for norm in norms]
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.train().momentum = 1.0
     run()
-    for norm, momentum in zip(norms, usual, strict=True):
+    for norm, momentum in zip(norms, momenta, strict=True):
         norm.eval().momentum = momentum
+
+
+@torch.no_grad()
+def wake(network: nn.Module, run: Callable[[], object], columns: int = _COCO_CLASSES) -> None:
+    """Make the scores of an untrained network differ between places and classes.
+
+    Args:
+        network: In evaluation mode.
+        run: Runs a few images through it.
+        columns: Classes of a detector, including background.
+    """
+    settle(network, run)
     for module in network.modules():
         outputs = getattr(module, "out_channels", getattr(module, "out_features", 0))
         if outputs and outputs % columns == 0 and module.bias is not None:
@@ -242,22 +246,25 @@ def wake(network: nn.Module, run: Callable[[], object], columns: int = _COCO_CLA
 
 
 def limit_candidates(detector: Peer, wanted: int, image: np.ndarray) -> float:
-    """The score threshold that lets so many candidates of an image pass; it is set, too.
+    """Set and return the score threshold that lets ``wanted`` candidates of an image pass.
 
-    Without NMS (IoU threshold 1) and limits, what a model returns are its candidates.
+    Without NMS (IoU threshold 1) and limits, the outputs of a model are its candidates.
     """
     part = _suppression(detector.network)
     usual = (part.nms_thresh, part.detections_per_img)
     part.score_thresh, part.nms_thresh, part.detections_per_img = 0.0, 1.0, _WITHOUT_LIMIT
     (found,) = detector(image[None])
-    scores = found["scores"].double().sort(descending=True).values
-    threshold = 0.0
-    if len(scores) > wanted:
-        threshold = float(scores[wanted - 1 : wanted + 1].mean())
+    threshold = threshold_between(found["scores"].numpy(), wanted)
     part.score_thresh, (part.nms_thresh, part.detections_per_img) = threshold, usual
     return threshold
 
 
+def threshold_between(scores: np.ndarray, wanted: int) -> float:
+    """Return a threshold that ``wanted`` scores exceed, 0 if there are not more."""
+    scores = np.sort(scores)[::-1].astype(np.float64)
+    return float(scores[wanted - 1 : wanted + 1].mean()) if len(scores) > wanted else 0.0
+
+
 def _suppression(model: nn.Module) -> Any:
-    """The part of one of torchvision's detectors that has the settings of NMS."""
+    """Return the part of a torchvision detector with the settings of NMS."""
     return getattr(model, "roi_heads", model)

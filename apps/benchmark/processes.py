@@ -1,4 +1,4 @@
-"""Each side in a process of its own: started, told to run, asked for its memory. Free of torch."""
+"""Turns and rounds of a benchmark, and the process of each side; does not import torch."""
 
 import json
 import os
@@ -16,13 +16,13 @@ from ...heads.trust import trusted
 from .loader import Opening
 
 NOISE_LIMIT = 1.15
-"""Of the median of the reference, above which a round is dropped."""
+"""Multiple of the reference's median above which a round is dropped."""
 RULE = (
     f"a round is dropped where the slowest run of the reference kernel took more than {NOISE_LIMIT}"
     " times the median of those of all rounds"
 )
 SETTLE_S = 0.02
-"""How long a side runs untimed at the start of a turn: threads of the side before spin on."""
+"""Untimed seconds at the start of a turn, in which threads of the side before still spin."""
 
 Name = TypeVar("Name", bound=Hashable)
 Turn = Callable[[], float]
@@ -30,34 +30,34 @@ Turn = Callable[[], float]
 
 
 class Rounds(NamedTuple, Generic[Name]):
-    """What the rounds took."""
+    """The times of rounds; statistics are over the rounds that are kept."""
 
     seconds: dict[Name, list[float]]
-    """Of each side in each round, dropped ones included."""
+    """Of each side in each round, including dropped ones."""
     readings: list[list[float]]
-    """Runs of the reference kernel in each round."""
+    """Seconds of the runs of the reference kernel in each round."""
     kept: list[int]
-    """Numbers of the rounds that count."""
+    """Numbers of the rounds that are kept."""
 
     @property
     def dropped(self) -> int:
-        """Rounds that do not count."""
+        """Number of dropped rounds."""
         return len(self.readings) - len(self.kept)
 
     def of(self, name: Name) -> list[float]:
-        """Seconds of a side in the rounds that count."""
+        """Return the seconds of a side in each kept round."""
         return [self.seconds[name][number] for number in self.kept]
 
     def reference(self) -> float:
-        """Median of the reference kernel over the rounds that count, in seconds."""
+        """Return the median seconds of the reference kernel."""
         return statistics.median(took for number in self.kept for took in self.readings[number])
 
     def median(self, name: Name) -> float:
-        """Median of a side over the rounds that count, in seconds."""
+        """Return the median seconds of a side."""
         return statistics.median(self.of(name))
 
     def quartiles(self, name: Name) -> tuple[float, float]:
-        """First and third quartile of a side over the rounds that count, in seconds."""
+        """Return the first and third quartile of the seconds of a side."""
         values = self.of(name)
         if len(values) < 2:
             return values[0], values[0]
@@ -65,9 +65,9 @@ class Rounds(NamedTuple, Generic[Name]):
         return first, third
 
     def ratio(self, slow: Name, fast: Name) -> float:
-        """Median over the rounds that count of how many times longer ``slow`` took."""
+        """Return the median of how many times longer ``slow`` took in the same round."""
         pairs = zip(self.of(slow), self.of(fast), strict=True)
-        return statistics.median(theirs / own for theirs, own in pairs)
+        return statistics.median(first / second for first, second in pairs)
 
 
 def take_turns(
@@ -77,13 +77,13 @@ def take_turns(
     warm_up: int = 2,
     advance: Callable[[], object] = lambda: None,
 ) -> Rounds[Name]:
-    """Let all sides have a turn in each round; the order moves on by one each time.
+    """Give each side a turn in each round, in an order that rotates from round to round.
 
     Args:
         turns: Name of a side -> its turn.
         reference: Turn of the reference kernel.
-        rounds: Rounds that are noted, at least 1.
-        warm_up: Rounds before them.
+        rounds: Number of timed rounds, at least 1.
+        warm_up: Number of untimed rounds before them.
         advance: Called after each turn, for a progress bar.
     """
     names = list(turns)
@@ -103,8 +103,24 @@ def take_turns(
     return Rounds(seconds, noted, quiet_rounds(noted))
 
 
+def time_in_turns(
+    runs: Mapping[Name, Callable[[], object]], rounds: int, warm_up: int = 2
+) -> Rounds[Name]:
+    """Time functions of this process in turns, as ``take_turns`` does; every round is kept."""
+
+    def turn(run: Callable[[], object]) -> Turn:
+        def seconds() -> float:
+            start = time.perf_counter()
+            run()
+            return time.perf_counter() - start
+
+        return seconds
+
+    return take_turns({name: turn(run) for name, run in runs.items()}, lambda: 1.0, rounds, warm_up)
+
+
 def quiet_rounds(readings: list[list[float]]) -> list[int]:
-    """Numbers of the rounds that count, by what the reference took in each."""
+    """Return the numbers of the rounds without noise, judged by the reference's times in each."""
     slowest = [max(each) for each in readings]
     limit = NOISE_LIMIT * statistics.median(slowest)
     return [number for number, took in enumerate(slowest) if took <= limit]
@@ -116,12 +132,12 @@ def timed(
     settle_s: float = SETTLE_S,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Run something untimed for a while, at least once, and then return the median of some calls.
+    """Return the median seconds of some calls, after untimed calls.
 
     Args:
-        run: What is timed.
-        calls: Timed calls, at least 1.
-        settle_s: Seconds of untimed calls; the call during which they pass is the last.
+        run: The function to time.
+        calls: Number of timed calls, at least 1.
+        settle_s: Minimum seconds of untimed calls, of which there is at least one.
         clock: Returns seconds.
     """
     start = clock()
@@ -137,17 +153,17 @@ def timed(
 
 
 _MODULE = f"{__package__}.worker"
-_LAST_WORDS = 400
+_LOG_END = 400
 
 
 class Worker:
-    """A process that runs one thing. Others are not disturbed by its threads or its memory.
+    """A process that runs one model, so that its threads and memory do not affect the others.
 
     Args:
-        opening: What it runs.
+        opening: What to run.
         image: ``.npy`` file with an image (H, W, 3) uint8.
-        threads: Threads that it may use.
-        folder: Where its messages go.
+        threads: Number of threads.
+        folder: Folder for the log of the process.
     """
 
     def __init__(self, opening: Opening, image: Path, threads: int, folder: Path) -> None:
@@ -156,10 +172,9 @@ class Worker:
         spec = {"opening": opening, "picture": str(image), "threads": threads}
         spec["trusted"] = trusted()
         # -P: names in the folder from which this is called must not hide packages.
-        words = [sys.executable, "-P", "-m", _MODULE, json.dumps(spec)]
         self._start = time.monotonic()
         self._process = subprocess.Popen(
-            words,
+            [sys.executable, "-P", "-m", _MODULE, json.dumps(spec)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -176,42 +191,38 @@ class Worker:
         trace: TracebackType | None,
     ) -> None:
         """End the process."""
-        streams = (self._process.stdin, self._process.stdout)
         if error is not None:
             self._process.kill()
-        for stream in streams:
-            assert stream is not None
-            stream.close()
-        self._process.wait()
-        self._log.close()
+        with self._process, self._log:  # closes all streams and waits
+            pass
 
-    def wait_for_answer(self) -> float:
-        """Wait for the first answer; seconds from the start of the process to it.
+    def wait_until_ready(self) -> float:
+        """Wait for the first output; return the seconds from the start of the process to it.
 
         Raises:
-            DataError: It cannot be opened or run; the message says why.
+            DataError: The model cannot be opened or run.
         """
         self._read()
         return time.monotonic() - self._start
 
-    def answer(self, batch: int) -> None:
-        """Run once on so many images.
+    def run(self, batch: int) -> None:
+        """Run once on a batch of images.
 
         Raises:
-            DataError: It cannot; the process goes on.
+            DataError: This failed; the process goes on.
         """
-        self._ask(do="answer", batch=batch)
+        self._ask(do="run", batch=batch)
 
     def time(self, batch: int, calls: int) -> float:
-        """Seconds of a call with so many images; see ``protocol.timed``.
+        """Return the seconds of a call with a batch of images; see ``timed``.
 
         Raises:
-            DataError: As for ``answer``.
+            DataError: This failed; the process goes on.
         """
         return self._ask(do="time", batch=batch, calls=calls, settle_s=SETTLE_S)
 
     def peak_memory(self) -> int:
-        """The most bytes that the process has had in memory so far."""
+        """Return the peak memory of the process in bytes."""
         return self._ask(do="memory")
 
     def _ask(self, **request: Any) -> Any:
@@ -221,7 +232,7 @@ class Worker:
             stdin.write(json.dumps(request).encode() + b"\n")
             stdin.flush()
         except BrokenPipeError:
-            pass  # it has ended, and reading says why
+            pass  # the process has ended; _read reports why
         return self._read()
 
     def _read(self) -> Any:
@@ -230,9 +241,9 @@ class Worker:
         if not line:
             status = self._process.wait()
             self._log.seek(0)
-            words = self._log.read().decode(errors="replace").strip()[-_LAST_WORDS:]
-            raise DataError(f"{self._opening.source}: its process ended ({status}): {words}")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise DataError(f"{self._opening.source}: {answer['error']}")
-        return answer["value"]
+            end = self._log.read().decode(errors="replace").strip()[-_LOG_END:]
+            raise DataError(f"{self._opening.source}: its process ended ({status}): {end}")
+        reply = json.loads(line)
+        if "error" in reply:
+            raise DataError(f"{self._opening.source}: {reply['error']}")
+        return reply["value"]

@@ -1,6 +1,5 @@
-"""What was measured, as a table and as JSON."""
+"""``mobilevision benchmark``: measurement, and the report as a table, a chart and JSON."""
 
-import io
 import json
 import os
 import platform
@@ -21,35 +20,33 @@ from tqdm import tqdm
 from ...datasets.errors import DataError
 from ...datasets.files import write_atomically
 from ...datasets.images import ImageFile
+from ..drawing import PALETTE, png_of
 from ..export.exporting import made_up_image
 from . import loader
 from .backends import check_engine, others, sides_of
 from .measuring import LATENCY, NETWORK, THROUGHPUT, WARM_UP, Figures, Measured, Settings, measure
 from .processes import RULE
 
-_COLORS = ("#1f5fa8", "#d1622b", "#3a8f5c", "#8a5bb0", "#b08a1e", "#5a6b78")
 _LABEL_WIDTH = 24
 _PANELS: tuple[tuple[str, Callable[[Figures], float | None], str], ...] = (
     ("one image (ms)", lambda row: 1e3 * row.latency_s, "{:.1f}"),
     ("in batches (images/s)", lambda row: row.pictures_per_s, "{:.0f}"),
     ("peak memory (MB)", lambda row: row.start.peak_bytes / 1e6, "{:.0f}"),
     ("cold start (s)", lambda row: row.start.cold_start_s, "{:.2f}"),
-    ("share of the float32 ceiling (%)", lambda row: _percent(row.share), "{:.0f}"),
+    ("share of the float32 ceiling (%)", lambda row: row.share and 100 * row.share, "{:.0f}"),
 )
-"""Title of a panel, its figure, and how that is written."""
+"""Title of a panel, its value, and the format of the value."""
 
 
 def draw(figures: Sequence[Figures], title: str) -> Figure:
-    """Draw a panel of horizontal bars for each figure that any side has.
-
-    A side without it has no bar there.
+    """Draw a panel of horizontal bars for each value that any side has.
 
     Args:
-        figures: What was measured of each side; the first is on top.
-        title: A line above all.
+        figures: The figures of each side; the first is on top.
+        title: A line on top.
 
     Returns:
-        The figure, made without pyplot, so that nobody's plots are touched.
+        The figure, made without pyplot so that the user's plots are not affected.
     """
     columns = [
         (name, [value_of(row) for row in figures], shape) for name, value_of, shape in _PANELS
@@ -69,30 +66,18 @@ def draw(figures: Sequence[Figures], title: str) -> Figure:
 
 
 def _draw_bars(axes: Axes, values: Sequence[float | None], shape: str) -> None:
-    colors = [_COLORS[place % len(_COLORS)] for place in range(len(values))]
+    colors = [PALETTE[place % len(PALETTE)] for place in range(len(values))]
     bars = axes.barh(range(len(values)), [value or 0.0 for value in values], color=colors)
-    axes.bar_label(
-        bars, ["" if value is None else shape.format(value) for value in values], padding=3
-    )
+    labels = ["" if value is None else shape.format(value) for value in values]
+    axes.bar_label(bars, labels, padding=3)
     axes.margins(x=0.25)
     axes.set_xticks([])
     axes.spines[["top", "right", "bottom"]].set_visible(False)
 
 
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
-
-
 _PACKAGES = (
-    "mobilevision",
-    "torch",
-    "torchvision",
-    "onnxruntime",
-    "openvino",
-    "executorch",
-    "timm",
-    "facenet-pytorch",
-    "numpy",
+    *("mobilevision", "torch", "torchvision", "onnxruntime", "openvino", "executorch"),
+    *("timm", "facenet-pytorch", "numpy"),
 )
 _COLUMNS = ("ms", "quartiles", "images/s", "peak MB", "start s", "network ms", "of ceiling")
 _FEWEST_SHARE = 0.7
@@ -100,7 +85,7 @@ _KINDS = (LATENCY, THROUGHPUT, NETWORK)
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """What it was measured on: the processor, its cores, the threads used, versions."""
+    """Describe the machine: the processor, its cores, the number of threads, versions."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -117,7 +102,7 @@ def machine(threads: int) -> dict[str, Any]:
 
 
 def cpu_name(info: Path = Path("/proc/cpuinfo")) -> str:
-    """What the processor calls itself."""
+    """Return the name of the processor."""
     if info.exists():
         for line in info.read_text().splitlines():
             key, _, value = line.partition(":")
@@ -127,28 +112,27 @@ def cpu_name(info: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def as_text(
-    measured: Measured,
-    settings: Settings,
-    image_hw: tuple[int, int],
-    skipped: dict[str, str],
+    measured: Measured, settings: Settings, image_hw: tuple[int, int], skipped: dict[str, str]
 ) -> str:
-    """Lay out a table with all that is needed to judge it.
+    """Format the report as a table with the conditions of the measurement.
 
     Args:
-        measured: What was measured.
-        settings: How.
+        measured: The measurements.
+        settings: The options.
         image_hw: Height and width of the image.
-        skipped: What was left out -> why.
+        skipped: Title of a side that is left out -> the reason.
     """
     place = machine(settings.threads)
     rounds = measured.rounds
     total = len(rounds.readings)
+    speeds = measured.products.items()
+    products = ", ".join(f"{name} {speed / 1e9:.0f}" for name, speed in speeds)
     lines = [
         f"{place['cpu']}, {place['cores']} cores, {settings.threads} thread(s)",
         ", ".join(f"{name} {number}" for name, number in place["versions"].items()),
         f"one image of {image_hw[1]}x{image_hw[0]} px, uint8 RGB; batches of "
         f"{settings.batch}; ceiling {measured.ceiling / 1e9:.0f} GFLOPS in float32, the fastest "
-        f"product of {loader.SIDE}x{loader.SIDE} matrices before the rounds: {_products(measured)}",
+        f"product of {loader.SIDE}x{loader.SIDE} matrices before the rounds: {products}",
         f"medians of {len(rounds.kept)} rounds after {WARM_UP} to warm up; "
         f"{rounds.dropped} of {total} dropped:",
         f"  {RULE}",
@@ -166,16 +150,12 @@ def as_text(
     return "\n".join(lines)
 
 
-def _products(measured: Measured) -> str:
-    return ", ".join(f"{name} {speed / 1e9:.0f}" for name, speed in measured.products.items())
-
-
 def doubts(dropped: int, total: int, above: Sequence[str]) -> list[str]:
-    """Return what limits the trust in the figures; load that never changes drops no round.
+    """Return warnings about the reliability of the figures; a constant load is not noticed.
 
     Args:
-        dropped: Rounds that do not count.
-        total: All rounds.
+        dropped: Number of dropped rounds.
+        total: Number of all rounds.
         above: Titles of the sides whose network is faster than the matrix ceiling.
     """
     found = []
@@ -222,12 +202,9 @@ def _or_dash(value: float | None, shape: str) -> str:
 
 
 def as_plain(
-    measured: Measured,
-    settings: Settings,
-    image_hw: tuple[int, int],
-    skipped: dict[str, str],
+    measured: Measured, settings: Settings, image_hw: tuple[int, int], skipped: dict[str, str]
 ) -> dict[str, Any]:
-    """All of it as plain data, every round included; arguments as for ``as_text``."""
+    """Return the report as plain data, with every round; arguments as for ``as_text``."""
     rounds = measured.rounds
     return {
         "machine": machine(settings.threads),
@@ -281,15 +258,15 @@ def benchmark(
     settings: Settings,
     out: Path,
 ) -> str:
-    """Measure a model and what it is compared with; the table.
+    """Measure a model and its peers, write the report and return its table.
 
     Args:
         model: A checkpoint or an exported file.
-        against: See ``sides.others``.
-        engine: See ``sides.sides_of``.
+        against: See ``backends.others``.
+        engine: See ``backends.sides_of``.
         image: (H, W, 3) uint8.
         candidates: See ``peers.write_peer``.
-        settings: How it is measured.
+        settings: The options.
         out: Folder of ``benchmark.json``, ``benchmark.txt`` and ``benchmark.png``.
 
     Raises:
@@ -300,7 +277,7 @@ def benchmark(
     size_hw = (image.shape[0], image.shape[1])
     with tempfile.TemporaryDirectory(prefix="mobilevision_") as temporary:
         folder = Path(temporary)
-        print("making what is measured", file=sys.stderr)
+        print("preparing the models", file=sys.stderr)
         made = sides_of(model, engine, folder)
         peers = others(against, folder, candidates, image)
         with tqdm(
@@ -309,18 +286,16 @@ def benchmark(
             measured = measure(made.sides, peers, image, settings, folder, bar.update)
     text = as_text(measured, settings, size_hw, made.skipped)
     plain = as_plain(measured, settings, size_hw, made.skipped)
-    png = io.BytesIO()
-    cpu = machine(settings.threads)["cpu"]
-    title = f"{cpu}, {settings.threads} thread(s), {size_hw[1]}x{size_hw[0]} px"
-    draw(measured.figures, title).savefig(png, format="png")
+    title = f"{cpu_name()}, {settings.threads} thread(s), {size_hw[1]}x{size_hw[0]} px"
+    png = png_of(draw(measured.figures, title))
     write_atomically(out / "benchmark.json", json.dumps(plain, indent=2).encode())
     write_atomically(out / "benchmark.txt", f"{text}\n".encode())
-    write_atomically(out / "benchmark.png", png.getvalue())
+    write_atomically(out / "benchmark.png", png)
     return text
 
 
 def read_image(path: Path | None, size_hw: tuple[int, int]) -> np.ndarray:
-    """The image that all sides get, (H, W, 3) uint8: a file stretched to a size, or made up.
+    """Return the image for all sides, (H, W, 3) uint8: a file resized, or a generated image.
 
     Raises:
         DataError: The file cannot be read, or the size is below 1.
@@ -333,7 +308,7 @@ def read_image(path: Path | None, size_hw: tuple[int, int]) -> np.ndarray:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,13 +1,14 @@
-"""A process that opens one thing and runs it when told to. Free of torch.
+"""The process that opens a model and runs it on request; does not import torch.
 
-Its argument is one JSON object (see ``processes.Worker``). Answers are lines of JSON; the
-first comes after the first image was answered.
+Its argument is a JSON object (see ``processes.Worker``). Requests and replies are lines of JSON;
+the first reply is sent after the first image.
 """
 
 import json
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,41 +20,35 @@ from .processes import timed
 
 
 class Commands:
-    """What a process can be told to do.
+    """The requests that a process takes.
 
     Args:
-        run: What it runs.
+        run: The model.
         image: (H, W, 3) uint8.
     """
 
     def __init__(self, run: Run, image: np.ndarray) -> None:
         self._run = run
-        self._image = image
-        self._batches: dict[int, np.ndarray] = {}
+        self._images = cache(lambda batch: np.stack([image] * batch))
 
-    def answer(self, batch: int) -> None:
-        """Run once on so many images."""
+    def run(self, batch: int) -> None:
+        """Run once on a batch of images."""
         self._run(self._images(batch))
 
     def time(self, batch: int, calls: int, settle_s: float) -> float:
-        """Seconds of a call; see ``timed``."""
+        """Return the seconds of a call; see ``timed``."""
         images = self._images(batch)
         return timed(lambda: self._run(images), calls, settle_s)
 
     def memory(self) -> int:
-        """The most bytes that this process has had in memory so far."""
+        """Return the peak memory of this process in bytes."""
         return peak_memory()
-
-    def _images(self, batch: int) -> np.ndarray:
-        if batch not in self._batches:
-            self._batches[batch] = np.stack([self._image] * batch)
-        return self._batches[batch]
 
 
 def peak_memory() -> int:
-    """The most bytes that this process has had in memory so far."""
+    """Return the peak memory of this process in bytes."""
     status = Path("/proc/self/status")
-    if status.exists():  # what getrusage says on Linux includes the process that started this one
+    if status.exists():  # getrusage on Linux includes the process that started this one
         (line,) = (each for each in status.read_text().splitlines() if each.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
     import resource
@@ -62,23 +57,23 @@ def peak_memory() -> int:
 
 
 def serve(commands: Any, requests: Any, reply: Callable[[dict[str, Any]], None]) -> None:
-    """Answer lines ``{"do": name, ...}`` until there are no more; failures are answers, too."""
+    """Reply to lines ``{"do": name, ...}`` until there are no more, also to those that fail."""
     for line in requests:
         request = json.loads(line)
         try:
             reply({"value": getattr(commands, request.pop("do"))(**request)})
-        except Exception as error:  # each runtime has its own kinds; the caller says what it means
+        except Exception as error:  # each runtime has its own kinds
             reply({"error": f"{type(error).__name__}: {error}"})
 
 
 def main() -> None:
-    """Open what the first argument says, answer one image, then do as told."""
-    # Libraries may print; their lines must not get between the answers.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    """Open the model of the first argument, run it on an image, then serve requests."""
+    # Libraries may print, which must not get between the replies: print to stderr instead.
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 
     def reply(content: dict[str, Any]) -> None:
-        answers.write(json.dumps(content) + "\n")
+        replies.write(json.dumps(content) + "\n")
 
     spec = json.loads(sys.argv[1])
     try:
@@ -90,11 +85,11 @@ def main() -> None:
     image = np.load(spec["picture"])
     commands = Commands(run, image)
     try:
-        commands.answer(1)
+        commands.run(1)
     except Exception as error:
         height, width = image.shape[:2]
-        said = f"{type(error).__name__} at an image of {height}x{width} px: {error}".rstrip(" .")
-        reply({"error": f"{said}. A file that takes one size alone needs it as --picture-size."})
+        what = f"{type(error).__name__} at an image of {height}x{width} px: {error}".rstrip(" .")
+        reply({"error": f"{what}. A file with a fixed size needs that as --picture-size."})
         return
     reply({"value": None})
     serve(commands, sys.stdin, reply)

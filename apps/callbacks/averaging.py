@@ -1,4 +1,4 @@
-"""Averaged weights that fit short trainings and long ones."""
+"""Averaged weights for short and long trainings."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class RampedEMA(WeightAveraging):
-    """An exponential moving average of weights and statistics whose decay rises from nothing.
+    """An exponential moving average of weights and statistics with a rising decay.
 
-    Updated after each optimizer step; validation and checkpoints take the average. After n updates
+    Updated after each optimizer step; validation and checkpoints use the average. After n updates
     the decay is min(decay, (1 + n) / (ramp + n)), the rule of TensorFlow's
-    ExponentialMovingAverage: the average reaches back over about the last eighth of a short
-    training, and the full decay comes in a long one. Lightning's ``EMAWeightAveraging`` fits here
-    as well, with a decay that is chosen for the length of the training.
+    ExponentialMovingAverage: in a short training, the average covers about its last eighth; in a
+    long one, the full decay is reached. Lightning's ``EMAWeightAveraging`` may be used instead,
+    with a decay that is chosen for the length of the training.
 
     Args:
         decay: The decay of a long training.

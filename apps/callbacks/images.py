@@ -1,4 +1,4 @@
-"""The callback behind the images of what an evaluation measured, one file a run."""
+"""Callbacks that draw after each evaluation: detections, precision and recall."""
 
 import io
 import math
@@ -15,57 +15,43 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from ...datasets.errors import DataError
 from ...datasets.files import write_atomically
 from ...datasets.images import ImageFile
 from ...datasets.types import DetectionBatch, Detections, DetectionTarget
 from ...heads.face_attributes.average_precision import Curve
 from ...heads.face_attributes.metrics import AttributeFigures, AttributeResult, by_difficulty
 from ...heads.face_attributes.task import AttributeTask
-from ..drawing import draw_detections, fit_image, make_grid
+from ..drawing import draw_detections, fit_image, make_grid, write_figure
 
 
 class EvaluationPlot(Callback):
-    """Writes a figure into the run's folder after each validation and test, also while training.
+    """A callback that writes a figure to the run's folder after each validation and test.
 
-    A TensorBoardLogger gets it, too. Sanity checks and ``fast_dev_run`` draw nothing. A subclass
-    says what is drawn.
+    A TensorBoardLogger gets it, too. Sanity checks and ``fast_dev_run`` draw nothing. Subclasses
+    draw the figure.
     """
 
     file_name: str
-    """In the run's folder, .png."""
+    """Name in the run's folder, .png."""
     label: str
-    """What the image shows, in the line that says where it is."""
+    """Name of the figure in the output."""
 
     def __init__(self) -> None:
-        """Start without a place."""
         self._path = Path()
 
     def figure(self, trainer: Trainer, task: Any) -> Figure | None:
-        """Return the figure; None where there is nothing to draw.
-
-        Args:
-            trainer: Says at which point of which command this is.
-            task: An ``EvaluatedTask``.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has to say what it draws")
+        """Return the figure of an ``EvaluatedTask``, None if there is nothing to draw."""
+        raise NotImplementedError(f"{type(self).__name__} has to draw a figure")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Ask for the run's folder, which all processes must do together."""
+        """Get the run's folder, which all processes have to do together."""
         self._path = Path(trainer.log_dir or trainer.default_root_dir) / self.file_name
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw."""
-        self._write(trainer, pl_module)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw."""
-        self._write(trainer, pl_module)
-
-    def _write(self, trainer: Trainer, task: LightningModule) -> None:
+        """Draw and write the figure."""
         if not trainer.is_global_zero or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        figure = self.figure(trainer, task)
+        figure = self.figure(trainer, pl_module)
         if figure is None:
             return
         write_figure(figure, self._path)
@@ -77,31 +63,11 @@ class EvaluationPlot(Callback):
         if stage != TrainerFn.FITTING:
             print(f"{self.label}: {self._path}", flush=True)
 
-
-def write_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, atomically.
-
-    Raises:
-        DataError: the name does not end in .png.
-    """
-    check_png(path)
-    png = io.BytesIO()
-    figure.savefig(png, format="png")
-    write_atomically(path, png.getvalue())
-
-
-def check_png(path: Path) -> None:
-    """Refuse names of images that do not end in .png.
-
-    Raises:
-        DataError: another ending.
-    """
-    if path.suffix.lower() != ".png":
-        raise DataError(f"{path}: images are written as .png")
+    on_test_end = on_validation_end
 
 
 class _Shown(NamedTuple):
-    """One image of the grid, with boxes in its own pixels, on the CPU."""
+    """An image of the grid, with boxes in its own pixels, on the CPU."""
 
     path: str
     image_id: int
@@ -110,32 +76,32 @@ class _Shown(NamedTuple):
 
 
 class DetectionImages(Callback):
-    """Draws detections and annotations on a few images after each evaluation.
+    """A callback that draws detections and annotations on a few images after each evaluation.
 
-    Training writes ``pictures/epoch_0003.png`` and ``pictures/latest.png`` into the run's folder,
-    the other commands ``pictures/validate.png``, ``test.png`` and ``predict.png``; a
-    TensorBoardLogger gets them too. They are the same images each time, spread over the first
-    dataloader (of several processes: over the share of the first). Sanity checks and
-    ``fast_dev_run`` draw nothing.
+    Training writes ``pictures/epoch_0003.png`` and ``pictures/latest.png`` to the run's folder, the
+    other commands ``pictures/validate.png``, ``test.png`` and ``predict.png``; a TensorBoardLogger
+    gets them, too. The same images are drawn each time, spread over the first dataloader (with
+    several processes, over the share of the first). Sanity checks and ``fast_dev_run`` draw
+    nothing.
 
-    The module's step must return Detections in pixels of the original images for a
-    DetectionBatch, and have ``categories``, a dict of category id to name in the order of the class
-    indices. Annotations come from the data set's ``ground_truth`` (COCO format), or, where it has
-    none, from the batch, scaled back.
+    The module's step has to return Detections in pixels of the original images for a
+    DetectionBatch, and the module needs ``categories``, a dict of category id to name in the order
+    of the class indices. Annotations come from the dataset's ``ground_truth`` (COCO format), or, if
+    it has none, from the batch, scaled back.
     """
 
     def __init__(
         self, num_images: int = 8, score_threshold: float = 0.3, every_n_epochs: int = 1
     ) -> None:
-        """Set what is drawn and how often.
+        """Initialize the callback.
 
         Args:
-            num_images: images in the grid, at least 1.
-            score_threshold: detections below it are not drawn; in [0, 1].
-            every_n_epochs: while training, draw after every n-th epoch; at least 1.
+            num_images: Number of images in the grid, at least 1.
+            score_threshold: Minimum score of the detections that are drawn, in [0, 1].
+            every_n_epochs: During training, draw after every n-th epoch; at least 1.
 
         Raises:
-            ValueError: a value is out of its range.
+            ValueError: A value is out of range.
         """
         if num_images < 1 or every_n_epochs < 1 or not 0 <= score_threshold <= 1:
             raise ValueError(
@@ -150,7 +116,7 @@ class DetectionImages(Callback):
         self._shown: list[_Shown] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Ask for the run's folder, which all processes must do together."""
+        """Get the run's folder, which all processes have to do together."""
         self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
 
     def on_validation_batch_end(
@@ -162,93 +128,30 @@ class DetectionImages(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep what is found on the chosen images of this batch."""
-        self._keep(trainer, outputs, batch, batch_idx, dataloader_idx, trainer.num_val_batches)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002
-        outputs: Any,
-        batch: DetectionBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep what is found on the chosen images of this batch."""
-        self._keep(trainer, outputs, batch, batch_idx, dataloader_idx, trainer.num_test_batches)
-
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002
-        outputs: Any,
-        batch: DetectionBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep what is found on the chosen images of this batch."""
-        self._keep(trainer, outputs, batch, batch_idx, dataloader_idx, trainer.num_predict_batches)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw and write the grid."""
-        self._finish(trainer, pl_module, trainer.val_dataloaders)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw and write the grid."""
-        self._finish(trainer, pl_module, trainer.test_dataloaders)
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw and write the grid."""
-        self._finish(trainer, pl_module, trainer.predict_dataloaders)
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Say where the images are."""
-        if trainer.is_global_zero and (self._folder / "latest.png").is_file():
-            print(f"Images: {self._folder / 'latest.png'}", flush=True)
-
-    def _is_due(self, trainer: Trainer) -> bool:
-        if not trainer.is_global_zero or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return False
-        training = trainer.state.fn == TrainerFn.FITTING
-        return not training or (trainer.current_epoch + 1) % self.every_n_epochs == 0
-
-    def _keep(
-        self,
-        trainer: Trainer,
-        outputs: Any,
-        batch: DetectionBatch,
-        batch_idx: int,
-        dataloader_idx: int,
-        batches: list[int | float],
-    ) -> None:
+        """Keep the detections on the chosen images of this batch."""
         if dataloader_idx > 0 or not self._is_due(trainer):
             return
         if not isinstance(outputs, Detections):
             raise TypeError(
-                "DetectionImages needs a step that returns Detections, this one returned "
+                "DetectionImages needs a step that returns Detections, but this one returned "
                 f"{type(outputs).__name__}. Remove the callback or return them."
             )
         if batch_idx == 0:
             self._shown = []
             self._batch_size = len(batch.paths)
-        for row in self._chosen_rows(batch_idx, batches[0], len(batch.paths)):
+        (batches, *_) = getattr(trainer, f"num_{_stage_prefix(trainer)}_batches")
+        for row in self._chosen_rows(batch_idx, batches, len(batch.paths)):
             self._shown.append(_row_of(outputs, batch, row))
 
-    def _chosen_rows(self, batch_idx: int, batches: float, rows: int) -> list[int]:
-        """Rows of a batch to show, so that all lie evenly over the data."""
-        if math.isinf(batches):  # an iterable data set that does not tell its length
-            batches = self.num_images
-        last = int(batches) * self._batch_size - 1
-        positions = torch.linspace(0, last, min(self.num_images, last + 1)).round().int().tolist()
-        chosen = (position - batch_idx * self._batch_size for position in positions)
-        inside = {min(row, rows - 1) for row in chosen if 0 <= row < self._batch_size}
-        return sorted(inside)
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 
-    def _finish(self, trainer: Trainer, pl_module: LightningModule, loaders: Any) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw and write the grid."""
         shown, self._shown = self._shown, []
         if not shown or not self._is_due(trainer):
             return
         categories: dict[int, str] = pl_module.categories  # type: ignore[assignment]
+        loaders = getattr(trainer, f"{_stage_prefix(trainer)}_dataloaders")
         data = getattr(loaders, "dataset", None)
         truth = getattr(data, "ground_truth", None)
         if truth is not None:
@@ -258,6 +161,29 @@ class DetectionImages(Callback):
         title = " · ".join(filter(None, (getattr(data, "name", ""), stage)))
         grid = self._draw(shown, list(categories.values()), title)
         self._write(grid, trainer, training)
+
+    on_test_end = on_predict_end = on_validation_end
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Print where the images are."""
+        if trainer.is_global_zero and (self._folder / "latest.png").is_file():
+            print(f"Images: {self._folder / 'latest.png'}", flush=True)
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        if not trainer.is_global_zero or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return False
+        training = trainer.state.fn == TrainerFn.FITTING
+        return not training or (trainer.current_epoch + 1) % self.every_n_epochs == 0
+
+    def _chosen_rows(self, batch_idx: int, batches: float, rows: int) -> list[int]:
+        """Return the rows of a batch to draw, so that all lie evenly over the data."""
+        if math.isinf(batches):  # an iterable dataset without a length
+            batches = self.num_images
+        last = int(batches) * self._batch_size - 1
+        positions = torch.linspace(0, last, min(self.num_images, last + 1)).round().int().tolist()
+        chosen = (position - batch_idx * self._batch_size for position in positions)
+        inside = {min(row, rows - 1) for row in chosen if 0 <= row < self._batch_size}
+        return sorted(inside)
 
     def _write(self, grid: np.ndarray, trainer: Trainer, training: bool) -> None:
         stage = TrainerFn(trainer.state.fn).value
@@ -284,8 +210,15 @@ class DetectionImages(Callback):
         return make_grid(images, captions, title, self.score_threshold)
 
 
+def _stage_prefix(trainer: Trainer) -> str:
+    """Return "val", "test" or "predict", as in the names of the trainer's attributes."""
+    stage = trainer.state.stage
+    assert stage is not None
+    return str(stage.dataloader_prefix)
+
+
 def _row_of(detections: Detections, batch: DetectionBatch, row: int) -> _Shown:
-    """One image of a batch; its annotations scaled from the network's input to the original."""
+    """Take an image from a batch, with its annotations scaled to the original image."""
     size_hw = batch.sizes_hw[row].cpu()
     input_hw = torch.tensor(batch.images.shape[-2:])
     scale = (size_hw / input_hw)[[1, 0, 1, 0]]
@@ -301,7 +234,7 @@ def _row_of(detections: Detections, batch: DetectionBatch, row: int) -> _Shown:
 def _with_ground_truth(
     shown: list[_Shown], truth: dict[str, Any], category_ids: list[int]
 ) -> list[_Shown]:
-    """Take the annotations from the data set: as they are in its file, nothing scaled."""
+    """Replace the annotations by the unscaled ones of the dataset's file."""
     index = {category: label for label, category in enumerate(category_ids)}
     rows: dict[int, list[dict[str, Any]]] = {row.image_id: [] for row in shown}
     for annotation in truth["annotations"]:
@@ -326,11 +259,11 @@ _CELL_INCHES = (1.95, 1.85)
 
 
 class AttributeImages(EvaluationPlot):
-    """Writes ``precision_recall.png`` into the run's folder after each evaluation.
+    """A callback that writes ``precision_recall.png`` to the run's folder after each evaluation.
 
-    A small plot for each attribute, the hardest first: precision against recall, the share of
-    positives (what chance gives) as a gray line, the stored threshold as a dot. The task has to be
-    an ``AttributeTask``.
+    It has a small plot for each attribute, the hardest first: precision against recall, the share
+    of positives (the precision of chance) as a gray line, the stored threshold as a dot. The task
+    has to be an ``AttributeTask``.
     """
 
     file_name = "precision_recall.png"
@@ -343,7 +276,7 @@ class AttributeImages(EvaluationPlot):
 
 
 def draw_precision_recall(result: AttributeResult) -> Figure:
-    """Draw a result; the figure is made without pyplot, so that nobody's plots are touched."""
+    """Draw a result, without pyplot so that the user's plots are not affected."""
     rows = by_difficulty(result)
     columns = min(8, math.ceil(math.sqrt(len(rows) * 1.5)))
     lines = math.ceil(len(rows) / columns)

@@ -1,6 +1,5 @@
-"""A Lightning callback that draws how a run went: losses, validation, learning rate."""
+"""Callbacks that plot training curves, confusion matrices and ROC curves."""
 
-import io
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,56 +13,54 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ...datasets.files import write_atomically
 from ...heads.classification.metrics import ClassificationResult
 from ...heads.classification.task import ClassificationTask
 from ...heads.face_embedding.far_frr import Roc
 from ...heads.face_embedding.task import FaceEmbeddingTask
 from ...heads.face_embedding.verification import VerificationResult
-from .images import EvaluationPlot, write_figure
+from ..drawing import PALETTE, write_figure
+from .images import EvaluationPlot
 
 _Series = dict[str, list[tuple[int, float]]]
-"""By name: points (optimizer step, value), steps rising."""
+"""Points (optimizer step, value) by name, in the order of the steps."""
 
 _TRAIN_LOSS = "train/loss"
 _LEARNING_RATE = "learning rate"
-_MEASURES = (  # of all jobs; each is in [0, 1], and higher is better
+_METRICS = (  # of all jobs; each is in [0, 1], and higher is better
     *("val/AP", "val/AP50", "val/top1", "val/top5", "val/accuracy", "val/auc"),
     *("val/mean_ap", "val/mean_balanced_accuracy", "val/within_25_km", "val/within_750_km"),
 )
 _MOST_POINTS = 5000
-_COLORS = ("#1f5fa8", "#d1622b", "#3a8f5c", "#8a5bb0", "#b08a1e", "#5a6b78")
 
 
 class Curves(Callback):
-    """Writes ``curves.png`` into the run's folder when training ends, also when it is interrupted.
+    """A callback that writes ``curves.png`` to the run's folder when training ends or is stopped.
 
-    Three panels over the optimizer steps: the training losses (raw faint, smoothed strong) with
-    the validation loss, what the job measures in validation (such as AP and AP50, top-1 and top-5),
-    and the learning rate. Taken are the logged values whose names begin with ``train/loss``,
-    ``val/loss`` and the names in ``_MEASURES``; the learning rate is that of the first optimizer.
+    It has three panels over the optimizer steps: the training losses (raw faint, smoothed strong)
+    with the validation loss, the job's validation metrics (such as AP and AP50, top-1 and top-5),
+    and the learning rate of the first optimizer. The values are the logged ones whose names begin
+    with ``train/loss``, ``val/loss`` and the names in ``_METRICS``.
 
-    The points are kept in the checkpoint, so the curves of a resumed run go back to its beginning.
+    The points are stored in the checkpoint, so the curves of a resumed run begin at its start.
     """
 
     def __init__(self) -> None:
-        """Start without points."""
         self._path = Path()
         self._points: _Series = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """The points so far, as plain numbers."""
+        """Return the points so far, as plain numbers."""
         return {name: [list(point) for point in points] for name, points in self._points.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the points of a checkpoint."""
+        """Restore the points of a checkpoint."""
         self._points = {
             name: [(int(step), float(value)) for step, value in points]
             for name, points in state_dict.items()
         }
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Ask for the run's folder, which all processes must do together."""
+        """Get the run's folder, which all processes have to do together."""
         self._path = Path(trainer.log_dir or trainer.default_root_dir) / "curves.png"
 
     def on_train_batch_end(
@@ -74,7 +71,7 @@ class Curves(Callback):
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        """Take the losses and the learning rate, as often as the loggers do."""
+        """Record the losses and the learning rate, as often as the loggers do."""
         step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
         if not trainer.is_global_zero or not every or step % every:
             return
@@ -83,16 +80,16 @@ class Curves(Callback):
         self._add(step, {**losses, _LEARNING_RATE: trainer.optimizers[0].param_groups[0]["lr"]})
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Take what the validation measured."""
+        """Record the validation metrics."""
         training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if not trainer.is_global_zero or not training:
             return
         metrics = trainer.callback_metrics
-        names = ("val/loss", *_MEASURES)
+        names = ("val/loss", *_METRICS)
         self._add(trainer.global_step, {name: metrics[name] for name in names if name in metrics})
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        """Draw, and say where."""
+        """Draw the curves and print where they are."""
         self._write(trainer)
 
     def on_exception(
@@ -101,7 +98,7 @@ class Curves(Callback):
         pl_module: LightningModule,  # noqa: ARG002
         exception: BaseException,  # noqa: ARG002
     ) -> None:
-        """Draw what there is of an interrupted run."""
+        """Draw the curves of an interrupted run."""
         if trainer.state.fn == TrainerFn.FITTING:
             self._write(trainer)
 
@@ -117,26 +114,24 @@ class Curves(Callback):
     def _write(self, trainer: Trainer) -> None:
         if not trainer.is_global_zero or trainer.fast_dev_run or not self._points:  # type: ignore[attr-defined]
             return
-        png = io.BytesIO()
-        draw_curves(self._points, self._path.parent.name).savefig(png, format="png")
-        write_atomically(self._path, png.getvalue())
+        write_figure(draw_curves(self._points, self._path.parent.name), self._path)
         print(f"Curves: {self._path}", flush=True)
 
 
 def draw_curves(points: Mapping[str, Sequence[tuple[int, float]]], title: str) -> Figure:
-    """Draw a run: a panel each for losses, measures and learning rate, where it has them.
+    """Draw a run: a panel each for losses, metrics and learning rate, if there are any.
 
     Args:
-        points: (optimizer step, value) by the name that was logged; "learning rate" for that one.
-        title: a line on top.
+        points: (optimizer step, value) by logged name, or "learning rate".
+        title: A line on top.
 
     Returns:
-        The figure, made without pyplot, so that nobody's plots are touched.
+        The figure, made without pyplot so that the user's plots are not affected.
     """
     losses = sorted(name for name in points if name.startswith((_TRAIN_LOSS, "val/loss")))
     panels: list[tuple[str, list[str], Callable[[Axes, str, np.ndarray, str], None]]] = [
         ("loss", losses, _draw_loss),
-        ("validation", [name for name in _MEASURES if name in points], _draw_measure),
+        ("validation", [name for name in _METRICS if name in points], _draw_metric),
         (_LEARNING_RATE, [name for name in points if name == _LEARNING_RATE], _draw_rate),
     ]
     panels = [panel for panel in panels if panel[1]]
@@ -144,14 +139,14 @@ def draw_curves(points: Mapping[str, Sequence[tuple[int, float]]], title: str) -
     figure.suptitle(title, fontweight="bold")
     rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0] if panels else []
     for axes, (label, names, draw) in zip(rows, panels, strict=True):
-        for name, color in zip(names, itertools.cycle(_COLORS)):
+        for name, color in zip(names, itertools.cycle(PALETTE)):
             draw(axes, name, np.array(points[name], dtype=float), color)
         axes.set_ylabel(label)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if label != _LEARNING_RATE:
             axes.legend(frameon=False, fontsize="small")
-        axes.set_xlabel("optimiser step" if axes is rows[-1] else "")
+        axes.set_xlabel("optimizer step" if axes is rows[-1] else "")
     return figure
 
 
@@ -164,7 +159,7 @@ def _draw_loss(axes: Axes, name: str, points: np.ndarray, color: str) -> None:
     axes.plot(steps, _smoothed(values), color=color, label=name, linewidth=1.8)
 
 
-def _draw_measure(axes: Axes, name: str, points: np.ndarray, color: str) -> None:
+def _draw_metric(axes: Axes, name: str, points: np.ndarray, color: str) -> None:
     steps, values = points[points[:, 1] >= 0].T  # -1: no ground truth
     short = name.removeprefix("val/")
     label = f"{short} (last {values[-1]:.3f}, best {values.max():.3f})" if len(values) else short
@@ -178,13 +173,13 @@ def _draw_rate(axes: Axes, name: str, points: np.ndarray, color: str) -> None:  
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
-    """Mean over a window of a twenty-fifth of the run, which shrinks at the ends."""
+    """Average over a window of a twenty-fifth of the run, which is cut off at the ends."""
     window = np.ones(2 * (len(values) // 50) + 1)
     return np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")
 
 
 def _thinned(points: list[tuple[int, float]], most: int) -> list[tuple[int, float]]:
-    """Keep about so many points, evenly over the steps, the first and the last among them."""
+    """Keep about ``most`` points, evenly over the steps, including the first and the last."""
     gap = (points[-1][0] - points[0][0]) / most
     kept = [points[0]]
     for point in points[1:-1]:
@@ -194,7 +189,7 @@ def _thinned(points: list[tuple[int, float]], most: int) -> list[tuple[int, floa
 
 
 MOST_CLASSES = 30
-"""Up to so many the whole matrix is drawn; above, only the classes that are confused most."""
+"""Largest matrix that is drawn as a whole; of more classes, only the most confused are drawn."""
 _MOST_PAIRS = 25
 _WITH_NUMBERS = 15
 _LONGEST_NAME = 22
@@ -202,23 +197,23 @@ _MAP = "Blues"
 
 
 class Pair(NamedTuple):
-    """Images of one class that were taken for another."""
+    """The images of one class that were classified as another."""
 
     true: int
     """Class index."""
-    said: int
+    predicted: int
     """Class index."""
     images: int
-    """How many."""
+    """Number of images."""
     share: float
-    """Of the images of the true class, in (0, 1]."""
+    """Share of the images of the true class, in (0, 1]."""
 
 
 class ConfusionPlot(EvaluationPlot):
-    """Writes ``confusion.png`` into the run's folder after each evaluation, also while training.
+    """A callback that writes ``confusion.png`` to the run's folder after each evaluation.
 
     With up to 30 classes it is the matrix; with more, the 25 most frequent confusions and the
-    matrix of the classes that are in them. The task has to be a ``ClassificationTask``.
+    matrix of their classes. The task has to be a ``ClassificationTask``.
     """
 
     file_name = "confusion.png"
@@ -230,11 +225,11 @@ class ConfusionPlot(EvaluationPlot):
 
 
 def most_confused(confusion: np.ndarray, most: int = _MOST_PAIRS) -> list[Pair]:
-    """The pairs of classes that are confused most, the most images first.
+    """Return the most frequently confused pairs of classes, most frequent first.
 
     Args:
         confusion: (C, C) int64, rows are true classes.
-        most: pairs to return, at most.
+        most: Maximum number of pairs.
     """
     wrong = confusion.copy()
     np.fill_diagonal(wrong, 0)
@@ -242,14 +237,14 @@ def most_confused(confusion: np.ndarray, most: int = _MOST_PAIRS) -> list[Pair]:
     rows, columns = np.unravel_index(order, wrong.shape)
     counts = confusion.sum(axis=1)
     return [
-        Pair(true, said, int(wrong[true, said]), float(wrong[true, said] / counts[true]))
-        for true, said in zip(rows.tolist(), columns.tolist(), strict=True)
-        if wrong[true, said]
+        Pair(true, other, int(wrong[true, other]), float(wrong[true, other] / counts[true]))
+        for true, other in zip(rows.tolist(), columns.tolist(), strict=True)
+        if wrong[true, other]
     ]
 
 
 def draw_confusion(result: ClassificationResult) -> Figure:
-    """Draw a result; the figure is made without pyplot, so that nobody's plots are touched."""
+    """Draw a result, without pyplot so that the user's plots are not affected."""
     names, classes = list(result.per_class), len(result.per_class)
     title = f"{result.dataset} · {result.images:,} images · top-1 {result.top1:.3f}"
     if classes <= MOST_CLASSES:
@@ -268,10 +263,10 @@ def draw_confusion(result: ClassificationResult) -> Figure:
 
 
 def _classes_of(pairs: list[Pair]) -> list[int]:
-    """The classes of the first pairs, at most ``MOST_CLASSES``, confused ones side by side."""
+    """Return the classes of the first pairs, at most ``MOST_CLASSES``, pairs side by side."""
     shown: list[int] = []
     for pair in pairs:
-        new = [each for each in (pair.true, pair.said) if each not in shown]
+        new = [each for each in (pair.true, pair.predicted) if each not in shown]
         if len(shown) + len(new) > MOST_CLASSES:
             break
         shown += new
@@ -279,13 +274,9 @@ def _classes_of(pairs: list[Pair]) -> list[int]:
 
 
 def _draw_matrix(
-    figure: Figure,
-    axes: Axes,
-    rows: np.ndarray,
-    names: list[str],
-    shown: list[int] | None = None,
+    figure: Figure, axes: Axes, rows: np.ndarray, names: list[str], shown: list[int] | None = None
 ) -> None:
-    """Shares of each row; ``shown`` are the rows' classes, and the columns that are drawn."""
+    """Draw the shares of each row; ``shown`` are the classes of the rows and drawn columns."""
     kept = list(range(len(names))) if shown is None else shown
     shares = rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)
     if not kept:
@@ -298,7 +289,7 @@ def _draw_matrix(
     size = 9 if len(kept) <= _WITH_NUMBERS else 7.5
     axes.set_xticks(range(len(kept)), labels, rotation=90, fontsize=size)
     axes.set_yticks(range(len(kept)), labels, fontsize=size)
-    axes.set_xlabel("said")
+    axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(
         "share of the images of the true class" + ("" if shown is None else ", these classes"),
@@ -315,51 +306,45 @@ def _draw_matrix(
 
 def _draw_pairs(axes: Axes, pairs: list[Pair], names: list[str]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title("the most frequent confusions: true → said", fontsize=9)
+    axes.set_title("the most frequent confusions: true → predicted", fontsize=9)
     if not pairs:
         axes.text(0.5, 0.5, "none", ha="center", va="center", transform=axes.transAxes)
         return
-    bars = axes.barh(range(len(pairs)), [pair.images for pair in pairs], color="#1f5fa8")
+    bars = axes.barh(range(len(pairs)), [pair.images for pair in pairs], color=PALETTE[0])
     axes.bar_label(bars, [f" {pair.share:.0%} of the class" for pair in pairs], fontsize=7.5)
-    labels = [f"{_short(names[pair.true])} → {_short(names[pair.said])}" for pair in pairs]
+    labels = [f"{_short(names[pair.true])} → {_short(names[pair.predicted])}" for pair in pairs]
     axes.set_yticks(range(len(pairs)), labels, fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.22)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("pictures")
+    axes.set_xlabel("images")
 
 
 def _short(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
-_ROC_COLORS = ("#1f5fa8", "#d1622b", "#3a8f5c", "#8a5bb0")
-_GRAY = "#999999"
-
-
 def draw_roc(curves: Mapping[str, Roc], impostor_pairs: int) -> Figure:
-    """Draw curves with a logarithmic axis of false accepts.
-
-    It begins at one impostor pair: nothing is known of lower rates.
+    """Draw ROC curves, with a logarithmic axis of false accepts that begins at one impostor pair.
 
     Args:
-        curves: By name, for the legend.
-        impostor_pairs: How many the curves rest on.
+        curves: ROC by name, for the legend.
+        impostor_pairs: Number of impostor pairs of the curves.
 
     Returns:
-        The figure, made without pyplot, so that nobody's plots are touched.
+        The figure, made without pyplot so that the user's plots are not affected.
     """
     figure = Figure(figsize=(6.4, 5.2), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     lowest = 1 / max(impostor_pairs, 1)
-    for number, (name, roc) in enumerate(curves.items()):
+    for (name, roc), color in zip(curves.items(), itertools.cycle(PALETTE)):
         visible = roc.far > 0
-        start = roc.tar[np.flatnonzero(~visible)[-1]]  # what is accepted before any impostor
+        start = roc.tar[np.flatnonzero(~visible)[-1]]  # accepted before any impostor
         far = np.concatenate([[lowest], np.maximum(roc.far[visible], lowest)])
         tar = np.concatenate([[start], roc.tar[visible]])
-        axes.step(far, tar, where="post", label=name, color=_ROC_COLORS[number % len(_ROC_COLORS)])
+        axes.step(far, tar, where="post", label=name, color=color)
     diagonal = np.geomspace(lowest, 1, 100)
-    axes.plot(diagonal, diagonal, linestyle=":", color=_GRAY, label="chance")
+    axes.plot(diagonal, diagonal, linestyle=":", color="#999999", label="chance")
     axes.set(
         xscale="log", xlim=(lowest, 1), ylim=(0, 1.01),
         xlabel=f"false accept rate ({impostor_pairs:,} impostor pairs)", ylabel="true accept rate",
@@ -370,22 +355,13 @@ def draw_roc(curves: Mapping[str, Roc], impostor_pairs: int) -> Figure:
 
 
 def draw_result(result: VerificationResult) -> Figure:
-    """Draw the curve of a result."""
+    """Draw the ROC curve of a result."""
     name = f"{result.dataset}: AUC {result.auc:.4f}, EER {result.eer:.4f}"
     return draw_roc({name: result.roc}, result.impostor_pairs)
 
 
-def write_roc(path: Path, result: VerificationResult) -> None:
-    """Draw the curve of a result into a PNG file, atomically.
-
-    Raises:
-        DataError: the name does not end in .png.
-    """
-    write_figure(draw_result(result), path)
-
-
 class RocPlot(EvaluationPlot):
-    """Writes ``roc.png`` into the run's folder after each evaluation of a face network."""
+    """A callback that writes ``roc.png`` to the run's folder after each evaluation of faces."""
 
     file_name = "roc.png"
     label = "ROC"

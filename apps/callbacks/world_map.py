@@ -1,4 +1,4 @@
-"""Maps of the world: cells of a partition, and answers against the truth."""
+"""Maps of the world: cells of a partition, and predicted against true positions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,32 +25,31 @@ _LAND_ON_CELLS = "#4a5a66"
 _STEPS = 24
 _MOST_LINES = 1500
 _SMALL_DEG = 1.5
-"""Cells that are lower than this would be invisible on the map; they get a dot."""
+"""Cells of less height would be invisible on the map; they get a dot."""
 
 
 def read_coastline(path: str | Path | None) -> list[np.ndarray]:
-    """Lines (P, 2) of longitude and latitude in degrees.
+    """Read lines (P, 2) of longitude and latitude in degrees.
 
     Args:
-        path: a GeoJSON with lines or polygons, such as Natural Earth's 110m coastline. None takes
-            cartopy's where it is installed with its data, else there are no lines.
+        path: A GeoJSON with lines or polygons, such as Natural Earth's 110m coastline. None takes
+            cartopy's if it is installed with its data, else there are no lines.
 
     Raises:
-        DataError: the file cannot be read, or has no lines.
+        DataError: The file cannot be read, or has no lines.
     """
     if path is None:
         return _cartopy_lines()
     path = Path(path)
+    content = read_json(path)
     try:
-        lines = list(_lines(read_json(path)))
-    except DataError:
-        raise
+        lines = list(_lines(content))
     except (
         ValueError,
         TypeError,
-        KeyError,
+        LookupError,
         AttributeError,
-        OverflowError,
+        ArithmeticError,
         RecursionError,
     ) as error:
         raise DataError(f"{path}: not a readable GeoJSON file ({error})") from error
@@ -76,7 +75,7 @@ def _lines(node: dict[str, Any]) -> Any:
 
 
 def _cartopy_lines() -> list[np.ndarray]:
-    """What cartopy has on this disk; it is not asked to download."""
+    """Read cartopy's coastline if it is on disk; nothing is downloaded."""
     try:
         from cartopy import config  # type: ignore[import-not-found]
         from cartopy.io.shapereader import Reader  # type: ignore[import-not-found]
@@ -90,12 +89,12 @@ def _cartopy_lines() -> list[np.ndarray]:
 
 
 def draw_partition(partition: Partition, coastline: Sequence[np.ndarray], title: str) -> Figure:
-    """Draw cells, colored by how many photos they have.
+    """Draw cells, colored by their number of photos.
 
     Args:
-        partition: the cells.
-        coastline: from ``read_coastline``.
-        title: a line on top.
+        partition: The cells.
+        coastline: Lines of ``read_coastline``.
+        title: A line on top.
     """
     figure, axes = _world(coastline, title, coast_on_top=True)
     outlines, values, small = [], [], []
@@ -103,7 +102,7 @@ def draw_partition(partition: Partition, coastline: Sequence[np.ndarray], title:
         ring = np.array(partition.polygon(index))
         if np.ptp(ring[:, 1]) < _SMALL_DEG:
             small.append(index)
-        for shift in (-360, 0, 360):
+        for shift in (-360, 0, 360):  # a cell across the antimeridian is drawn on both sides
             moved = ring + np.array((shift, 0))
             if moved[:, 0].max() > -180 and moved[:, 0].min() < 180:
                 outlines.append(moved)
@@ -126,22 +125,22 @@ def draw_partition(partition: Partition, coastline: Sequence[np.ndarray], title:
     return figure
 
 
-def draw_answers(
-    truth_deg: np.ndarray, answers_deg: np.ndarray, coastline: Sequence[np.ndarray], title: str
+def draw_predictions(
+    truth_deg: np.ndarray, predicted_deg: np.ndarray, coastline: Sequence[np.ndarray], title: str
 ) -> Figure:
-    """Draw where photos were taken, and great circles to where the answers are.
+    """Draw true positions, and great circles to the predicted ones.
 
     Args:
         truth_deg: (N, 2) true positions; of more than 1,500 every n-th is drawn.
-        answers_deg: (N, 2) answers.
-        coastline: from ``read_coastline``.
-        title: a line on top.
+        predicted_deg: (N, 2) predicted positions.
+        coastline: Lines of ``read_coastline``.
+        title: A line on top.
     """
     figure, axes = _world(coastline, title)
     kept = slice(None, None, -(-len(truth_deg) // _MOST_LINES))
-    truth, answers = truth_deg[kept], answers_deg[kept]
-    error_km = distance_km(truth, answers)
-    lines = [line for pair in zip(truth, answers, strict=True) for line in _great_circle(*pair)]
+    truth, predicted = truth_deg[kept], predicted_deg[kept]
+    error_km = distance_km(truth, predicted)
+    lines = [line for pair in zip(truth, predicted, strict=True) for line in _great_circle(*pair)]
     axes.add_collection(LineCollection(lines, colors="#8a5bb0", linewidths=0.4, alpha=0.45))
     for low, high, color in (
         (0, 25, "#1b7f3b"),
@@ -157,7 +156,7 @@ def draw_answers(
         )
     axes.legend(
         loc="upper center", bbox_to_anchor=(0.5, -0.05), ncols=5, frameon=False,
-        title="where photos were taken, by error; lines lead to the answers",
+        title="true positions by error; lines lead to the predicted positions",
     )  # fmt: skip
     return figure
 
@@ -187,11 +186,12 @@ def _degrees(value: float, positive: str, negative: str) -> str:
 
 
 def _great_circle(start_deg: np.ndarray, end_deg: np.ndarray) -> list[np.ndarray]:
-    """The way from one position to another as lines (P, 2), cut at the antimeridian."""
+    """Return the great circle between two positions as lines (P, 2), cut at the antimeridian."""
+    # Points on the straight chord, seen from the center of the Earth, lie on the great circle.
     first, last = unit_vectors(start_deg), unit_vectors(end_deg)
     share = np.linspace(0, 1, _STEPS)[:, None]
     chord = first * (1 - share) + last * share
-    if np.linalg.norm(chord, axis=1).min() < 1e-6:  # antipodes: every way is as short
+    if np.linalg.norm(chord, axis=1).min() < 1e-6:  # antipodes: every great circle is as short
         chord += 1e-3 * np.cross(first, (0.0, 0.0, 1.0))
     points = to_latlng_deg(chord)[:, ::-1]
     jumps = np.flatnonzero(np.abs(np.diff(points[:, 0])) > 180) + 1
@@ -199,12 +199,12 @@ def _great_circle(start_deg: np.ndarray, end_deg: np.ndarray) -> list[np.ndarray
 
 
 class WorldMap(EvaluationPlot):
-    """Writes ``map.png`` into the run's folder after each evaluation, also while training.
+    """A callback that writes ``map.png`` to the run's folder after each evaluation.
 
     The task has to be a ``GeolocationTask``.
 
     Args:
-        coastline: GeoJSON of coastlines; null takes cartopy's if it is there, else draws none.
+        coastline: GeoJSON of coastlines; null takes cartopy's if it is installed, else draws none.
     """
 
     file_name = "map.png"
@@ -216,17 +216,17 @@ class WorldMap(EvaluationPlot):
         self._lines: list[np.ndarray] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Ask for the run's folder, which all processes must do together; read the coastline."""
+        """Get the run's folder, which all processes have to do together; read the coastline."""
         super().setup(trainer, pl_module, stage)
         self._lines = read_coastline(self.coastline)
 
     def figure(self, trainer: Trainer, task: GeolocationTask) -> Figure | None:
-        """Return the answers of the newest evaluation."""
-        answers = task.evaluator.gathered
-        if answers is None:
+        """Draw the predictions of the newest evaluation."""
+        found = task.evaluator.gathered
+        if found is None:
             return None
         stage = TrainerFn(trainer.state.fn)
         when = f"epoch {trainer.current_epoch}" if stage == TrainerFn.FITTING else str(stage.value)
-        median = float(np.median(answers.error_km))
+        median = float(np.median(found.error_km))
         title = f"{task.evaluator.dataset} · {when} · median error {median:,.1f} km"
-        return draw_answers(answers.truth_deg, answers.latlng_deg, self._lines or [], title)
+        return draw_predictions(found.truth_deg, found.latlng_deg, self._lines or [], title)

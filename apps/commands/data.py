@@ -234,8 +234,8 @@ def _build(arguments: Namespace) -> int:
     if report.full_cells:
         print(f"  {report.full_cells:,} cells of the last level have more than {arguments.max:,}")
     if arguments.picture is not None:
-        from ..callbacks.images import write_figure
         from ..callbacks.world_map import draw_partition
+        from ..drawing import write_figure
 
         title = f"{len(partition):,} cells · {report.kept:,} photos"
         write_figure(draw_partition(partition, coastline, title), arguments.picture)
@@ -247,8 +247,8 @@ def _prepare_image(arguments: Namespace) -> list[Any]:
     """Check the options of the map and read the coastline, before anything expensive is done."""
     if arguments.picture is None:
         return []
-    from ..callbacks.images import check_png
     from ..callbacks.world_map import read_coastline
+    from ..drawing import check_png
 
     check_png(arguments.picture)
     return read_coastline(arguments.coastline)

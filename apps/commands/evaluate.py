@@ -68,9 +68,10 @@ def _verify(arguments: Namespace) -> int:
         options = (arguments.batch_size, arguments.device, arguments.size)
         result = verify_model(held_out, model, *options)
     if arguments.roc is not None:
-        from ..callbacks.plots import write_roc
+        from ..callbacks.plots import draw_result
+        from ..drawing import write_figure
 
-        write_roc(arguments.roc, result)
+        write_figure(draw_result(result), arguments.roc)
     if arguments.store:
         store_threshold(Path(str(model)), result)
     print(result.to_json() if arguments.json else format_table(result), end="")

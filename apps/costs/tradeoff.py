@@ -1,4 +1,4 @@
-"""Cost against accuracy, as Figures 4 and 5 of the MobileNet paper, from a table of results."""
+"""Plots of accuracy against cost, like Figures 4 and 5 of the MobileNet paper."""
 
 import csv
 import io
@@ -17,19 +17,19 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ...datasets.errors import DataError
 from ...datasets.files import write_atomically
+from ..drawing import PALETTE, png_of
 
 ACCURACY_COLUMNS = ("accuracy", "top1")
-"""Where the accuracy is looked for, in this order."""
-_COLORS = ("#1f5fa8", "#d1622b", "#3a8f5c", "#8a5bb0", "#b08a1e", "#5a6b78")
+"""Possible columns of the accuracy, in order of preference."""
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _GRAY = "#666666"
 
 
 class Result(NamedTuple):
-    """One trained network."""
+    """The result of a trained network."""
 
     model: str
-    """Its family; the line is fitted to each."""
+    """Its family; a line is fitted to each."""
     width_mult: float | None
     resolution: int | None
     """Side of the image in px."""
@@ -37,16 +37,16 @@ class Result(NamedTuple):
     """For one image, in ones."""
     params: float
     accuracy: float
-    """As the file has it: a fraction of 1 or percent."""
+    """As in the file: a fraction of 1 or percent."""
 
 
 def read_results(path: Path, accuracy: str | None = None) -> list[Result]:
     """Read a table of results.
 
     Args:
-        path: ``.csv`` with a heading, or ``.json`` with a list of objects. Needed are
+        path: ``.csv`` with a heading, or ``.json`` with a list of objects. Required are
             ``mult_adds``, ``params`` and the accuracy; ``model``, ``width_mult`` and
-            ``resolution`` may be absent. Further columns are ignored.
+            ``resolution`` are optional. Further columns are ignored.
         accuracy: The column of the accuracy; None takes ``accuracy``, else ``top1``.
 
     Raises:
@@ -54,7 +54,7 @@ def read_results(path: Path, accuracy: str | None = None) -> list[Result]:
     """
     rows = _read_rows(path)
     if not rows:
-        raise DataError(f"{path}: no rows, so there is nothing to draw")
+        raise DataError(f"{path}: no rows, so there is nothing to plot")
     wanted = [accuracy] if accuracy else list(ACCURACY_COLUMNS)
     column = next((name for name in wanted if name in rows[0]), None)
     if column is None:
@@ -115,19 +115,19 @@ def _positive(cells: dict[str, Any], name: str, where: str) -> float:
 
 
 class LogLine(NamedTuple):
-    """accuracy = offset + slope * log10(cost), by least squares."""
+    """A fitted line, accuracy = offset + slope * log10(cost)."""
 
     slope: float
     """Gain in accuracy for ten times the cost."""
     offset: float
 
     def at(self, cost: np.ndarray) -> np.ndarray:
-        """The accuracy at costs."""
+        """Return the accuracy at costs."""
         return self.offset + self.slope * np.log10(cost)
 
 
 def fit_log_line(costs: Sequence[float], accuracies: Sequence[float]) -> LogLine | None:
-    """Fit the log-linear law that the paper notes in Figure 4; None below two different costs."""
+    """Fit the log-linear law of the paper's Figure 4; None for fewer than two different costs."""
     if len(set(costs)) < 2:
         return None
     slope, offset = np.polyfit(np.log10(costs), accuracies, 1)
@@ -143,12 +143,12 @@ def draw_tradeoff(results: Sequence[Result], title: str, accuracy_label: str) ->
     parameters do not depend on it.
 
     Args:
-        results: What was measured.
+        results: The results.
         title: A line on top.
-        accuracy_label: Label of the vertical axis; percent where no accuracy is above 1.
+        accuracy_label: Label of the vertical axis; in percent if no accuracy is above 1.
 
     Returns:
-        The figure, made without pyplot, so that nobody's plots are touched.
+        The figure, made without pyplot so that the user's plots are not affected.
     """
     figure = Figure(figsize=(11, 5), dpi=120, layout="constrained")
     figure.suptitle(title, fontweight="bold")
@@ -170,7 +170,7 @@ def draw_tradeoff(results: Sequence[Result], title: str, accuracy_label: str) ->
 
 
 class _Styles(NamedTuple):
-    """A color for each resolution and a marker for each width multiplier."""
+    """The colors of resolutions and the markers of width multipliers."""
 
     colors: dict[int, str]
     markers: dict[float, str]
@@ -180,12 +180,12 @@ class _Styles(NamedTuple):
         resolutions = _known(result.resolution for result in results)
         widths = _known(result.width_mult for result in results)
         return cls(
-            dict(zip(resolutions, itertools.cycle(_COLORS))),
+            dict(zip(resolutions, itertools.cycle(PALETTE))),
             dict(zip(widths, itertools.cycle(_MARKERS))),
         )
 
     def handles(self) -> list[Line2D]:
-        """What the legend shows: the colors as lines, the markers in gray."""
+        """Return the entries of the legend: the colors as lines, the markers in gray."""
         sizes = [
             Line2D([], [], color=color, linewidth=3, label=f"{resolution} px")
             for resolution, color in self.colors.items()
@@ -260,19 +260,18 @@ def _short(value: float) -> str:
 
 
 def write_tradeoff(results: Path, out: Path, accuracy: str | None = None) -> int:
-    """Draw the figure of a results file as PNG; the number of results in it.
+    """Plot a file of results as PNG; return the number of results.
 
     Args:
-        results: see ``read_results``.
-        out: The PNG, replaced if it is there.
-        accuracy: see ``read_results``.
+        results: See ``read_results``.
+        out: The PNG to write or replace.
+        accuracy: See ``read_results``.
 
     Raises:
-        DataError: as ``read_results``.
+        DataError: As for ``read_results``.
         OSError: The image cannot be written.
     """
     rows = read_results(results, accuracy)
-    png = io.BytesIO()
-    draw_tradeoff(rows, "accuracy against cost", accuracy or "accuracy").savefig(png, format="png")
-    write_atomically(out, png.getvalue())
+    figure = draw_tradeoff(rows, "accuracy against cost", accuracy or "accuracy")
+    write_atomically(out, png_of(figure))
     return len(rows)

@@ -34,10 +34,10 @@ def test_compare__prints_a_row_for_each_case_with_the_same_boxes(
 
 
 @pytest.mark.real_data
-def test_detector_answers__has_the_scores_of_a_trained_detector(
+def test_detector_scene__has_the_scores_of_a_trained_detector(
     benchmark: ModuleType, real_data: Path
 ) -> None:
-    scores = benchmark.detector_answers(real_data, 1).scores[..., 1:]
+    scores = benchmark.detector_scene(real_data, 1).scores[..., 1:]
     assert scores.shape == (1, benchmark.ANCHORS, benchmark.CLASSES)
     assert scores.max() > 0.5
     assert scores.median() < 0.01

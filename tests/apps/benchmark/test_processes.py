@@ -42,14 +42,14 @@ def test_worker__exported_file__answers_without_torch_and_survives_a_wrong_batch
 ) -> None:
     model = write_model(tmp_path / "a.onnx")
     with Worker(Opening("file", str(model)), image, 1, tmp_path) as worker:
-        assert worker.wait_for_answer() > 0
+        assert worker.wait_until_ready() > 0
         libraries = Path(f"/proc/{worker._process.pid}/maps")
         if libraries.exists():
             loaded = libraries.read_text()
             assert "onnxruntime" in loaded
             assert "libtorch" not in loaded
         with pytest.raises(DataError, match=r"a\.onnx: .*dimensions"):
-            worker.answer(2)
+            worker.run(2)
         assert worker.time(1, 3) > 0
         assert worker.peak_memory() > 1_000_000
 
@@ -60,7 +60,7 @@ def test_worker__file_that_cannot_be_opened__says_why(tmp_path: Path, image: Pat
         Worker(opening, image, 1, tmp_path) as worker,
         pytest.raises(DataError, match=r"absent\.onnx: DataError: .*no such file"),
     ):
-        worker.wait_for_answer()
+        worker.wait_until_ready()
 
 
 def test_worker__image_of_another_size__says_the_option(tmp_path: Path) -> None:
@@ -70,21 +70,21 @@ def test_worker__image_of_another_size__says_the_option(tmp_path: Path) -> None:
         Worker(Opening("file", str(model)), tmp_path / "large.npy", 1, tmp_path) as worker,
         pytest.raises(DataError, match=r"(?s)an image of 8x6 px: .*--picture-size"),
     ):
-        worker.wait_for_answer()
+        worker.wait_until_ready()
 
 
 def test_worker__process_that_ends__last_words_are_shown(tmp_path: Path, image: Path) -> None:
     with Worker(Opening("file", "a.onnx"), image, 1, tmp_path) as worker:
         worker._process.kill()
         with pytest.raises(DataError, match=r"a\.onnx: its process ended \(-9\)"):
-            worker.wait_for_answer()
+            worker.wait_until_ready()
 
 
 def test_commands__batches_are_the_image_again_and_again() -> None:
     seen: list[np.ndarray] = []
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     commands = Commands(seen.append, pixels)
-    commands.answer(3)
+    commands.run(3)
     assert commands.time(1, 2, 0.0) >= 0
     assert [images.shape for images in seen] == [(3, 2, 4, 3), *[(1, 2, 4, 3)] * 3]
     assert all(np.array_equal(image, pixels) for images in seen for image in images)
@@ -95,7 +95,7 @@ def test_serve__failures_are_answers_too() -> None:
         raise RuntimeError(f"no room for {len(images)}")
 
     replies: list[dict] = []
-    lines = [json.dumps({"do": "answer", "batch": 7}), json.dumps({"do": "memory"})]
+    lines = [json.dumps({"do": "run", "batch": 7}), json.dumps({"do": "memory"})]
     serve(Commands(fail, np.zeros((1, 1, 3), np.uint8)), lines, replies.append)
     assert replies[0] == {"error": "RuntimeError: no room for 7"}
     assert replies[1]["value"] > 0

@@ -51,12 +51,12 @@ class HereWorker:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def wait_for_answer(self) -> float:
+    def wait_until_ready(self) -> float:
         if self.opening.opener != "gemm":
             open_side(self.opening, torch.get_num_threads())(self.image[None])
         return 0.5
 
-    def answer(self, batch: int) -> None:
+    def run(self, batch: int) -> None:
         if batch > 4:
             raise DataError("too many")
 
@@ -95,7 +95,7 @@ def test_benchmark__checkpoint_against_a_peer__figures_by_hand(
     monkeypatch.setattr(measuring, "Worker", HereWorker)
     monkeypatch.setattr(loader, "installed", lambda: ["torch", "onnxruntime"])
     seconds = {"torch": 0.03, "onnxruntime": 0.01, "checkpoint": 0.004, "peer": 0.012}
-    parts = {(name, "answer"): value for name, value in seconds.items()}
+    parts = {(name, "whole"): value for name, value in seconds.items()}
     parts |= {("checkpoint", "network"): 0.002, ("peer", "network"): 0.008}
     monkeypatch.setattr(HereWorker, "SECONDS", parts)
     settings = Settings(threads=1, rounds=3, batch=4, starts=1)
@@ -126,7 +126,7 @@ def test_sides_of__checkpoint_in_every_engine__same_embeddings(tmp_path: Path, f
     face_image = np.ascontiguousarray(IMAGE[None, :32, :32])
     eager, found = (
         open_side(opening, 1)(face_image)
-        for opening in (Opening("checkpoint", str(face)), side.answer)
+        for opening in (Opening("checkpoint", str(face)), side.whole)
     )
     assert isinstance(eager, torch.Tensor)
     own = nn.functional.normalize(eager, dim=1).numpy()
@@ -150,9 +150,9 @@ def test_sides_of__faces_in_one_pass__network_alone_says_all(tmp_path: Path) -> 
     path, names = tmp_path / "faces.ckpt", {0: "a", 1: "b", 2: "c"}
     write_checkpoint(path, FacesTask, plan, plan.build(), names, (40, 32), {})
     (side,) = sides_of(path, "eager", tmp_path).sides
-    assert (side.network_hw, side.network) == ((40, 32), side.answer._replace(part="network"))
+    assert (side.network_hw, side.network) == ((40, 32), side.whole._replace(part="network"))
     assert side.mult_adds
-    for opening, image in ((side.answer, IMAGE), (side.network, IMAGE[:, :32])):
+    for opening, image in ((side.whole, IMAGE), (side.network, IMAGE[:, :32])):
         said = open_side(opening, 1)(image[None])
         assert [value.shape for value in tensors_in(said)] == [(1, 8), (1, 3), (1, 5, 2)]
     assert list(alone(open_deployable(path)).metadata.outputs) == [
@@ -213,7 +213,7 @@ def test_add_with_precisions__runtime_that_has_one__another_side(
         "poor.xml, x",
         "a.onnx, x",
     ]
-    assert made.sides[1].answer == Opening("file", "a.xml#bf16")
+    assert made.sides[1].whole == Opening("file", "a.xml#bf16")
     assert made.sides[1].network == Opening("file", "net_a.xml#bf16")
     assert [side.precision for side in made.sides[:2]] == ["float32", "bf16"]
     assert made.skipped == {"poor.xml, x bf16": "does not calculate in bf16"}
@@ -236,7 +236,7 @@ def test_figures_of__share_of_the_ceiling__only_in_its_own_precision(
 @pytest.mark.parametrize("runtime", loader.installed())
 def test_gemm__every_runtime_here__the_product_of_numpy(runtime: str) -> None:
     matrices = np.random.default_rng(0).standard_normal((2, loader.SIDE, loader.SIDE), np.float32)
-    product = loader.open_gemm(runtime, 1).answer(IMAGE[None])
+    product = loader.open_gemm(runtime, 1).whole(IMAGE[None])
     np.testing.assert_allclose(np.asarray(product), matrices[0] @ matrices[1], atol=1e-3)
 
 

@@ -43,7 +43,7 @@ def test_draw__small_matrices_have_numbers_and_large_ones_the_worst_pairs() -> N
     assert {text.get_text() for text in small.texts} == expected
     pairs, matrix = draw_confusion(result_of(100)).axes[:2]
     worst = most_confused(result_of(100).confusion)[0]
-    assert pairs.get_yticklabels()[0].get_text() == f"class {worst.true} → class {worst.said}"
+    assert pairs.get_yticklabels()[0].get_text() == f"class {worst.true} → class {worst.predicted}"
     assert len(matrix.get_xticklabels()) <= 30
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.collections import LineCollection, PolyCollection
 
-from mobilevision.apps.callbacks.images import write_figure
-from mobilevision.apps.callbacks.world_map import draw_answers, draw_partition, read_coastline
+from mobilevision.apps.callbacks.world_map import draw_partition, draw_predictions, read_coastline
+from mobilevision.apps.drawing import write_figure
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.geolocation.cells import Partition
 from mobilevision.datasets.geolocation.coordinates import CellTable
@@ -84,10 +84,10 @@ def test_draw_partition__cell_across_the_antimeridian__on_both_sides(tmp_path: P
         write_figure(figure, tmp_path / "a.svg")
 
 
-def test_draw_answers__lines_do_not_cross_the_map_at_the_antimeridian() -> None:
+def test_draw_predictions__lines_do_not_cross_the_map_at_the_antimeridian() -> None:
     truth = np.array([(0.0, 179.0), (50.0, 10.0), (0.0, 0.0), (80.0, 0.0)])
     answers = np.array([(0.0, -179.0), (50.1, 10.0), (0.0, 180.0), (80.0, 179.0)])
-    figure = draw_answers(truth, answers, [], "answers")
+    figure = draw_predictions(truth, answers, [], "answers")
     lines = [each for each in figure.axes[0].collections if isinstance(each, LineCollection)][-1]
     steps = [np.abs(np.diff(path[:, 0])) for path in lines.get_segments()]
     assert len(steps) >= 5

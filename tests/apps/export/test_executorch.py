@@ -113,7 +113,7 @@ def test_file__executorch_alone__runs_the_network_in_xnnpack_and_reads_facts(
 @pytest.mark.slow
 def test_sides_of__file__gets_images_of_its_size(program: Programs, tmp_path: Path) -> None:
     (side,) = sides_of(program("classification").path, "all", tmp_path).sides
-    assert (side.engine, side.answer_hw) == ("executorch", (64, 80))
+    assert (side.engine, side.whole_hw) == ("executorch", (64, 80))
 
 
 @pytest.mark.slow
