@@ -1,1 +1,22 @@
-"""The jobs: one folder each, with its model, its losses, its LightningModule and its card."""
+"""The jobs on top of a backbone: networks, losses, measures and LightningModules."""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+
+def lazy_attributes(package: str, modules: Mapping[str, tuple[str, ...]]) -> Callable[[str], Any]:
+    """Return the ``__getattr__`` of a package that imports its modules on first use (PEP 562).
+
+    Args:
+        package: ``__name__`` of the package.
+        modules: Module of the package -> the names that the package exports from it.
+    """
+    places = {name: module for module, names in modules.items() for name in names}
+
+    def __getattr__(name: str) -> Any:  # noqa: N807
+        if name not in places:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(f".{places[name]}", package), name)
+
+    return __getattr__

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from ..backbone.errors import WeightsError
+from ..backbone.features import normalize_pixels
 from ..datasets.errors import DataError
 from ..datasets.vectors import VectorTable, read_vectors
 
@@ -112,7 +113,7 @@ class ModelTeacher(Teacher):
 
     def _normalized(self, images: Tensor) -> Tensor:
         mean, std = (images.new_tensor(x)[:, None, None] for x in (self.pixel_mean, self.pixel_std))
-        return (images - mean) / std
+        return normalize_pixels(images, mean, std)
 
     def __call__(self, images: Tensor, paths: Sequence[str]) -> Tensor:  # noqa: ARG002
         """See ``Teacher``.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ..backbone.features import normalize_pixels
 from ..backbone.layers import calibrate_norms
 from ..backbone.weights.loading import load_weights
 from ..datasets.errors import DataError
@@ -163,7 +164,7 @@ class ImageTask(LightningModule):
             if len(collected) >= CALIBRATION_IMAGES:
                 break
         mean, std = cast(float, self.network.pixel_mean), cast(float, self.network.pixel_std)
-        batches = ((torch.stack(collected[i : i + 16]).float() - mean) / std
+        batches = (normalize_pixels(torch.stack(collected[i : i + 16]), mean, std)
                    for i in range(0, len(collected), 16))  # fmt: skip
         seen = calibrate_norms(backbone, batches)
         rank_zero_info(f"Batch normalization calibrated on {seen} training images")

@@ -1,10 +1,10 @@
 """The network of the classification job: uint8 images to logits (Howard et al. 2017, Table 1)."""
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
-from ...backbone.features import Backbone
+from ...backbone.features import Backbone, normalize_pixels, require_features
 from ...backbone.mobilenet import ImageClassifier
 
 
@@ -33,9 +33,8 @@ class Classifier(ImageClassifier):
         pixel_std: float = 127.5,
         **options: Any,
     ) -> None:
-        if not isinstance(backbone, Backbone):
-            raise TypeError(f"{type(backbone).__name__} has no feature_info: it is no Backbone")
-        super().__init__(backbone, num_classes, **options)
+        require_features(backbone)
+        super().__init__(cast(Backbone, backbone), num_classes, **options)
         self.num_classes = num_classes
         self.pixel_mean, self.pixel_std = pixel_mean, pixel_std
 
@@ -45,4 +44,4 @@ class Classifier(ImageClassifier):
         Args:
             images: (B, 3, H, W) uint8 or float in [0, 255], RGB.
         """
-        return super().forward((images.float() - self.pixel_mean) / self.pixel_std)
+        return super().forward(normalize_pixels(images, self.pixel_mean, self.pixel_std))

@@ -4,10 +4,12 @@ The names below are loaded when they are first used, so that a results file can 
 without importing torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+# ruff: noqa: F401
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
+from .. import lazy_attributes
+
+if TYPE_CHECKING:  # exported, for type checkers
     from .anchors import DefaultBoxes, MultiscaleAnchors
     from .assigners import ATSSAssigner, MaxIoUAssigner, SimOTAAssigner
     from .coco_metrics import CocoEvaluator
@@ -29,64 +31,28 @@ if TYPE_CHECKING:
     from .ssd import SSD
     from .task import DetectionTask
 
-__all__ = [
-    "SSD",
-    "ATSSAssigner",
-    "AnchorLoss",
-    "CocoEvaluator",
-    "DefaultBoxes",
-    "DepthwisePredictors",
-    "DetectionTask",
-    "FasterRCNN",
-    "FeaturePyramid",
-    "FocalLoss",
-    "GridAnchors",
-    "IoUBoxLoss",
-    "MaxIoUAssigner",
-    "MinedCrossEntropy",
-    "MultiBoxLoss",
-    "MultiscaleAnchors",
-    "PostProcess",
-    "Predictors",
-    "ProposalSelection",
-    "RPNLoss",
-    "RoILoss",
-    "SSDDistillation",
-    "SharedPredictors",
-    "SimOTAAssigner",
-    "SmoothL1BoxLoss",
-]
-
-_MODULES = {
-    "ATSSAssigner": "assigners",
-    "AnchorLoss": "losses",
-    "CocoEvaluator": "coco_metrics",
-    "DefaultBoxes": "anchors",
-    "DepthwisePredictors": "prediction_heads",
-    "DetectionTask": "task",
-    "FasterRCNN": "faster_rcnn",
-    "FeaturePyramid": "fpn",
-    "FocalLoss": "losses",
-    "GridAnchors": "faster_rcnn_heads",
-    "IoUBoxLoss": "losses",
-    "MaxIoUAssigner": "assigners",
-    "MinedCrossEntropy": "losses",
-    "MultiBoxLoss": "losses",
-    "MultiscaleAnchors": "anchors",
-    "PostProcess": "postprocess",
-    "Predictors": "prediction_heads",
-    "ProposalSelection": "faster_rcnn_heads",
-    "RPNLoss": "faster_rcnn_losses",
-    "RoILoss": "faster_rcnn_losses",
-    "SSD": "ssd",
-    "SSDDistillation": "distillation",
-    "SharedPredictors": "prediction_heads",
-    "SimOTAAssigner": "assigners",
-    "SmoothL1BoxLoss": "losses",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "anchors": ("DefaultBoxes", "MultiscaleAnchors"),
+        "assigners": ("ATSSAssigner", "MaxIoUAssigner", "SimOTAAssigner"),
+        "coco_metrics": ("CocoEvaluator",),
+        "distillation": ("SSDDistillation",),
+        "faster_rcnn": ("FasterRCNN",),
+        "faster_rcnn_heads": ("GridAnchors", "ProposalSelection"),
+        "faster_rcnn_losses": ("RPNLoss", "RoILoss"),
+        "fpn": ("FeaturePyramid",),
+        "losses": (
+            "AnchorLoss",
+            "FocalLoss",
+            "IoUBoxLoss",
+            "MinedCrossEntropy",
+            "MultiBoxLoss",
+            "SmoothL1BoxLoss",
+        ),
+        "postprocess": ("PostProcess",),
+        "prediction_heads": ("DepthwisePredictors", "Predictors", "SharedPredictors"),
+        "ssd": ("SSD",),
+        "task": ("DetectionTask",),
+    },
+)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...backbone.features import Backbone
+from ...backbone.features import ImageNetwork
 from ...backbone.layers import Padding
 from ...backbone.layers import freeze_norms as freeze
 from ...backbone.mobilenet import BLOCKS, MobileNetV1
@@ -53,7 +53,7 @@ class FasterRCNNOutput(NamedTuple):
     stage on the boxes that it chooses, which are fewer, and only once."""
 
 
-class FasterRCNN(nn.Module):
+class FasterRCNN(ImageNetwork):
     """Two-stage detector on one map of any backbone.
 
     Args:
@@ -70,8 +70,7 @@ class FasterRCNN(nn.Module):
         freeze_norms: Keep all batch normalization as it was loaded, statistics, scale and shift,
             as the Object Detection API does: right for batches of one or two images.
         padding: Padding in the second stage, see ``backbone.layers``.
-        pixel_mean: Taken from the uint8 pixels before the backbone.
-        pixel_std: Then divided by; 127.5 and 127.5 give [-1, 1].
+        **pixels: ``pixel_mean`` and ``pixel_std``, see ``ImageNetwork``.
 
     Raises:
         TypeError: backbone does not follow the protocol.
@@ -91,16 +90,18 @@ class FasterRCNN(nn.Module):
         pooled_size: int = 7,
         freeze_norms: bool = False,
         padding: Padding = "same",
-        pixel_mean: float = 127.5,
-        pixel_std: float = 127.5,
+        **pixels: float,
     ) -> None:
-        super().__init__()
-        channels, self.stride = _only_map(backbone)
+        super().__init__(backbone, **pixels)
+        if len(self.backbone_info.strides) != 1:
+            raise ValueError(
+                f"Faster R-CNN works on one map, this backbone has those at strides "
+                f"{self.backbone_info.strides}; for MobileNetV1 set out_strides: [16]"
+            )
+        (channels,), (self.stride,) = self.backbone_info
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         self.num_classes = num_classes
-        self.pixel_mean, self.pixel_std = pixel_mean, pixel_std
-        self.backbone = backbone
         self.anchors = anchors or GridAnchors()
         self.rpn = RPNHead(channels, rpn_channels, self.anchors.boxes_per_cell)
         self.rpn_coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
@@ -119,7 +120,7 @@ class FasterRCNN(nn.Module):
         Args:
             images: (B, 3, H, W) uint8 or float in [0, 255], RGB; any size.
         """
-        (features,) = self.backbone((images.float() - self.pixel_mean) / self.pixel_std)
+        (features,) = self.maps(images)
         objectness, deltas = self.rpn(features)
         cells_hw = (int(features.shape[-2]), int(features.shape[-1]))
         rpn = RPNOutput(objectness, deltas, self.anchors(cells_hw, self.stride, images.device))
@@ -167,16 +168,3 @@ class FasterRCNN(nn.Module):
         body.stem = backbone.stem
         body.blocks = nn.ModuleList([*backbone.blocks, *self.roi.blocks])
         return body.train(self.training)
-
-
-def _only_map(backbone: nn.Module) -> tuple[int, int]:
-    """Channels and stride of a backbone's single map."""
-    if not isinstance(backbone, Backbone):
-        raise TypeError(f"{type(backbone).__name__} has no feature_info: it is no Backbone")
-    channels, strides = backbone.feature_info
-    if len(strides) != 1:
-        raise ValueError(
-            f"Faster R-CNN works on one map, this backbone has those at strides {strides}; "
-            "for MobileNetV1 set out_strides: [16]"
-        )
-    return channels[0], strides[0]

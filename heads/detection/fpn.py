@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
-from ...backbone.features import Backbone, FeatureInfo
+from ...backbone.features import FeatureInfo, require_features
 from ...backbone.layers import ConvNormAct
 
 # As in TensorFlow's SSD with a feature pyramid, but for the momentum: see ``MobileNetV1``.
@@ -14,7 +14,7 @@ NORM = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.03)
 
 
 class FeaturePyramid(nn.Module):
-    """Backbone of maps of equal width: what coarse maps know is added to the finer ones.
+    """A backbone with maps of equal width: coarse maps are added to the finer ones.
 
     At strides 8, 16 and 32 of MobileNet and with two coarser maps it is P3 to P7 of RetinaNet.
     Coarser maps are 3x3 convolutions at stride 2, normalized and activated, as in TensorFlow.
@@ -30,16 +30,15 @@ class FeaturePyramid(nn.Module):
 
     def __init__(self, backbone: nn.Module, channels: int = 256, coarser_maps: int = 2) -> None:
         super().__init__()
-        if not isinstance(backbone, Backbone):
-            raise TypeError(f"{type(backbone).__name__} has no feature_info: it is no Backbone")
+        features = require_features(backbone)
         self.body = backbone
         self.pyramid = FeaturePyramidNetwork(
-            list(backbone.feature_info.channels),
+            list(features.channels),
             channels,
             extra_blocks=CoarserMaps(channels, coarser_maps),
             norm_layer=NORM,
         )
-        strides = list(backbone.feature_info.strides)
+        strides = list(features.strides)
         for _ in range(coarser_maps):
             strides.append(strides[-1] * 2)
         self.feature_info = FeatureInfo((channels,) * len(strides), tuple(strides))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ...backbone.features import Backbone
+from ...backbone.features import ImageNetwork
 from ...backbone.layers import ConvNormAct, DepthwiseSeparable, Padding
 from ...datasets.types import Detections, DetectionTarget
 from .anchors import AnchorGrid, DefaultBoxes, ScoreActivation, SSDOutput
@@ -47,7 +47,7 @@ class DepthwiseExtraMap(nn.Sequential):
         self.shrink = DepthwiseSeparable(middle, out_channels, stride=2, padding=padding)
 
 
-class SSD(nn.Module):
+class SSD(ImageNetwork):
     """Single-shot detector on any backbone.
 
     Args:
@@ -66,8 +66,7 @@ class SSD(nn.Module):
         postprocess: How detections are chosen; None takes ``PostProcess()``.
         score_activation: ``softmax`` or ``sigmoid`` (TensorFlow's public checkpoints).
         padding: Padding of the additional maps, see ``backbone.layers``.
-        pixel_mean: Taken from the uint8 pixels before the backbone.
-        pixel_std: Then divided by; 127.5 and 127.5 give [-1, 1].
+        **pixels: ``pixel_mean`` and ``pixel_std``, see ``ImageNetwork``.
 
     Raises:
         TypeError: backbone does not follow the protocol.
@@ -87,20 +86,15 @@ class SSD(nn.Module):
         postprocess: PostProcess | None = None,
         score_activation: ScoreActivation = "softmax",
         padding: Padding = "same",
-        pixel_mean: float = 127.5,
-        pixel_std: float = 127.5,
+        **pixels: float,
     ) -> None:
-        super().__init__()
-        if not isinstance(backbone, Backbone):
-            raise TypeError(f"{type(backbone).__name__} has no feature_info: it is no Backbone")
+        super().__init__(backbone, **pixels)
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         self.num_classes = num_classes
         self.score_activation: ScoreActivation = score_activation
-        self.pixel_mean, self.pixel_std = pixel_mean, pixel_std
-        self.backbone = backbone
         width_mult = extra_width_mult or getattr(backbone, "width_mult", 1.0)
-        channels = list(backbone.feature_info.channels)
+        channels = list(self.backbone_info.channels)
         self.extras = nn.ModuleList()
         make_extra = DepthwiseExtraMap if depthwise_extras else ExtraMap
         for base in extra_channels:
@@ -128,7 +122,7 @@ class SSD(nn.Module):
         Args:
             images: (B, 3, H, W) uint8 or float in [0, 255], RGB.
         """
-        features = list(self.backbone((images.float() - self.pixel_mean) / self.pixel_std))
+        features = list(self.maps(images))
         for extra in self.extras:
             features.append(extra(features[-1]))
         predictions = self.predictors(features)

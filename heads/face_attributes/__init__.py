@@ -3,41 +3,23 @@
 The names below are loaded when they are first used, so that measures need no torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+# ruff: noqa: F401
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
+from .. import lazy_attributes
+
+if TYPE_CHECKING:  # exported, for type checkers
     from .losses import BinaryCrossEntropy, ClassBalanced, FocalLoss
     from .metrics import AttributeResult
     from .model import AttributeHead, AttributeNetwork
     from .task import AttributeTask, AttributeTeacher, FaceMixup
 
-__all__ = [
-    "AttributeHead",
-    "AttributeNetwork",
-    "AttributeResult",
-    "AttributeTask",
-    "AttributeTeacher",
-    "BinaryCrossEntropy",
-    "ClassBalanced",
-    "FaceMixup",
-    "FocalLoss",
-]
-
-_MODULES = {
-    "AttributeHead": "model",
-    "AttributeNetwork": "model",
-    "AttributeResult": "metrics",
-    "AttributeTask": "task",
-    "AttributeTeacher": "task",
-    "BinaryCrossEntropy": "losses",
-    "ClassBalanced": "losses",
-    "FaceMixup": "task",
-    "FocalLoss": "losses",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "losses": ("BinaryCrossEntropy", "ClassBalanced", "FocalLoss"),
+        "metrics": ("AttributeResult",),
+        "model": ("AttributeHead", "AttributeNetwork"),
+        "task": ("AttributeTask", "AttributeTeacher", "FaceMixup"),
+    },
+)

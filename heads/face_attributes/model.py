@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...backbone.features import Backbone
+from ...backbone.features import ImageNetwork
 
 LANDMARKS = 5
 
@@ -56,7 +56,7 @@ class AttributeHead(nn.Module):
         return AttributeOutput(self.attributes(pooled), points)
 
 
-class AttributeNetwork(nn.Module):
+class AttributeNetwork(ImageNetwork):
     """A backbone with an ``AttributeHead``.
 
     Args:
@@ -64,8 +64,7 @@ class AttributeNetwork(nn.Module):
         num_classes: Attributes of the data; the command line links it from there.
         dropout: As for the head.
         landmarks: As for the head.
-        pixel_mean: Taken from the uint8 pixels before the backbone.
-        pixel_std: Then divided by; 127.5 and 127.5 give [-1, 1].
+        **pixels: ``pixel_mean`` and ``pixel_std``, see ``ImageNetwork``.
 
     Raises:
         TypeError: backbone does not follow the protocol.
@@ -78,18 +77,11 @@ class AttributeNetwork(nn.Module):
         num_classes: int,
         dropout: float = 0.0,
         landmarks: bool = False,
-        pixel_mean: float = 127.5,
-        pixel_std: float = 127.5,
+        **pixels: float,
     ) -> None:
-        super().__init__()
-        if not isinstance(backbone, Backbone):
-            raise TypeError(f"{type(backbone).__name__} has no feature_info: it is no Backbone")
-        self.backbone = backbone
-        self.head = AttributeHead(
-            backbone.feature_info.channels[-1], num_classes, dropout, landmarks
-        )
+        super().__init__(backbone, **pixels)
+        self.head = AttributeHead(self.backbone_info.channels[-1], num_classes, dropout, landmarks)
         self.num_classes = num_classes
-        self.pixel_mean, self.pixel_std = pixel_mean, pixel_std
 
     def forward(self, images: Tensor) -> AttributeOutput:
         """Return what the network says.
@@ -97,8 +89,7 @@ class AttributeNetwork(nn.Module):
         Args:
             images: (B, 3, H, W) uint8 or float in [0, 255], RGB.
         """
-        maps = self.backbone((images.float() - self.pixel_mean) / self.pixel_std)
-        return self.head(maps[-1])
+        return self.head(self.maps(images)[-1])
 
 
 def landmarks_in_pixels(landmarks: Tensor, size_hw: tuple[int, int]) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from ...backbone.features import Backbone
+from ...backbone.features import ImageNetwork
 
 Pooling = Literal["mean", "depthwise"]
 """``mean``: global average pooling. ``depthwise``: a learned weight for each place and channel
@@ -67,7 +67,7 @@ class EmbeddingHead(nn.Module):
         return F.normalize(self.norm(self.embedding(self.dropout(pooled))).float(), dim=1)
 
 
-class FaceNetwork(nn.Module):
+class FaceNetwork(ImageNetwork):
     """A backbone with an ``EmbeddingHead``.
 
     Args:
@@ -77,8 +77,7 @@ class FaceNetwork(nn.Module):
         size: Side of the faces in px; only ``depthwise`` needs it, and then takes no other.
         dropout: As for the head.
         norm: As for the head.
-        pixel_mean: Taken from the uint8 pixels before the backbone.
-        pixel_std: Then divided by; 127.5 and 127.5 give [-1, 1].
+        **pixels: ``pixel_mean`` and ``pixel_std``, see ``ImageNetwork``.
 
     Raises:
         TypeError: backbone does not follow the protocol.
@@ -93,20 +92,13 @@ class FaceNetwork(nn.Module):
         size: int = 160,
         dropout: float = 0.0,
         norm: bool = False,
-        pixel_mean: float = 127.5,
-        pixel_std: float = 127.5,
+        **pixels: float,
     ) -> None:
-        super().__init__()
-        if not isinstance(backbone, Backbone):
-            raise TypeError(f"{type(backbone).__name__} has no feature_info: it is no Backbone")
-        self.backbone = backbone
-        info = backbone.feature_info
-        side = -(-size // info.strides[-1])
-        self.head = EmbeddingHead(
-            info.channels[-1], dimension, pooling, (side, side), dropout, norm
-        )
+        super().__init__(backbone, **pixels)
+        side = -(-size // self.backbone_info.strides[-1])
+        channels = self.backbone_info.channels[-1]
+        self.head = EmbeddingHead(channels, dimension, pooling, (side, side), dropout, norm)
         self.dimension = dimension
-        self.pixel_mean, self.pixel_std = pixel_mean, pixel_std
         self.register_load_state_dict_pre_hook(_move_into_head)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -116,8 +108,7 @@ class FaceNetwork(nn.Module):
             images: (B, 3, H, W) uint8 or float in [0, 255], RGB; faces aligned to ArcFace's
                 template, see ``datasets.faces.alignment``.
         """
-        pixels = (images.float() - self.pixel_mean) / self.pixel_std
-        return self.head(self.backbone(pixels)[-1])
+        return self.head(self.maps(images)[-1])
 
 
 def _move_into_head(

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from ...backbone.features import Backbone
+from ...backbone.features import ImageNetwork
 from ..face_attributes.model import AttributeHead, AttributeOutput
 from ..face_embedding.model import EmbeddingHead, Pooling
 
@@ -17,7 +17,7 @@ class FacesOutput(NamedTuple):
     attributes: AttributeOutput
 
 
-class FacesNetwork(nn.Module):
+class FacesNetwork(ImageNetwork):
     """A backbone whose last map goes to an ``EmbeddingHead`` and to an ``AttributeHead``.
 
     Args:
@@ -31,8 +31,7 @@ class FacesNetwork(nn.Module):
         norm: As for ``EmbeddingHead``.
         dropout: As for ``AttributeHead``.
         landmarks: As for ``AttributeHead``.
-        pixel_mean: Taken from the uint8 pixels before the backbone.
-        pixel_std: Then divided by; 127.5 and 127.5 give [-1, 1].
+        **pixels: ``pixel_mean`` and ``pixel_std``, see ``ImageNetwork``.
 
     Raises:
         TypeError: backbone does not follow the protocol.
@@ -50,22 +49,16 @@ class FacesNetwork(nn.Module):
         norm: bool = False,
         dropout: float = 0.0,
         landmarks: bool = False,
-        pixel_mean: float = 127.5,
-        pixel_std: float = 127.5,
+        **pixels: float,
     ) -> None:
-        super().__init__()
-        if not isinstance(backbone, Backbone):
-            raise TypeError(f"{type(backbone).__name__} has no feature_info: it is no Backbone")
-        self.backbone = backbone
-        channels = backbone.feature_info.channels[-1]
-        stride = backbone.feature_info.strides[-1]
+        super().__init__(backbone, **pixels)
+        channels, stride = self.backbone_info.channels[-1], self.backbone_info.strides[-1]
         map_hw = (-(-size_hw[0] // stride), -(-size_hw[1] // stride))
         self.embedding = EmbeddingHead(
             channels, dimension, pooling, map_hw, embedding_dropout, norm
         )
         self.attributes = AttributeHead(channels, num_classes, dropout, landmarks)
         self.num_classes, self.dimension = num_classes, dimension
-        self.pixel_mean, self.pixel_std = pixel_mean, pixel_std
 
     def forward(self, images: Tensor) -> FacesOutput:
         """Return what both heads say.
@@ -74,5 +67,5 @@ class FacesNetwork(nn.Module):
             images: (B, 3, H, W) uint8 or float in [0, 255], RGB; faces in the frame of
                 attributes, see ``datasets.faces.frame``.
         """
-        features = self.backbone((images.float() - self.pixel_mean) / self.pixel_std)[-1]
+        features = self.maps(images)[-1]
         return FacesOutput(self.embedding(features), self.attributes(features))

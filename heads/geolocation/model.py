@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ...backbone.features import Backbone
+from ...backbone.features import ImageNetwork
 
 
-class CellClassifier(nn.Module):
+class CellClassifier(ImageNetwork):
     """PlaNet with any backbone (Howard et al. 2017, Section 4.4): pooling and a linear layer.
 
     With MobileNet 1.0 and 9,800 cells it has 13.3 M parameters, 10.0 M of them in the last layer,
@@ -19,8 +19,7 @@ class CellClassifier(nn.Module):
         num_classes: Cells of the partition, or of several, coarse before fine; the command line
             links it from the data.
         dropout: Probability of dropping a pooled feature while training.
-        pixel_mean: Taken from the uint8 pixels before the backbone.
-        pixel_std: Then divided by; 127.5 and 127.5 give [-1, 1].
+        **pixels: ``pixel_mean`` and ``pixel_std``, see ``ImageNetwork``.
 
     Raises:
         TypeError: backbone does not follow the protocol.
@@ -32,22 +31,17 @@ class CellClassifier(nn.Module):
         backbone: nn.Module,
         num_classes: int | Sequence[int],
         dropout: float = 0.0,
-        pixel_mean: float = 127.5,
-        pixel_std: float = 127.5,
+        **pixels: float,
     ) -> None:
-        super().__init__()
-        if not isinstance(backbone, Backbone):
-            raise TypeError(f"{type(backbone).__name__} has no feature_info: it is no Backbone")
+        super().__init__(backbone, **pixels)
         sizes = (num_classes,) if isinstance(num_classes, int) else tuple(num_classes)
         if not sizes or min(sizes) < 1 or not 0 <= dropout < 1:
             raise ValueError(
                 f"num_classes={num_classes} must be at least 1 and dropout={dropout} in [0, 1)"
             )
-        self.backbone = backbone
         self.sizes = sizes
-        self.pixel_mean, self.pixel_std = pixel_mean, pixel_std
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(backbone.feature_info.channels[-1], sum(sizes))
+        self.classifier = nn.Linear(self.backbone_info.channels[-1], sum(sizes))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the logits (B, C) of each partition, coarse before fine.
@@ -55,6 +49,5 @@ class CellClassifier(nn.Module):
         Args:
             images: (B, 3, H, W) uint8 or float in [0, 255], RGB.
         """
-        features = self.backbone((images.float() - self.pixel_mean) / self.pixel_std)[-1]
-        logits = self.classifier(self.dropout(features.mean(dim=(2, 3))))
+        logits = self.classifier(self.dropout(self.maps(images)[-1].mean(dim=(2, 3))))
         return torch.split(logits, list(self.sizes), dim=1)

@@ -282,7 +282,9 @@ def test_load_task__absent_and_damaged__said(tmp_path: Path) -> None:
 
 
 def test_load_task__arguments_that_do_not_fit__said(tmp_path: Path) -> None:
-    spec = {"class_path": "mobilevision.heads.detection.SSD", "init_args": {"nonsense": 1}}
+    backbone = {"class_path": "mobilevision.backbone.MobileNetV1"}
+    arguments = {"backbone": backbone, "num_classes": 2, "nonsense": 1}
+    spec = {"class_path": "mobilevision.heads.detection.SSD", "init_args": arguments}
     with pytest.raises(CheckpointError, match=r"can be rebuilt.*nonsense"):
         load_task(written(tmp_path / "a.ckpt", network=spec), DetectionTask)
 
