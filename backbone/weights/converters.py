@@ -1,11 +1,11 @@
-"""What a published weight file becomes, whatever its format."""
+"""Conversion of published weight files, whatever their format, into networks of this package."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import WeightsError
 from ..layers import ConvNormAct, Padding, set_folded_bias
@@ -23,16 +23,15 @@ from .formats import (
 )
 
 MOST_WIDTH = 8.0
-"""Of a width multiplier that a file may have: the largest published one is 1.25."""
+"""The largest width multiplier that a file may have; the largest published one is 1.25."""
 
 
 class PublicModel(NamedTuple):
-    """A network with somebody's weights in it, and what one has to know to use them."""
+    """A network with published weights, and what one has to know to use them."""
 
     path: Path
-    """The file."""
     kind: str
-    """What the file is, for people."""
+    """A description of the file, for people."""
     backbone: MobileNetV1
     """All 13 blocks."""
     classifier: ImageClassifier | None
@@ -46,12 +45,11 @@ class PublicModel(NamedTuple):
     pixel_std: float
     """Then divided by."""
     size_hw: tuple[int, int] | None
-    """Input size in pixels that the weights were trained for, where the file or its name says it;
-    any other works, too."""
+    """Input size in pixels that the weights were trained for, where it is known; any works."""
     folded: bool
     """Batch normalization was folded into the file: call ``calibrate_norms`` before training."""
     notes: tuple[str, ...]
-    """What is worth knowing of the conversion, one sentence each."""
+    """Remarks on the conversion, one sentence each."""
 
 
 def new_public_model(
@@ -88,11 +86,7 @@ def new_public_model(
 
 
 def width_of(path: Path, channels: int) -> float:
-    """Return the width multiplier of a network whose last block has so many channels.
-
-    Raises:
-        WeightsError: There are too few or too many to be a MobileNet.
-    """
+    """Return the width multiplier of a network by the channels of its last block."""
     width_mult = channels / BLOCKS[-1][0]
     if not 1 / 32 <= width_mult <= MOST_WIDTH:
         raise WeightsError(f"{path}: the last block has {channels} channels: not a MobileNetV1")
@@ -101,11 +95,7 @@ def width_of(path: Path, channels: int) -> float:
 
 @torch.no_grad()
 def take_norm(layer: ConvNormAct, tensors: FileTensors, names: tuple[str, str, str, str]) -> None:
-    """Fill a layer's batch normalization: scale, shift, running mean and variance, in this order.
-
-    Raises:
-        WeightsError: A tensor is missing or does not fit, or a variance is negative.
-    """
+    """Fill batch normalization: scale, shift, running mean and variance, in this order."""
     norm = layer.norm
     shape = (norm.num_features,)
     weight, bias, mean, variance = (tensors.take(name, shape) for name in names)
@@ -117,8 +107,41 @@ def take_norm(layer: ConvNormAct, tensors: FileTensors, names: tuple[str, str, s
     norm.running_var.copy_(variance)  # type: ignore[union-attr]
 
 
+def _named_layers(
+    backbone: MobileNetV1, stem: str, depthwise: str, pointwise: str
+) -> dict[str, ConvNormAct]:
+    """Map a file's names to the convolutions; "{}" stands for the number of a block, from 1."""
+    layers = {stem: backbone.stem}
+    for number, block in enumerate(backbone.blocks, start=1):
+        layers[depthwise.format(number)] = block.depthwise  # type: ignore[assignment]
+        layers[pointwise.format(number)] = block.pointwise  # type: ignore[assignment]
+    return layers
+
+
+@torch.no_grad()
+def _take_kernel(layer: ConvNormAct, tensors: FileTensors, scope: str, kind: str) -> None:
+    """Fill a convolution from TensorFlow's layout: HWIO, or HWC1 of a depthwise kernel."""
+    out_channels, per_group, height, width = layer.conv.weight.shape
+    if layer.conv.groups > 1:
+        weight = tensors.take(f"{scope}/depthwise_{kind}", (height, width, out_channels, 1))
+        layer.conv.weight.copy_(weight.permute(2, 3, 0, 1))
+    else:
+        weight = tensors.take(f"{scope}/{kind}", (height, width, per_group, out_channels))
+        layer.conv.weight.copy_(weight.permute(3, 2, 0, 1))
+
+
+@torch.no_grad()
+def _take_classes(
+    linear: nn.Linear, tensors: FileTensors, kernel: str, bias: str, skip: int = 0
+) -> None:
+    """Fill the classifier from a 1x1 convolution (1, 1, in, out), without its first outputs."""
+    columns = linear.out_features + skip
+    weight = tensors.take(kernel, (1, 1, linear.in_features, columns))
+    linear.weight.copy_(weight[0, 0].T[skip:])
+    linear.bias.copy_(tensors.take(bias, (columns,))[skip:])
+
+
 _KERAS_CLASSES = "conv_preds/kernel"
-_KERAS_EPS = 1e-3
 _NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
@@ -144,48 +167,28 @@ def read_keras(path: Path) -> PublicModel:
         "Keras applications' MobileNet",
         width_mult=width_of(path, tensors.shape("conv_pw_13/kernel")[-1]),
         padding="same",
-        norm_eps=_KERAS_EPS,
+        norm_eps=1e-3,
         num_classes=tensors.shape(_KERAS_CLASSES)[-1] if has_classes else None,
         size_hw=size_in_name(path),
         notes=("Keras pads after the end at stride 2: the same as here for maps of even size.",),
     )
     for name, layer in keras_layers(public.backbone).items():
-        _take_keras_layer(layer, tensors, name)
+        _take_kernel(layer, tensors, name, "kernel")
+        gamma, beta, mean, variance = (f"{name}_bn/{part}" for part in _NORM)
+        take_norm(layer, tensors, (gamma, beta, mean, variance))
     if public.classifier is not None:
-        linear = public.classifier.classifier
-        weight = tensors.take(_KERAS_CLASSES, (1, 1, linear.in_features, linear.out_features))
-        with torch.no_grad():
-            linear.weight.copy_(weight[0, 0].T)
-            linear.bias.copy_(tensors.take("conv_preds/bias", linear.bias.shape))
+        _take_classes(public.classifier.classifier, tensors, _KERAS_CLASSES, "conv_preds/bias")
     tensors.require_all_used()
     return public
 
 
 def keras_layers(backbone: MobileNetV1) -> dict[str, ConvNormAct]:
-    """Keras' name for each convolution of the backbone; ``<name>_bn`` is its normalization."""
-    layers = {"conv1": backbone.stem}
-    for number, block in enumerate(backbone.blocks, start=1):
-        layers[f"conv_dw_{number}"] = block.depthwise  # type: ignore[assignment]
-        layers[f"conv_pw_{number}"] = block.pointwise  # type: ignore[assignment]
-    return layers
-
-
-@torch.no_grad()
-def _take_keras_layer(layer: ConvNormAct, tensors: FileTensors, name: str) -> None:
-    depthwise = layer.conv.groups > 1
-    out_channels, per_group, height, width = layer.conv.weight.shape
-    if depthwise:
-        weight = tensors.take(f"{name}/depthwise_kernel", (height, width, out_channels, 1))
-        layer.conv.weight.copy_(weight.permute(2, 3, 0, 1))
-    else:
-        weight = tensors.take(f"{name}/kernel", (height, width, per_group, out_channels))
-        layer.conv.weight.copy_(weight.permute(3, 2, 0, 1))
-    gamma, beta, mean, variance = (f"{name}_bn/{part}" for part in _NORM)
-    take_norm(layer, tensors, (gamma, beta, mean, variance))
+    """Return the convolutions by Keras' names; ``<name>_bn`` is the normalization of each."""
+    return _named_layers(backbone, "conv1", "conv_dw_{}", "conv_pw_{}")
 
 
 def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
-    """The arrays as ``<layer>/<weight>``, without the ":0" of TensorFlow's variables."""
+    """Return the arrays as ``<layer>/<weight>``, without the ":0" of TensorFlow's variables."""
     try:
         import h5py
     except ImportError as error:
@@ -229,7 +232,7 @@ _NUMBERS = [np.dtype(name) for name in ("f2", "f4", "f8", "u1", "i1", "i2", "i4"
 
 
 class SlimFile:
-    """A file's arrays, and what it says of its input.
+    """The arrays of a TF-slim file and the metadata of its input.
 
     Args:
         path: An ``.npz`` or a ``.tflite`` file.
@@ -249,22 +252,15 @@ class SlimFile:
         self.path = path
         self.kind = kind
         arrays = readers[kind](path)
-        anchors = {name: array for name, array in arrays.items() if name.startswith("anchors")}
-        self.anchors: dict[str, np.ndarray] = anchors
+        self.anchors = {name: arrays.pop(name) for name in list(arrays) if name[:7] == "anchors"}
         """Of a detector: (A, 4) float32, see ``read_tflite``."""
-        self.tensors = FileTensors(
-            path,
-            {
-                name: torch.from_numpy(np.ascontiguousarray(array))
-                for name, array in arrays.items()
-                if name not in anchors
-            },
-        )
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in arrays.items()}
+        self.tensors = FileTensors(path, tensors)
         found = [p for p in SLIM_PREFIXES if f"{p}MobilenetV1/Conv2d_0/weights" in arrays]
         if not found:
             raise WeightsError(f"{path}: no MobilenetV1/Conv2d_0/weights, so this is no MobileNet")
         self.prefix = found[0]
-        """What stands before the backbone's names."""
+        """Prefix of the backbone's names."""
         if kind == "tflite":
             self.input = read_tflite_input(path)
         else:
@@ -307,58 +303,34 @@ def read_slim(path: Path) -> PublicModel:
         notes=() if columns is None else ("Class 0 of the file, background, is left out.",),
     )
     load_slim(public.backbone, tensors, file.prefix)
-    if public.classifier is not None and columns is not None:
-        linear = public.classifier.classifier
-        weight = tensors.take(name, (1, 1, linear.in_features, columns))
-        with torch.no_grad():
-            linear.weight.copy_(weight[0, 0].T[1:])
-            linear.bias.copy_(tensors.take(f"{SLIM_LOGITS}/bias", (columns,))[1:])
+    if public.classifier is not None:
+        _take_classes(public.classifier.classifier, tensors, name, f"{SLIM_LOGITS}/bias", skip=1)
     if not file.is_detector:
         tensors.require_all_used()
     return public
 
 
 def slim_layers(backbone: MobileNetV1) -> dict[str, ConvNormAct]:
-    """TF-slim's scope for each convolution of the backbone."""
-    layers = {"Conv2d_0": backbone.stem}
-    for number, block in enumerate(backbone.blocks, start=1):
-        layers[f"Conv2d_{number}_depthwise"] = block.depthwise  # type: ignore[assignment]
-        layers[f"Conv2d_{number}_pointwise"] = block.pointwise  # type: ignore[assignment]
-    return {f"MobilenetV1/{name}": layer for name, layer in layers.items()}
+    """Return the convolutions by their scopes in TF-slim."""
+    scope = "MobilenetV1/Conv2d_"
+    return _named_layers(backbone, f"{scope}0", f"{scope}{{}}_depthwise", f"{scope}{{}}_pointwise")
 
 
 def load_slim(backbone: MobileNetV1, tensors: FileTensors, prefix: str) -> None:
-    """Take the backbone's tensors; what is left belongs to other parts.
-
-    Raises:
-        WeightsError: A tensor is missing or has another shape.
-    """
+    """Fill a backbone; the tensors that are left belong to other parts of the network."""
     for scope, layer in slim_layers(backbone).items():
         load_folded_layer(layer, tensors, prefix + scope)
 
 
 @torch.no_grad()
 def load_folded_layer(layer: ConvNormAct, tensors: FileTensors, scope: str) -> None:
-    """Take one folded convolution (weights in TensorFlow's layout, and bias).
-
-    Pointwise and full kernels are HWIO, depthwise ones HWC1 and called ``depthwise_weights``.
-
-    Raises:
-        WeightsError: A tensor is missing or has another shape.
-    """
-    depthwise = layer.conv.groups > 1
-    out_channels, per_group, height, width = layer.conv.weight.shape
-    if depthwise:
-        shape, order = (height, width, out_channels, 1), (2, 3, 0, 1)
-    else:
-        shape, order = (height, width, per_group, out_channels), (3, 2, 0, 1)
-    weight = tensors.take(f"{scope}/{'depthwise_weights' if depthwise else 'weights'}", shape)
-    layer.conv.weight.copy_(weight.permute(order))
+    """Fill a layer from a convolution with bias that normalization was folded into."""
+    _take_kernel(layer, tensors, scope, "weights")
     set_folded_bias(layer.norm, tensors.take(f"{scope}/bias", (layer.norm.num_features,)))
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an ``.npz`` file by name; arrays of pickled objects are refused."""
+    """Return all arrays of an ``.npz`` file by name; arrays of pickled objects are refused."""
     require_plausible_zip(path, path)
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -375,18 +347,6 @@ STEM = "conv_stem.weight"
 _HEAD = "conv_head.weight"
 _TIMM_CLASSES = "classifier.weight"
 _NAMES = {1.0: "mobilenetv1_100", 1.25: "mobilenetv1_125"}
-_TRAINED_HW = (224, 224)  # timm's input_size of all three
-TIMM_EPS = 1e-5
-
-
-def read_timm(path: Path) -> PublicModel:
-    """Return the network of a ``.safetensors``, ``.pth`` or ``.bin`` file with timm's names.
-
-    Raises:
-        WeightsError: No such file, a damaged one, another network, or a tensor is missing, left
-            over or of another shape.
-    """
-    return timm_to_mobilenet(read_state_dict(path), path)
 
 
 def timm_to_mobilenet(state: dict[str, Tensor], path: Path = Path("state dict")) -> PublicModel:
@@ -412,10 +372,10 @@ def timm_to_mobilenet(state: dict[str, Tensor], path: Path = Path("state dict"))
         + ("" if head_channels is None else "h"),
         width_mult=width_mult,
         padding="symmetric",
-        norm_eps=TIMM_EPS,
+        norm_eps=1e-5,
         num_classes=tensors.shape(_TIMM_CLASSES)[0] if _TIMM_CLASSES in tensors else None,
         head_channels=head_channels if _TIMM_CLASSES in tensors else None,
-        size_hw=_TRAINED_HW,
+        size_hw=(224, 224),  # timm's input_size of all three
         notes=("Pixel mean and deviation are those of timm's configuration; the file has none.",),
     )  # fmt: skip
     for layer, conv, norm in _layers(public.backbone):
@@ -433,7 +393,7 @@ def timm_to_mobilenet(state: dict[str, Tensor], path: Path = Path("state dict"))
 
 
 def _layers(backbone: MobileNetV1) -> list[tuple[ConvNormAct, str, str]]:
-    """Our layers with timm's names of convolution and normalization."""
+    """Return the layers with timm's names of convolution and normalization."""
     found = [(backbone.stem, "conv_stem", "bn1")]
     stage, position = 0, 0
     for block, (_, stride) in zip(backbone.blocks, BLOCKS, strict=True):

@@ -1,9 +1,10 @@
-"""The tensors of somebody's weight file, used strictly: each once, each of the right shape."""
+"""Formats of weight files, and their tensors, used strictly: each once, each of the right shape."""
 
 import re
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -23,7 +24,7 @@ _SIZE_IN_NAME = re.compile(r"_(\d{2,3})(?=_|\.|$)")
 
 
 class FileTensors:
-    """Named tensors that are taken out one by one; what is left at the end has no place.
+    """Named tensors that are taken out one by one; none may be left at the end.
 
     Args:
         path: The file they come from, for messages.
@@ -74,15 +75,11 @@ class FileTensors:
         return tensor
 
     def drop(self, name: str) -> None:
-        """Take a tensor out that has no use, if it is there."""
+        """Remove a tensor that has no use, if it is there."""
         self._left.pop(name, None)
 
     def require_all_used(self) -> None:
-        """Check that nothing is left.
-
-        Raises:
-            WeightsError: Something is: the file is of another network.
-        """
+        """Raise a WeightsError if a tensor is left: the file is then of another network."""
         if self._left:
             names = sorted(self._left)
             shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
@@ -103,7 +100,7 @@ class FileTensors:
 
 
 def file_format(path: Path) -> FileFormat:
-    """Tell by its first bytes what kind of file weights are in.
+    """Return the format of a weight file, by its first bytes.
 
     Raises:
         WeightsError: No such file, or none of these kinds.
@@ -118,7 +115,8 @@ def file_format(path: Path) -> FileFormat:
     if start.startswith(b"\x89HDF\r\n\x1a\n"):
         return "hdf5"
     if start.startswith(b"PK\x03\x04"):
-        return _zip_format(path)
+        names = [entry.filename for entry in _zip_entries(path, path)]
+        return "torch" if any(name.endswith("data.pkl") for name in names) else "npz"
     if start[8:9] == b"{":  # after the length of the JSON header, 8 bytes
         return "safetensors"
     if start.startswith(b"\x80\x02"):  # torch.save before PyTorch 1.6
@@ -162,28 +160,25 @@ def require_plausible_zip(file: Path | IO[bytes], path: str | Path) -> None:
     """
     if not zipfile.is_zipfile(file):
         return
+    declared = sum(entry.file_size for entry in _zip_entries(file, path))
+    if isinstance(file, Path):
+        stored = file.stat().st_size
+    else:
+        stored = file.seek(0, 2)
+        file.seek(0)
+    require_plausible_size(path, declared, stored)
+
+
+def _zip_entries(file: Path | IO[bytes], path: str | Path) -> list[zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(file) as archive:
-            entries = archive.infolist()
+            return archive.infolist()
     except Exception as error:  # zipfile raises many kinds for a damaged directory
         raise WeightsError(f"{path}: a damaged file ({error}); download it again") from error
-    stored = file.stat().st_size if isinstance(file, Path) else file.seek(0, 2)
-    if not isinstance(file, Path):
-        file.seek(0)
-    require_plausible_size(path, sum(entry.file_size for entry in entries), stored)
-
-
-def _zip_format(path: Path) -> FileFormat:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except Exception as error:  # zipfile raises many kinds for a damaged directory
-        raise WeightsError(f"{path}: a damaged file ({error}); download it again") from error
-    return "torch" if any(name.endswith("data.pkl") for name in names) else "npz"
 
 
 def size_in_name(path: Path) -> tuple[int, int] | None:
-    """Return the input size that a published name says: mobilenet_v1_0.25_128.npz is 128x128."""
+    """Return the input size in a published name: mobilenet_v1_0.25_128.npz is 128x128."""
     sizes = [int(found) for found in _SIZE_IN_NAME.findall(path.name)]
     sizes = [size for size in sizes if size >= 32 and size % 4 == 0]
     return (sizes[-1], sizes[-1]) if sizes else None
@@ -231,7 +226,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 _MAGIC = b"TFL3"  # at byte 4, see the schema's file_identifier
-# What a name says after its scope: ".../weights", ".../weights_quant/FakeQuantWithMinMaxVars",
+# What follows the scope in a name: ".../weights", ".../weights_quant/FakeQuantWithMinMaxVars",
 # ".../depthwise_weights", ".../weights/read".
 _SCOPE = re.compile(r"(?P<scope>.+?)/(?:depthwise_)?weights(?:[/_].*)?")
 # Flatbuffers check nothing when a file is opened: damage shows where something is read.
@@ -239,12 +234,12 @@ _DAMAGE = (struct.error, ValueError, IndexError, TypeError, AttributeError, Over
 
 
 class InputMetadata(NamedTuple):
-    """What a network wants to be given."""
+    """Size and normalization of a network's input."""
 
     size_hw: tuple[int, int] | None
-    """Height and width in pixels; None where nothing says it."""
+    """Height and width in pixels; None where the file does not state them."""
     pixel_mean: float
-    """Taken from the uint8 pixels."""
+    """Subtracted from the uint8 pixels."""
     pixel_std: float
     """Then divided by."""
 
@@ -267,20 +262,13 @@ def read_tflite(path: Path) -> dict[str, np.ndarray]:
         WeightsError: No such file, not a TensorFlow Lite file or a damaged one, one without named
             convolutions, or the package ``tflite`` is not installed.
     """
-    data, schema = _open(path)
-    try:
-        arrays: dict[str, np.ndarray] = {}
-        unpacked = 0
+    arrays: dict[str, np.ndarray] = {}
+    unpacked = 0
+    with _opened(path) as (data, schema):
         for name, array in _named_arrays(schema, data):
             arrays[name] = array
             unpacked += array.nbytes  # many tensors may share one buffer of the file
             require_plausible_size("its tensors", unpacked, len(data))
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from error
-    except _DAMAGE as error:
-        raise WeightsError(
-            f"{path}: a damaged TensorFlow Lite file ({error}); download it again"
-        ) from error
     if not any(name.endswith("weights") for name in arrays):
         raise WeightsError(
             f"{path}: no convolution has TF-slim's names in this file; a model that was converted "
@@ -290,16 +278,15 @@ def read_tflite(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_tflite_input(path: Path) -> InputMetadata:
-    """Return what a file says of its input: its size, and how stored pixels are numbers.
+    """Return the size and the normalization of a file's input.
 
-    An 8-bit input stands for ``scale * (pixel - zero_point)``. Of a float one the file says
-    nothing; TF-slim and the Object Detection API take ``pixel / 127.5 - 1``.
+    An 8-bit input stands for ``scale * (pixel - zero_point)``. Of a float one the file has no
+    normalization; TF-slim and the Object Detection API take ``pixel / 127.5 - 1``.
 
     Raises:
         WeightsError: as ``read_tflite``, or the input is no single RGB image.
     """
-    data, schema = _open(path)
-    try:
+    with _opened(path) as (data, schema):
         graph = schema.Model.GetRootAsModel(data, 0).Subgraphs(0)
         tensor = graph.Tensors(graph.Inputs(0))
         shape = [int(size) for size in tensor.ShapeAsNumpy()]
@@ -309,27 +296,20 @@ def read_tflite_input(path: Path) -> InputMetadata:
             mean, std = float(quantization.ZeroPoint(0)), 1.0 / float(quantization.Scale(0))
         else:
             mean = std = 127.5
-    except _DAMAGE as error:
-        raise WeightsError(
-            f"{path}: a damaged TensorFlow Lite file ({error}); download it again"
-        ) from error
     if len(shape) != 4 or shape[3] != 3:
         raise WeightsError(f"{path}: its input has shape {shape} and is no RGB image")
     return InputMetadata((shape[1], shape[2]), mean, std)
 
 
-def _open(path: Path) -> tuple[bytes, Any]:
-    """The file's bytes and the package that understands them."""
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[bytes, Any]]:
+    """Give the file's bytes and the package ``tflite``; errors inside name the file."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise WeightsError(f"no weights at {path} ({error.strerror})") from error
     if data[4:8] != _MAGIC:
         raise WeightsError(f"{path}: not a TensorFlow Lite file; download it again")
-    return data, _import_schema(path)
-
-
-def _import_schema(path: Path) -> Any:
     try:
         import tflite
     except ImportError as error:
@@ -337,7 +317,14 @@ def _import_schema(path: Path) -> Any:
             f"{path}: reading .tflite files needs the package tflite: "
             "pip install 'mobilevision[tflite]'"
         ) from error
-    return tflite
+    try:
+        yield data, tflite
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    except _DAMAGE as error:
+        raise WeightsError(
+            f"{path}: a damaged TensorFlow Lite file ({error}); download it again"
+        ) from error
 
 
 def _named_arrays(schema: Any, data: bytes) -> Iterator[tuple[str, np.ndarray]]:
@@ -374,7 +361,7 @@ def _named_arrays(schema: Any, data: bytes) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _dequantized(schema: Any, model: Any, tensor: Any) -> np.ndarray:
-    """The values of a constant tensor as float32, in its own shape."""
+    """Return the values of a constant tensor as float32, in its own shape."""
     types = {
         schema.TensorType.FLOAT32: "<f4",
         schema.TensorType.UINT8: "u1",

@@ -1,4 +1,4 @@
-"""Public weights by name: what they are, where they come from, where they lie when downloaded.
+"""Public weights by name: their source and their place in the cache.
 
 Nothing here touches the network: ``mobilevision weights download NAME`` fetches, checks and unpacks
 a file into the cache, and everything that takes a path to weights takes the name from then on.
@@ -79,7 +79,7 @@ PUBLIC_WEIGHTS: dict[str, PublicWeights] = {
 
 
 def cache_folder() -> Path:
-    """Where downloaded weights lie; the folder need not exist.
+    """Return the folder of downloaded weights, which need not exist.
 
     ``weights`` in the folder that the environment variable ``MOBILEVISION_CACHE`` names, else in
     ``mobilevision`` in the user's cache: ``XDG_CACHE_HOME``, by default ``~/.cache``.
@@ -92,22 +92,14 @@ def cache_folder() -> Path:
 
 
 def find_public(name: str) -> PublicWeights:
-    """Look a name up.
-
-    Raises:
-        WeightsError: There is no such name; the message lists those there are.
-    """
+    """Return the public weights of a name; a WeightsError lists the names that there are."""
     if name not in PUBLIC_WEIGHTS:
-        raise WeightsError(f"{name}: no public weights of this name; {_known_names()}")
+        raise WeightsError(f"{name}: no public weights of this name; {_KNOWN_NAMES}")
     return PUBLIC_WEIGHTS[name]
 
 
 def cached_path(name: str) -> Path:
-    """Where the weights of a public name lie once they are downloaded.
-
-    Raises:
-        WeightsError: There is no such name.
-    """
+    """Return the path of the weights of a public name in the cache, downloaded or not."""
     return cache_folder() / f"{name}{Path(find_public(name).member).suffix}"
 
 
@@ -137,13 +129,12 @@ def resolve_weights(name_or_path: str | Path) -> Path:
     if not path.is_file():
         raise WeightsError(
             f"no weights at {path}: give the path of an .npz, .tflite, .h5, .safetensors, .pth or "
-            f".ckpt file or a public name; {_known_names()}, and hf:OWNER/REPOSITORY"
+            f".ckpt file or a public name; {_KNOWN_NAMES}, and hf:OWNER/REPOSITORY"
         )
     return path
 
 
-def _known_names() -> str:
-    return f"the names are {', '.join(PUBLIC_WEIGHTS)}"
+_KNOWN_NAMES = f"the names are {', '.join(PUBLIC_WEIGHTS)}"
 
 
 FILE_NAME = "model.safetensors"
@@ -152,16 +143,14 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class HubName(NamedTuple):
-    """A repository of the hub at a revision."""
+    """A repository of the hub, ``owner/name``, at a branch, tag or commit."""
 
     repository: str
-    """``owner/name``."""
     revision: str
-    """Branch, tag or commit."""
 
 
 def parse_name(name: str) -> HubName | None:
-    """Take a name apart; None where it does not start with ``hf:``.
+    """Split a name into its parts; None where it does not start with ``hf:``.
 
     Raises:
         WeightsError: It does, and is not of the form ``hf:OWNER/REPOSITORY[@REVISION]``.
@@ -178,11 +167,7 @@ def parse_name(name: str) -> HubName | None:
 
 
 def cached_file(name: str) -> Path:
-    """Return the file of a name that was downloaded before; nothing is asked on the network.
-
-    Raises:
-        WeightsError: It was not; the message says how to.
-    """
+    """Return the file of a name that was downloaded before, else raise a WeightsError."""
     parsed = _parsed(name)
     found = _library().try_to_load_from_cache(
         parsed.repository, FILE_NAME, revision=parsed.revision

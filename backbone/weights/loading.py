@@ -1,6 +1,6 @@
-"""From weight files to a backbone: published ones and our checkpoints, strictly.
+"""Load backbones from published weight files and from checkpoints of this package, strictly.
 
-Formats are told by content: TF-slim's arrays (``.npz``, ``.tflite``), Keras' ``.h5``, timm's
+Formats are recognized by content: TF-slim's arrays (``.npz``, ``.tflite``), Keras' ``.h5``, timm's
 ``.safetensors``, ``.pth`` or ``.bin``, and checkpoints of this package (``.ckpt``). Every array of
 the file's MobileNet is used, every parameter is set, every shape is compared.
 """
@@ -20,7 +20,7 @@ from .converters import (
     PublicModel,
     read_keras,
     read_slim,
-    read_timm,
+    read_state_dict,
     slim_layers,
     timm_to_mobilenet,
 )
@@ -40,29 +40,27 @@ __all__ = [
     "timm_to_mobilenet",
 ]
 
-_LAST_CHANNELS = BLOCKS[-1][0]
 _STEM = "stem.conv.weight"
 _PREFIXES = ("network.backbone.", "backbone.", "")
 _ENTRY = "mobilevision"  # of our checkpoints, beside the weights
 
 
 class LoadedWeights(NamedTuple):
-    """What ``load_weights`` did."""
+    """The result of ``load_weights``."""
 
     path: Path
     folded: bool
     """Batch normalization was folded into the file: call ``calibrate_norms`` before training."""
     activation: Activation = "relu6"
-    """What the weights were trained with. In a backbone with the other they are a start to train
-    from, not a network to use."""
+    """Activation that the weights were trained with; a backbone with another has to be trained."""
 
 
-class _OwnBackbone(NamedTuple):
-    """The backbone of a checkpoint of this package."""
+class _StoredBackbone(NamedTuple):
+    """The backbone in a weight file."""
 
     state: dict[str, Tensor]
     arguments: dict[str, Any] | None
-    """What it was made with; None where the checkpoint does not say it."""
+    """Arguments of the backbone; None where the checkpoint does not have them."""
     folded: bool
 
 
@@ -88,13 +86,7 @@ def load_weights(backbone: nn.Module, path: str | Path) -> LoadedWeights:
     if not isinstance(backbone, MobileNetV1):
         _fill_other(backbone, path)
         return LoadedWeights(path, folded=False)
-    content = _own_content(path)
-    if content is None:
-        public = read_public(path)
-        state, arguments = public.backbone.state_dict(), public.backbone_arguments
-        folded = public.folded
-    else:
-        state, arguments, folded = _own_backbone(content, path)
+    state, arguments, folded = _read_backbone(path)
     if arguments is not None:
         _require_same_conventions(backbone, arguments, folded, path)
     _fill(backbone, state, path)
@@ -119,11 +111,7 @@ def load_pretrained(
         ValueError: out_strides are not rising strides of the net.
     """
     path = resolve_weights(name_or_path)
-    content = _own_content(path)
-    if content is None:
-        arguments: dict[str, Any] | None = read_public(path).backbone_arguments
-    else:
-        arguments = _own_backbone(content, path).arguments
+    arguments = _read_backbone(path).arguments
     if arguments is None:
         raise WeightsError(
             f"{path}: does not say what its backbone was made with; it was trained from Python "
@@ -166,11 +154,21 @@ def read_public(path: Path) -> PublicModel:
     kind = file_format(path)
     if kind in ("npz", "tflite"):
         return read_slim(path)
-    return read_keras(path) if kind == "hdf5" else read_timm(path)
+    if kind == "hdf5":
+        return read_keras(path)
+    return timm_to_mobilenet(read_state_dict(path), path)
+
+
+def _read_backbone(path: Path) -> _StoredBackbone:
+    content = _own_content(path)
+    if content is not None:
+        return _own_backbone(content, path)
+    public = read_public(path)
+    return _StoredBackbone(public.backbone.state_dict(), public.backbone_arguments, public.folded)
 
 
 def _own_content(path: Path) -> dict[str, Any] | None:
-    """A checkpoint of this package; None for files of other kinds."""
+    """Return a checkpoint of this package; None for files of other kinds."""
     if file_format(path) != "torch":
         return None
     content = load_torch_file(path)
@@ -188,7 +186,7 @@ def _own_content(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def _own_backbone(content: dict[str, Any], path: Path) -> _OwnBackbone:
+def _own_backbone(content: dict[str, Any], path: Path) -> _StoredBackbone:
     state: dict[str, Tensor] = content["state_dict"]
     prefixes = [name.removesuffix(_STEM) for name in state if name.endswith(f".{_STEM}")]
     # A teacher may lie beside the network.
@@ -196,9 +194,7 @@ def _own_backbone(content: dict[str, Any], path: Path) -> _OwnBackbone:
     if not prefixes:
         raise WeightsError(f"{path}: the network of this checkpoint has no MobileNetV1 backbone")
     prefix = prefixes[0]
-    own = {
-        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
-    }
+    own = {name[len(prefix) :]: x for name, x in state.items() if name.startswith(prefix)}
     try:
         arguments = _arguments(content["hyper_parameters"].get("network"))
     except RecursionError as error:
@@ -209,15 +205,16 @@ def _own_backbone(content: dict[str, Any], path: Path) -> _OwnBackbone:
     folded = isinstance(provenance, dict) and bool(provenance.get("folded"))
     # Once trained further, the statistics are measured ones.
     unmeasured = all(not value.any() for name, value in own.items() if "running_mean" in name)
-    return _OwnBackbone(own, arguments, folded and unmeasured)
+    return _StoredBackbone(own, arguments, folded and unmeasured)
 
 
 def _arguments(spec: Any) -> dict[str, Any] | None:
-    """The arguments of the first MobileNetV1 in what describes a network."""
+    """Return the arguments of the first MobileNetV1 in the description of a network."""
     if not isinstance(spec, dict):
         return None
     inside = spec.get("init_args")
-    inside = inside if isinstance(inside, dict) else {}
+    if not isinstance(inside, dict):
+        inside = {}
     if str(spec.get("class_path", "")).rpartition(".")[2] == MobileNetV1.__name__:
         return dict(inside)
     for value in inside.values():
@@ -241,21 +238,19 @@ def _require_numbers(arguments: dict[str, Any], path: Path) -> None:
 def _require_same_conventions(
     backbone: MobileNetV1, arguments: dict[str, Any], folded: bool, path: Path
 ) -> None:
-    own = {"padding": backbone.stem.conv.kind, "norm_eps": backbone.stem.norm.eps}
-    theirs = {"width_mult": 1.0, "padding": "same", "norm_eps": 1e-3} | arguments
-    widths = (theirs["width_mult"], backbone.width_mult)
-    if len({scale_channels(_LAST_CHANNELS, width) for width in widths}) > 1:
+    padding, norm_eps = backbone.stem.conv.kind, backbone.stem.norm.eps
+    wanted = {"width_mult": 1.0, "padding": "same", "norm_eps": 1e-3} | arguments
+    widths = (wanted["width_mult"], backbone.width_mult)
+    if len({scale_channels(BLOCKS[-1][0], width) for width in widths}) > 1:
         raise WeightsError(
             f"{path}: these weights are for width_mult={widths[0]:g}, the backbone has "
             f"width_mult={widths[1]:g}; set it to the file's"
         )
-    if own["padding"] != theirs["padding"] or (
-        not folded and own["norm_eps"] != theirs["norm_eps"]
-    ):
+    if padding != wanted["padding"] or (not folded and norm_eps != wanted["norm_eps"]):
         raise WeightsError(
-            f"{path}: these weights are for padding={theirs['padding']!r} and "
-            f"norm_eps={theirs['norm_eps']:g}, the backbone has padding={own['padding']!r} and "
-            f"norm_eps={own['norm_eps']:g}; set them to the same"
+            f"{path}: these weights are for padding={wanted['padding']!r} and "
+            f"norm_eps={wanted['norm_eps']:g}, the backbone has padding={padding!r} and "
+            f"norm_eps={norm_eps:g}; set them to the same"
         )
 
 

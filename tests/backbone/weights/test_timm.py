@@ -9,11 +9,15 @@ from torch import Tensor, nn
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.backbone.layers import ConvNormAct
-from mobilevision.backbone.weights.converters import read_timm, timm_to_mobilenet
+from mobilevision.backbone.weights.converters import PublicModel, read_state_dict, timm_to_mobilenet
 from mobilevision.backbone.weights.loading import load_weights
 
 timm = pytest.importorskip("timm")
 STRIDES = (2, 4, 8, 16, 32)
+
+
+def read_timm(path: Path) -> PublicModel:
+    return timm_to_mobilenet(read_state_dict(path), path)
 
 
 def random_timm(name: str, num_classes: int = 1000) -> nn.Module:
