@@ -1,7 +1,9 @@
-"""Gather what each process has collected, sample by sample."""
+"""Gather what each process has collected, sample by sample. torch is imported late."""
 
-from collections.abc import Sequence
-from typing import Any, TypeVar
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -10,31 +12,60 @@ from ..datasets.errors import DataError
 N = TypeVar("N", bound=tuple)
 
 
-def gather_by_id(
-    parts: Sequence[N], paths: dict[int, str], dataset: str
-) -> tuple[N, dict[int, str]]:
-    """Merge the batches of all processes; call it on all of them.
+class SampleEvaluator(Generic[N]):
+    """Base of the evaluators: collects batches of samples, and gathers them over all processes.
 
-    Lightning pads the last batch with duplicates under torch.distributed. Of samples with the same
+    ``N`` is a NamedTuple of arrays with samples first; the first array is ``ids`` (N,) int64.
+    Lightning pads the last batch with duplicates under torch.distributed: of samples with the same
     id the first one of the lowest rank counts, on every process.
 
     Args:
-        parts: NamedTuples of arrays with samples first, ``ids`` (N,) among them.
-        paths: Id of a sample -> its file.
-        dataset: Name for the error.
-
-    Returns:
-        One NamedTuple sorted by id, each sample once, and the paths of all processes.
-
-    Raises:
-        DataError: No process has a sample.
+        dataset: The name to report.
     """
-    everyone = all_gather((list(parts), paths))
-    merged_paths = {number: path for _, theirs in everyone for number, path in theirs.items()}
-    together = [part for theirs, _ in everyone for part in theirs]
-    if not together:
-        raise DataError(f"{dataset}: no images were evaluated")
-    return merge_by_id(together), merged_paths
+
+    columns: tuple[str, ...] = ()
+    """Columns of the table of predictions after ``file``."""
+
+    def __init__(self, dataset: str) -> None:
+        self.dataset = dataset
+        self.gathered: N | None = None
+        """The samples of all processes, sorted by id; None before ``gather``."""
+        self._parts: list[N] = []
+        self._paths: dict[int, str] = {}
+
+    def add(self, part: N, paths: Sequence[str] = ()) -> None:
+        """Add a batch, and the files of its samples."""
+        self._parts.append(part)
+        self._paths.update(zip(part[0].tolist(), paths, strict=False))
+
+    def gather(self) -> N:
+        """Give every process the samples of all; call it on all of them.
+
+        Raises:
+            DataError: No process has a sample.
+        """
+        everyone = all_gather((self._parts, self._paths))
+        self._paths = {number: path for _, paths in everyone for number, path in paths.items()}
+        parts = [part for parts, _ in everyone for part in parts]
+        if not parts:
+            raise DataError(f"{self.dataset}: no images were evaluated")
+        merged = self.gathered = merge_by_id(parts)
+        self._parts = [merged]
+        return merged
+
+    def rows(self, samples: N) -> Iterable[Sequence[Any]]:
+        """Return the cells of each sample, without its file."""
+        raise NotImplementedError
+
+    def to_csv(self) -> str:
+        """Return a table of one line a sample; after ``gather`` those of all processes."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["file", *self.columns])
+        for part in self._parts:
+            for number, cells in zip(part[0].tolist(), self.rows(part), strict=True):
+                writer.writerow([self._paths.get(number, number), *cells])
+        return text.getvalue()
 
 
 def merge_by_id(parts: Sequence[N]) -> N:
@@ -46,7 +77,7 @@ def merge_by_id(parts: Sequence[N]) -> N:
 
 
 def all_gather(mine: Any) -> list[Any]:
-    """Return what each process has, in the order of their ranks; call it on all of them."""
+    """Return the object of each process, in the order of their ranks; call it on all of them."""
     import torch.distributed as dist
 
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):

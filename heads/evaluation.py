@@ -1,7 +1,8 @@
 """Validation, test and prediction: one path for all of them, in every job."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
@@ -10,15 +11,17 @@ from torch import Tensor
 from ..datasets.files import write_atomically
 from .task import ImageTask
 
+PREDICTIONS_FILE = "predictions.csv"
+
 E = TypeVar("E")
 R = TypeVar("R")
 
 
 class EvaluatedTask(ImageTask, Generic[E, R]):
-    """A task that collects answers in an evaluator, measures them, and writes what it measured.
+    """A task that collects predictions in an evaluator, measures them, and writes the result.
 
-    A job says what its evaluator is, how answers reach it, and how a result is made, logged and
-    shown. Validation and test log the losses, too. The result goes to ``metrics_file`` in the run's
+    A job makes its evaluator, gives it predictions, and makes, logs and formats a result.
+    Validation and test log the losses, too. The result goes to ``metrics_file`` in the run's
     directory each time; its table is printed at the end of a command.
 
     ``E`` is the type of the evaluator, ``R`` that of the result.
@@ -28,24 +31,26 @@ class EvaluatedTask(ImageTask, Generic[E, R]):
     """Name of the file of measures in the run's directory."""
     headline: str
     """The number of ``numbers`` that the progress bar shows."""
+    table: Callable[[Any], str]
+    """Formats a result as text that ends in a line break."""
     evaluates_losses = True
     """Whether the losses mean something in evaluation."""
 
     _evaluator: E | None = None
     _last_result: R | None = None
 
-    # --- what a job says
+    # --- defined by each job
 
     def make_evaluator(self, dataset: Any) -> E:
-        """Return what collects the answers for a data set."""
+        """Return the evaluator of a dataset."""
         raise NotImplementedError
 
     def collect(self, output: Any, batch: Any) -> Any:
-        """Give the answers of a batch to ``evaluator`` and return them.
+        """Give the predictions of a batch to ``evaluator`` and return them.
 
         Args:
-            output: What the network says about the batch.
-            batch: The images and what is true of them.
+            output: The network's output.
+            batch: The images and their ground truth.
         """
         raise NotImplementedError
 
@@ -58,22 +63,19 @@ class EvaluatedTask(ImageTask, Generic[E, R]):
         raise NotImplementedError
 
     def numbers(self, result: R) -> dict[str, float]:
-        """Return what is logged of a result, without the stage's name."""
-        raise NotImplementedError
-
-    def table(self, result: R) -> str:
-        """Return a result as text that ends in a line break."""
+        """Return the numbers to log, without the stage's name."""
         raise NotImplementedError
 
     def write_metrics(self, path: Path, result: R) -> None:
         """Write a result as JSON."""
-        raise NotImplementedError
+        write_atomically(path, cast(Any, result).to_json().encode())
 
     def write_predictions(self) -> None:
-        """Write the answer for each image, see ``write_answers``; called on the first process."""
+        """Write the predictions into the run's directory; called on the first process."""
+        self.write_text(PREDICTIONS_FILE, "Predictions", cast(Any, self.evaluator).to_csv())
 
-    def write_answers(self, name: str, label: str, content: str) -> None:
-        """Write a file of answers into the run's directory and say where it is."""
+    def write_text(self, name: str, label: str, content: str) -> None:
+        """Write a file into the run's directory and print its path."""
         path = self.run_dir / name
         write_atomically(path, content.encode())
         print(f"{label}: {path}", flush=True)
@@ -82,7 +84,7 @@ class EvaluatedTask(ImageTask, Generic[E, R]):
 
     @property
     def evaluator(self) -> E:
-        """What collects the answers of this evaluation.
+        """The evaluator of the evaluation that is running.
 
         Raises:
             RuntimeError: No evaluation is running.
@@ -93,35 +95,35 @@ class EvaluatedTask(ImageTask, Generic[E, R]):
 
     @property
     def last_result(self) -> R | None:
-        """What the newest evaluation measured; None before the first."""
+        """The result of the newest evaluation; None before the first."""
         return self._last_result
 
     def on_validation_epoch_start(self) -> None:
-        """Start with no answers."""
-        self._evaluator = self.make_evaluator(_dataset(self.trainer.val_dataloaders))
+        """Start with an empty evaluator."""
+        self._start(self.trainer.val_dataloaders)
 
     def on_test_epoch_start(self) -> None:
-        """Start with no answers."""
-        self._evaluator = self.make_evaluator(_dataset(self.trainer.test_dataloaders))
+        """Start with an empty evaluator."""
+        self._start(self.trainer.test_dataloaders)
 
     def on_predict_epoch_start(self) -> None:
-        """Start with no answers."""
-        self._evaluator = self.make_evaluator(_dataset(self.trainer.predict_dataloaders))
+        """Start with an empty evaluator."""
+        self._start(self.trainer.predict_dataloaders)
 
     def validation_step(self, batch: Any, batch_idx: int) -> Any:
-        """Return the answers for a batch."""
+        """Return the predictions for a batch."""
         return self._evaluate("val", batch, batch_idx)
 
     def test_step(self, batch: Any, batch_idx: int) -> Any:
-        """Return the answers for a batch."""
+        """Return the predictions for a batch."""
         return self._evaluate("test", batch, batch_idx)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:  # noqa: ARG002
-        """Return the answers for a batch."""
+        """Return the predictions for a batch."""
         return self.collect(self(batch.images), batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Measure and log; while training the table waits for the end."""
+        """Measure and log; while training, the table is printed at the end."""
         self._measure("val")
 
     def on_test_epoch_end(self) -> None:
@@ -129,8 +131,8 @@ class EvaluatedTask(ImageTask, Generic[E, R]):
         self._measure("test")
 
     def on_predict_epoch_end(self) -> None:
-        """Write the answers."""
-        self.evaluator.gather()  # type: ignore[attr-defined]
+        """Write the predictions."""
+        cast(Any, self.evaluator).gather()
         if self.trainer.is_global_zero:
             self.write_predictions()
 
@@ -143,6 +145,9 @@ class EvaluatedTask(ImageTask, Generic[E, R]):
     def is_fitting(self) -> bool:
         """Whether the evaluation is a part of training."""
         return self.trainer.state.fn == TrainerFn.FITTING
+
+    def _start(self, loader: Any) -> None:
+        self._evaluator = self.make_evaluator(loader.dataset)
 
     def _evaluate(self, stage: str, batch: Any, batch_idx: int) -> Any:
         output = self(batch.images)
@@ -174,10 +179,6 @@ class EvaluatedTask(ImageTask, Generic[E, R]):
         print(f"\n{self.table(result)}Written to {path}", flush=True)
 
 
-def _dataset(loader: Any) -> Any:
-    return loader.dataset
-
-
 def dataset_name(dataset: Any) -> str:
-    """What results call a data set: its ``name``, or its class."""
+    """Return the name of a dataset in results: its ``name``, or its class."""
     return getattr(dataset, "name", type(dataset).__name__)

@@ -1,4 +1,4 @@
-"""What the LightningModules of all jobs share: weights, optimizer, losses, the run's directory."""
+"""The base of the LightningModules: weights, optimizer, losses, the run's directory."""
 
 import inspect
 import warnings
@@ -27,7 +27,7 @@ MakeSchedule = Callable[[Optimizer, int], LRScheduler]
 
 
 class ImageBatch(Protocol):
-    """What every batch has, whatever the job; further fields are the job's own."""
+    """The fields of every batch, whatever the job."""
 
     @property
     def images(self) -> Tensor:
@@ -41,10 +41,9 @@ class ImageBatch(Protocol):
 
 
 class _Shared:
-    """A function that copies of a task, such as averaged ones, have in common.
+    """A function that copies of a task, such as averaged ones, share.
 
-    What the command line gives leads to its whole trainer, which cannot be copied where there are
-    several processes.
+    One from the command line refers to the whole trainer, which cannot be copied under DDP.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -60,15 +59,14 @@ class _Shared:
 class ImageTask(LightningModule):
     """Base of the tasks: a network that takes uint8 images, and how it is trained.
 
-    A job gives ``losses`` and its own evaluation. Its constructor hands what it does not know on
-    as ``**options``, so that every task has all of these. Logs ``train/loss`` and its parts at each
+    A job defines ``losses`` and its evaluation. Its constructor passes ``**options`` on, so that
+    every task has all of these. Logs ``train/loss`` and its parts at each
     step. A checkpoint has an entry ``mobilevision`` with the size of the images (``size_hw``) and,
     for imported weights, where they came from.
 
     Args:
         network: Takes (B, 3, H, W) uint8 RGB and normalizes by its ``pixel_mean`` and
-            ``pixel_std``; its ``backbone`` is what ``weights`` fills.
-        weights: Weights for the backbone: a public name or a file (see
+        backbone = _pretrained_part(self.network)
             ``backbone.weights.loading.load_weights``), read when training starts and never when a
             checkpoint is loaded. A backbone that is no MobileNet takes its own state dict or a
             checkpoint that holds it.
@@ -83,7 +81,7 @@ class ImageTask(LightningModule):
     """
 
     kind: ClassVar[str] = "a network of images"
-    """What messages call its network."""
+    """Name of its network in messages."""
 
     def __init__(
         self,
@@ -109,7 +107,7 @@ class ImageTask(LightningModule):
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _save_plain_hyperparameters(self) -> None:
-        """Keep in checkpoints what rebuilds this task, as long as it is plain data.
+        """Keep the hyper-parameters in checkpoints that are plain data.
 
         From the command line Lightning has class paths and arguments. From Python it has objects,
         which ``weights_only=True`` would refuse to load: pass them to ``load_from_checkpoint``.
@@ -121,6 +119,12 @@ class ImageTask(LightningModule):
             if callable(value):  # a module, or what makes an optimizer
                 self.hparams.pop(name)
 
+    @property
+    def training_dataset(self) -> Any:
+        """The training dataset of the data module; None where there is none."""
+        data = getattr(self.trainer, "datamodule", None)
+        return getattr(data, "datasets", {}).get("train")
+
     def forward(self, images: Tensor) -> Any:
         """Return the network's output for images (B, 3, H, W) uint8 RGB."""
         order = torch.channels_last if self.channels_last else torch.contiguous_format
@@ -128,7 +132,7 @@ class ImageTask(LightningModule):
 
     def losses(self, output: Any, batch: Any) -> dict[str, Tensor]:
         """Return the parts of the loss, scalars to be summed, in training and in evaluation."""
-        raise NotImplementedError(f"{type(self).__name__} has to say what its losses are")
+        raise NotImplementedError
 
     # --- training
 
@@ -138,7 +142,7 @@ class ImageTask(LightningModule):
         self.run_dir = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         if stage != "fit" or self.weights is None or self.trainer.ckpt_path is not None:
             return
-        backbone = _body(self.network)
+        backbone = _pretrained_part(self.network)
         loaded = load_weights(backbone, self.weights)
         rank_zero_info(f"Backbone weights from {loaded.path}")
         activation = getattr(backbone, "activation", loaded.activation)
@@ -221,7 +225,7 @@ class ImageTask(LightningModule):
             self.log("loss", total.detach(), prog_bar=True, logger=False)
         return total
 
-    # --- what a checkpoint says of itself
+    # --- checkpoints
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -256,17 +260,13 @@ class ImageTask(LightningModule):
         checkpoint[CHECKPOINT_ENTRY] = dict(self.metadata)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the plain metadata back; checkpoints of before they existed have none.
-
-        Raises:
-            DataError: The checkpoint is of a network of other shapes.
-        """
+        """Restore the plain metadata, and check the shapes of the network."""
         _require_same_shapes(self, checkpoint)
         self.metadata = dict(cast(dict, checkpoint.get(CHECKPOINT_ENTRY, self.metadata)))
 
 
 def _require_same_shapes(task: ImageTask, checkpoint: dict[str, Any]) -> None:
-    """Say in a sentence what torch says in a page."""
+    """Raise a DataError of one sentence in place of torch's page."""
     stored = cast(dict[str, Tensor], checkpoint.get("state_dict", {}))
     differing = [
         f"{name} {tuple(stored[name].shape)} and not {tuple(value.shape)}"
@@ -275,12 +275,10 @@ def _require_same_shapes(task: ImageTask, checkpoint: dict[str, Any]) -> None:
     ]
     if not differing:
         return
-    theirs, ours = (
-        values.get("categories")
-        for values in (checkpoint.get("hyper_parameters") or {}, task.hparams)
-    )
-    if theirs is not None and ours is not None and len(theirs) != len(ours):
-        what = f"is for {len(theirs)} classes, and this network for {len(ours)}"
+    stored_names = (checkpoint.get("hyper_parameters") or {}).get("categories")
+    names = task.hparams.get("categories")
+    if stored_names is not None and names is not None and len(stored_names) != len(names):
+        what = f"is for {len(stored_names)} classes, and this network for {len(names)}"
         remedy = "to train on other classes, start from its backbone"
     else:
         what = f"is of another network: it has {differing[0]}"
@@ -298,8 +296,8 @@ def _depthwise_filters(module: nn.Module) -> set[nn.Parameter]:
     }
 
 
-def _body(network: nn.Module) -> nn.Module:
-    """What classification weights fill: the network says so itself, or it is its backbone's body.
+def _pretrained_part(network: nn.Module) -> nn.Module:
+    """Return the module that classification weights fill.
 
     A network whose blocks beyond the backbone have pretrained weights too has a method
     ``pretrained_body``; a backbone that is built around another has that as ``body``.

@@ -1,20 +1,16 @@
-"""Top-1, top-5 and what happens to each class, batch by batch, under any number of processes.
+"""Top-1, top-5 and the measures of each class, batch by batch, under any number of processes.
 
 torch is imported only where tensors arrive.
 """
 
-import csv
-import io
 import json
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ...datasets.errors import DataError
-from ...datasets.files import write_atomically
-from ..distributed import gather_by_id
+from ..distributed import SampleEvaluator
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,43 +28,42 @@ class ClassFigures(NamedTuple):
     images: int
     """Images of the class."""
     accuracy: float | None
-    """Of all images, those where "this class or not" is decided rightly. High for any rare
-    class, so rather look at the others."""
+    """Of all images, those where "this class or not" is right; high for any rare class."""
     precision: float | None
-    """Of the images that were given this class, those that belong to it."""
+    """Of the images predicted to be of this class, those that are."""
     recall: float | None
-    """Of the images of this class, those that were given it."""
+    """Of the images of this class, those predicted to be."""
     f1: float | None
     """Harmonic mean of precision and recall; 0 where nothing was right."""
 
 
 class ClassificationResult(NamedTuple):
-    """What an evaluation measured."""
+    """The measures of an evaluation."""
 
     dataset: str
     images: int
-    """Images that were measured."""
     top1: float
     """Share of the images whose class has the highest score."""
     top5: float
     """Share of the images whose class is among the five highest scores."""
     per_class: dict[str, ClassFigures]
     confusion: np.ndarray
-    """(C, C) int64: rows are true classes, columns what was said."""
+    """(C, C) int64: rows are true classes, columns predicted ones."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON; the confusion matrix is left out."""
-        return {
+    def to_json(self) -> str:
+        """Return the measures as JSON, without the confusion matrix."""
+        content = {
             "dataset": self.dataset,
             "images": self.images,
             "top1": self.top1,
             "top5": self.top5,
             "per_class": {name: row._asdict() for name, row in self.per_class.items()},
         }
+        return json.dumps(content, indent=1) + "\n"
 
 
 class Predictions(NamedTuple):
-    """What was said of N images, sorted by id, each image once."""
+    """Predictions for N images."""
 
     ids: np.ndarray
     """(N,) int64."""
@@ -80,22 +75,19 @@ class Predictions(NamedTuple):
     """(N, K) float32, their softmax scores."""
 
 
-class ClassificationEvaluator:
-    """Collects what a classifier says and measures it once all is there.
-
-    Right under torch.distributed: images are told apart by id, and the duplicates with which
-    Lightning pads the last batch are dropped.
+class ClassificationEvaluator(SampleEvaluator[Predictions]):
+    """Collects the predictions of a classifier and measures them.
 
     Args:
         categories: Class names in the order of the class index.
         dataset: The name to report.
     """
 
+    columns = ("label", "predicted", "score", "top5")
+
     def __init__(self, categories: Sequence[str], dataset: str) -> None:
+        super().__init__(dataset)
         self.names = list(categories)
-        self.dataset = dataset
-        self._parts: list[Predictions] = []
-        self._paths: dict[int, str] = {}
 
     def update(
         self, ids: "Tensor", labels: "Tensor", logits: "Tensor", paths: Sequence[str] = ()
@@ -103,7 +95,7 @@ class ClassificationEvaluator:
         """Add a batch.
 
         Args:
-            ids: (B,) int64, which image of the data set.
+            ids: (B,) int64, index of the image in the dataset.
             labels: (B,) int64, true class, -1 where it is not known.
             logits: (B, C) float.
             paths: B files, for ``predictions.csv``.
@@ -125,21 +117,8 @@ class ClassificationEvaluator:
                 "training diverged?"
             )
         scores, classes = logits.detach().float().softmax(dim=1).topk(min(TOP, known), dim=1)
-        numbers = ids.cpu().numpy()
-        self._parts.append(
-            Predictions(numbers, labels.cpu().numpy(), classes.cpu().numpy(), scores.cpu().numpy())
-        )
-        self._paths.update(zip(numbers.tolist(), paths, strict=False))
-
-    def gather(self) -> Predictions:
-        """Give every process the predictions of all; call it on all of them.
-
-        Raises:
-            DataError: There are none.
-        """
-        merged, self._paths = gather_by_id(self._parts, self._paths, self.dataset)
-        self._parts = [merged]
-        return merged
+        arrays = (each.cpu().numpy() for each in (ids, labels, classes, scores))
+        self.add(Predictions(*arrays), paths)
 
     def compute(self) -> ClassificationResult:
         """Gather, then measure; call it on all processes, which get the same result.
@@ -149,23 +128,12 @@ class ClassificationEvaluator:
         """
         return measure(self.gather(), self.names, self.dataset)
 
-    def to_csv(self) -> str:
-        """Return one line an image: file, true class, predicted class, its score, the best five.
-
-        After :meth:`gather` or :meth:`compute`, those of all processes.
-        """
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["file", "label", "predicted", "score", "top5"])
-        for part in self._parts:
-            for number, label, classes, scores in zip(*(c.tolist() for c in part), strict=True):
-                names = [self.names[index] for index in classes]
-                true = "" if label == NO_LABEL else self.names[label]
-                writer.writerow(
-                    [self._paths.get(number, number), true, names[0], f"{scores[0]:.6f}",
-                     " | ".join(names)]
-                )  # fmt: skip
-        return text.getvalue()
+    def rows(self, samples: Predictions) -> Iterator[tuple[str, ...]]:
+        """Return true class, predicted class, its score and the best five of each image."""
+        for _, label, classes, scores in zip(*(c.tolist() for c in samples), strict=True):
+            names = [self.names[index] for index in classes]
+            true = "" if label == NO_LABEL else self.names[label]
+            yield true, names[0], f"{scores[0]:.6f}", " | ".join(names)
 
 
 def measure(
@@ -179,10 +147,10 @@ def measure(
     labeled = predictions.labels != NO_LABEL
     if not labeled.any():
         raise DataError(f"{dataset}: no image has a known class, so nothing can be measured")
-    labels, said = predictions.labels[labeled], predictions.classes[labeled]
-    hits = said == labels[:, None]
+    labels, classes = predictions.labels[labeled], predictions.classes[labeled]
+    hits = classes == labels[:, None]
     confusion = np.zeros((len(categories), len(categories)), dtype=np.int64)
-    np.add.at(confusion, (labels, said[:, 0]), 1)
+    np.add.at(confusion, (labels, classes[:, 0]), 1)
     return ClassificationResult(
         dataset=dataset,
         images=int(labeled.sum()),
@@ -194,12 +162,12 @@ def measure(
 
 
 def class_figures(confusion: np.ndarray, categories: Sequence[str]) -> dict[str, ClassFigures]:
-    """Accuracy, precision, recall and F1 of each class from a confusion matrix (C, C)."""
+    """Return accuracy, precision, recall and F1 of each class from a confusion matrix (C, C)."""
     right = np.diag(confusion).tolist()
-    counts, said = confusion.sum(axis=1).tolist(), confusion.sum(axis=0).tolist()
+    counts, predicted = confusion.sum(axis=1).tolist(), confusion.sum(axis=0).tolist()
     total = int(confusion.sum())
     figures: dict[str, ClassFigures] = {}
-    for name, hit, count, given in zip(categories, right, counts, said, strict=True):
+    for name, hit, count, given in zip(categories, right, counts, predicted, strict=True):
         figures[name] = ClassFigures(
             images=count,
             accuracy=_share(total - count - given + 2 * hit, total),
@@ -215,7 +183,7 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def format_table(result: ClassificationResult, most: int = _SHOWN_CLASSES) -> str:
-    """Top-1, top-5 and the classes by rising F1, at most ``most`` of them. Plain text."""
+    """Format top-1, top-5 and the classes by rising F1, at most ``most`` of them, as text."""
     lines = [
         f"Classification of {result.dataset}: {result.images:,} images",
         f" top-1 {result.top1:.4f}   top-5 {result.top5:.4f}",
@@ -232,8 +200,3 @@ def format_table(result: ClassificationResult, most: int = _SHOWN_CLASSES) -> st
         cells = [f"{'-' if x is None else f'{x:.3f}':>9}" for x in (row.precision, row.recall)]
         lines.append(f" {short:<{width}}  {row.images:>6}  {cells[0]}{cells[1][1:]}  {row.f1:.3f}")
     return "\n".join(lines) + "\n"
-
-
-def write_metrics(path: Path, result: ClassificationResult) -> None:
-    """Write the result as JSON (``classification_metrics.json``), atomically."""
-    write_atomically(path, (json.dumps(result.to_dict(), indent=1) + "\n").encode())

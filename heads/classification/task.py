@@ -12,13 +12,13 @@ from ...datasets.types import ClassificationBatch
 from ..checkpoint import load_task
 from ..distillation import Distillation, ModelTeacher
 from ..evaluation import EvaluatedTask, dataset_name
-from .metrics import ClassificationEvaluator, ClassificationResult, format_table, write_metrics
+from .metrics import ClassificationEvaluator, ClassificationResult, format_table
 
 
 class BatchMix:
     """Mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019), each with its share of the batches.
 
-    What is drawn depends on the seed that is handed in alone, so a resumed run repeats it.
+    The draws depend on the given seed alone, so a resumed run repeats them.
 
     Args:
         mixup_alpha: Parameter of mixup's Beta distribution; 0 is no mixup.
@@ -71,7 +71,6 @@ class BatchMix:
             return kind(alpha=alpha, num_classes=num_classes)(images.float(), labels)
 
 
-PREDICTIONS_FILE = "predictions.csv"
 CROP = "crop_fraction"
 """Key of the metadata for the central part of an image that evaluation looks at, see
 ``CenterCrop``; None is the whole image, stretched."""
@@ -121,11 +120,9 @@ class ClassificationTask(EvaluatedTask[ClassificationEvaluator, ClassificationRe
             self.metadata[CROP] = getattr(data.val_transform, "fraction", None)
 
     def losses(self, output: Tensor, batch: ClassificationBatch) -> dict[str, Tensor]:
-        """Return the loss of logits (B, C) against the labels, and what the teacher adds.
+        """Return the loss of logits (B, C), and what the teacher adds.
 
-        Args:
-            output: (B, C), the network's logits.
-            batch: The images; its labels may be probabilities (B, C) float32.
+        The labels of the batch may be probabilities (B, C) float32.
         """
         # torch's mean over no images is not a number.
         losses = {"labels": self.loss(output, batch.labels) if len(output) else output.sum()}
@@ -137,8 +134,7 @@ class ClassificationTask(EvaluatedTask[ClassificationEvaluator, ClassificationRe
     def on_fit_start(self) -> None:
         """Read the teacher, if there is one, to where the network is by now."""
         if self.distillation is not None:
-            data = getattr(self.trainer, "datamodule", None)
-            files = getattr(getattr(data, "datasets", {}).get("train"), "paths", None)
+            files = getattr(self.training_dataset, "paths", None)
             blended = self.mix is not None
             self.distillation.prepare(len(self.categories), self.device, files, blended)
 
@@ -154,9 +150,10 @@ class ClassificationTask(EvaluatedTask[ClassificationEvaluator, ClassificationRe
 
     metrics_file = "classification_metrics.json"
     headline = "top1"
+    table = staticmethod(format_table)
 
     def make_evaluator(self, dataset: Any) -> ClassificationEvaluator:
-        """Return what gathers logits by sample."""
+        """Return the evaluator of logits."""
         return ClassificationEvaluator(list(self.categories.values()), dataset_name(dataset))
 
     def collect(self, output: Tensor, batch: ClassificationBatch) -> Tensor:
@@ -171,18 +168,6 @@ class ClassificationTask(EvaluatedTask[ClassificationEvaluator, ClassificationRe
     def numbers(self, result: ClassificationResult) -> dict[str, float]:
         """Return top-1 and top-5."""
         return {"top1": result.top1, "top5": result.top5}
-
-    def table(self, result: ClassificationResult) -> str:
-        """Return the classes as text, the worst first."""
-        return format_table(result)
-
-    def write_metrics(self, path: Path, result: ClassificationResult) -> None:
-        """Write the measures as JSON."""
-        write_metrics(path, result)
-
-    def write_predictions(self) -> None:
-        """Write ``predictions.csv``."""
-        self.write_answers(PREDICTIONS_FILE, "Predictions", self.evaluator.to_csv())
 
 
 class CheckpointTeacher(ModelTeacher):

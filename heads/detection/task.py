@@ -1,7 +1,6 @@
 """Training and measuring a detector with Lightning."""
 
 import json
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
@@ -9,16 +8,14 @@ from torch import Tensor, nn
 
 from ...datasets.types import DetectionBatch, Detections, DetectionTarget
 from ..evaluation import EvaluatedTask
-from .coco_metrics import CocoEvaluator, CocoResult, format_table, write_metrics
+from .coco_metrics import CocoEvaluator, CocoResult, format_table
 
 
 class DetectionNetwork(Protocol):
-    """What the task asks of a detector; its output is the same type in training and evaluation."""
+    """The interface of detectors; the output has the same type in training and evaluation."""
 
     pixel_mean: float
-    """Taken from the pixels before the backbone."""
     pixel_std: float
-    """Then divided by."""
 
     def __call__(self, images: Tensor) -> Any:
         """Return the network's output for images (B, 3, H, W) uint8 RGB."""
@@ -34,10 +31,10 @@ class DetectionNetwork(Protocol):
 
 
 class Distillation(Protocol):
-    """What ``DetectionTask`` asks of a way to learn from a teacher."""
+    """The interface of learning from a teacher."""
 
     def prepare(self, student: nn.Module, categories: dict[int, str], device: torch.device) -> None:
-        """Read the teacher, once, when training starts; see whether it fits the student."""
+        """Read the teacher when training starts, and check that it fits the student."""
         ...
 
     def __call__(self, images: Tensor, output: Any) -> dict[str, Tensor]:
@@ -76,7 +73,7 @@ class DetectionTask(EvaluatedTask[CocoEvaluator, CocoResult]):
 
     @property
     def detector(self) -> DetectionNetwork:
-        """The network, by what the task asks of it."""
+        """The network, by its interface."""
         return cast(DetectionNetwork, self.network)
 
     def losses(self, output: Any, batch: DetectionBatch) -> dict[str, Tensor]:
@@ -95,9 +92,10 @@ class DetectionTask(EvaluatedTask[CocoEvaluator, CocoResult]):
 
     metrics_file = "coco_metrics.json"
     headline = "AP"
+    table = staticmethod(format_table)
 
     def make_evaluator(self, dataset: Any) -> CocoEvaluator:
-        """Return what gathers detections by image id."""
+        """Return the evaluator of detections."""
         return CocoEvaluator(dataset.ground_truth, dataset.categories, dataset.name)
 
     def collect(self, output: Any, batch: DetectionBatch) -> Detections:
@@ -118,15 +116,7 @@ class DetectionTask(EvaluatedTask[CocoEvaluator, CocoResult]):
         """Return COCO's twelve numbers."""
         return dict(result.numbers)
 
-    def table(self, result: CocoResult) -> str:
-        """Return the twelve numbers and AP of each class as text."""
-        return format_table(result)
-
-    def write_metrics(self, path: Path, result: CocoResult) -> None:
-        """Write the measures as JSON."""
-        write_metrics(path, result)
-
     def write_predictions(self) -> None:
         """Write ``results.json``."""
         label = "Detections in the COCO results format"
-        self.write_answers("results.json", label, json.dumps(self.evaluator.results()))
+        self.write_text("results.json", label, json.dumps(self.evaluator.results()))

@@ -1,18 +1,14 @@
-"""What an attribute network is worth: each attribute, the means, by group. Free of torch."""
+"""Measures of attribute networks: each attribute, the means, by group. Free of torch."""
 
-import csv
-import io
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ...datasets.errors import DataError
 from ...datasets.faces.labels import UNKNOWN, label_counts
-from ...datasets.files import write_atomically
-from ..distributed import gather_by_id
+from ..distributed import SampleEvaluator
 from .average_precision import DEFAULT_THRESHOLD, Curve, average_precision, curve, decide, share
 
 if TYPE_CHECKING:
@@ -20,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class AttributePredictions(NamedTuple):
-    """What was said of N faces, sorted by id, each once."""
+    """Predictions for N faces."""
 
     ids: np.ndarray
     """(N,) int64."""
@@ -32,11 +28,8 @@ class AttributePredictions(NamedTuple):
     """(N,) float32, see `AttributeResult`; NaN where it is not known."""
 
 
-class AttributeEvaluator:
-    """Collects what a network says and measures it once all is there.
-
-    Right under torch.distributed: images are told apart by id, and the duplicates with which
-    Lightning pads the last batch are dropped.
+class AttributeEvaluator(SampleEvaluator[AttributePredictions]):
+    """Collects the predictions of an attribute network.
 
     Args:
         attributes: A names.
@@ -44,10 +37,8 @@ class AttributeEvaluator:
     """
 
     def __init__(self, attributes: Sequence[str], dataset: str) -> None:
-        self.attributes = list(attributes)
-        self.dataset = dataset
-        self._parts: list[AttributePredictions] = []
-        self._paths: dict[int, str] = {}
+        super().__init__(dataset)
+        self.attributes = self.columns = tuple(attributes)
 
     def update(
         self,
@@ -60,11 +51,11 @@ class AttributeEvaluator:
         """Add a batch.
 
         Args:
-            ids: (B,) int64, which image of the data set.
+            ids: (B,) int64, index of the image in the dataset.
             labels: (B, A) int8.
             logits: (B, A) float.
             paths: B files, for ``predictions.csv``.
-            landmark_errors: (B,) float; None where no landmarks are said.
+            landmark_errors: (B,) float; None where no landmarks are predicted.
 
         Raises:
             DataError: The model has another number of attributes than the data.
@@ -82,35 +73,17 @@ class AttributeEvaluator:
                 f"{self.dataset}: a logit is not finite. The weights may hold NaN: has the "
                 "training diverged?"
             )
-        numbers = ids.cpu().numpy()
-        errors = np.full(len(numbers), np.nan, dtype=np.float32)
+        errors = np.full(len(ids), np.nan, dtype=np.float32)
         if landmark_errors is not None:
-            errors = landmark_errors.detach().float().cpu().numpy()
-        probabilities = logits.detach().float().sigmoid().cpu().numpy()
-        self._parts.append(
-            AttributePredictions(numbers, labels.cpu().numpy(), probabilities, errors)
-        )
-        self._paths.update(zip(numbers.tolist(), paths, strict=False))
+            errors = landmark_errors.float().numpy(force=True)
+        probabilities = logits.float().sigmoid().numpy(force=True)
+        numbers, known_labels = ids.cpu().numpy(), labels.cpu().numpy()
+        self.add(AttributePredictions(numbers, known_labels, probabilities, errors), paths)
 
-    def gather(self) -> AttributePredictions:
-        """Give every process the predictions of all; call it on all of them.
-
-        Raises:
-            DataError: There are none.
-        """
-        merged, self._paths = gather_by_id(self._parts, self._paths, self.dataset)
-        self._parts = [merged]
-        return merged
-
-    def to_csv(self) -> str:
-        """Return a line an image: file, then the probability of each attribute. After `gather`."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["file", *self.attributes])
-        for part in self._parts:
-            for number, row in zip(part.ids.tolist(), part.probabilities, strict=True):
-                writer.writerow([self._paths.get(number, number), *(f"{x:.6f}" for x in row)])
-        return text.getvalue()
+    def rows(self, samples: AttributePredictions) -> Iterator[list[str]]:
+        """Return the probability of each attribute, for each image."""
+        for row in samples.probabilities:
+            yield [f"{x:.6f}" for x in row]
 
 
 class AttributeFigures(NamedTuple):
@@ -119,15 +92,15 @@ class AttributeFigures(NamedTuple):
     positives: int
     """Images that have it."""
     negatives: int
-    """Images that lack it; those of which nobody knows are left out."""
+    """Images that lack it; unknown ones are left out."""
     average_precision: float | None
     """None without positives."""
     accuracy: float | None
-    """Of yes from a probability of 0.5 on: the field's figure."""
+    """At a threshold of 0.5."""
     balanced_accuracy: float | None
-    """The same, both answers weighted alike; None where one does not occur."""
+    """The mean of both classes' accuracies; None where one does not occur."""
     majority_accuracy: float | None
-    """Of always giving the answer that is more frequent in training."""
+    """Of always predicting the class that is more frequent in training."""
     threshold: float
     """The stored one."""
     accuracy_at_threshold: float | None
@@ -147,11 +120,11 @@ class Means(NamedTuple):
     mean_balanced_accuracy_at_threshold: float | None
     majority_mean_accuracy: float | None
     majority_mean_ap: float | None
-    """The share of positives, which is what any constant answer gets."""
+    """The share of positives, which any constant prediction gets."""
 
 
 class AttributeResult(NamedTuple):
-    """What an evaluation measured."""
+    """The measures of an evaluation."""
 
     dataset: str
     means: Means
@@ -167,9 +140,9 @@ class AttributeResult(NamedTuple):
         """Attributes that no image has: their average precision is undefined."""
         return [name for name, row in self.per_attribute.items() if not row.positives]
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON; the curves are left out."""
-        return {
+    def to_json(self) -> str:
+        """Return the measures as JSON, without the curves."""
+        content = {
             "dataset": self.dataset,
             **self.means._asdict(),
             "without_ap": self.without_ap,
@@ -180,6 +153,7 @@ class AttributeResult(NamedTuple):
             },
             "per_attribute": {name: row._asdict() for name, row in self.per_attribute.items()},
         }
+        return json.dumps(content, indent=1) + "\n"
 
 
 def measure(
@@ -196,12 +170,11 @@ def measure(
         predictions: Of N faces.
         attributes: A names.
         dataset: The name to report.
-        thresholds: Attribute -> the probability from which on it is said to be there; 0.5 for
-            those that are not named.
-        groups: Sensitive attributes: figures are given apart for those that have and lack them.
-            Names that are no attributes are left aside.
-        training_counts: (A, 2), training images that lack and have each attribute: they say
-            which answer is the majority's. None takes the measured images' own.
+        thresholds: Attribute -> the least probability of "yes"; 0.5 for those not named.
+        groups: Sensitive attributes: figures are also given for those that have and lack them.
+            Names that are no attributes are ignored.
+        training_counts: (A, 2), training images that lack and have each attribute, which decide
+            the majority. None takes the measured images' own.
 
     Raises:
         DataError: No label is known.
@@ -271,20 +244,19 @@ def _figures(
     return figures, curves
 
 
+_AVERAGED = (
+    *("average_precision", "accuracy", "balanced_accuracy", "accuracy_at_threshold"),
+    *("balanced_accuracy_at_threshold", "majority_accuracy"),
+)
+
+
 def _means(figures: Mapping[str, AttributeFigures], images: int) -> Means:
     rows = list(figures.values())
-    return Means(
-        images,
-        _mean([row.average_precision for row in rows]),
-        _mean([row.accuracy for row in rows]),
-        _mean([row.balanced_accuracy for row in rows]),
-        _mean([row.accuracy_at_threshold for row in rows]),
-        _mean([row.balanced_accuracy_at_threshold for row in rows]),
-        _mean([row.majority_accuracy for row in rows]),
-        _mean(
-            [share(row.positives, row.positives + row.negatives) for row in rows if row.positives]
-        ),
-    )
+    positive = [
+        share(row.positives, row.positives + row.negatives) for row in rows if row.positives
+    ]
+    means = (_mean([getattr(row, figure) for row in rows]) for figure in _AVERAGED)
+    return Means._make([images, *means, _mean(positive)])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -292,16 +264,11 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def write_metrics(path: Path, result: AttributeResult) -> None:
-    """Write the result as JSON (``attribute_metrics.json``), atomically."""
-    write_atomically(path, (json.dumps(result.to_dict(), indent=1) + "\n").encode())
-
-
 _LONGEST_NAME = 24
 
 
 def format_table(result: AttributeResult) -> str:
-    """Means beside the majority's, each attribute with the hardest first, the groups."""
+    """Format the means beside the majority's, each attribute, the hardest first, and the groups."""
     means = result.means
     lines = [
         f"Attributes of {result.dataset}: {means.images:,} images, "
@@ -333,7 +300,7 @@ def format_table(result: AttributeResult) -> str:
 
 
 def by_difficulty(result: AttributeResult) -> list[tuple[str, AttributeFigures]]:
-    """The attributes by rising average precision; those without come last."""
+    """Return the attributes by rising average precision; those without come last."""
     rows = result.per_attribute.items()
     return sorted(rows, key=lambda row: (row[1].average_precision is None,
                                          row[1].average_precision or 0.0, row[0]))  # fmt: skip

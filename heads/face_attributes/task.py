@@ -17,15 +17,15 @@ from ..distillation import Distillation, ModelTeacher, SoftTargets
 from ..evaluation import EvaluatedTask, dataset_name
 from .average_precision import Criterion, choose_threshold
 from .losses import BinaryCrossEntropy, LabelLoss, expected_loss, landmark_loss, masked_mean
-from .metrics import AttributeEvaluator, AttributeResult, format_table, measure, write_metrics
+from .metrics import AttributeEvaluator, AttributeResult, format_table, measure
 from .model import AttributeOutput, landmarks_in_pixels
 
 
 class FaceMixup:
     """Weighted sums of two faces of a batch, of their labels and of their landmarks.
 
-    A teacher is asked about the blend itself, so it has to be a network. What is drawn depends on
-    the seed that is handed in alone, so a resumed run repeats it.
+    A teacher sees the blend itself, so it has to be a network. The draws depend on the given seed
+    alone, so a resumed run repeats them.
 
     Args:
         alpha: Parameter of the Beta distribution that the weight of a batch is drawn from.
@@ -69,21 +69,11 @@ class FaceMixup:
         )
 
 
-_EYES = (0, 1)
-
-
 class AttributeJob:
-    """The losses of an ``AttributeOutput``, its measures and its thresholds.
+    """The losses of an ``AttributeOutput``, its measures and its thresholds; see ``AttributeTask``.
 
-    A task that has one keeps its own plain metadata, which go into checkpoints, and hands them in:
-    ``attributes``, ``label_counts``, ``thresholds`` and ``thresholds_from`` are the job's.
-
-    Args:
-        categories: Position -> name of the attributes.
-        loss: Of each label; None is the cross entropy.
-        landmark_weight: Factor of the landmarks' loss, where the network says any.
-        threshold_criterion: What the thresholds make as large as possible on validation.
-        groups: Sensitive attributes: measures are given for those that have and lack them, too.
+    A task passes its plain metadata, which go into checkpoints: ``attributes``, ``label_counts``,
+    ``thresholds`` and ``thresholds_from`` are the job's.
     """
 
     def __init__(
@@ -114,29 +104,23 @@ class AttributeJob:
         return losses
 
     def make_evaluator(self, dataset: Any) -> AttributeEvaluator:
-        """Return what gathers logits by sample."""
+        """Return the evaluator of logits."""
         return AttributeEvaluator(self.names, dataset_name(dataset))
 
     def collect(
         self, evaluator: AttributeEvaluator, output: AttributeOutput, batch: AttributeBatch
     ) -> None:
-        """Give the answers of a batch to an evaluator."""
+        """Give the predictions of a batch to an evaluator."""
         errors = None
         if output.landmarks is not None:
-            said = landmarks_in_pixels(output.landmarks.float(), _size_hw(batch))
-            errors = landmark_errors(said, batch.landmarks)
+            points = landmarks_in_pixels(output.landmarks.float(), _size_hw(batch))
+            errors = landmark_errors(points, batch.landmarks)
         evaluator.update(batch.ids, batch.labels, output.logits, batch.paths, errors)
 
     def measure(
         self, evaluator: AttributeEvaluator, metadata: dict[str, Any], choose: bool
     ) -> AttributeResult:
-        """Return the measures at the stored thresholds.
-
-        Args:
-            evaluator: Has all answers.
-            metadata: The task's.
-            choose: Whether thresholds are chosen on the same images first.
-        """
+        """Return the measures at the stored thresholds, after choosing them if asked to."""
         predictions, counts = evaluator.gather(), metadata.get("label_counts")
 
         def result() -> AttributeResult:
@@ -156,11 +140,7 @@ class AttributeJob:
         return result()
 
     def check(self, metadata: Mapping[str, Any]) -> None:
-        """Insist on a checkpoint of the same attributes.
-
-        Raises:
-            WeightsError: The checkpoint is of other attributes than the data.
-        """
+        """Raise a WeightsError if the checkpoint is of other attributes than the data."""
         trained = metadata.get("attributes", self.names)
         if trained != self.names:
             raise WeightsError(
@@ -170,24 +150,21 @@ class AttributeJob:
 
 
 def attribute_numbers(result: AttributeResult) -> dict[str, float]:
-    """The means that are logged; NaN where no attribute has what the figure needs."""
+    """Return the means that are logged; NaN where one is undefined."""
     shown = ("mean_ap", "mean_accuracy", "mean_balanced_accuracy")
     means = {name: getattr(result.means, name) for name in shown}
     return {name: float("nan") if x is None else x for name, x in means.items()}
 
 
-def landmark_errors(said: Tensor, landmarks: Tensor) -> Tensor:
-    """The mean distance of five landmarks as a share of the distance between the eyes.
+def landmark_errors(predicted: Tensor, landmarks: Tensor) -> Tensor:
+    """Return the mean distance (B,) of five landmarks as a share of that between the eyes.
 
     Args:
-        said: (B, 5, 2) float, px.
-        landmarks: (B, 5, 2) float32, px; NaN where they are not known.
-
-    Returns:
-        (B,) float; NaN where they are not known.
+        predicted: (B, 5, 2) float, px.
+        landmarks: (B, 5, 2) float32, px, the eyes first; NaN where they are not known.
     """
-    eyes = (landmarks[:, _EYES[0]] - landmarks[:, _EYES[1]]).norm(dim=1)
-    return (said - landmarks).norm(dim=2).mean(dim=1) / eyes
+    eyes = (landmarks[:, 0] - landmarks[:, 1]).norm(dim=1)
+    return (predicted - landmarks).norm(dim=2).mean(dim=1) / eyes
 
 
 def _size_hw(batch: AttributeBatch) -> tuple[int, int]:
@@ -199,7 +176,7 @@ R = TypeVar("R")
 
 
 class DescribingTask(EvaluatedTask[E, R]):
-    """A task with an ``AttributeJob``, whose metadata its checkpoints hold."""
+    """Base of the tasks with an ``AttributeJob``, whose metadata their checkpoints hold."""
 
     job: AttributeJob
 
@@ -207,9 +184,8 @@ class DescribingTask(EvaluatedTask[E, R]):
     headline = "mean_ap"
 
     def count_labels(self) -> Any:
-        """Count the labels that are trained on; return their data set, None where there is none."""
-        data = getattr(self.trainer, "datamodule", None)
-        dataset = getattr(data, "datasets", {}).get("train")
+        """Count the training labels; return their dataset, None where there is none."""
+        dataset = self.training_dataset
         if dataset is not None:
             self.metadata["label_counts"] = dataset.label_counts.tolist()
         return dataset
@@ -220,16 +196,9 @@ class DescribingTask(EvaluatedTask[E, R]):
         super().on_save_checkpoint(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the plain metadata back.
-
-        Raises:
-            WeightsError: The checkpoint is of other attributes than the data.
-        """
+        """Restore the plain metadata, and check the attributes."""
         super().on_load_checkpoint(checkpoint)
         self.job.check(self.metadata)
-
-
-PREDICTIONS_FILE = "predictions.csv"
 
 
 class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
@@ -249,13 +218,14 @@ class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
         distillation: Lets the network learn from a teacher, too; its objective should be
             ``SoftLabels``. Its loss is part of ``train/loss`` and of no other.
         mixup: Blends the faces of a training batch; None leaves them.
-        landmark_weight: Factor of the landmarks' loss, where the network says any.
-        threshold_criterion: What the thresholds make as large as possible on validation.
-        groups: Sensitive attributes: measures are given for those that have and lack them, too.
+        landmark_weight: Factor of the landmarks' loss, where the network predicts any.
+        threshold_criterion: What the thresholds maximize on validation.
+        groups: Sensitive attributes: measures are also given for those that have and lack them.
         **options: See ``ImageTask``.
     """
 
     kind = "an attribute network"
+    table = staticmethod(format_table)
 
     def __init__(
         self,
@@ -277,12 +247,12 @@ class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
 
     @property
     def attribute_result(self) -> AttributeResult | None:
-        """What the newest evaluation measured; None before the first."""
+        """The result of the newest evaluation; None before the first."""
         return self.last_result
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """Attribute -> the probability from which on it is said to be there; 0.5 if not named."""
+        """Attribute -> the least probability of "yes"; 0.5 if not named."""
         return dict(self.metadata.get("thresholds", {}))
 
     # --- losses
@@ -308,10 +278,10 @@ class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
         names = tuple(self.categories.values())
         files = getattr(dataset, "paths", None)
         self.distillation.prepare(len(names), self.device, files, self.mixup is not None)
-        spoken = getattr(self.distillation.teacher, "attributes", None) or names
-        if tuple(spoken) != names:
+        taught = getattr(self.distillation.teacher, "attributes", None) or names
+        if tuple(taught) != names:
             raise WeightsError(
-                f"the teacher speaks of {', '.join(spoken[:3])}, ... and the student of "
+                f"the teacher predicts {', '.join(taught[:3])}, ... and the student "
                 f"{', '.join(names[:3])}, ...: give both the same attributes in the same order "
                 "(data.attributes)."
             )
@@ -325,7 +295,7 @@ class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
     # --- evaluation
 
     def make_evaluator(self, dataset: Any) -> AttributeEvaluator:
-        """Return what gathers logits by sample."""
+        """Return the evaluator of logits."""
         return self.job.make_evaluator(dataset)
 
     def collect(self, output: AttributeOutput, batch: AttributeBatch) -> Tensor:
@@ -339,25 +309,11 @@ class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
         return self.job.measure(self.evaluator, self.metadata, choose)
 
     def numbers(self, result: AttributeResult) -> dict[str, float]:
-        """Return the means; NaN where no attribute has what the figure needs."""
+        """Return the means; NaN where one is undefined."""
         return attribute_numbers(result)
-
-    def table(self, result: AttributeResult) -> str:
-        """Return the attributes as text."""
-        return format_table(result)
-
-    def write_metrics(self, path: Path, result: AttributeResult) -> None:
-        """Write the measures as JSON."""
-        write_metrics(path, result)
-
-    def write_predictions(self) -> None:
-        """Write ``predictions.csv``."""
-        self.write_answers(PREDICTIONS_FILE, "Predictions", self.evaluator.to_csv())
 
 
 class _Logits(nn.Module):
-    """An attribute network that says its logits alone."""
-
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
@@ -380,10 +336,9 @@ class AttributeTeacher(ModelTeacher):
         super().__init__(nn.Identity, size_hw=size_hw)
         self.path = Path(checkpoint)
         self.attributes: tuple[str, ...] | None = None
-        """What it speaks of, once it has been read."""
+        """The attributes that it predicts, once it has been read."""
 
     def _make(self) -> nn.Module:
-
         task = load_task(self.path, AttributeTask)
         self.attributes = tuple(task.categories.values())
         if self.size_hw is None and "size_hw" in task.metadata:

@@ -21,7 +21,6 @@ from .verification import (
     VerificationResult,
     format_table,
     threshold_metadata,
-    write_verification,
 )
 
 VERIFICATION_FILE = "verification.json"
@@ -41,8 +40,8 @@ class FaceEmbeddingTask(EvaluatedTask[EmbeddingEvaluator, VerificationResult]):
     Args:
         network: Faces (B, 3, H, W) uint8 RGB to embeddings (B, D) of unit length; has a
             ``dimension``.
-        loss: What it learns; None is the paper's ``SquaredDifference`` (Section 4.7).
-        teacher: What a loss compares with; read when training starts and never when a checkpoint
+        loss: None is the paper's ``SquaredDifference`` (Section 4.7).
+        teacher: Gives the targets of a loss; read when training starts and never when a checkpoint
             is loaded. None for losses of identities alone.
         **options: See ``ImageTask``.
     """
@@ -64,34 +63,28 @@ class FaceEmbeddingTask(EvaluatedTask[EmbeddingEvaluator, VerificationResult]):
 
     def on_fit_start(self) -> None:
         """Read the teacher, if there is one, to where the network is by now."""
-        data = getattr(self.trainer, "datamodule", None)
-        train = getattr(data, "datasets", {}).get("train")
         dimension = int(self.network.dimension)  # type: ignore[arg-type]
-        views = getattr(train, "views", None)
+        views = getattr(self.training_dataset, "views", None)
         prepare_teacher(self.loss, self.teacher, dimension, self.device, views)
 
     def losses(self, output: Tensor, batch: FaceBatch) -> dict[str, Tensor]:
-        """Return the parts of the loss of embeddings (B, D).
-
-        Args:
-            output: (B, D), the network's embeddings.
-            batch: The faces.
-        """
+        """Return the parts of the loss of embeddings (B, D)."""
         return embedding_losses(self.loss, self.teacher, output, batch)
 
     # --- evaluation
 
     @property
     def verification(self) -> VerificationResult | None:
-        """What the newest evaluation measured; None before the first."""
+        """The result of the newest evaluation; None before the first."""
         return self.last_result
 
     metrics_file = VERIFICATION_FILE
     headline = "accuracy"
     evaluates_losses = False
+    table = staticmethod(format_table)
 
     def make_evaluator(self, dataset: Any) -> EmbeddingEvaluator:
-        """Return what gathers embeddings by face."""
+        """Return the evaluator of embeddings."""
         return EmbeddingEvaluator(dataset.views.faces)
 
     def collect(self, output: Tensor, batch: FaceBatch) -> Tensor:
@@ -114,13 +107,8 @@ class FaceEmbeddingTask(EvaluatedTask[EmbeddingEvaluator, VerificationResult]):
         """Return accuracy, AUC, EER, the threshold and VAL, as far as they are defined."""
         return verification_numbers(result)
 
-    def table(self, result: VerificationResult) -> str:
-        """Return the measures as text."""
-        return format_table(result)
-
-    def write_metrics(self, path: Path, result: VerificationResult) -> None:
-        """Write the measures as JSON."""
-        write_verification(path, result)
+    def write_predictions(self) -> None:
+        """Write nothing after validate and test."""
 
     def on_predict_epoch_end(self) -> None:
         """Write ``embeddings.npz``."""
@@ -140,18 +128,11 @@ def prepare_teacher(
     device: torch.device,
     views: FaceViews | None,
 ) -> None:
-    """Read the teacher of a loss that compares with one.
-
-    Args:
-        loss: What is learned.
-        teacher: Or None.
-        dimension: D of the student.
-        device: Where the student is.
-        views: What the training data draws; None where that is not known.
+    """Call ``prepare`` of the teacher of a loss.
 
     Raises:
-        DataError: There is none, and the loss needs it.
-        WeightsError: It cannot be read, or does not fit the student or the data.
+        DataError: There is no teacher, and the loss needs one.
+        WeightsError: See ``EmbeddingTeacher.prepare``.
     """
     if teacher is not None:
         teacher.prepare(dimension, device, views)
@@ -167,15 +148,15 @@ def embedding_losses(
     loss: EmbeddingLoss, teacher: EmbeddingTeacher | None, embeddings: Tensor, batch: FaceBatch
 ) -> dict[str, Tensor]:
     """Return the parts of the loss of embeddings (B, D) of unit length."""
-    theirs = None
+    target = None
     if teacher is not None and loss.needs_teacher:
         with torch.no_grad():
-            theirs = teacher(batch).float()
-    return loss(embeddings.float(), theirs, batch.identities)
+            target = teacher(batch).float()
+    return loss(embeddings.float(), target, batch.identities)
 
 
 def verification_numbers(result: VerificationResult) -> dict[str, float]:
-    """What is logged: accuracy, AUC, EER, the threshold and VAL, as far as they are defined."""
+    """Return accuracy, AUC, EER, the threshold and VAL, as far as they are defined."""
     numbers = {
         "accuracy": result.accuracy,
         "auc": result.auc,
@@ -187,12 +168,12 @@ def verification_numbers(result: VerificationResult) -> dict[str, float]:
 
 
 def embedding_table(evaluator: EmbeddingEvaluator) -> VectorTable:
-    """The embeddings of all processes by file; call it on all of them."""
+    """Return the embeddings of all processes by file; call it on all of them."""
     ids, rows = evaluator.gather()
     return VectorTable(np.array([evaluator.faces.files[row] for row in ids.tolist()]), rows)
 
 
 def write_embeddings(path: Path, table: VectorTable) -> None:
-    """Write a table and say where it is."""
+    """Write a table and print its path."""
     write_vectors(path, table)
     print(f"Embeddings: {path}", flush=True)

@@ -1,12 +1,11 @@
-"""Are two faces one person? The measures of LFW and others, exactly. Free of torch.
+"""Face verification: the measures of LFW and others. Free of torch.
 
 Two faces are called the same where the cosine of their embeddings is at least a threshold; the
-rates are those of ``rates.py``.
+rates are those of ``far_frr.py``.
 """
 
 import json
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,8 +13,7 @@ import numpy as np
 from ...datasets.errors import DataError
 from ...datasets.faces.pairs import Pairs
 from ...datasets.faces.sources import Faces
-from ...datasets.files import write_atomically
-from ..distributed import gather_by_id
+from ..distributed import SampleEvaluator
 from .fairness import GroupResult, format_groups
 from .far_frr import (
     THRESHOLDS,
@@ -36,16 +34,17 @@ if TYPE_CHECKING:
 VERIFICATION_METADATA = "verification"
 """Entry of the metadata of a checkpoint or an exported file with the measured threshold."""
 VAL_FAR = 1e-3
+_PARTS = ("roc", "all_pairs", "groups")
 
 
 @dataclass(frozen=True)
 class VerificationResult:
-    """What a list of pairs showed.
+    """The measures of a list of pairs.
 
     Attributes:
         dataset: Name of the faces.
         pairs: Number of pairs.
-        impostor_pairs: Those of different people.
+        impostor_pairs: Number of pairs of different people.
         folds: Number of folds.
         accuracy: Mean over the folds, each at the threshold that is best on the others; the lowest
             of those that are equally good.
@@ -60,8 +59,8 @@ class VerificationResult:
         auc: Area under the ROC curve of all pairs.
         eer: Where false accepts and false rejects are equal.
         roc: That curve.
-        all_pairs: Every face against every other, where it was asked for.
-        groups: The same within groups, where it was asked for.
+        all_pairs: Every face against every other, if requested.
+        groups: The same within groups, if requested.
     """
 
     dataset: str
@@ -81,31 +80,13 @@ class VerificationResult:
     all_pairs: AllPairs | None = None
     groups: GroupResult | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data, without the curve: the content of ``verification.json``."""
-        content = {
-            "dataset": self.dataset,
-            "pairs": self.pairs,
-            "impostor_pairs": self.impostor_pairs,
-            "folds": self.folds,
-            "accuracy": self.accuracy,
-            "std": self.std,
-            "threshold": self.threshold,
-            "far": self.far,
-            "val_at_far_1e-3": self.val,
-            "val_std": self.val_std,
-            "val_far": self.val_far,
-            "auc": self.auc,
-            "eer": self.eer,
-        }
-        further = {"all": self.all_pairs, "groups": self.groups}
-        return content | {
-            name: part.to_dict() for name, part in further.items() if part is not None
-        }
-
     def to_json(self) -> str:
-        """Return it as JSON."""
-        return json.dumps(self.to_dict(), indent=1) + "\n"
+        """Return the measures as JSON, without the curve: the content of ``verification.json``."""
+        names = {f.name: f.name for f in fields(self)} | {"val": "val_at_far_1e-3"}
+        parts = {"all": self.all_pairs, "groups": self.groups}
+        content = {names[name]: getattr(self, name) for name in names if name not in _PARTS}
+        content |= {name: part.to_dict() for name, part in parts.items() if part is not None}
+        return json.dumps(content, indent=1) + "\n"
 
 
 def score_pairs(embeddings: np.ndarray, pairs: Pairs) -> np.ndarray:
@@ -125,7 +106,7 @@ def verify_pairs(
     Args:
         embeddings: (N, D), of any length but zero.
         pairs: The list.
-        dataset: What the result is called.
+        dataset: The name to report.
         identities: (N,) int, -1 for unknown; compares every face with every other, too.
 
     Raises:
@@ -153,8 +134,8 @@ def measure_scores(
         scores: (P,), in [-1, 1]; the more alike the higher.
         same: (P,) bool.
         folds: (P,) int.
-        dataset: What the result is called.
-        all_pairs: Handed on.
+        dataset: The name to report.
+        all_pairs: Becomes part of the result.
 
     Raises:
         DataError: There is only one fold, or one without a kind of pair.
@@ -183,14 +164,14 @@ def measure_scores(
 
 
 def _best(right: np.ndarray) -> int:
-    """The middle of the first run of thresholds that are best: its edges are scores of pairs."""
+    """Return the middle of the first run of best thresholds: its edges are scores of pairs."""
     first = int(np.argmax(right))
     worse = np.flatnonzero(right[first:] < right[first])
     return first + (int(worse[0]) - 1) // 2 if len(worse) else (first + len(right) - 1) // 2
 
 
 def _right_answers(scores: np.ndarray, same: np.ndarray) -> np.ndarray:
-    """How many pairs each of ``THRESHOLDS`` judges rightly, (T,) int."""
+    """Return how many pairs each of ``THRESHOLDS`` classifies correctly, (T,) int."""
     accepted = same.sum() - np.searchsorted(np.sort(scores[same]), THRESHOLDS)
     return accepted + np.searchsorted(np.sort(scores[~same]), THRESHOLDS)
 
@@ -211,7 +192,7 @@ def _val(
 
 
 def format_table(result: VerificationResult) -> str:
-    """The measures as plain text."""
+    """Format the measures as text."""
     val = "too few pairs" if result.val is None else f"{result.val:.4f} ± {result.val_std:.4f}"
     lines = [
         f"Verification on {result.dataset}: {result.pairs:,} pairs in {result.folds} folds",
@@ -237,21 +218,10 @@ def format_table(result: VerificationResult) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_verification(path: Path, result: VerificationResult) -> None:
-    """Write the result as JSON (``verification.json``), atomically."""
-    write_atomically(path, result.to_json().encode())
-
-
 def threshold_metadata(result: VerificationResult) -> dict[str, Any]:
-    """What a checkpoint keeps of a measurement: the threshold, its rate and where they are from."""
-    metadata: dict[str, Any] = {
-        "threshold": result.threshold,
-        "far": result.far,
-        "dataset": result.dataset,
-        "pairs": result.pairs,
-        "impostor_pairs": result.impostor_pairs,
-        "accuracy": result.accuracy,
-    }
+    """Return the metadata of a measurement for a checkpoint: the threshold, its FAR and origin."""
+    names = ("threshold", "far", "dataset", "pairs", "impostor_pairs", "accuracy")
+    metadata: dict[str, Any] = {name: getattr(result, name) for name in names}
     return metadata if result.all_pairs is None else metadata | {"all": result.all_pairs.to_dict()}
 
 
@@ -262,37 +232,24 @@ class _Embeddings(NamedTuple):
     """(M, D) float32."""
 
 
-class EmbeddingEvaluator:
-    """Gathers the embeddings of a set of faces.
+class EmbeddingEvaluator(SampleEvaluator[_Embeddings]):
+    """Collects the embeddings of a set of faces.
 
     Args:
         faces: The set; its positions are the ids.
     """
 
     def __init__(self, faces: Faces) -> None:
+        super().__init__(faces.name)
         self.faces = faces
-        self._parts: list[_Embeddings] = []
 
     def update(self, ids: "Tensor", embeddings: "Tensor") -> None:
         """Add a batch: ids (B,) int64, embeddings (B, D) float."""
-        batch = _Embeddings(ids.numpy(force=True), embeddings.float().numpy(force=True))
-        self._parts.append(batch)
-
-    def gather(self) -> tuple[np.ndarray, np.ndarray]:
-        """Give every process the embeddings of all; call it on all of them.
-
-        Returns:
-            Positions (M,) int64, rising, each once, and their embeddings (M, D) float32.
-
-        Raises:
-            DataError: There are none.
-        """
-        merged, _ = gather_by_id(self._parts, {}, self.faces.name)
-        return merged.ids, merged.embeddings
+        self.add(_Embeddings(ids.numpy(force=True), embeddings.float().numpy(force=True)))
 
     @property
     def progress(self) -> str:
-        """How many faces came so far."""
+        """The number of faces so far, in words."""
         seen = sum(len(ids) for ids, _ in self._parts)
         return f"{seen:,} of {len(self.faces.files):,} faces of {self.faces.name} were embedded"
 

@@ -8,13 +8,14 @@ from torch import Tensor, nn
 
 from ...datasets.errors import DataError
 from ...datasets.faces.views import FaceViews
+from ...datasets.files import write_atomically
 from ...datasets.types import AttributeBatch, FaceBatch
-from ..evaluation import dataset_name
+from ..evaluation import PREDICTIONS_FILE, dataset_name
 from ..face_attributes.average_precision import Criterion
 from ..face_attributes.losses import LabelLoss
-from ..face_attributes.metrics import AttributeEvaluator, AttributeResult, write_metrics
+from ..face_attributes.metrics import AttributeEvaluator, AttributeResult
 from ..face_attributes.metrics import format_table as attribute_table
-from ..face_attributes.task import PREDICTIONS_FILE, AttributeJob, DescribingTask, attribute_numbers
+from ..face_attributes.task import AttributeJob, DescribingTask, attribute_numbers
 from ..face_embedding.losses import EmbeddingLoss, SquaredDifference
 from ..face_embedding.task import (
     EMBEDDINGS_FILE,
@@ -31,25 +32,28 @@ from ..face_embedding.verification import (
     EmbeddingEvaluator,
     VerificationResult,
     threshold_metadata,
-    write_verification,
 )
 from ..face_embedding.verification import format_table as verification_table
 from .model import FacesOutput
 
 
 class FacesEvaluator(NamedTuple):
-    """What gathers the answers of both jobs."""
+    """The evaluators of both jobs."""
 
     attributes: AttributeEvaluator
     embeddings: EmbeddingEvaluator
 
 
 class FacesResult(NamedTuple):
-    """What an evaluation measured of both jobs."""
+    """The measures of both jobs."""
 
     attributes: AttributeResult
     verification: VerificationResult | None
     """None where only some of the faces were embedded."""
+
+    def to_json(self) -> str:
+        """Return the measures of attributes as JSON."""
+        return self.attributes.to_json()
 
 
 class FacesTask(DescribingTask[FacesEvaluator, FacesResult]):
@@ -66,17 +70,17 @@ class FacesTask(DescribingTask[FacesEvaluator, FacesResult]):
     Args:
         network: Crops (B, 3, H, W) uint8 RGB to ``FacesOutput``; has a ``dimension``.
         categories: Position -> name of the attributes. The command line links it from the data.
-        teacher: What an embedding loss compares with; read when training starts and never when a
+        teacher: Gives the targets of an embedding loss; read when training starts and never when a
             checkpoint is loaded. None for losses of identities alone.
-        embedding_loss: What embeddings learn, its ``weight`` that against the labels' loss; None is
+        embedding_loss: Its ``weight`` is that against the labels' loss; None is
             ``SquaredDifference``.
         label_loss: As ``loss`` of ``AttributeTask``.
         label_weight: Factor of the labels' loss. With this and ``landmark_weight`` at 0 embeddings
             learn alone, with ``embedding_loss.weight`` at 0 attributes do: the same recipe for one
             job, to see what sharing costs.
-        landmark_weight: Factor of the landmarks' loss, where the network says any.
-        threshold_criterion: What the attributes' thresholds make as large as possible.
-        groups: Sensitive attributes: measures are given for those that have and lack them, too.
+        landmark_weight: See ``AttributeTask``.
+        threshold_criterion: See ``AttributeTask``.
+        groups: See ``AttributeTask``.
         **options: See ``ImageTask``.
     """
 
@@ -129,19 +133,19 @@ class FacesTask(DescribingTask[FacesEvaluator, FacesResult]):
 
     @property
     def attribute_result(self) -> AttributeResult | None:
-        """What the newest evaluation measured of attributes; None before the first."""
+        """The newest result of attributes; None before the first."""
         return None if self.last_result is None else self.last_result.attributes
 
     @property
     def verification(self) -> VerificationResult | None:
-        """What the newest evaluation measured of embeddings; None before the first."""
+        """The newest result of embeddings; None before the first."""
         return None if self.last_result is None else self.last_result.verification
 
     def make_evaluator(self, dataset: Any) -> FacesEvaluator:
-        """Return what gathers logits and embeddings by face.
+        """Return the evaluators of logits and embeddings.
 
         Raises:
-            DataError: The data knows no people.
+            DataError: The data has no identities.
         """
         faces = getattr(dataset, "faces", None)
         if faces is None:
@@ -152,7 +156,7 @@ class FacesTask(DescribingTask[FacesEvaluator, FacesResult]):
         return FacesEvaluator(self.job.make_evaluator(dataset), EmbeddingEvaluator(faces))
 
     def collect(self, output: FacesOutput, batch: AttributeBatch) -> FacesOutput:
-        """Return what the network says of a batch."""
+        """Return the output for a batch."""
         self.job.collect(self.evaluator.attributes, output.attributes, batch)
         self.evaluator.embeddings.update(batch.ids, output.embeddings)
         return output
@@ -175,7 +179,7 @@ class FacesTask(DescribingTask[FacesEvaluator, FacesResult]):
             numbers["both"] = (numbers["mean_ap"] + numbers["accuracy"]) / 2
         return numbers
 
-    def table(self, result: FacesResult) -> str:
+    def table(self, result: FacesResult) -> str:  # type: ignore[override]
         """Return the measures of both jobs as text."""
         described = attribute_table(result.attributes)
         if result.verification is None:
@@ -184,13 +188,14 @@ class FacesTask(DescribingTask[FacesEvaluator, FacesResult]):
 
     def write_metrics(self, path: Path, result: FacesResult) -> None:
         """Write the measures of attributes, and ``verification.json`` beside them."""
-        write_metrics(path, result.attributes)
+        super().write_metrics(path, result)
         if result.verification is not None:
-            write_verification(path.with_name(VERIFICATION_FILE), result.verification)
+            content = result.verification.to_json().encode()
+            write_atomically(path.with_name(VERIFICATION_FILE), content)
 
     def write_predictions(self) -> None:
         """Write ``predictions.csv``."""
-        self.write_answers(PREDICTIONS_FILE, "Predictions", self.evaluator.attributes.to_csv())
+        self.write_text(PREDICTIONS_FILE, "Predictions", self.evaluator.attributes.to_csv())
 
     def on_predict_epoch_end(self) -> None:
         """Write ``predictions.csv`` and ``embeddings.npz``."""

@@ -1,7 +1,6 @@
 """Training and measuring geolocation with Lightning."""
 
 import math
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -25,14 +24,14 @@ from .decoding import (
     cell_scores,
 )
 from .losses import CellLoss
-from .metrics import GeolocationEvaluator, GeolocationResult, by_share, format_table, write_metrics
+from .metrics import GeolocationEvaluator, GeolocationResult, by_share, format_table
 
-PREDICTIONS_FILE = "predictions.csv"
 CROP = "crop_fraction"
-"""What a checkpoint calls the central part of an image that evaluation looks at, see
-``CenterCrop``; None is the whole image, stretched."""
+"""Metadata key of the central part of an image that evaluation takes, see ``CenterCrop``; None is
+the whole image, stretched."""
 _CELLS = "cells"
 _CALIBRATION = "calibration"
+_ARRAYS = ("latlng_deg", "photos", "spread_km")
 
 
 class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
@@ -49,7 +48,7 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
     Args:
         network: Images (B, 3, H, W) uint8 RGB to logits (B, C) of each partition.
         categories: Class index to S2 token of the last partition; the command line links it.
-        loss: What the positions teach; None is ``CellLoss()``.
+        loss: None is ``CellLoss()``.
         answer: See ``decoding.Answer``.
         five_crop_hw: In evaluation, average over the four corners and the center of this size; the
             images have to be larger (``data.eval_size_hw``). None takes images whole.
@@ -85,7 +84,7 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
         """The partitions, coarse before fine.
 
         Raises:
-            DataError: Neither the data nor a checkpoint said what the cells are.
+            DataError: Neither the data nor a checkpoint defined the cells.
         """
         if not self._partitions:
             raise DataError(
@@ -96,17 +95,16 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
 
     @property
     def decoder(self) -> Decoder:
-        """What makes places of probabilities."""
+        """The decoder from probabilities to places."""
         _ = self.partitions
         assert self._decoder is not None
         return self._decoder
 
     def use_cells(self, tables: tuple[CellTable, ...]) -> None:
-        """Say what the classes are.
+        """Define the cells.
 
         Raises:
-            DataError: They are not those of the network's classes or not those of the checkpoint,
-                overlap, or are not coarse before fine.
+            DataError: They are not the network's classes, overlap, or are not coarse before fine.
         """
         partitions = tuple(Partition(table, f"partition {i}") for i, table in enumerate(tables))
         fine = partitions[-1]
@@ -125,7 +123,7 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
 
     @property
     def calibration(self) -> Calibration:
-        """What makes probabilities and radii honest; before the first validation, nothing."""
+        """The calibration of probabilities and radii; neutral before the first validation."""
         return Calibration.from_plain(self.metadata.get(_CALIBRATION))
 
     def _new_decoder(self) -> Decoder:
@@ -149,12 +147,7 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
     # --- training
 
     def losses(self, output: tuple[Tensor, ...], batch: PhotoBatch) -> dict[str, Tensor]:
-        """Return the loss of each partition.
-
-        Args:
-            output: For each partition the logits (B, C).
-            batch: The photos with their positions.
-        """
+        """Return the loss of each partition."""
         device = output[0].device
         latlng_deg = batch.latlng_deg.cpu().double().numpy()
         cells = [torch.from_numpy(each.assign(latlng_deg)).to(device) for each in self.partitions]
@@ -195,18 +188,19 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
 
     metrics_file = "geo_metrics.json"
     headline = "median_km"
+    table = staticmethod(format_table)
 
     def make_evaluator(self, dataset: Any) -> GeolocationEvaluator:
-        """Return what gathers answers by photo."""
+        """Return the evaluator of positions."""
         fine = self.partitions[-1]
         return GeolocationEvaluator(fine.table.tokens, fine.latlng_deg, dataset_name(dataset))
 
     def predict_step(self, batch: PhotoBatch, batch_idx: int) -> Places:  # noqa: ARG002
-        """Return the answers for a batch, without the whole images where crops are asked for."""
+        """Return the places of a batch; five crops do not need the output of the whole images."""
         return self.collect(self(batch.images) if self.five_crop_hw is None else (), batch)
 
     def collect(self, output: tuple[Tensor, ...], batch: PhotoBatch) -> Places:
-        """Return the answers for a batch."""
+        """Return the places of a batch."""
         whole = self.five_crop_hw is None
         scores = self._scores(output) if whole else self._crop_scores(batch.images)
         places = self.decoder(self._calibrated(scores).cpu().numpy())
@@ -217,17 +211,14 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
         return places
 
     def on_validation_epoch_start(self) -> None:
-        """Start with no answers, and keep scores while training."""
+        """Start with an empty evaluator, and keep scores while training."""
         super().on_validation_epoch_start()
         photos = len(cast(Any, self.trainer.val_dataloaders).dataset)
         training = self.is_fitting and not self.trainer.sanity_checking
         self._calibrating = CalibrationPhotos(photos) if training else None
 
     def measure(self, stage: str) -> GeolocationResult:  # noqa: ARG002
-        """Return the distances; while training, calibrate on the same photos.
-
-        The answers are those before it, which it changes only where they are modes.
-        """
+        """Return the distances; while training, calibrate on the same photos afterwards."""
         result = self.evaluator.compute()
         if self._calibrating is not None:
             truth_deg, scores = self._calibrating.gather()
@@ -251,29 +242,12 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
         coverage = {f"coverage_{name}": share for name, share in result.coverage.items()}
         return within | coverage | {"median_km": result.median_km}
 
-    def table(self, result: GeolocationResult) -> str:
-        """Return the distances as text."""
-        return format_table(result)
-
-    def write_metrics(self, path: Path, result: GeolocationResult) -> None:
-        """Write the measures as JSON."""
-        write_metrics(path, result)
-
-    def write_predictions(self) -> None:
-        """Write ``predictions.csv``."""
-        self.write_answers(PREDICTIONS_FILE, "Predictions", self.evaluator.to_csv())
-
 
 def _as_plain(table: CellTable) -> dict[str, Any]:
-    """A partition as what ``torch.load`` reads with ``weights_only=True``."""
-    return {
-        "tokens": list(table.tokens),
-        "latlng_deg": torch.from_numpy(table.latlng_deg),
-        "photos": torch.from_numpy(table.photos),
-        "spread_km": torch.from_numpy(table.spread_km),
-    }
+    """Return a partition as data that ``torch.load`` reads with ``weights_only=True``."""
+    arrays = {key: torch.from_numpy(getattr(table, key)) for key in _ARRAYS}
+    return {"tokens": list(table.tokens), **arrays}
 
 
 def _from_plain(plain: dict[str, Any]) -> CellTable:
-    arrays = [np.asarray(plain[key].cpu()) for key in ("latlng_deg", "photos", "spread_km")]
-    return CellTable(plain["tokens"], *arrays)
+    return CellTable(plain["tokens"], *(np.asarray(plain[key].cpu()) for key in _ARRAYS))

@@ -17,7 +17,6 @@ from mobilevision.datasets.errors import DataError
 from mobilevision.heads.classification.metrics import (
     ClassificationEvaluator,
     format_table,
-    write_metrics,
 )
 
 NAMES = ["a", "b", "c"]
@@ -135,8 +134,7 @@ def test_table_and_json__worst_first_and_limited(tmp_path) -> None:
     assert lines[2] == "1 of 2 classes, the worst first; 1 without images"
     assert lines[4].split() == ["b", "2", "1.000", "0.500", "0.667"]
     assert len(lines) == 5
-    write_metrics(tmp_path / "m.json", result)
-    content = json.loads((tmp_path / "m.json").read_text())
+    content = json.loads(result.to_json())
     assert content["per_class"]["b"]["recall"] == 0.5
     assert (content["images"], content["dataset"]) == (4, "hand")
     assert np.isclose(content["top5"], 1.0)

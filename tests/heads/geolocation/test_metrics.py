@@ -1,6 +1,5 @@
 import csv
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from mobilevision.heads.geolocation.metrics import (
     format_table,
     guesses,
     shares_within,
-    write_metrics,
 )
 
 DEGREE_KM = 111.195
@@ -132,11 +130,10 @@ def test_evaluator__nothing__says_so() -> None:
         GeolocationEvaluator(["a"], np.zeros((1, 2)), "some").compute()
 
 
-def test_files__json_and_csv__hold_what_was_measured(tmp_path: Path) -> None:
+def test_files__json_and_csv__hold_what_was_measured() -> None:
     collected = evaluator([0.0, 10.0], (5.0, 50.0))
     result = collected.compute()
-    write_metrics(tmp_path / "geo_metrics.json", result)
-    content = json.loads((tmp_path / "geo_metrics.json").read_text())
+    content = json.loads(result.to_json())
     assert content["within_km"] == {"1": 0.5, "25": 0.5, "200": 0.5, "750": 0.5, "2500": 1.0}
     assert content["photos"] == 2
     assert content["median_km"] == pytest.approx(555.97, abs=0.1)
