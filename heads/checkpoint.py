@@ -1,12 +1,12 @@
-"""Read and write checkpoints, the same way for every job and every purpose.
+"""Read and write checkpoints, the same way for every job.
 
 A checkpoint holds weights, plain data, and hyper-parameters that name classes (``class_path``) with
 their arguments. A file of a stranger can name any class of any package, and making an object of it
-can run a program. So nothing here looks a class up by what a file says of it: a name has to be on
-the list of classes that this package makes networks of, or its package has to be trusted by the
-caller, before anything is imported or made.
+can run a program. So a class is looked up only if its name is on the list of classes that this
+package makes networks of, or if its package is trusted by the caller.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from importlib import import_module
@@ -58,7 +58,7 @@ RENAMED = {
     "heads.teachers": "heads.distillation",
     "heads.teachers.CheckpointTeacher": "heads.classification.task.CheckpointTeacher",
 }
-"""Module or class path that older checkpoints have -> the one of today, without the package."""
+"""Module or class path in older checkpoints -> the current one, without the package."""
 
 _PACKAGE = __name__.partition(".")[0]
 _ROOMS = (f"{_PACKAGE}.backbone", f"{_PACKAGE}.heads")
@@ -66,10 +66,10 @@ _ROOMS = (f"{_PACKAGE}.backbone", f"{_PACKAGE}.heads")
 _INSTANTIATOR = "lightning.pytorch.cli.instantiate_module"
 _CLASS = "_class_path"
 _HYPER_PARAMETERS = "hyper_parameters"
-# Arguments of backbones that read or fetch weights, all of which a checkpoint holds itself.
+# Arguments of backbones that read or download weights, which a checkpoint holds itself.
 _WEIGHT_OPTIONS = {"weights": None, "download": False}
-# What a teacher may be made by besides classes of this package; it is called in training alone.
-_TEACHERS = ("torchvision.models", "timm.create_model")
+# Factories of teachers outside this package; they are called in training alone.
+_TEACHER = re.compile(r"torchvision\.models\.[^.]*|timm\.create_model", re.DOTALL)
 
 _TORCH_KINDS = (nn.Module, Optimizer, LRScheduler)
 
@@ -80,23 +80,23 @@ class CheckpointError(DataError, WeightsError):
     """A checkpoint is absent, damaged, refused or for another job; the message says what to do."""
 
 
-# --- what a checkpoint may be made of
+# --- allowed classes
 
 
 @cache
 def allowed_classes() -> frozenset[type]:
     """Return the classes that checkpoints of strangers may name.
 
-    They are this package's tasks, and whatever the annotations of constructors say that they are
-    made of, one after the other: networks, backbones, losses, assigners, teachers and so on; of
-    torch the losses, optimizers and schedules.
+    They are this package's tasks, and recursively the classes in the annotations of constructors:
+    networks, backbones, losses, assigners, teachers and so on; of torch the losses, optimizers and
+    schedules.
     """
-    ours = _own_classes()
-    found = {each for each in ours if issubclass(each, LightningModule)}
+    own = _own_classes()
+    found = {each for each in own if issubclass(each, LightningModule)}
     waiting = list(found)
     while waiting:
         kinds = {kind for hint in _hints(waiting.pop()).values() for kind in _classes_in(hint)}
-        for each in ours - found:
+        for each in own - found:
             if any(_is_kind(each, kind) for kind in kinds):
                 found.add(each)
                 waiting.append(each)
@@ -134,7 +134,7 @@ def _subclass(value: Any, base: type) -> bool:
 
 
 def _is_kind(each: type, kind: type) -> bool:
-    """Whether a class is what an annotation asks for, be it a base or a protocol."""
+    """Whether a class fits an annotation, be it a base or a protocol."""
     if not getattr(kind, "_is_protocol", False):
         return issubclass(each, kind)
     wanted = {
@@ -148,7 +148,7 @@ def _is_kind(each: type, kind: type) -> bool:
 
 
 def _takers(made: Any) -> Iterator[Callable[..., Any]]:
-    """A function, or the constructor of a class and those that it hands its ``**options`` to."""
+    """Yield a function, or the constructor of a class and those that its ``**options`` go to."""
     if not isinstance(made, type):
         yield made
         return
@@ -165,7 +165,7 @@ def _takes_anything(function: Callable[..., Any]) -> bool:
 
 
 def _hints(made: Any) -> dict[str, Any]:
-    """Annotations of what a class or function takes; as text where they cannot be resolved."""
+    """Return the annotations of parameters; as text where they cannot be resolved."""
     hints: dict[str, Any] = {}
     for function in _takers(made):
         try:
@@ -177,7 +177,7 @@ def _hints(made: Any) -> dict[str, Any]:
 
 
 def _parts(hint: Any) -> Iterator[Any]:
-    """An annotation and everything in it, as deep as it goes."""
+    """Yield an annotation and, recursively, everything in it."""
     listed = isinstance(hint, list)  # the arguments of a Callable
     if not listed:
         yield hint
@@ -186,15 +186,15 @@ def _parts(hint: Any) -> Iterator[Any]:
 
 
 def _classes_in(hint: Any) -> Iterator[type]:
-    """Classes of an annotation that objects are made of: ours, and the bases that torch has."""
+    """Yield the classes of an annotation: those of this package, and bases of torch."""
     for each in _parts(hint):
-        ours = getattr(each, "__module__", "").startswith(_ROOMS)
-        if isinstance(each, type) and (ours or issubclass(each, _TORCH_KINDS)):
+        own = getattr(each, "__module__", "").startswith(_ROOMS)
+        if isinstance(each, type) and (own or issubclass(each, _TORCH_KINDS)):
             yield each
 
 
 def _returned(hint: Any) -> type | None:
-    """Class that a Callable in an annotation returns; None where there is no Callable."""
+    """Return the class that a Callable in an annotation returns; None without a Callable."""
     for each in _parts(hint):
         if isinstance(each, str) and "Callable" in each:
             return object
@@ -205,10 +205,10 @@ def _returned(hint: Any) -> type | None:
 
 
 def _resolve(name: Any) -> Any:
-    """Return what a class path names; None where it is not allowed, and then nothing is imported.
+    """Return the class of a class path; None, without importing anything, if it is not allowed.
 
     Raises:
-        ImportError, AttributeError: There is no such thing in a package that is trusted.
+        ImportError, AttributeError: There is no such class in a trusted package.
     """
     if not isinstance(name, str):
         return None
@@ -216,7 +216,7 @@ def _resolve(name: Any) -> Any:
     module, _, last = name.rpartition(".")
     if is_trusted(name):
         found = getattr(import_module(module), last)
-        # What a trusted package merely imports, such as subprocess.Popen, is another package's.
+        # A name that a trusted package merely imports, such as subprocess.Popen, is not its own.
         own = name in trusted() or is_trusted(str(getattr(found, "__module__", "")))
         return found if own else None
     if name.startswith(tuple(f"{room}." for room in _ROOMS)):
@@ -229,7 +229,7 @@ def _resolve(name: Any) -> Any:
 
 
 def _renamed(name: str) -> str:
-    """The class path of today for one of an older version."""
+    """Return the current class path for one of an older version."""
     inside = name.removeprefix(f"{_PACKAGE}.")
     if inside == name:
         return name
@@ -237,15 +237,11 @@ def _renamed(name: str) -> str:
     return f"{_PACKAGE}.{RENAMED.get(inside) or f'{RENAMED.get(module, module)}.{last}'}"
 
 
-def _is_teacher(name: str) -> bool:
-    return name == _TEACHERS[1] or name.rpartition(".")[0] == _TEACHERS[0]
-
-
 def check_classes(value: Any, source: str | Path) -> None:
-    """Refuse hyper-parameters that name anything that is not on the list.
+    """Refuse plain data with a ``class_path``, at any depth, that is not allowed.
 
     Args:
-        value: Plain data; every ``class_path`` in it is looked at, at any depth.
+        value: Plain data.
         source: The file, for messages.
 
     Raises:
@@ -253,7 +249,8 @@ def check_classes(value: Any, source: str | Path) -> None:
     """
     for key, name, function in _named(value, ""):
         try:
-            known = _resolve(name) is not None or (function and _is_teacher(name))
+            teacher = function and _TEACHER.fullmatch(name) is not None
+            known = _resolve(name) is not None or teacher
         except (ImportError, AttributeError, ValueError) as error:
             raise CheckpointError(
                 f"{source}: {key} names {name}, which cannot be imported: {error}"
@@ -281,15 +278,15 @@ def class_paths(value: Any) -> Iterator[str]:
 
 
 def _named(value: Any, key: str) -> Iterator[tuple[str, Any, bool]]:
-    """Every key with a class path, its value, and whether any function may stand there."""
+    """Yield every key with a class path, its value, and whether any function is allowed there."""
     if isinstance(value, Mapping):
         arguments: dict[str, Any] = {}
         for name in ("class_path", _CLASS):
             if name in value:
                 yield f"{key}.{name}".lstrip("."), value[name], False
                 arguments = {**value} if name == _CLASS else _arguments(value)
-                made = _resolve(value[name])  # was found to be allowed, or we are not here
-                yield from _named_functions(made, arguments, key)
+                # The caller has stopped if the class is not allowed.
+                yield from _named_functions(_resolve(value[name]), arguments, key)
         for name, each in value.items():
             yield from _named(each, f"{key}.{name}".lstrip("."))
     elif isinstance(value, list | tuple | set | frozenset):
@@ -300,7 +297,7 @@ def _named(value: Any, key: str) -> Iterator[tuple[str, Any, bool]]:
 def _named_functions(
     made: Any, arguments: Mapping[str, Any], key: str
 ) -> Iterator[tuple[str, Any, bool]]:
-    """Text where a function is asked for, which would be taken for its import path."""
+    """Yield text in the place of a function, which would be taken for its import path."""
     hints = _hints(made)
     for name, each in arguments.items():
         if _returned(hints.get(name)) is not None:
@@ -308,7 +305,7 @@ def _named_functions(
             yield from ((f"{key}.{name}", text, True) for text in texts if isinstance(text, str))
 
 
-# --- making objects
+# --- building objects
 
 
 def build(spec: Any, source: str | Path, **arguments: Any) -> Any:
@@ -320,8 +317,7 @@ def build(spec: Any, source: str | Path, **arguments: Any) -> Any:
         **arguments: Arguments in place of those of ``spec``.
 
     Raises:
-        CheckpointError: A class is neither allowed nor trusted. Whatever the constructors raise is
-            left as it is.
+        CheckpointError: A class is neither allowed nor trusted.
     """
     check_classes(spec, source)
     made = _resolve(spec["class_path"])
@@ -338,16 +334,15 @@ def _built_arguments(made: Any, arguments: Mapping[str, Any]) -> dict:
 
 
 def _built(value: Any, hint: Any) -> Any:
-    """An argument: what it describes where it has a class path, else the plain value.
+    """Build an argument: an object where it has a class path, else the plain value.
 
-    jsonargparse is not asked: whatever the annotation, text that it is given may be an import path
-    or the name of a file with more of them.
+    jsonargparse is not used: it may take any text for an import path, or for a file with more.
     """
     if isinstance(value, Mapping) and "class_path" in value:
         made = _resolve(value["class_path"])
         arguments = _built_arguments(made, _arguments(value))
         returned = _returned(hint)
-        if returned is not None and _subclass(made, returned):  # asked for is what makes one
+        if returned is not None and _subclass(made, returned):  # the parameter takes a factory
             return partial(made, **arguments)
         return made(**arguments)
     if isinstance(value, Mapping):
@@ -394,7 +389,7 @@ def read_content(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint and refuse it where it names classes that it must not.
+    """Read a checkpoint, and refuse it if it names classes that are not allowed.
 
     Args:
         path: The file.
@@ -428,13 +423,13 @@ def load_task(
 ) -> T:
     """Rebuild the task of a checkpoint.
 
-    Weights that its backbone was built from are not asked for: the checkpoint holds all of them.
+    The weight files that its backbone was built from are not read again.
 
     Args:
         path: The checkpoint.
-        task: What it has to be of; a base such as ``ImageTask`` takes any job.
+        task: Its class or a base of it; ``ImageTask`` takes any job.
         map_location: As for ``read_content``.
-        strict: Whether every weight has to be there and no other; None leaves it to the task.
+        strict: As for ``load_state_dict``; None leaves it to the task.
         **overrides: Arguments of the task in place of those of training.
 
     Raises:
@@ -445,8 +440,8 @@ def load_task(
     made = cast("type[T]", _resolve(stored[_CLASS]) if _CLASS in stored else task)
     wanted = getattr(task, "kind", task.__name__)
     if not _subclass(made, task):
-        what = getattr(made, "kind", getattr(made, "__name__", made))
-        raise CheckpointError(f"{path}: is a checkpoint of {what}, and not of {wanted}.")
+        kind = getattr(made, "kind", getattr(made, "__name__", made))
+        raise CheckpointError(f"{path}: is a checkpoint of {kind}, and not of {wanted}.")
     if "state_dict" not in content or not ("network" in stored or "network" in overrides):
         raise CheckpointError(
             f"{path}: does not say what its network is made of: it holds weights alone, or was "
@@ -482,7 +477,7 @@ def _rebuilt(
     if "network" in plain:
         plain["network"] = without_weights(plain["network"])
     arguments = {**_built_arguments(made, plain), **overrides}
-    if _CLASS in stored:  # the task keeps what it was made of, to be rebuilt again
+    if _CLASS in stored:  # the task keeps its hyper-parameters, to be rebuilt again
         given = stored | {name: value for name, value in overrides.items() if not callable(value)}
         with _given_hyperparameters_context(given, _INSTANTIATOR):
             task = made(**arguments)
@@ -496,7 +491,7 @@ def _rebuilt(
 
 
 def without_weights(spec: Any) -> Any:
-    """Return class paths and arguments of a network whose backbone reads and fetches nothing."""
+    """Return class paths and arguments of a network whose backbone reads no weight files."""
     if not isinstance(spec, Mapping):
         return spec
     return {
@@ -509,31 +504,28 @@ def without_weights(spec: Any) -> Any:
 
 
 class Plan(NamedTuple):
-    """A class and its arguments: what a YAML says of a network, and the network made of it."""
+    """A class and its arguments: plain data, and plans of further classes."""
 
     made: type
     arguments: dict[str, Any]
-    """Plain data, and plans for what is made of further classes."""
 
     def build(self) -> Any:
         """Make an object of the class."""
-        return self.made(
-            **{
-                name: value.build() if isinstance(value, Plan) else value
-                for name, value in self.arguments.items()
-            }
-        )
+        return self.made(**self._mapped(Plan.build))
 
     def as_plain(self) -> dict[str, Any]:
-        """Return it as class paths and arguments, as jsonargparse reads them."""
-        arguments = {
-            name: value.as_plain() if isinstance(value, Plan) else value
+        """Return it as class paths and arguments, as in a YAML."""
+        return {"class_path": _path_of(self.made), "init_args": self._mapped(Plan.as_plain)}
+
+    def _mapped(self, function: Callable[["Plan"], Any]) -> dict[str, Any]:
+        return {
+            name: function(value) if isinstance(value, Plan) else value
             for name, value in self.arguments.items()
         }
-        return {
-            "class_path": f"{self.made.__module__}.{self.made.__qualname__}",
-            "init_args": arguments,
-        }
+
+
+def _path_of(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def write_checkpoint(
@@ -552,11 +544,11 @@ def write_checkpoint(
     Args:
         path: The file to write or replace.
         task: The job; takes ``network`` and ``categories``.
-        plan: What the network was made of.
-        network: It, with its weights.
+        plan: Class and arguments of the network.
+        network: The network with its weights.
         categories: Category id -> name; the position is the class index.
         size_hw: Height and width of the images, in pixels.
-        provenance: Where the weights come from; plain data.
+        provenance: Origin of the weights; plain data.
 
     Raises:
         ValueError: The plan makes another network.
@@ -574,7 +566,7 @@ def write_checkpoint(
         "hyper_parameters": {
             "network": plan.as_plain(),
             "categories": dict(categories),
-            "_class_path": f"{task.__module__}.{task.__qualname__}",
+            "_class_path": _path_of(task),
             "_instantiator": _INSTANTIATOR,
         },
         CHECKPOINT_ENTRY: {

@@ -1,9 +1,8 @@
 """Learning from a teacher, besides from labels (Hinton et al. 2015, arXiv 1503.02531).
 
-A ``Distillation`` is a teacher (see ``heads.teachers``) and an objective that compares what teacher
-and student say. The objectives are pure and know no job: a classifier uses ``SoftTargets``,
-attributes that are present or not use ``SoftLabels``, and what a job adds for its own outputs only
-has to be a ``DistillationObjective``.
+A ``Distillation`` is a teacher and an objective that compares the outputs of teacher and student.
+The objectives know no job: a classifier uses ``SoftTargets``, attributes that are present or not
+use ``SoftLabels``.
 """
 
 from abc import ABC, abstractmethod
@@ -29,24 +28,20 @@ _NAMED = 10
 
 
 class Teacher(ABC):
-    """Says D numbers of an image, such as logits or an embedding."""
+    """Base of the teachers: predicts D numbers of an image, such as logits or an embedding."""
 
     sees_images = True
-    """Whether it looks at what it is handed, so that it may be asked about any image."""
+    """Whether it looks at the pixels, and so works for any image."""
 
     @abstractmethod
     def prepare(
         self, num_outputs: int, device: torch.device, files: Sequence[str] | None = None
     ) -> None:
-        """Read what there is to read; see ``Distillation.prepare``.
-
-        Raises:
-            WeightsError: It cannot be read or does not fit.
-        """
+        """Read the teacher; see ``Distillation.prepare``."""
 
     @abstractmethod
     def __call__(self, images: Tensor, paths: Sequence[str]) -> Tensor:
-        """Return (B, D) float32; a row that is not finite is of an image it does not know.
+        """Return (B, D) float32; the row of an unknown image is not finite.
 
         Args:
             images: (B, 3, H, W) uint8 or float in [0, 255], RGB.
@@ -64,9 +59,9 @@ class ModelTeacher(Teacher):
         network: Import path of the class or function that makes it, such as
             ``torchvision.models.resnet50`` or ``timm.create_model``; from Python also the callable
             itself. It is called when training starts, also where it downloads weights.
-        options: What it is called with, such as ``{weights: IMAGENET1K_V2}``.
-        size_hw: What images are resized to for it; None leaves them.
-        pixel_mean: R, G, B, taken from pixels in [0, 255].
+        options: Its arguments, such as ``{weights: IMAGENET1K_V2}``.
+        size_hw: Images are resized to this; None leaves them.
+        pixel_mean: R, G, B, subtracted from pixels in [0, 255].
         pixel_std: R, G, B, then divided by.
     """
 
@@ -92,11 +87,7 @@ class ModelTeacher(Teacher):
         device: torch.device,
         files: Sequence[str] | None = None,  # noqa: ARG002
     ) -> None:
-        """Make the network and move it to the device.
-
-        Raises:
-            WeightsError: It cannot be made.
-        """
+        """Make the network and move it to the device."""
         if self._network is None:
             self._network = self._make().eval().requires_grad_(False)
         self._network.to(device)
@@ -106,7 +97,7 @@ class ModelTeacher(Teacher):
         make = _imported(self.network) if isinstance(self.network, str) else self.network
         try:
             return make(**self.options)
-        except Exception as error:  # whatever its authors raise is about the named options
+        except Exception as error:  # any error of the factory is about the options
             raise WeightsError(
                 f"the teacher {self.network} cannot be made with {self.options}: {error}"
             ) from error
@@ -116,40 +107,36 @@ class ModelTeacher(Teacher):
         return normalize_pixels(images, mean, std)
 
     def __call__(self, images: Tensor, paths: Sequence[str]) -> Tensor:  # noqa: ARG002
-        """See ``Teacher``.
-
-        Raises:
-            RuntimeError: `prepare` was not called.
-            WeightsError: The network gives another number of outputs than the student.
-        """
+        """See ``Teacher``."""
         if self._network is None:
             raise RuntimeError("prepare() reads the teacher and has to come first")
         pixels = images.float()
         if self.size_hw is not None and tuple(images.shape[-2:]) != tuple(self.size_hw):
             pixels = F.interpolate(pixels, self.size_hw, mode="bilinear", antialias=True)
         with torch.no_grad():
-            said = self._network(self._normalized(pixels))
-        if said.ndim != 2 or said.shape[1] != self._num_outputs:
+            output = self._network(self._normalized(pixels))
+        if output.ndim != 2 or output.shape[1] != self._num_outputs:
+            shape = tuple(output.shape[1:])
             raise WeightsError(
-                f"the teacher {type(self._network).__name__} gives {tuple(said.shape[1:])} numbers "
-                f"for an image, and the student {self._num_outputs}. Take a teacher of the same "
-                "classes in the same order."
+                f"the teacher {type(self._network).__name__} gives {shape} numbers for an image, "
+                f"and the student {self._num_outputs}. Take a teacher of the same classes in the "
+                "same order."
             )
-        return said.float()
+        return output.float()
 
 
 class CachedTeacher(Teacher):
-    """A table of what a teacher said of each file, such as `mobilevision cache-logits` writes.
+    """A table of a teacher's outputs for each file, such as `mobilevision cache-logits` writes.
 
-    Much faster than a network, but it was said of the whole image, so it fits training with
+    Much faster than a network, but its outputs are of the whole image, so it fits training with
     little augmentation.
 
     Args:
         table: ``.npz``, ``.csv`` or ``.parquet``, see ``datasets.vectors``.
-        root: Folder that the table's file names are relative to; None where they are as the data
-            module has them.
+        root: Folder that the table's file names are relative to; None where they are as in the
+            data module.
         on_missing: ``raise`` stops where the table lacks an image; ``skip`` learns that image
-            from its label alone, counted in a warning.
+            from its label alone, and counts it in a warning.
     """
 
     sees_images = False
@@ -170,12 +157,7 @@ class CachedTeacher(Teacher):
     def prepare(
         self, num_outputs: int, device: torch.device, files: Sequence[str] | None = None
     ) -> None:
-        """Read the table and see whether it has every image.
-
-        Raises:
-            DataError: The table cannot be read.
-            WeightsError: It has vectors of another length, or lacks images.
-        """
+        """Read the table and check that it has every image."""
         if self._table is None:
             self._table = read_vectors(self.path)
             self._rows = {file: row for row, file in enumerate(self._table.files.tolist())}
@@ -183,7 +165,7 @@ class CachedTeacher(Teacher):
         if self._vectors.shape[1] != num_outputs:
             raise WeightsError(
                 f"{self.path}: has {self._vectors.shape[1]} numbers for a file, and the student "
-                f"says {num_outputs}. Cache a teacher of the same classes in the same order."
+                f"{num_outputs}. Cache a teacher of the same classes in the same order."
             )
         self._report_missing([file for file in files or () if self._key(file) not in self._rows])
 
@@ -209,17 +191,13 @@ class CachedTeacher(Teacher):
         return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
 
     def __call__(self, images: Tensor, paths: Sequence[str]) -> Tensor:
-        """See ``Teacher``; images that the table lacks have rows of NaN.
-
-        Raises:
-            WeightsError: An image is missing and ``on_missing`` is "raise".
-        """
+        """See ``Teacher``; images that the table lacks have rows of NaN."""
         rows = [self._rows.get(self._key(path), -1) for path in paths]
         if self.on_missing == "raise" and -1 in rows:
             self._report_missing([path for path, row in zip(paths, rows, strict=True) if row < 0])
         index = torch.tensor(rows, device=self._vectors.device)
-        said = self._vectors[index.clamp_min(0)].float()
-        return said.masked_fill((index < 0)[:, None], torch.nan).to(images.device)
+        outputs = self._vectors[index.clamp_min(0)].float()
+        return outputs.masked_fill((index < 0)[:, None], torch.nan).to(images.device)
 
 
 def _imported(path: str) -> Callable[..., nn.Module]:
@@ -236,16 +214,12 @@ def _imported(path: str) -> Callable[..., nn.Module]:
 class DistillationObjective(ABC):
     """Compares student and teacher, image by image.
 
-    A base class and not a protocol: the command line takes a protocol with a ``__call__`` for a
-    function.
+    A base class and not a protocol, which jsonargparse would take for a function.
     """
 
     @abstractmethod
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return a loss (B,) float32 of what both say, (B, D) float32 each; the smaller the nearer.
-
-        The gradient goes to ``student``.
-        """
+        """Return the loss (B,) float32 of the outputs of both, (B, D) float32 each."""
 
 
 class SoftTargets(DistillationObjective):
@@ -267,9 +241,9 @@ class SoftTargets(DistillationObjective):
 
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the loss (B,) of logits (B, C)."""
-        ours = F.log_softmax(student / self.temperature, dim=1)
-        theirs = F.log_softmax(teacher / self.temperature, dim=1)
-        divergence = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=1)
+        predicted = F.log_softmax(student / self.temperature, dim=1)
+        target = F.log_softmax(teacher / self.temperature, dim=1)
+        divergence = F.kl_div(predicted, target, reduction="none", log_target=True).sum(dim=1)
         return self.weight * self.temperature**2 * divergence
 
 
@@ -290,20 +264,19 @@ class SoftLabels(DistillationObjective):
     def __call__(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the loss (B,) of logits (B, D), one for each label."""
         student, teacher = student / self.temperature, teacher / self.temperature
-        ours = torch.stack([F.logsigmoid(student), F.logsigmoid(-student)])
-        theirs = torch.stack([F.logsigmoid(teacher), F.logsigmoid(-teacher)])
-        divergence = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=0)
+        # Present and absent are two classes of each label.
+        predicted = torch.stack([F.logsigmoid(student), F.logsigmoid(-student)])
+        target = torch.stack([F.logsigmoid(teacher), F.logsigmoid(-teacher)])
+        divergence = F.kl_div(predicted, target, reduction="none", log_target=True).sum(dim=0)
         return self.weight * self.temperature**2 * divergence.mean(dim=1)
 
 
 class Distillation:
-    """A teacher and how the student follows it.
-
-    It is no part of the student: neither checkpoints nor the optimizer know it.
+    """A teacher and an objective; neither is part of the student or of its checkpoints.
 
     Args:
-        teacher: What says what is right, for instance ``ModelTeacher`` or ``CachedTeacher``.
-        objective: How both are compared; None is ``SoftTargets()``.
+        teacher: For instance ``ModelTeacher`` or ``CachedTeacher``.
+        objective: Compares both; None is ``SoftTargets()``.
         label_weight: Factor of the loss of the labels beside it; 0 learns from the teacher alone.
             Hinton et al. found a considerably lower weight on the labels best.
 
@@ -333,19 +306,18 @@ class Distillation:
         """Read the teacher, once, when training starts.
 
         Args:
-            num_outputs: D, how many numbers it has to give for an image.
-            device: Where the student is.
-            files: All training images, for teachers that have to know them; None where that is
-                not known.
+            num_outputs: D, the outputs of the student.
+            device: Device of the student.
+            files: All training images; None where they are not known.
             blended: Whether training images are blends of several, which have no file.
 
         Raises:
-            DataError: The teacher answers by file, and there are blends.
+            DataError: The teacher is a table of files, and there are blends.
             WeightsError: The teacher cannot be read or does not fit the student.
         """
         if blended and not self.teacher.sees_images:
             raise DataError(
-                "a table has no answers for blends of two images. Name a network as the teacher "
+                "a table has no outputs for blends of two images. Name a network as the teacher "
                 "(distillation.teacher), or leave the blending out (model.mix, model.mixup)."
             )
         self.teacher.prepare(num_outputs, device, files)
@@ -354,8 +326,8 @@ class Distillation:
         """Return ``{"teacher": scalar}``, the mean over the images that the teacher knows.
 
         Args:
-            student: (B, D), what the student says.
-            images: (B, 3, H, W) uint8 or float in [0, 255], RGB, what the student saw.
+            student: (B, D), the student's outputs.
+            images: (B, 3, H, W) uint8 or float in [0, 255], RGB, the student's input.
             paths: B files they come from.
         """
         with torch.no_grad():

@@ -1,7 +1,4 @@
-"""Say whose classes checkpoints may name besides those of this package.
-
-It needs nothing else, so that commands that never open a checkpoint stay light.
-"""
+"""Packages whose classes checkpoints may name besides those of this package. Light to import."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -26,10 +23,10 @@ def trusting(names: Iterable[str]) -> Iterator[None]:
 
 
 def trusted() -> tuple[str, ...]:
-    """Return what is trusted here and now."""
+    """Return the import paths that are trusted at the moment."""
     return _trusted.get()
 
 
 def is_trusted(name: str) -> bool:
-    """Whether an import path is trusted, or is inside what is."""
+    """Return whether an import path is trusted, or is inside one that is."""
     return any(name == each or name.startswith(f"{each}.") for each in trusted())

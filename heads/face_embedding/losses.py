@@ -1,4 +1,4 @@
-"""What an embedding learns from: a teacher's embedding of the same face, or whose face it is.
+"""Losses of embeddings: against a teacher's embedding of the same face, or of identities.
 
 Each is a module that returns a dict of scalars, to be summed. Embeddings have unit length.
 """
@@ -14,7 +14,7 @@ from ...datasets.errors import DataError
 
 
 class EmbeddingLoss(nn.Module):
-    """Base of the losses; a subclass says what it compares with.
+    """Base of the losses.
 
     Args:
         weight: Factor of the loss.
@@ -44,71 +44,81 @@ class EmbeddingLoss(nn.Module):
         """
         raise NotImplementedError
 
-    def compare(self, name: str, value: Tensor) -> dict[str, Tensor]:
-        """One part, weighted."""
-        return {name: self.weight * value}
+
+class TeacherLoss(EmbeddingLoss):
+    """Base of the losses against a teacher's embeddings."""
+
+    name: str
+    """Name of the loss in the result."""
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        teacher: Tensor | None,
+        identities: Tensor,  # noqa: ARG002
+    ) -> dict[str, Tensor]:
+        """See ``EmbeddingLoss``."""
+        if teacher is None:
+            raise DataError(
+                "this loss compares with a teacher, and there is none: name one (model.teacher), "
+                "or take a loss of identities"
+            )
+        return {self.name: self.weight * self.compare(embeddings, teacher)}
+
+    def compare(self, embeddings: Tensor, teacher: Tensor) -> Tensor:
+        """Return the loss, a scalar, of embeddings (B, D) of student and teacher."""
+        raise NotImplementedError
 
 
-class SquaredDifference(EmbeddingLoss):
+class SquaredDifference(TeacherLoss):
     """The squared difference of both embeddings (Howard et al. 2017, Section 4.7).
 
     Summed over the D numbers, averaged over the faces: in [0, 4], twice the cosine distance.
     """
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        teacher: Tensor | None,
-        identities: Tensor,  # noqa: ARG002
-    ) -> dict[str, Tensor]:
-        """See ``EmbeddingLoss``."""
-        difference = embeddings - _given(teacher)
-        return self.compare("squared", _mean(difference.square().sum(dim=1)))
+    name = "squared"
+
+    def compare(self, embeddings: Tensor, teacher: Tensor) -> Tensor:
+        """See ``TeacherLoss``."""
+        return _mean((embeddings - teacher).square().sum(dim=1))
 
 
-class CosineDistance(EmbeddingLoss):
+class CosineDistance(TeacherLoss):
     """1 - cosine of both embeddings, in [0, 2]."""
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        teacher: Tensor | None,
-        identities: Tensor,  # noqa: ARG002
-    ) -> dict[str, Tensor]:
-        """See ``EmbeddingLoss``."""
-        return self.compare("cosine", _mean(1 - F.cosine_similarity(embeddings, _given(teacher))))
+    name = "cosine"
+
+    def compare(self, embeddings: Tensor, teacher: Tensor) -> Tensor:
+        """See ``TeacherLoss``."""
+        return _mean(1 - F.cosine_similarity(embeddings, teacher))
 
 
-class RelationalDistance(EmbeddingLoss):
-    """Distances between the faces of a batch, as the teacher has them.
+class RelationalDistance(TeacherLoss):
+    """Differences of the distances between the faces of a batch.
 
     Park et al. 2019, "Relational Knowledge Distillation", Section 3.2.1: both tables of distances
     are divided by their own mean (equation 6) and compared by the Huber loss (equations 5 and 7).
-    A batch of one face has no distances, and no loss. It does not ask the student for the
-    teacher's dimension.
+    A batch of one face has no distances, and no loss. The dimensions of student and teacher may
+    differ.
     """
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        teacher: Tensor | None,
-        identities: Tensor,  # noqa: ARG002
-    ) -> dict[str, Tensor]:
-        """See ``EmbeddingLoss``."""
+    name = "relational"
+
+    def compare(self, embeddings: Tensor, teacher: Tensor) -> Tensor:
+        """See ``TeacherLoss``."""
         if len(embeddings) < 2:
-            return self.compare("relational", embeddings.sum() * 0)
-        ours, theirs = (_relative_distances(each) for each in (embeddings, _given(teacher)))
-        return self.compare("relational", F.smooth_l1_loss(ours, theirs))
+            return embeddings.sum() * 0
+        return F.smooth_l1_loss(_relative_distances(embeddings), _relative_distances(teacher))
 
 
 def _relative_distances(rows: Tensor) -> Tensor:
-    """Distances of all pairs by their mean, (B * (B - 1) / 2,)."""
+    """Return the distances of all pairs divided by their mean, (B * (B - 1) / 2,)."""
     distances = F.pdist(rows)
     return distances / distances.mean().clamp_min(1e-6)
 
 
 class _MarginLoss(EmbeddingLoss):
-    """A linear classifier of people on the sphere, made harder by a margin for the right one.
+    """A linear classifier of people on the sphere, with a margin for the right one.
 
     Args:
         num_identities: People of the training data.
@@ -160,10 +170,10 @@ class _MarginLoss(EmbeddingLoss):
         chosen = F.one_hot(owners, people).bool()
         logits = self.scale * torch.where(chosen, self.harder(cosines), cosines)
         total = F.cross_entropy(logits, owners, reduction="sum")
-        return self.compare("identity", total / known.sum().clamp_min(1))
+        return {"identity": self.weight * (total / known.sum().clamp_min(1))}
 
     def harder(self, cosines: Tensor) -> Tensor:
-        """The cosines to the right person's center, with the margin."""
+        """Return the cosines to the right person's center, with the margin."""
         raise NotImplementedError
 
 
@@ -234,14 +244,5 @@ class LossSum(EmbeddingLoss):
 
 
 def _mean(losses: Tensor) -> Tensor:
-    """The mean over the faces (B,), 0 where there are none."""
+    """Return the mean over the faces (B,), 0 where there are none."""
     return losses.sum() / max(1, len(losses))
-
-
-def _given(teacher: Tensor | None) -> Tensor:
-    if teacher is None:
-        raise DataError(
-            "this loss compares with a teacher, and there is none: name one (model.teacher), or "
-            "take a loss of identities"
-        )
-    return teacher

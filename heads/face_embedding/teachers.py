@@ -1,4 +1,4 @@
-"""What a student learns faces from; the networks are in ``external_teachers.py``."""
+"""Teachers of face embeddings: external networks, and tables of embeddings."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -19,16 +19,16 @@ from .far_frr import normalized
 
 
 class EmbeddingTeacher(ABC):
-    """Says the embedding of each face of a batch: ``TableTeacher``, or a ``FaceTeacher``."""
+    """Base of the teachers: embeds the faces of a batch."""
 
     @abstractmethod
     def prepare(self, dimension: int, device: torch.device, views: FaceViews | None = None) -> None:
-        """Read what there is to read, when training starts.
+        """Read the teacher when training starts.
 
         Args:
             dimension: D of the student.
-            device: Where the student is.
-            views: What the training data draws; None where that is not known.
+            device: Device of the student.
+            views: The views of the training data; None where they are not known.
 
         Raises:
             WeightsError: It cannot be read, or does not fit the student or the data.
@@ -40,13 +40,12 @@ class EmbeddingTeacher(ABC):
 
 
 class FaceTeacher(EmbeddingTeacher):
-    """Embeds aligned faces; a subclass says how it is opened and run.
+    """Base of the networks that embed aligned faces; a subclass opens and runs one.
 
-    As the teacher of a training it looks at each batch, at the very images of the student; much
-    slower than a ``TableTeacher``, but never asked the same twice.
+    It sees the very images of the student, and is much slower than a ``TableTeacher``.
 
     Args:
-        size: Side in px of the faces that it wants.
+        size: Side in px of its input.
     """
 
     def __init__(self, size: int) -> None:
@@ -55,11 +54,7 @@ class FaceTeacher(EmbeddingTeacher):
 
     @abstractmethod
     def open(self) -> None:
-        """Read the network; called once, before the first faces.
-
-        Raises:
-            WeightsError: It cannot be read, or its library is absent.
-        """
+        """Read the network, else raise a WeightsError; called once, before the first faces."""
 
     @abstractmethod
     def infer(self, images: np.ndarray) -> np.ndarray:
@@ -84,45 +79,32 @@ class FaceTeacher(EmbeddingTeacher):
 
     def _prepared(self, images: np.ndarray | Tensor) -> np.ndarray:
         pixels = images.numpy(force=True) if isinstance(images, Tensor) else np.asarray(images)
-        if (
-            pixels.ndim != 4
-            or pixels.dtype != np.uint8
-            or 3 not in (pixels.shape[1], pixels.shape[3])
-        ):
+        if pixels.ndim != 4 or pixels.dtype != np.uint8 or 3 not in pixels.shape[1::2]:
             raise ValueError(f"wanted are B uint8 images, not {pixels.dtype} {pixels.shape}")
         if pixels.shape[3] != 3:
             pixels = pixels.transpose(0, 2, 3, 1)
-        if pixels.shape[1:3] != (self.size, self.size):
-            resized = [
-                stretch(np.ascontiguousarray(face), (self.size, self.size)) for face in pixels
-            ]
-            pixels = np.stack(resized) if resized else np.empty((0, self.size, self.size, 3), "u1")
+        size_hw = (self.size, self.size)
+        if pixels.shape[1:3] != size_hw:
+            resized = [stretch(np.ascontiguousarray(face), size_hw) for face in pixels]
+            pixels = np.array(resized, np.uint8).reshape(-1, *size_hw, 3)
         return np.ascontiguousarray(pixels)
 
     def prepare(self, dimension: int, device: torch.device, views: FaceViews | None = None) -> None:  # noqa: ARG002
-        """See whether it gives as many numbers as the student, with one gray face.
-
-        Raises:
-            WeightsError: It cannot be read or does not fit.
-        """
-        grey = np.full((1, self.size, self.size, 3), 127, np.uint8)
-        check_dimension(type(self).__name__, self.embed(grey).shape[1], dimension)
+        """Open the network, and check its dimension with one gray face."""
+        gray = np.full((1, self.size, self.size, 3), 127, np.uint8)
+        check_dimension(type(self).__name__, self.embed(gray).shape[1], dimension)
 
     def __call__(self, batch: FaceBatch) -> Tensor:
         """Return (B, D) float32 of unit length, for the images of a batch."""
         return torch.from_numpy(self.embed(batch.images)).to(batch.images.device)
 
 
-def check_dimension(name: str, theirs: int, ours: int) -> None:
-    """Insist on as many numbers from a teacher as from its student.
-
-    Raises:
-        WeightsError: They differ.
-    """
-    if theirs != ours:
+def check_dimension(name: str, teacher: int, student: int) -> None:
+    """Raise a WeightsError if teacher and student have embeddings of different dimensions."""
+    if teacher != student:
         raise WeightsError(
-            f"{name}: gives {theirs} numbers for a face, and the student {ours}. Set the network's "
-            f"dimension to {theirs}."
+            f"{name}: gives {teacher} numbers for a face, and the student {student}. Set the "
+            f"network's dimension to {teacher}."
         )
 
 
@@ -135,12 +117,12 @@ _FACENET_FILES = {
 class NcnnTeacher(FaceTeacher):
     """An ncnn network, such as a published MobileFaceNet; extra ``ncnn``.
 
-    It is run in float32, and is handed RGB pixels in [0, 255].
+    It runs in float32 on RGB pixels in [0, 255].
 
     Args:
         param: The ``.param`` file; the ``.bin`` lies beside it.
-        size: Side in px of the faces that it wants.
-        pixel_mean: Taken from the pixels, where the network does not do that itself.
+        size: Side in px of its input.
+        pixel_mean: Subtracted from the pixels, where the network does not do that itself.
         pixel_std: Then divided by.
         num_threads: Threads of one image.
     """
@@ -182,7 +164,7 @@ class NcnnTeacher(FaceTeacher):
         """See ``FaceTeacher``."""
         source, target = self._network.input_names()[0], self._network.output_names()[-1]
         mean, scale = [self.pixel_mean] * 3, [1 / self.pixel_std] * 3
-        said: list[np.ndarray] = []
+        embeddings: list[np.ndarray] = []
         for face in images:
             pixels = self._library.Mat.from_pixels(
                 face, self._library.Mat.PixelType.PIXEL_RGB, self.size, self.size
@@ -190,8 +172,8 @@ class NcnnTeacher(FaceTeacher):
             pixels.substract_mean_normalize(mean, scale)
             extractor = self._network.create_extractor()
             extractor.input(source, pixels)
-            said.append(np.array(extractor.extract(target)[1]).reshape(-1))
-        return np.stack(said)
+            embeddings.append(np.array(extractor.extract(target)[1]).reshape(-1))
+        return np.stack(embeddings)
 
 
 class OnnxTeacher(FaceTeacher):
@@ -201,7 +183,7 @@ class OnnxTeacher(FaceTeacher):
         path: The file.
         size: Side in px of the faces; None takes that of the model's input, or 112 where it is
             free.
-        pixel_mean: Taken from the pixels in [0, 255].
+        pixel_mean: Subtracted from the pixels in [0, 255].
         pixel_std: Then divided by.
         order: Whether red or blue comes first.
     """
@@ -257,9 +239,10 @@ class OnnxTeacher(FaceTeacher):
         source = self._session.get_inputs()[0]
         single = source.shape[0] == 1  # many published models take one image at a time
         parts = pixels[:, None] if single else [pixels]
-        said = [self._session.run(None, {source.name: np.ascontiguousarray(part)})[0]
-                for part in parts]  # fmt: skip
-        return np.concatenate(said).reshape(len(images), -1)
+        embeddings = [
+            self._session.run(None, {source.name: np.ascontiguousarray(part)})[0] for part in parts
+        ]
+        return np.concatenate(embeddings).reshape(len(images), -1)
 
 
 class FacenetTeacher(FaceTeacher):
@@ -269,8 +252,8 @@ class FacenetTeacher(FaceTeacher):
     offered for research only.
 
     Args:
-        weights: "vggface2" or "casia-webface", where facenet-pytorch put them when it was last
-            asked for them, or a file with its state dict; None gives random weights, for timing.
+        weights: "vggface2" or "casia-webface" from the cache of facenet-pytorch, or a file with its
+            state dict; None gives random weights, for timing.
         size: Side in px; it was trained at 160, on looser crops than ArcFace's template.
     """
 
@@ -284,7 +267,7 @@ class FacenetTeacher(FaceTeacher):
         library = _library("facenet_pytorch", "faces")
         network = library.InceptionResnetV1(pretrained=None)
         if self.weights is not None:
-            state = self._read(self._file(self.weights))
+            state = load_torch_file(self._file(self.weights))
             state = {name: value for name, value in state.items() if not name.startswith("logits.")}
             try:
                 network.load_state_dict(state)
@@ -305,10 +288,6 @@ class FacenetTeacher(FaceTeacher):
                 f"facenet_pytorch as f; f.InceptionResnetV1(pretrained='{weights}')\""
             )
         return path
-
-    @staticmethod
-    def _read(path: Path) -> dict[str, Tensor]:
-        return load_torch_file(path)
 
     def infer(self, images: np.ndarray) -> np.ndarray:
         """See ``FaceTeacher``."""
@@ -333,21 +312,15 @@ def _library(module: str, extra: str) -> Any:
 
 
 def open_teacher(name: str) -> FaceTeacher | None:
-    """A teacher by one word, for command lines.
+    """Return a teacher by its name on command lines, not opened yet; None for any other text.
 
     Args:
         name: ``facenet:vggface2``, ``facenet:casia-webface``, ``facenet:FILE``, ``onnx:FILE`` or
             ``ncnn:FILE.param``.
-
-    Returns:
-        The teacher, not opened yet; None where the word names none, such as a checkpoint's path.
     """
     kind, _, rest = name.partition(":")
     kinds = {"facenet": FacenetTeacher, "onnx": OnnxTeacher, "ncnn": NcnnTeacher}
     return kinds[kind](rest) if kind in kinds and rest else None
-
-
-_NAMED = 5
 
 
 class ViewTable(NamedTuple):
@@ -360,11 +333,11 @@ class ViewTable(NamedTuple):
     embeddings: np.ndarray
     """(N, D) float32, of unit length."""
     fingerprint: str | None
-    """Of the views, see ``FaceViews.fingerprint``; None where the table does not say it."""
+    """See ``FaceViews.fingerprint``; None where the table has none."""
 
 
 def read_view_table(path: str | Path) -> ViewTable:
-    """Read a table of embeddings: columns ``file``, ``embedding`` and, if there is one, ``view``.
+    """Read a table of embeddings: columns ``file``, ``embedding`` and optionally ``view``.
 
     Without ``view``, and in the other formats of ``datasets.vectors``, all are view 0, the plain
     faces.
@@ -409,13 +382,10 @@ def _views(path: Path, table: Any) -> ViewTable:
 
 
 class TableTeacher(EmbeddingTeacher):
-    """A teacher whose embeddings of each file and view are in a table.
+    """A table of a teacher's embeddings of each file and view.
 
     Args:
-        table: See ``read_view_table``.
-
-    The table has to be of the very views that the data draws: it is refused where its fingerprint
-    is another one.
+        table: See ``read_view_table``. It is refused if its views are not those of the data.
     """
 
     def __init__(self, table: str | Path) -> None:
@@ -424,17 +394,7 @@ class TableTeacher(EmbeddingTeacher):
         self._embeddings = torch.empty(0)
 
     def prepare(self, dimension: int, device: torch.device, views: FaceViews | None = None) -> None:
-        """Read the table and see whether it has every file that the data has.
-
-        Args:
-            dimension: D of the student.
-            device: Where the student is.
-            views: What the data draws.
-
-        Raises:
-            DataError: The table cannot be read.
-            WeightsError: It does not fit the student or the data.
-        """
+        """Read the table and check that it has every file of the data."""
         if views is None:
             raise WeightsError(
                 f"{self.path}: a table needs data that says which files it has, such as "
@@ -444,7 +404,7 @@ class TableTeacher(EmbeddingTeacher):
         check_dimension(str(self.path), table.embeddings.shape[1], dimension)
         if table.views.any() and table.fingerprint not in (None, views.fingerprint):
             raise WeightsError(
-                f"{self.path}: is of views {table.fingerprint}, and the data draws "
+                f"{self.path}: has views {table.fingerprint}, and the data draws "
                 f"{views.fingerprint}. Files, landmarks, seed and recipe must be the same; embed "
                 "the data again."
             )
@@ -459,16 +419,12 @@ class TableTeacher(EmbeddingTeacher):
         if missing:
             raise WeightsError(
                 f"{self.path}: {len(missing):,} of {len(position):,} files are not in it: "
-                f"{', '.join(missing[:_NAMED])}. Embed all files of the training data."
+                f"{', '.join(missing[:5])}. Embed all files of the training data."
             )
         self._embeddings = torch.from_numpy(table.embeddings).to(device)
 
     def __call__(self, batch: FaceBatch) -> Tensor:
-        """Return (B, D) float32 of unit length.
-
-        Raises:
-            WeightsError: A view is not in the table.
-        """
+        """Return (B, D) float32 of unit length; a view that is absent raises a WeightsError."""
         ids, views = batch.ids.cpu().numpy(), batch.views.cpu().numpy()
         known = views < self._rows.shape[1]
         rows = np.where(known, self._rows[ids, np.minimum(views, self._rows.shape[1] - 1)], -1)

@@ -124,7 +124,7 @@ def test_table__equal_classes_by_name__and_long_names_cut() -> None:
     assert len({len(row) for row in rows}) == 1
 
 
-def test_table_and_json__worst_first_and_limited(tmp_path) -> None:
+def test_table_and_json__worst_first_and_limited() -> None:
     evaluator = ClassificationEvaluator(NAMES, "hand")
     labels = torch.tensor([0, 0, 1, 1])
     evaluator.update(torch.arange(4), labels, logits_of([0, 0, 0, 1]))
