@@ -14,7 +14,6 @@ from .formats import (
     FileTensors,
     InputMetadata,
     file_format,
-    load_torch_file,
     read_tflite,
     read_tflite_input,
     require_plausible_size,
@@ -415,43 +414,3 @@ def _take_timm_layer(layer: ConvNormAct, tensors: FileTensors, conv: str, norm: 
         (f"{norm}.weight", f"{norm}.bias", f"{norm}.running_mean", f"{norm}.running_var"),
     )
     tensors.drop(f"{norm}.num_batches_tracked")  # a counter of training
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Return the named tensors of a ``.safetensors``, ``.pth`` or ``.bin`` file.
-
-    Raises:
-        WeightsError: No such file, a damaged one, one of another kind, or the package
-            ``safetensors`` is not installed.
-    """
-    kind = file_format(path)
-    if kind == "safetensors":
-        return _read_safetensors(path)
-    if kind != "torch":
-        raise WeightsError(f"{path}: a {kind} file, and no state dict of PyTorch")
-    content = load_torch_file(path)
-    state = content.get("state_dict", content)
-    if not isinstance(state, dict) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
-    ):
-        raise WeightsError(
-            f"{path}: not a state dict (names and tensors); save model.state_dict() and nothing "
-            "else"
-        )
-    return state
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise WeightsError(
-            f"{path}: reading .safetensors files needs the package safetensors: "
-            "pip install 'mobilevision[hub]'"
-        ) from error
-    try:
-        return load_file(path)
-    except Exception as error:  # SafetensorError, and what torch raises for an odd header
-        raise WeightsError(
-            f"{path}: a damaged .safetensors file ({error}); download it again"
-        ) from error

@@ -204,25 +204,43 @@ def load_torch_file(path: Path) -> dict:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read the named tensors of a ``.safetensors`` file, of a ``torch.save`` or of a checkpoint.
+    """Return the named tensors of a ``.safetensors``, ``.pth`` or ``.bin`` file.
 
     Raises:
-        WeightsError: It is absent or damaged, or holds no state dict.
+        WeightsError: No such file, a damaged one, one of another kind, or the package
+            ``safetensors`` is not installed.
     """
-    if not path.is_file():
-        raise WeightsError(f"no weights at {path}")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except Exception as error:  # safetensors raises many kinds for a broken file
-            raise WeightsError(f"{path}: not a readable weight file ({error})") from error
+    kind = file_format(path)
+    if kind == "safetensors":
+        return _read_safetensors(path)
+    if kind != "torch":
+        raise WeightsError(f"{path}: a {kind} file, and no state dict of PyTorch")
     content = load_torch_file(path)
     state = content.get("state_dict", content)
-    if not isinstance(state, dict) or not all(isinstance(each, Tensor) for each in state.values()):
-        raise WeightsError(f"{path}: holds no state dict (names and tensors)")
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
+        raise WeightsError(
+            f"{path}: not a state dict (names and tensors); save model.state_dict() and nothing "
+            "else"
+        )
     return state
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise WeightsError(
+            f"{path}: reading .safetensors files needs the package safetensors: "
+            "pip install 'mobilevision[hub]'"
+        ) from error
+    try:
+        return load_file(path)
+    except Exception as error:  # SafetensorError, and what torch raises for an odd header
+        raise WeightsError(
+            f"{path}: a damaged .safetensors file ({error}); download it again"
+        ) from error
 
 
 _MAGIC = b"TFL3"  # at byte 4, see the schema's file_identifier

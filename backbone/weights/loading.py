@@ -20,7 +20,6 @@ from .converters import (
     PublicModel,
     read_keras,
     read_slim,
-    read_state_dict,
     slim_layers,
     timm_to_mobilenet,
 )

@@ -28,7 +28,8 @@ from mobilevision.apps.inference.exported_program import read_checked
 from mobilevision.apps.inference.runtime import ModelMetadata, open_runtime
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.weights.converters import _layers as timm_layers
-from mobilevision.backbone.weights.converters import read_state_dict, slim_layers
+from mobilevision.backbone.weights.converters import slim_layers
+from mobilevision.backbone.weights.formats import read_state_dict
 from mobilevision.backbone.weights.loading import load_pretrained, load_weights, read_public
 from mobilevision.datasets.classification.cifar import (
     NAMES_FILE,

@@ -83,7 +83,7 @@ def test_distillation__averages_over_known_images_alone() -> None:
 
 def test_distillation__blends_of_images__only_a_teacher_that_sees_them() -> None:
     Distillation(Known()).prepare(2, torch.device("cpu"), blended=True)
-    with pytest.raises(DataError, match=r"no answers for blends.*leave the blending out"):
+    with pytest.raises(DataError, match=r"no outputs for blends.*leave the blending out"):
         Distillation(CachedTeacher("gone.npz")).prepare(2, torch.device("cpu"), blended=True)
 
 

@@ -127,7 +127,7 @@ def test_cached_teacher__missing_images_are_named_and_counted(tmp_path: Path) ->
 
 
 def test_cached_teacher__of_other_classes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="has 2 numbers for a file, and the student says 5"):
+    with pytest.raises(WeightsError, match="has 2 numbers for a file, and the student 5"):
         cached(tmp_path).prepare(5, CPU)
 
 

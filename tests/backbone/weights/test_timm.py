@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.backbone.layers import ConvNormAct
-from mobilevision.backbone.weights.converters import PublicModel, read_state_dict, timm_to_mobilenet
+from mobilevision.backbone.weights.converters import PublicModel, timm_to_mobilenet
+from mobilevision.backbone.weights.formats import read_state_dict
 from mobilevision.backbone.weights.loading import load_weights
 
 timm = pytest.importorskip("timm")

@@ -75,7 +75,7 @@ def test_table__of_plain_faces_in_any_format(tmp_path: Path) -> None:
 def test_table__of_other_views_or_files_or_length_is_refused(tmp_path: Path) -> None:
     files, views = [*FILES, *FILES], [0] * 3 + [1] * 3
     other = write_table(tmp_path / "other.parquet", files, views, "0123")
-    with pytest.raises(WeightsError, match="is of views 0123, and the data draws"):
+    with pytest.raises(WeightsError, match="has views 0123, and the data draws"):
         TableTeacher(other).prepare(2, CPU, VIEWS)
     good = write_table(tmp_path / "good.parquet", files, views, VIEWS.fingerprint)
     with pytest.raises(WeightsError, match=r"gives 2 numbers.*the student 5"):
