@@ -19,8 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from ..heads.checkpoint import class_paths
 from ..heads.trust import trusting
-from .command import add_trust
-from .errors import friendly_errors
+from .command import add_trust, friendly_errors
 from .training.runs import (
     AtomicCheckpointIO,
     ResumableTrainer,

@@ -12,9 +12,8 @@ from typing import NoReturn
 from jsonargparse import ArgumentParser
 
 from ..heads.trust import trusting
-from .command import HelpFormatter
+from .command import EXIT_USAGE, HelpFormatter, friendly_errors
 from .commands import COMMANDS
-from .errors import EXIT_USAGE, friendly_errors
 
 TRAINING = ("fit", "validate", "test", "predict")
 """Handed on unchanged to the command line of Lightning."""

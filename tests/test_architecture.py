@@ -17,20 +17,19 @@ ARROWS = {
 }
 """Folder -> the folders that it may import besides itself."""
 APPS_ARROWS = {
-    "batch": {"drawing", "inference", "private_files"},
+    "batch": {"drawing", "inference"},
     "benchmark": {"drawing", "export", "inference"},
     "callbacks": {"drawing"},
-    "cli": {"command", "errors", "training"},
+    "cli": {"command", "training"},
     "commands": {
-        "batch", "benchmark", "callbacks", "command", "costs", "drawing", "errors", "export",
-        "faces", "importing", "inference", "training",
+        "batch", "benchmark", "callbacks", "command", "costs", "drawing", "export", "faces",
+        "importing", "inference", "training",
     },
     "costs": {"drawing"},
-    "errors": {"private_files"},
     "export": {"batch", "inference"},
-    "faces": {"batch", "inference", "private_files", "training"},
+    "faces": {"batch", "inference", "training"},
     "inference": {"drawing"},
-    "main": {"cli", "command", "commands", "errors"},
+    "main": {"cli", "command", "commands"},
     "training": {"costs"},
 }  # fmt: skip
 """Folder or file of apps/ -> those beside it that it may import, also when it is called."""

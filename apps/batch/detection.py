@@ -24,7 +24,7 @@ from ...datasets.files import replaced_atomically, write_atomically
 from ...datasets.images import ImageFile
 from ...heads.detection.coco_metrics import CocoResult, evaluate_boxes, format_table, write_metrics
 from ..inference.detection import DEFAULT_THRESHOLD, DetectionResult, Detector
-from ..inference.images import prepare_ahead
+from ..inference.predictor import prepare_ahead
 from .inputs import InputFile, Video, find_files, mp4_writer, output_names
 from .runner import Job, Listed, Made, ProgressStore, file_digest, file_key, run_over_files
 from .tables import json_list

@@ -21,7 +21,7 @@ from ..inference.face_analysis import FaceAnalyzer
 from ..inference.face_attributes import FaceAttributes, FaceDescription
 from ..inference.face_detector import FaceFinder, FacesFound, MTCNNFinder
 from ..inference.face_embedding import Face, FaceEmbedder, model_fingerprint
-from ..inference.images import prepare_ahead
+from ..inference.predictor import prepare_ahead
 from .inputs import InputFile
 from .runner import (
     Counts,

@@ -18,7 +18,7 @@ from PIL import Image
 from ...datasets.detection.image_checks import IMAGE_SUFFIXES
 from ...datasets.errors import DataError
 from ...datasets.files import replaced_atomically
-from ..inference.images import MemoryImage
+from ..inference.predictor import MemoryImage
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"})
 """Extensions, in lower case, of the files that count as videos."""

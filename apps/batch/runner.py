@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ...datasets.errors import DataError
-from ..private_files import create_private
+from ...datasets.files import create_private
 from .inputs import InputFile, walk_files
 
 STORE_FORMAT = 2

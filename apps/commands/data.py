@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ...datasets.errors import DataError
 from ..command import (
+    EXIT_FAULT,
     Command,
     add_batch_size,
     add_device,
@@ -18,7 +19,6 @@ from ..command import (
     add_number,
     add_path,
 )
-from ..errors import EXIT_FAULT
 
 
 def _add_root(parser: ArgumentParser, default: str) -> None:

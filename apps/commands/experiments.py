@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from jsonargparse import ArgumentParser, Namespace
 
 from ..command import (
+    EXIT_FAULT,
     Command,
     add_flag,
     add_number,
@@ -18,7 +19,6 @@ from ..command import (
     add_trust,
     chosen_size_hw,
 )
-from ..errors import EXIT_FAULT
 
 
 def _add_cost(parser: ArgumentParser) -> None:

@@ -5,6 +5,7 @@ import json
 from jsonargparse import ArgumentParser, Namespace
 
 from ..command import (
+    EXIT_FAULT,
     Command,
     add_device,
     add_face_model,
@@ -14,7 +15,6 @@ from ..command import (
     add_path,
     add_trust,
 )
-from ..errors import EXIT_FAULT
 
 
 def _add_gallery(parser: ArgumentParser, sentence: str = "Folder of the gallery.") -> None:

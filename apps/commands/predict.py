@@ -5,6 +5,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from ..command import (
+    EXIT_FAULT,
     Command,
     add_batch_size,
     add_device,
@@ -17,7 +18,6 @@ from ..command import (
     add_trust,
     chosen_size_hw,
 )
-from ..errors import EXIT_FAULT
 
 
 def _add_model(parser: ArgumentParser, what: str) -> None:

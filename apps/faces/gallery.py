@@ -28,16 +28,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...datasets.errors import DataError
-from ...datasets.files import write_atomically
-from ..inference.face_pipeline import Threshold
-from ..private_files import (
+from ...datasets.files import (
     PRIVATE_FILE,
     PRIVATE_FOLDER,
     SharedFilesWarning,
     create_private,
     is_shared,
     make_private,
+    write_atomically,
 )
+from ..inference.face_pipeline import Threshold
 
 GALLERY_FORMAT = 1
 METADATA_FILE = "gallery.json"

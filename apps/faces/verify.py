@@ -143,7 +143,7 @@ def _embed(views: FaceViews, embedder: "FaceEmbedder", batch_size: int) -> np.nd
     """Return embeddings (N, D) of the plain faces, prepared as in evaluation during training."""
     from tqdm import tqdm
 
-    from ..inference.images import prepare_ahead
+    from ..inference.predictor import prepare_ahead
 
     parts: list[np.ndarray] = []
     batch: list[np.ndarray] = []

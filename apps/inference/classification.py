@@ -17,8 +17,7 @@ import numpy as np
 
 from ...datasets.errors import DataError
 from ...datasets.images import IMAGENET_CROP, center_crop
-from .images import ImageLike, ImageSource, as_images
-from .predictor import Predictor, Prepared
+from .predictor import ImageLike, ImageSource, Predictor, Prepared, as_images
 from .runtime import AS_THEY_ARE, ModelMetadata, cropped
 
 if TYPE_CHECKING:

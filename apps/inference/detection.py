@@ -18,8 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ...datasets.errors import DataError
-from .images import ImageLike, ImageSource, as_images
-from .predictor import Predictor, Prepared
+from .predictor import ImageLike, ImageSource, Predictor, Prepared, as_images
 from .runtime import ModelMetadata
 
 if TYPE_CHECKING:

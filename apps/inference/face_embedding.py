@@ -20,7 +20,7 @@ from ...datasets.faces.alignment import align_face
 from ...datasets.images import stretch
 from .face_detector import FaceFinder
 from .face_pipeline import FaceComparer, Threshold, given_details, measured_details
-from .images import ImageLike, ImageSource, as_images
+from .predictor import ImageLike, ImageSource, as_images
 from .runtime import ModelMetadata, Runtime, is_exported
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ import numpy as np
 from ...datasets.errors import DataError
 from ...heads.face_embedding.verification import VERIFICATION_METADATA
 from .face_detector import FaceFinder, FacesFound
-from .images import ImageLike, ImageSource, as_images, prepare_ahead
-from .predictor import Predictor
+from .predictor import ImageLike, ImageSource, Predictor, as_images, prepare_ahead
 from .runtime import Runtime
 
 DEFAULT_BATCH_SIZE = 8

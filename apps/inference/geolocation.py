@@ -23,8 +23,7 @@ from ...datasets.geolocation.coordinates import CellTable
 from ...datasets.images import center_crop
 from ...heads.geolocation.decoding import Answer, Calibration, Decoder
 from ...heads.trust import trusting
-from .images import ImageLike, ImageSource, as_images
-from .predictor import Predictor, Prepared
+from .predictor import ImageLike, ImageSource, Predictor, Prepared, as_images
 from .runtime import AS_THEY_ARE, ModelMetadata, Runtime, cropped, is_exported
 
 if TYPE_CHECKING:

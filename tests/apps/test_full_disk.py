@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from mobilevision.apps.batch.inputs import mp4_writer
-from mobilevision.apps.errors import friendly_errors
+from mobilevision.apps.command import friendly_errors
 from mobilevision.apps.main import main
 from mobilevision.apps.training.runs import AtomicCheckpointIO
 from mobilevision.backbone import MobileNetV1

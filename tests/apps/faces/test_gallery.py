@@ -18,8 +18,8 @@ import pytest
 
 from mobilevision.apps.faces.gallery import Enrolled, Gallery, Match, accepted
 from mobilevision.apps.inference.face_pipeline import Threshold
-from mobilevision.apps.private_files import SharedFilesWarning
 from mobilevision.datasets.errors import DataError
+from mobilevision.datasets.files import SharedFilesWarning
 
 pytest.importorskip("lancedb")
 MODEL = {"model": "face.ckpt", "sha256": "0" * 64, "size": 112}

@@ -13,7 +13,7 @@ from PIL import Image
 from mobilevision.apps import Face, FaceEmbedder, similarity
 from mobilevision.apps.inference.face_detector import FacesFound
 from mobilevision.apps.inference.face_pipeline import Threshold
-from mobilevision.apps.inference.images import MemoryImage
+from mobilevision.apps.inference.predictor import MemoryImage
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.faces.alignment import align_face, scaled_template
 from mobilevision.heads.face_embedding import FaceNetwork

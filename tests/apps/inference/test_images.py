@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevision.apps.inference.images import as_images, prepare_ahead
+from mobilevision.apps.inference.predictor import as_images, prepare_ahead
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.images import ImageFile
 
@@ -143,7 +143,7 @@ def test_apps__imported_and_used__without_torch() -> None:
     code = (
         "import sys, numpy\n"
         "from mobilevision.apps import DetectionResult, Detector\n"
-        "from mobilevision.apps.inference.images import as_images\n"
+        "from mobilevision.apps.inference.predictor import as_images\n"
         "next(as_images(numpy.zeros((2, 2, 3), 'uint8'))[0]).read()\n"
         "print(sorted({'torch', 'lightning', 'albumentations', 'matplotlib'} & set(sys.modules)))"
     )

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from mobilevision.apps.inference.images import ImageSource
-from mobilevision.apps.inference.predictor import Predictor, Prepared
+from mobilevision.apps.inference.predictor import ImageSource, Predictor, Prepared
 from mobilevision.apps.inference.runtime import ModelMetadata
 
 if TYPE_CHECKING:
