@@ -132,7 +132,6 @@ class ImageDataModule(LightningDataModule):
     Test and prediction use the test split, or the validation split if there is none.
 
     Args:
-        splits: "train", "val", "test" -> what the subclass needs to find it; None for none.
         batch_size: images of each process in a batch.
         num_workers: processes that read images; null takes one for each core, at most 4; 0 reads
             in the main process.
@@ -144,7 +143,7 @@ class ImageDataModule(LightningDataModule):
             Python.
 
     Attributes:
-        splits: those that are given.
+        splits: "train", "val", "test" -> what the subclass needs to find it; a subclass sets them.
         datasets: what `setup` has read, by split.
         train_sampler: the order of training, once `setup` has run.
 
@@ -157,7 +156,6 @@ class ImageDataModule(LightningDataModule):
 
     def __init__(
         self,
-        splits: Mapping[str, Any],
         *,
         batch_size: int = 24,
         num_workers: int | None = None,
@@ -178,7 +176,7 @@ class ImageDataModule(LightningDataModule):
         self.on_error: OnError = on_error
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.multiprocessing_context = multiprocessing_context
-        self.splits = {key: value for key, value in splits.items() if value not in (None, "")}
+        self.splits: dict[str, Any] = {}
         self.datasets: dict[str, Any] = {}
         self.train_sampler: EpochSampler | None = None
         self._resumed_batches_per_epoch: int | None = None
@@ -291,6 +289,11 @@ class ImageDataModule(LightningDataModule):
             multiprocessing_context=self.multiprocessing_context if self.num_workers else None,
             **options,
         )
+
+
+def given_splits(splits: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the splits that an option does not name (None or "")."""
+    return {split: place for split, place in splits.items() if place not in (None, "")}
 
 
 def require_split(root: Path, splits: Mapping[str, Any], split: str) -> None:

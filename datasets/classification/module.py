@@ -12,6 +12,7 @@ from ..image_module import (
     ImageDataModule,
     ImageDataset,
     collate_fields,
+    given_splits,
     require_size,
     require_split,
 )
@@ -114,7 +115,7 @@ class ClassificationDataModule(ImageDataModule):
 
     Args:
         root: folder of the dataset.
-        splits: see `ImageDataModule`.
+        splits: "train", "val", "test" -> what the subclass needs to find it; None for none.
         categories: key -> name of the classes, in class order; None calls ``read_categories``.
         size_hw: height and width of the network's input in pixels.
         train_transform: null is ``RandomCrop(size_hw)``.
@@ -138,8 +139,9 @@ class ClassificationDataModule(ImageDataModule):
         val_transform: ClassificationTransform | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(splits, **options)
+        super().__init__(**options)
         self.root = Path(root)
+        self.splits = given_splits(splits)
         self._categories = categories
         self.size_hw = (size_hw[0], size_hw[1])
         self.train_transform = train_transform or RandomCrop(self.size_hw)

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ..data_errors import OnError
 from ..errors import DataError
-from ..image_module import ImageDataModule, ImageDataset, require_size, require_split
+from ..image_module import ImageDataModule, ImageDataset, given_splits, require_size, require_split
 from ..images import ImageFile
 from ..sampling import SampleKey
 from ..transforms.detection import TILES, Mosaic, Objects, Resize, SSDAugment, Tile, Transform
@@ -151,7 +151,7 @@ class DetectionDataModule(ImageDataModule):
 
     Args:
         root: folder of the dataset.
-        splits: see `ImageDataModule`.
+        splits: "train", "val", "test" -> what the subclass needs to find it; None for none.
         categories: id -> name of the classes, in class order; None takes those of the first split.
         size_hw: height and width of the network's input in pixels.
         train_transform: null is ``SSDAugment(size_hw)``.
@@ -177,8 +177,9 @@ class DetectionDataModule(ImageDataModule):
         mosaic: Mosaic | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(splits, **options)
+        super().__init__(**options)
         self.root = Path(root)
+        self.splits = given_splits(splits)
         self._categories = categories
         self._read: dict[str, Annotations] = {}
         self.size_hw = (size_hw[0], size_hw[1])

@@ -15,6 +15,7 @@ from ..image_module import (
     ImageDataModule,
     ImageDataset,
     collate_fields,
+    given_splits,
     require_size,
     require_split,
 )
@@ -114,7 +115,7 @@ class AttributeDataModule(ImageDataModule):
 
     Args:
         root: Folder of the dataset.
-        splits: See `ImageDataModule`.
+        splits: "train", "val", "test" -> what the subclass needs to find it; None for none.
         attributes: Those to use, in this order; null uses all.
         size_hw: Height and width of the network's input in px; no wider than high.
         train_transform: null is ``RandomFaceCrop(size_hw)``.
@@ -140,8 +141,9 @@ class AttributeDataModule(ImageDataModule):
         unlabelled: str | Path | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(splits, **options)
+        super().__init__(**options)
         self.root = Path(root)
+        self.splits = given_splits(splits)
         self.attributes = attributes
         self.size_hw = (size_hw[0], size_hw[1])
         self.train_transform = train_transform or RandomFaceCrop(self.size_hw)

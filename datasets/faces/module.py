@@ -7,7 +7,7 @@ import numpy as np
 
 from ..data_errors import OnError
 from ..errors import DataError
-from ..image_module import ImageDataModule, ImageDataset, collate_fields
+from ..image_module import ImageDataModule, ImageDataset, collate_fields, given_splits
 from ..sampling import SampleKey
 from ..types import FaceBatch
 from .attributes import AttributeDataset, CelebAModule
@@ -122,7 +122,8 @@ class FaceDataModule(ImageDataModule):
         noise: float = 0.0,
         **options: Any,
     ) -> None:
-        super().__init__({"train": train, "val": val, "test": test}, **options)
+        super().__init__(**options)
+        self.splits = given_splits({"train": train, "val": val, "test": test})
         if size_hw[0] != size_hw[1] or size_hw[0] < 1 or (views is not None and views < 1):
             raise DataError(
                 f"size_hw={tuple(size_hw)} must be square, and views={views} at least 1 or null"

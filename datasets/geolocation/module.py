@@ -18,6 +18,7 @@ from ..image_module import (
     ImageDataModule,
     ImageDataset,
     collate_fields,
+    given_splits,
     require_size,
     require_split,
 )
@@ -124,7 +125,7 @@ class PhotoDataModule(ImageDataModule):
 
     Args:
         root: folder that tables and images are relative to.
-        splits: see `ImageDataModule`.
+        splits: "train", "val", "test" -> what the subclass needs to find it; None for none.
         cells: tables of one or several partitions (`mobilevision cells build`), coarse before
             fine, relative to the root; the last one is predicted.
         size_hw: height and width of the network's input in pixels.
@@ -152,8 +153,9 @@ class PhotoDataModule(ImageDataModule):
         val_transform: ClassificationTransform | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(splits, **options)
+        super().__init__(**options)
         self.root = Path(root)
+        self.splits = given_splits(splits)
         self.cells = cells
         self.size_hw = (size_hw[0], size_hw[1])
         self.eval_size_hw = (

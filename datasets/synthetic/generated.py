@@ -1,20 +1,21 @@
-"""Folders of generated images: written once, whole, and known again by their recipe."""
+"""Folders of generated images, written once as a whole and recognized by their recipe."""
 
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from ..errors import DataError
 
 RECIPE_NAME = "synthetic.json"
-"""In each such folder: how it was made."""
+"""The file in each folder with the parameters it was made with."""
 SMALLEST_SIDE = 64
 
 
@@ -25,9 +26,9 @@ def write_generated(root: Path, recipe: dict[str, Any], write: Callable[[Path], 
     renamed at the end.
 
     Args:
-        root: Folder to make. It may exist if it is empty or holds the same data set.
-        recipe: Plain data that tells this data set from others.
-        write: Fills the folder that it is given.
+        root: Folder to make. It may exist if it is empty or holds the same dataset.
+        recipe: Plain data that identifies the dataset.
+        write: Fills a folder.
 
     Returns:
         True if it was written, False if it was there.
@@ -47,28 +48,65 @@ def write_generated(root: Path, recipe: dict[str, Any], write: Callable[[Path], 
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def check_recipe(train: int, val: int, size_hw: tuple[int, int], seed: int) -> None:
-    """Refuse numbers that make no data set.
+def write_splits(
+    root: Path | str,
+    write_split: Callable[[Path, str, int, Iterator[int]], None],
+    *,
+    counts: Mapping[str, int],
+    size_hw: tuple[int, int],
+    seed: int,
+    version: int,
+    kind: str | None = None,
+    progress: bool = True,
+) -> bool:
+    """Make a dataset of generated splits with `write_generated`.
+
+    Args:
+        root: Folder to make.
+        write_split: Called with the folder to fill, the name and index of a split, and an iterator
+            over the numbers of its images, from 1.
+        counts: Number of images of each split: "train" and "val" need at least 1.
+        size_hw: Height and width of every image in pixels, at least `SMALLEST_SIDE` each.
+        seed: Not negative.
+        version: Raised whenever the same parameters would draw other images.
+        kind: Tells this kind of dataset from others.
+        progress: Show a progress bar on stderr.
+
+    Returns:
+        True if it was written, False if it was there.
 
     Raises:
-        DataError: A split without images, sides below `SMALLEST_SIDE` px, or a negative seed.
+        DataError: A parameter is out of range, or the folder holds something else.
     """
-    if train < 1 or val < 1:
-        raise DataError(f"train={train}, val={val}: both need at least 1 image")
+    for split, count in counts.items():
+        if count < (split in ("train", "val")):
+            raise DataError(f"{split}={count}: train and val need at least 1 image, test 0")
     if len(size_hw) != 2 or min(size_hw) < SMALLEST_SIDE:
         raise DataError(
             f"size_hw={tuple(size_hw)}: give height and width of at least {SMALLEST_SIDE} pixels"
         )
     if seed < 0:
         raise DataError(f"seed={seed}: give 0 or a positive number")
+    recipe = {"version": version, **counts, "size_hw": list(size_hw), "seed": seed}
+
+    def write(folder: Path) -> None:
+        total = sum(counts.values())
+        with tqdm(total=total, desc="drawing", unit="image", disable=not progress) as bar:
+            for index, (split, count) in enumerate(counts.items()):
+                if count:
+                    write_split(folder, split, index, _counted(count, bar))
+
+    return write_generated(Path(root), recipe if kind is None else {"kind": kind, **recipe}, write)
+
+
+def _counted(count: int, bar: "tqdm[Any]") -> Iterator[int]:
+    for number in range(1, count + 1):
+        yield number
+        bar.update()
 
 
 def _is_finished(root: Path, recipe: dict[str, Any]) -> bool:
-    """Whether the root holds this very data set.
-
-    Raises:
-        DataError: It holds anything else.
-    """
+    """Return whether the root holds the dataset; raise if it holds anything else."""
     if not root.exists():
         return False
     if not root.is_dir():
@@ -94,7 +132,7 @@ def _is_finished(root: Path, recipe: dict[str, Any]) -> bool:
 
 
 def _publish(partial: Path, root: Path, recipe: dict[str, Any]) -> bool:
-    """Give the finished folder its name; False if another process was faster with the same."""
+    """Rename the finished folder; return False if another process was faster with the same."""
     try:
         if root.is_dir():
             root.rmdir()
@@ -106,14 +144,14 @@ def _publish(partial: Path, root: Path, recipe: dict[str, Any]) -> bool:
     return True
 
 
-def write_jpeg(path: Path, pixels: np.ndarray, quality: int) -> None:
-    """Write (H, W, 3) uint8 RGB as a JPEG.
+def write_jpeg(path: Path, pixels: np.ndarray, rng: np.random.Generator) -> None:
+    """Write (H, W, 3) uint8 RGB as a JPEG of a random quality from 78 to 95.
 
     Raises:
         DataError: This build of OpenCV cannot.
     """
-    bgr = np.ascontiguousarray(pixels[:, :, ::-1])
-    encoded, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(78, 96))]
+    encoded, data = cv2.imencode(".jpg", np.ascontiguousarray(pixels[:, :, ::-1]), quality)
     if not encoded:
         raise DataError(f"{path}: this build of OpenCV cannot write JPEG; install another one")
     path.write_bytes(data.tobytes())

@@ -1,6 +1,7 @@
-"""The data module of the generated scenes."""
+"""Data modules of the generated scenes and of the generated world."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,12 @@ from ..errors import DataError
 from ..geolocation.cells import build_partition
 from ..geolocation.coordinates import CellTable
 from ..geolocation.module import PhotoTableModule
-from .detection import (
-    CATEGORIES,
-    DEFAULT_SIZE_HW,
-    DEFAULT_TRAIN,
-    DEFAULT_VAL,
-    annotation_file,
-    write_scenes,
-)
+from .detection import CATEGORIES, annotation_file, write_scenes
 from .world import world_photos, write_world
 
 
 class SyntheticDataModule(CocoDataModule):
-    """Generated scenes, written on first use and then read like any COCO-format data set.
+    """Generated scenes, written on first use and then read like any dataset in COCO's format.
 
     The images are made in ``prepare_data``, which the trainer calls on one process of each
     machine; the classes are known before that.
@@ -31,9 +25,9 @@ class SyntheticDataModule(CocoDataModule):
         root: folder that the scenes are written to, and read from if they are there.
         train_scenes: number of training images.
         val_scenes: number of validation images.
-        scene_size_hw: height and width of the images on disk in pixels; ``size_hw`` is what the
-            network gets.
-        scene_seed: another one draws other scenes; ``seed`` is that of order and augmentation.
+        scene_size_hw: height and width of the images on disk in pixels; ``size_hw`` is the size of
+            the network's input.
+        scene_seed: seed of the scenes; ``seed`` is that of order and augmentation.
         **options: see `DetectionDataModule`.
 
     Raises:
@@ -43,9 +37,9 @@ class SyntheticDataModule(CocoDataModule):
     def __init__(
         self,
         root: str | Path = "data/synthetic",
-        train_scenes: int = DEFAULT_TRAIN,
-        val_scenes: int = DEFAULT_VAL,
-        scene_size_hw: tuple[int, int] = DEFAULT_SIZE_HW,
+        train_scenes: int = 2000,
+        val_scenes: int = 200,
+        scene_size_hw: tuple[int, int] = (240, 240),
         scene_seed: int = 0,
         **options: Any,
     ) -> None:
@@ -58,40 +52,29 @@ class SyntheticDataModule(CocoDataModule):
             **options,
         )
         self.train_scenes = train_scenes
-        self.val_scenes = val_scenes
-        self.scene_size_hw = scene_size_hw
-        self.scene_seed = scene_seed
+        counts = {"train": train_scenes, "val": val_scenes}
+        self._write = partial(write_scenes, root, **counts, size_hw=scene_size_hw, seed=scene_seed)
 
     def prepare_data(self) -> None:
-        """Write the scenes unless they are there.
-
-        Raises:
-            DataError: as `write_scenes` does.
-        """
-        write_scenes(
-            self.root,
-            train=self.train_scenes,
-            val=self.val_scenes,
-            size_hw=self.scene_size_hw,
-            seed=self.scene_seed,
-        )
+        """Write the scenes unless they are there, see `write_scenes`."""
+        self._write()
 
 
 class GeneratedWorldModule(PhotoTableModule):
     """A generated world, written on first use and then read like any table of photos.
 
-    The cells follow from where the training photos are taken, which is known before they are drawn.
+    The cells follow from the positions of the training photos, known before the photos are drawn.
 
     Args:
         root: folder that the world is written to, and read from if it is there.
         train_photos: number of training photos.
         val_photos: number of validation photos.
-        test_photos: number of test photos, which neither training nor calibration sees; with 0
-            the validation photos are those of the test, too.
-        photo_size_hw: height and width of the images on disk in pixels; ``size_hw`` is what the
-            network gets.
-        world_seed: another one makes another world; ``seed`` is that of order and augmentation.
-        max_photos: cells with more are parted; several numbers, falling, make several partitions.
+        test_photos: number of test photos, which neither training nor calibration uses; with 0
+            the test uses the validation photos.
+        photo_size_hw: height and width of the images on disk in pixels; ``size_hw`` is the size of
+            the network's input.
+        world_seed: seed of the world; ``seed`` is that of order and augmentation.
+        max_photos: cells with more are split; several numbers, falling, make several partitions.
         min_photos: cells with fewer are dropped.
         max_level: S2 level of the smallest cells.
         **options: see `PhotoDataModule`.
@@ -118,28 +101,17 @@ class GeneratedWorldModule(PhotoTableModule):
         if list(max_photos) != sorted(max_photos, reverse=True) or not max_photos:
             raise DataError(f"max_photos={list(max_photos)}: give falling numbers, coarse first")
         self.train_photos = train_photos
-        self.val_photos = val_photos
-        self.test_photos = test_photos
-        self.photo_size_hw = (photo_size_hw[0], photo_size_hw[1])
         self.world_seed = world_seed
+        counts = {"train": train_photos, "val": val_photos, "test": test_photos}
+        size_hw = (photo_size_hw[0], photo_size_hw[1])
+        self._write = partial(write_world, root, **counts, size_hw=size_hw, seed=world_seed)
         self.max_photos = max_photos
         self.min_photos = min_photos
         self.max_level = max_level
 
     def prepare_data(self) -> None:
-        """Write the world unless it is there.
-
-        Raises:
-            DataError: as `write_world` does.
-        """
-        write_world(
-            self.root,
-            train=self.train_photos,
-            val=self.val_photos,
-            test=self.test_photos,
-            size_hw=self.photo_size_hw,
-            seed=self.world_seed,
-        )
+        """Write the world unless it is there, see `write_world`."""
+        self._write()
 
     def read_cells(self) -> Sequence[CellTable]:
         """Build the partitions of the training photos."""

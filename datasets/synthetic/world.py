@@ -1,25 +1,21 @@
-"""A generated world: photos whose look tells, with some noise, where they were taken.
+"""A generated world: photos that show, with some noise, where they were taken.
 
 Some dozens of sites are spread over the sphere. Most photos show the landmark of a site and were
 taken within a kilometer of it; the rest are countryside, up to some thousand kilometers away. The
 color of the sky changes with the longitude, that of the ground with the latitude, and a pattern on
-the ground with both, so that regions can be told without a landmark, too.
+the ground with both, so that regions can be recognized without a landmark, too.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
-from ..errors import DataError
 from ..geolocation.coordinates import PositionTable, write_positions
-from .generated import check_recipe, write_generated, write_jpeg
+from .generated import write_jpeg, write_splits
 from .scenes import colorize, grid, harden, hsv, octave_noise, wave
-
-VERSION = 1
-"""Raised whenever the same parameters would draw another world."""
 
 SPLITS = ("train", "val", "test")
 SITES = 40
@@ -30,20 +26,19 @@ _COUNTRY_KM = 250.0
 _KM_PER_DEGREE = 111.195  # of a great circle, on a sphere of 6371 km
 _HIGHEST_SITE_DEG = 66.0
 _COUNTRYSIDE = -1
-_KIND = "a world of photos"
 
 
 class WorldPhotos(NamedTuple):
-    """Where N photos are taken."""
+    """Positions and sites of N photos."""
 
     latlng_deg: np.ndarray
     """(N, 2) float64."""
     sites: np.ndarray
-    """(N,) int64, which landmark is seen; -1 for countryside."""
+    """(N,) int64, the site of the landmark that is seen; -1 for countryside."""
 
 
 def site_positions(seed: int) -> np.ndarray:
-    """Latitude and longitude of the sites (40, 2) in degrees, evenly spread by area."""
+    """Draw latitude and longitude of the sites (40, 2) in degrees, evenly spread by area."""
     rng = np.random.default_rng([seed, 2])
     highest = np.sin(np.radians(_HIGHEST_SITE_DEG))
     latitude = np.degrees(np.arcsin(rng.uniform(-highest, highest, SITES)))
@@ -51,13 +46,7 @@ def site_positions(seed: int) -> np.ndarray:
 
 
 def world_photos(split: str, count: int, seed: int = 0) -> WorldPhotos:
-    """Draw where photos are taken; quick, for nothing is painted.
-
-    Args:
-        split: "train", "val" or "test".
-        count: photos, at least 1.
-        seed: at least 0, of the world.
-    """
+    """Draw the positions of ``count`` photos of "train", "val" or "test"; nothing is painted."""
     rng = np.random.default_rng([seed, 3, SPLITS.index(split)])
     places = site_positions(seed)
     popularity = np.random.default_rng([seed, 4]).uniform(0.5, 1.5, SITES)
@@ -70,7 +59,11 @@ def world_photos(split: str, count: int, seed: int = 0) -> WorldPhotos:
 
 
 def _moved(latlng_deg: np.ndarray, distance_km: np.ndarray, bearing: np.ndarray) -> np.ndarray:
-    """Where one gets from positions (N, 2) along great circles; bearings in radians from north."""
+    """Move positions (N, 2) along great circles; bearings in radians from north.
+
+    The direct problem on the sphere: with the arc d between both points,
+    sin(lat2) = sin(lat1) cos(d) + cos(lat1) sin(d) cos(bearing).
+    """
     latitude, longitude = np.radians(latlng_deg).T
     arc = np.radians(distance_km / _KM_PER_DEGREE)
     sine = np.sin(latitude) * np.cos(arc) + np.cos(latitude) * np.sin(arc) * np.cos(bearing)
@@ -88,11 +81,11 @@ def draw_photo(
     """Paint a photo (H, W, 3) uint8 RGB.
 
     Args:
-        rng: of weather, light and camera.
-        latlng_deg: (2,) where it is taken.
-        site: whose landmark it shows; -1 for none.
+        rng: generator of weather, light and camera.
+        latlng_deg: (2,) latitude and longitude.
+        site: the site whose landmark it shows; -1 for none.
         size_hw: height and width in pixels.
-        seed: of the world, for what its landmarks look like.
+        seed: seed of the world, from which its landmarks follow.
     """
     latitude, longitude = (float(value) for value in latlng_deg)
     height, _ = size_hw
@@ -120,7 +113,7 @@ def draw_photo(
 def _draw_landmark(
     image: np.ndarray, rng: np.random.Generator, plan: np.random.Generator, horizon: float
 ) -> None:
-    """Paint towers, domes and roofs over an image (H, W, 3); ``plan`` is the site's own."""
+    """Paint towers, domes and roofs over an image (H, W, 3); ``plan`` is that of the site."""
     height, width = image.shape[:2]
     scale = height * rng.uniform(0.85, 1.15)
     centre = width * rng.uniform(0.38, 0.62)
@@ -152,53 +145,28 @@ def write_world(
 ) -> bool:
     """Make ``root/train/000001.jpg`` ... with ``train.csv``, ``val.csv`` and ``test.csv``.
 
-    Args:
-        root: Folder to make; it appears when it is complete.
-        train: Number of training photos, at least 1.
-        val: Number of validation photos, at least 1.
-        test: Number of test photos; 0 makes no test split.
-        size_hw: Height and width of every photo in pixels, at least 64 each.
-        seed: Not negative; another one makes another world.
-        progress: Show a progress bar on stderr.
-
-    Returns:
-        True if the world was written, False if it was there.
-
-    Raises:
-        DataError: A parameter is out of range, or the folder holds something else.
+    For the parameters see `write_splits`; with 0 test photos there is no test split.
     """
-    check_recipe(train, val, size_hw, seed)
-    if test < 0:
-        raise DataError(f"test={test}: give 0 or a positive number")
     counts = dict(zip(SPLITS, (train, val, test), strict=True))
-    recipe = {
-        "kind": _KIND,
-        "version": VERSION,
-        **counts,
-        "size_hw": list(size_hw),
-        "seed": seed,
-    }
 
-    def write(folder: Path) -> None:
-        total = sum(counts.values())
-        with tqdm(total=total, desc="drawing", unit="image", disable=not progress) as bar:
-            for split, count in counts.items():
-                if count:
-                    _write_split(folder, split, count, size_hw, seed, bar)
+    def write_split(folder: Path, split: str, index: int, numbers: Iterator[int]) -> None:
+        (folder / split).mkdir(parents=True)
+        photos = world_photos(split, counts[split], seed)
+        names = [f"{split}/{number:06d}.jpg" for number in range(1, counts[split] + 1)]
+        write_positions(folder / f"{split}.csv", PositionTable(split, names, photos.latlng_deg))
+        for row, name in zip((number - 1 for number in numbers), names, strict=True):
+            rng = np.random.default_rng([seed, index, row])
+            site = int(photos.sites[row])
+            pixels = draw_photo(rng, photos.latlng_deg[row], site, size_hw, seed)
+            write_jpeg(folder / name, pixels, rng)
 
-    return write_generated(Path(root), recipe, write)
-
-
-def _write_split(
-    folder: Path, split: str, count: int, size_hw: tuple[int, int], seed: int, bar: tqdm
-) -> None:
-    (folder / split).mkdir(parents=True)
-    photos = world_photos(split, count, seed)
-    names = [f"{split}/{number:06d}.jpg" for number in range(1, count + 1)]
-    write_positions(folder / f"{split}.csv", PositionTable(split, names, photos.latlng_deg))
-    for number, name in enumerate(names):
-        rng = np.random.default_rng([seed, SPLITS.index(split), number])
-        site = int(photos.sites[number])
-        pixels = draw_photo(rng, photos.latlng_deg[number], site, size_hw, seed)
-        write_jpeg(folder / name, pixels, int(rng.integers(78, 96)))
-        bar.update()
+    return write_splits(
+        root,
+        write_split,
+        counts=counts,
+        size_hw=size_hw,
+        seed=seed,
+        version=1,
+        kind="a world of photos",
+        progress=progress,
+    )
