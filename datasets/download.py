@@ -1,4 +1,4 @@
-"""Downloads that can be interrupted, are verified, and appear only when they are complete."""
+"""Verified downloads that can be interrupted, and archives unpacked as a whole or not at all."""
 
 import gzip
 import hashlib
@@ -21,20 +21,16 @@ import requests
 from tqdm import tqdm
 
 from .errors import DataError
+from .files import replaced_atomically
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 
 
 def unzip(archive: Path, folder: Path, *, progress: bool = True) -> None:
-    """Unpack a zip archive into a folder.
+    """Unpack a zip archive into a folder, which is made if needed, and verify its checksums.
 
     Everything is unpacked into a hidden folder first and moved when it is complete. A folder of
     the archive that does not exist yet appears whole; files that exist are replaced.
-
-    Args:
-        archive: Zip file. All its checksums are verified.
-        folder: Where its entries go; made if it is absent.
-        progress: Show a progress bar on stderr.
 
     Raises:
         DataError: It is no zip archive, is damaged or encrypted, has an entry that points out
@@ -64,55 +60,46 @@ def unzip(archive: Path, folder: Path, *, progress: bool = True) -> None:
 
 
 def extract_file(archive: Path, member: str, target: Path) -> None:
-    """Take one file out of a zip or (compressed) tar archive; nothing else is unpacked.
-
-    The file appears under its name when it is whole. Where it lies in the archive has no influence
-    on where it goes.
+    """Extract one file of a zip or (compressed) tar archive, told apart by content.
 
     Args:
-        archive: Zip or tar file, told apart by content.
+        archive: Zip or tar file.
         member: Path of the file in the archive; a leading "./" in the archive does not matter.
-        target: File to write or replace; its folder is made too.
+        target: File to write or replace, atomically; its folder is made if needed.
 
     Raises:
         DataError: It is no such archive or is damaged, or holds no plain file of this name.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
     try:
-        with _open_member(archive, member) as source, partial.open("wb") as file:
-            for chunk in _chunks(source):
-                file.write(chunk)
-        os.replace(partial, target)
+        with (
+            replaced_atomically(target) as partial,
+            _open_member(archive, member) as source,
+            partial.open("wb") as file,
+        ):
+            shutil.copyfileobj(source, file, CHUNK_BYTES)
     except (*_DAMAGE, RuntimeError, tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError) as error:
         raise DataError(f"{archive}: is not a whole archive ({error}); fetch it again") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def _open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
-    # zipfile looks at the end alone, and takes a tar file whose last file is a zip archive for one.
+    # zipfile reads only the end, and so takes a tar file that ends in a zip archive for one.
     if zipfile.is_zipfile(archive) and not tarfile.is_tarfile(archive):
         with zipfile.ZipFile(archive) as opened:
-            names = {_plain(entry.filename): entry for entry in opened.infolist()}
+            names = {entry.filename.removeprefix("./"): entry for entry in opened.infolist()}
             if member in names:
                 with _open_entry(opened, names[member]) as source:
                     yield source
                 return
     else:
         with tarfile.open(archive) as opened:
-            names = {_plain(entry.name): entry for entry in opened if entry.isfile()}
+            names = {entry.name.removeprefix("./"): entry for entry in opened if entry.isfile()}
             source = opened.extractfile(names[member]) if member in names else None
             if source is not None:
                 with source:
                     yield source
                 return
     raise DataError(f"{archive}: holds no file {member}, but {', '.join(sorted(names)) or 'none'}")
-
-
-def _plain(name: str) -> str:
-    return name.removeprefix("./")
 
 
 def _require_harmless(archive: Path, entry: zipfile.ZipInfo) -> None:
@@ -138,7 +125,7 @@ def _extract(
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with _open_entry(opened, entry) as source, path.open("wb") as file:
-        for chunk in _chunks(source):
+        while chunk := source.read(CHUNK_BYTES):
             file.write(chunk)
             bar.update(len(chunk))
 
@@ -147,11 +134,6 @@ def _open_entry(opened: zipfile.ZipFile, entry: zipfile.ZipInfo) -> IO[bytes]:
     if entry.header_offset < 0:  # zipfile subtracts what comes before the archive, and seeks there
         raise zipfile.BadZipFile(f"{entry.filename} begins before the archive")
     return opened.open(entry)
-
-
-def _chunks(source: IO[bytes]) -> Iterator[bytes]:
-    while chunk := source.read(CHUNK_BYTES):
-        yield chunk
 
 
 def _move_into(source: Path, folder: Path) -> None:
@@ -165,9 +147,7 @@ def _move_into(source: Path, folder: Path) -> None:
 
 
 CHUNK_BYTES = 1 << 20
-"""How much of a file is read at once."""
-
-# What a dropped connection had not completed is lost, so this is small.
+# Small, because a chunk that a dropped connection did not complete is lost.
 _NETWORK_CHUNK_BYTES = 1 << 16
 _TIMEOUT_S = (15, 60)
 _LONGEST_WAIT_S = 60.0
@@ -175,16 +155,14 @@ _PASSING_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
 
 class Checksum(NamedTuple):
-    """What a file must hash to."""
+    """The hash of a file: an algorithm of ``hashlib``, and hexadecimal digits in lower case."""
 
     algorithm: str
-    """A name that ``hashlib`` knows: "md5", "sha256"."""
     digest: str
-    """Hexadecimal, lower case."""
 
 
 class _RetryError(Exception):
-    """The connection failed in a way that another attempt may mend."""
+    """A failure of the connection after which another attempt may succeed."""
 
 
 _PASSING_ERRORS = (
@@ -207,17 +185,16 @@ def download(
 ) -> bool:
     """Fetch a file, continuing where an earlier attempt stopped.
 
-    The bytes go to ``<target>.part``; the file takes its name once its checksum is right. A
-    target that exists and is right is left alone. Attempts that bring nothing new are counted,
-    with a wait between them that doubles from ``backoff_s`` up to a minute.
+    The bytes go to ``<target>.part``, which is renamed once its checksum is right. A target that
+    exists and is right is kept.
 
     Args:
         url: http or https address.
-        target: File to make; its folder is made too.
-        checksum: What the file must hash to. There is no download without one.
-        size: Bytes of the whole file, where they are known.
-        attempts: How many fruitless attempts in a row are made, at least 1.
-        backoff_s: First wait in seconds.
+        target: File to make; its folder is made if needed.
+        checksum: The hash of the file. There is no download without one.
+        size: Bytes of the whole file, if known.
+        attempts: Number of attempts in a row that may bring no bytes, at least 1.
+        backoff_s: Wait in seconds between them; it doubles up to a minute.
         progress: Show progress bars on stderr.
 
     Returns:
@@ -257,11 +234,7 @@ def download(
 
 
 def require_space(folder: Path, needed: int, *, what: str) -> None:
-    """Make sure that a disk can take so many more bytes.
-
-    Raises:
-        DataError: It cannot; the message says what is missing.
-    """
+    """Raise a `DataError` unless a disk has room for so many bytes of ``what``."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DataError(
@@ -271,7 +244,7 @@ def require_space(folder: Path, needed: int, *, what: str) -> None:
 
 
 def format_size(size: float) -> str:
-    """Bytes for people, in powers of 1000: 815585330 becomes "815.6 MB"."""
+    """Format bytes in powers of 1000: 815585330 becomes "815.6 MB"."""
     for unit in ("bytes", "kB", "MB"):
         if size < 999.95:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
@@ -296,7 +269,7 @@ def _digest(path: Path, algorithm: str, progress: bool) -> str:
 
 
 def byte_bar(title: str, total: int | None, progress: bool, initial: int = 0) -> "tqdm[Any]":
-    """A progress bar on stderr that counts bytes and disappears when it is closed."""
+    """Return a progress bar on stderr that counts bytes and disappears when it is closed."""
     return tqdm(
         desc=title,
         total=total,
@@ -334,7 +307,7 @@ def _fetch_persistently(
 
 
 def _fetch(url: str, part: Path, size: int | None, progress: bool) -> None:
-    """Ask once for what is missing of a file and append what comes.
+    """Request the missing bytes of a file once and append those that arrive.
 
     Raises:
         _RetryError: The body ended early, or the server is overloaded.
@@ -376,7 +349,7 @@ def _fetch(url: str, part: Path, size: int | None, progress: bool) -> None:
 
 
 def _headers(part: Path, have: int) -> dict[str, str]:
-    # Compressed in transit, byte ranges would count something else than the bytes of the file.
+    # With compression in transit, byte ranges would not count the bytes of the file.
     headers = {"Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
@@ -387,7 +360,7 @@ def _headers(part: Path, have: int) -> dict[str, str]:
 
 
 def _validator_file(part: Path) -> Path:
-    """Where the version of a partial file is remembered, so that two versions never mix."""
+    """Return the file with the version of a partial file, so that two versions never mix."""
     return part.with_name(part.name + ".version")
 
 
@@ -402,7 +375,7 @@ def _remember_validator(part: Path, reply: requests.Response) -> None:
 
 
 def _extent(reply: requests.Response) -> tuple[int, int | None]:
-    """First byte of a body, and the size of the whole file where the server tells it."""
+    """Return the first byte of a body, and the size of the whole file if the server states it."""
     if reply.status_code == requests.codes.partial_content:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", reply.headers.get("Content-Range", ""))
         if match is None:

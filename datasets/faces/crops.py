@@ -1,4 +1,4 @@
-"""Crops of faces for attribute networks: as they are for evaluation, changed for training."""
+"""Crops of faces for attribute networks, fixed for evaluation and random for training."""
 
 from typing import Protocol
 
@@ -6,21 +6,21 @@ import numpy as np
 
 from ..errors import DataError
 from ..images import ImageFile
-from ..transforms.apply_transform import seed_operation
+from ..transforms.apply_transform import distort_colors
 from ..transforms.quiet_albumentations import A
 from .alignment import Jitter, crop_face
 
 MIRRORED = (1, 0, 2, 4, 3)
-"""Which landmark a mirrored image has at each place."""
+"""Order of the landmarks in a mirrored image."""
 _ERASED_AREA = (0.02, 0.15)
 
 
 class FaceCropping(Protocol):
-    """What a data module calls for each image."""
+    """The transform that a data module applies to each image."""
 
     @property
     def size_hw(self) -> tuple[int, int]:
-        """Height and width of every crop, in pixels."""
+        """Height and width of the crop in pixels."""
         ...
 
     def __call__(
@@ -30,9 +30,9 @@ class FaceCropping(Protocol):
 
         Args:
             image: The file.
-            landmarks: (5, 2), px; not finite where they are not known, and then the image is a
-                face already, framed as CelebA's.
-            rng: All randomness comes from it.
+            landmarks: (5, 2), px; not finite if they are not known, and then the image is a face
+                already, framed as CelebA's.
+            rng: The only source of randomness.
 
         Raises:
             DataError: The image cannot be read.
@@ -62,18 +62,18 @@ class FaceCrop:
 
 
 class RandomFaceCrop:
-    """The crop of training: moved a little, mirrored, its colors changed, a part of it erased.
+    """The crop of training: jittered, mirrored, with distorted colors and an erased part.
 
     Args:
         size_hw: Height and width in px; no wider than high.
         turn_deg: The most that it is turned, in degrees, either way.
         scale: Range of the factor on its size; drawn on a logarithmic scale.
         shift: The most that it is moved, either way on both axes, in heights of the crop.
-        flip_p: Chance to mirror left to right; landmarks change their names with it.
+        flip_p: Chance to mirror left to right; left and right landmarks are swapped then.
         photometric: Any albumentations operation on colors, such as
             ``datasets.transforms.color.ColorDistortion``; null is none. Hair and skin are
-            attributes, so leave their hue.
-        erase_p: Chance to fill a rectangle with its crop's mean color (Zhong et al. 2020,
+            attributes, so do not change their hue.
+        erase_p: Chance to fill a rectangle with the crop's mean color (Zhong et al. 2020,
             "Random Erasing Data Augmentation"), of 2 to 15 % of the area.
 
     Raises:
@@ -108,32 +108,23 @@ class RandomFaceCrop:
     def __call__(
         self, image: ImageFile, landmarks: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """See `FaceCropping`; also DataError where ``photometric`` changes shape or dtype."""
-        jitter = Jitter(
-            float(rng.uniform(-self.turn_deg, self.turn_deg)),
-            float(np.exp(rng.uniform(*np.log(self.scale)))),
-            (float(rng.uniform(-self.shift, self.shift)),
-             float(rng.uniform(-self.shift, self.shift))),
-        )  # fmt: skip
+        """See `FaceCropping`; also a DataError if ``photometric`` changes shape or dtype."""
+        turn_deg = float(rng.uniform(-self.turn_deg, self.turn_deg))
+        scale = float(np.exp(rng.uniform(*np.log(self.scale))))
+        shift_x, shift_y = rng.uniform(-self.shift, self.shift, 2).tolist()
+        jitter = Jitter(turn_deg, scale, (shift_x, shift_y))
         crop, points = crop_face(image.read(), landmarks, self.size_hw, jitter)
         if rng.random() < self.flip_p:
             crop, points = mirrored(crop, points)
         if self.photometric is not None:
-            seed_operation(self.photometric, rng)
-            changed = self.photometric(image=crop)["image"]
-            if changed.shape != crop.shape or changed.dtype != np.uint8:
-                raise DataError(
-                    f"photometric turned {crop.shape} uint8 into {changed.shape} {changed.dtype}: "
-                    "name an operation that changes colors alone."
-                )
-            crop = changed
+            crop = distort_colors(self.photometric, crop, rng)
         if rng.random() < self.erase_p:
             _erase(crop, rng)
         return crop, points
 
 
 def mirrored(crop: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A crop (h, w, 3) and its landmarks (5, 2) mirrored left to right, under their new names."""
+    """Mirror a crop (h, w, 3) and its landmarks (5, 2), and swap left and right landmarks."""
     points = landmarks[list(MIRRORED)].copy()
     points[:, 0] = crop.shape[1] - 1 - points[:, 0]
     return np.ascontiguousarray(crop[:, ::-1]), points

@@ -147,7 +147,7 @@ def write_world(
 
     For the parameters see `write_splits`; with 0 test photos there is no test split.
     """
-    counts = dict(zip(SPLITS, (train, val, test), strict=True))
+    counts: dict[str, int] = {"train": train, "val": val, "test": test}
 
     def write_split(folder: Path, split: str, index: int, numbers: Iterator[int]) -> None:
         (folder / split).mkdir(parents=True)

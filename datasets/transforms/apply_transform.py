@@ -1,7 +1,4 @@
-"""A part of an image onto the network's input: its pixels, colors and objects.
-
-What the augmentations share: where a part goes is a `Placement`, and this carries it out.
-"""
+"""Shared steps of the augmentations: options, colors, and carrying out a `Placement`."""
 
 import random
 
@@ -16,20 +13,55 @@ from .quiet_albumentations import A
 _AREA_ABOVE = 3.0
 """Shrinking beyond this averages areas: bilinear sampling would skip whole pixels."""
 
+Photometric = A.BasicTransform | A.BaseCompose
+
+
+def check_option(name: str, value: object, good: object) -> None:
+    """Raise a `DataError` that names an option unless it is ``good``."""
+    if not good:
+        raise DataError(f"{name}={value!r} is out of its range; see the options of the transform.")
+
+
+def checked_size(size_hw: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width; raise a `DataError` unless they are positive."""
+    height, width = size_hw
+    check_option("size_hw", size_hw, height >= 1 and width >= 1)
+    return height, width
+
+
+def distort_colors(
+    photometric: Photometric, pixels: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Apply an operation on colors to (H, W, 3) uint8, with its randomness drawn from ``rng``.
+
+    Raises:
+        DataError: It changes shape or dtype.
+    """
+    seed_operation(photometric, rng)
+    distorted = photometric(image=pixels)["image"]
+    if distorted.shape != pixels.shape or distorted.dtype != np.uint8:
+        raise DataError(
+            f"photometric turned {pixels.shape} uint8 into {distorted.shape} {distorted.dtype}: "
+            "name an operation that changes colors alone."
+        )
+    return distorted
+
 
 def draw_placement(
     image: ImageFile,
     placement: Placement,
-    photometric: A.BasicTransform | A.BaseCompose,
+    photometric: Photometric,
     fill_rgb: tuple[int, int, int],
+    rng: np.random.Generator,
 ) -> np.ndarray:
-    """Read the window of a placement, distort its colors and lay it over the output.
+    """Read the window of a placement, distort its colors and put it into the output.
 
     Args:
         image: The file.
-        placement: Which part of it goes where.
-        photometric: Changes the colors of what is seen, at the output's size.
-        fill_rgb: The color of what stays free.
+        placement: The part of it and its place.
+        photometric: Changes the colors of the part, at the output's size.
+        fill_rgb: The color of the rest of the output.
+        rng: Source of randomness.
 
     Returns:
         (h, w, 3) uint8 RGB of the placement's size.
@@ -45,12 +77,7 @@ def draw_placement(
     part = cv2.resize(
         part, (x1 - x0, y1 - y0), interpolation=cv2.INTER_AREA if average else cv2.INTER_LINEAR
     )
-    distorted = photometric(image=part)["image"]
-    if distorted.shape != part.shape or distorted.dtype != np.uint8:
-        raise DataError(
-            f"photometric turned {part.shape} uint8 into {distorted.shape} {distorted.dtype}: "
-            "name an operation that changes colors alone."
-        )
+    distorted = distort_colors(photometric, part, rng)
     height, width = placement.size_hw
     if placement.mirror:
         distorted, x0, x1 = cv2.flip(distorted, 1), width - x1, width - x0
@@ -62,28 +89,28 @@ def draw_placement(
 
 
 def move_objects(objects: Objects, crop: Rect, placement: Placement) -> Objects:
-    """The objects of an image as they are seen in the output of a placement.
+    """Map the objects of an image to the output of a placement and clip them.
 
-    An object stays if its center lies in the crop, a crowd region if any of it is seen; of both at
-    least `MIN_BOX_PX` of each side must be left. They are clipped.
+    An object stays if its center lies in the crop, a crowd region if any of it is visible; of both
+    at least `MIN_BOX_PX` of each side must be left.
 
     Args:
         objects: In pixels of the whole image.
-        crop: What the placement was made from.
-        placement: Where that goes.
+        crop: The crop that the placement was made from, in the same pixels.
+        placement: The placement.
     """
     inside = objects.crowd | center_inside(objects.boxes, np.array(crop))
     moved = objects._replace(boxes=placement.move(objects.boxes))
     return moved.select(inside & large_enough(moved.boxes))
 
 
-def seed_operation(operation: A.BasicTransform | A.BaseCompose, rng: np.random.Generator) -> None:
-    """Give an albumentations operation, and all inside it, generators that follow from ``rng``."""
+def seed_operation(operation: Photometric, rng: np.random.Generator) -> None:
+    """Seed the generators of an albumentations operation, and of all inside it, from ``rng``."""
     seed = int(rng.integers(2**63))
     operation.set_random_state(np.random.default_rng(seed), random.Random(seed))
 
 
 def large_enough(boxes: np.ndarray) -> np.ndarray:
-    """(N,) bool: which of (N, 4) xyxy boxes measure at least `MIN_BOX_PX` on both sides."""
+    """Return (N,) bool: whether xyxy boxes (N, 4) measure at least `MIN_BOX_PX` on both sides."""
     sides = boxes[:, 2:] - boxes[:, :2]
     return (sides[:, 0] >= MIN_BOX_PX) & (sides[:, 1] >= MIN_BOX_PX)

@@ -1,7 +1,7 @@
-"""From an image file to the input of a classifier.
+"""Transforms from an image file to the input of a classifier.
 
-As in ``transforms.py``, a transform reads the image itself, and all randomness comes from the
-generator that is handed in.
+As in ``detection.py``, a transform reads the image itself, and all randomness comes from the
+generator that is passed to it.
 """
 
 import math
@@ -14,22 +14,21 @@ from torch import nn
 
 from ..errors import DataError
 from ..images import IMAGENET_CROP, REDUCTIONS, ImageFile, center_crop, resize_part, stretch
-from .apply_transform import seed_operation
+from .apply_transform import check_option, checked_size, distort_colors
 from .quiet_albumentations import A
 
-"""224 of 256: the central crop that most published ImageNet figures were measured with."""
 _TRIES = 10
 
 
 class ClassificationTransform(ABC):
-    """What a data module calls for each image.
+    """The transform that a data module applies to each image.
 
     A base class and not a protocol: the command line takes a protocol with a ``__call__`` for a
     function.
     """
 
     size_hw: tuple[int, int]
-    """Height and width of every image that comes out, in pixels."""
+    """Height and width of the result in pixels."""
 
     @abstractmethod
     def __call__(self, image: ImageFile, rng: np.random.Generator) -> np.ndarray:
@@ -45,16 +44,16 @@ class CenterCrop(ClassificationTransform):
 
     Args:
         size_hw: Height and width of the result, in pixels.
-        fraction: Side of that part: 0.875 is the usual "resize to 256, crop 224"; 1 takes all
-            that fits the network's shape.
+        fraction: Side of that part: 0.875 is the usual "resize to 256, crop 224"; 1 is the largest
+            part of the network's shape.
 
     Raises:
-        DataError: An option is out of its range.
+        DataError: An option is out of its range; so for the following transforms.
     """
 
     def __init__(self, size_hw: tuple[int, int], fraction: float = IMAGENET_CROP) -> None:
-        self.size_hw = _checked_size(size_hw)
-        _check("fraction", fraction, 0 < fraction <= 1)
+        self.size_hw = checked_size(size_hw)
+        check_option("fraction", fraction, 0 < fraction <= 1)
         self.fraction = fraction
 
     def __call__(self, image: ImageFile, rng: np.random.Generator) -> np.ndarray:
@@ -68,13 +67,10 @@ class WholeImage(ClassificationTransform):
 
     Args:
         size_hw: Height and width of the result, in pixels.
-
-    Raises:
-        DataError: A side is not positive.
     """
 
     def __init__(self, size_hw: tuple[int, int]) -> None:
-        self.size_hw = _checked_size(size_hw)
+        self.size_hw = checked_size(size_hw)
 
     def __call__(self, image: ImageFile, rng: np.random.Generator) -> np.ndarray:
         """See `ClassificationTransform`; ``rng`` is not used."""
@@ -83,10 +79,10 @@ class WholeImage(ClassificationTransform):
 
 
 class RandomCrop(ClassificationTransform):
-    """A random part of the image, resized, mirrored, its colors changed (Szegedy et al. 2015).
+    """A random part of the image, resized, mirrored, with distorted colors (Szegedy et al. 2015).
 
-    The MobileNet paper (Section 3.2) trains small models with less of this: a larger ``area``. The
-    part is drawn first and the image then decoded no larger than it needs.
+    The MobileNet paper (Section 3.2) trains small models with less augmentation: a larger ``area``.
+    The part is drawn first and the image then decoded no larger than needed.
 
     Args:
         size_hw: Height and width of the result, in pixels.
@@ -97,9 +93,6 @@ class RandomCrop(ClassificationTransform):
             ``datasets.transforms.color.ColorDistortion``; null is none.
         operations: torchvision ``transforms.v2`` modules that keep size and uint8, such as
             ``RandAugment`` or ``TrivialAugmentWide``, applied last.
-
-    Raises:
-        DataError: An option is out of its range.
     """
 
     def __init__(
@@ -111,10 +104,10 @@ class RandomCrop(ClassificationTransform):
         photometric: A.BasicTransform | None = None,
         operations: Sequence[nn.Module] = (),
     ) -> None:
-        self.size_hw = _checked_size(size_hw)
-        _check("area", area, 0 < area[0] <= area[1] <= 1)
-        _check("aspect", aspect, 0 < aspect[0] <= aspect[1])
-        _check("flip_p", flip_p, 0 <= flip_p <= 1)
+        self.size_hw = checked_size(size_hw)
+        check_option("area", area, 0 < area[0] <= area[1] <= 1)
+        check_option("aspect", aspect, 0 < aspect[0] <= aspect[1])
+        check_option("flip_p", flip_p, 0 <= flip_p <= 1)
         self.area = area
         self.aspect = aspect
         self.flip_p = flip_p
@@ -122,7 +115,7 @@ class RandomCrop(ClassificationTransform):
         self.operations = tuple(operations)
 
     def __call__(self, image: ImageFile, rng: np.random.Generator) -> np.ndarray:
-        """See `ClassificationTransform`; also DataError where an operation changes the form."""
+        """See `ClassificationTransform`; operations must keep shape and dtype."""
         left, top, right, bottom = self._draw(image.size_hw, rng)
         room = min((bottom - top) / self.size_hw[0], (right - left) / self.size_hw[1])
         reduce = max([r for r in REDUCTIONS if r <= room], default=1)
@@ -131,8 +124,7 @@ class RandomCrop(ClassificationTransform):
         if rng.random() < self.flip_p:
             pixels = pixels[:, ::-1]
         if self.photometric is not None:
-            seed_operation(self.photometric, rng)
-            pixels = self.photometric(image=np.ascontiguousarray(pixels))["image"]
+            pixels = distort_colors(self.photometric, np.ascontiguousarray(pixels), rng)
         if self.operations:
             pixels = self._operate(pixels, rng, image)
         return np.ascontiguousarray(pixels)
@@ -140,14 +132,12 @@ class RandomCrop(ClassificationTransform):
     def _draw(
         self, image_hw: tuple[int, int], rng: np.random.Generator
     ) -> tuple[float, float, float, float]:
-        """Left, top, right, bottom; after too many tries the largest central part of this shape."""
+        """Draw left, top, right, bottom; after too many tries, the largest central part."""
         height, width = image_hw
         shape = self.size_hw[1] / self.size_hw[0]
         for _ in range(_TRIES):
             share = rng.uniform(*self.area) * height * width
-            aspect = shape * math.exp(
-                rng.uniform(math.log(self.aspect[0]), math.log(self.aspect[1]))
-            )
+            aspect = shape * float(np.exp(rng.uniform(*np.log(self.aspect))))
             w, h = math.sqrt(share * aspect), math.sqrt(share / aspect)
             if w <= width and h <= height:
                 left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
@@ -174,24 +164,21 @@ class RandomCrop(ClassificationTransform):
 
 
 class PadCrop(ClassificationTransform):
-    """Zeros around the image, then a random part of the network's size, as usual for CIFAR.
+    """Pad the image with zeros, then take a random part of its size, as usual for CIFAR.
 
     Args:
         size_hw: Height and width of the result, in pixels; other images are stretched to it
             first.
         padding: Pixels on each side.
         flip_p: Chance to mirror left to right.
-
-    Raises:
-        DataError: An option is out of its range.
     """
 
     def __init__(
         self, size_hw: tuple[int, int] = (32, 32), padding: int = 4, flip_p: float = 0.5
     ) -> None:
-        self.size_hw = _checked_size(size_hw)
-        _check("padding", padding, padding >= 0)
-        _check("flip_p", flip_p, 0 <= flip_p <= 1)
+        self.size_hw = checked_size(size_hw)
+        check_option("padding", padding, padding >= 0)
+        check_option("flip_p", flip_p, 0 <= flip_p <= 1)
         self.padding = padding
         self.flip_p = flip_p
 
@@ -204,14 +191,3 @@ class PadCrop(ClassificationTransform):
         top, left = rng.integers(2 * pad + 1, size=2).tolist()
         part = padded[top : top + self.size_hw[0], left : left + self.size_hw[1]]
         return np.ascontiguousarray(part[:, ::-1] if rng.random() < self.flip_p else part)
-
-
-def _checked_size(size_hw: tuple[int, int]) -> tuple[int, int]:
-    height, width = size_hw
-    _check("size_hw", size_hw, height >= 1 and width >= 1)
-    return height, width
-
-
-def _check(name: str, value: object, good: bool) -> None:
-    if not good:
-        raise DataError(f"{name}={value!r} is out of its range; see the options of the transform.")

@@ -1,4 +1,4 @@
-"""SSD's color distortion as one matrix, in the shape of an albumentations operation."""
+"""SSD's color distortion as one matrix, as an albumentations operation."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from .quiet_albumentations import A
 _TO_YIQ = np.array(
     [[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]], np.float64
 )
-"""NTSC: the first axis is brightness; a rotation of the other two turns the hue."""
+"""NTSC: the first axis is brightness; rotating the other two changes the hue."""
 _FROM_YIQ = np.linalg.inv(_TO_YIQ)
 
 
@@ -81,16 +81,13 @@ class ColorDistortion(A.ImageOnlyTransform):
 def color_matrix(
     brightness: float = 0.0, contrast: float = 1.0, saturation: float = 1.0, hue_deg: float = 0.0
 ) -> np.ndarray:
-    """The affine map of RGB values in [0, 255] that does all four.
+    """Return the affine map of RGB values in [0, 255], (3, 4) float32; the last column is added.
 
     Args:
         brightness: Added to every value, of 255.
         contrast: Factor on every value.
         saturation: Factor on the distance from gray; 0 gives gray.
-        hue_deg: Turn of the hue in degrees.
-
-    Returns:
-        (3, 4) float32: the last column is added.
+        hue_deg: Rotation of the hue in degrees.
     """
     angle = np.deg2rad(hue_deg)
     cos, sin = saturation * np.cos(angle), saturation * np.sin(angle)

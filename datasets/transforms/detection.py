@@ -1,7 +1,7 @@
-"""From an image file and its objects to the network's input.
+"""Transforms from an image file and its objects to the network's input.
 
 A transform reads the image itself, because only it knows how large the image has to be decoded.
-All randomness comes from the generator that is handed in: the same state gives the same bits in
+All randomness comes from the generator that is passed to it: the same state gives the same bits in
 every process.
 """
 
@@ -12,20 +12,26 @@ import numpy as np
 
 from ..errors import DataError
 from ..images import REDUCTIONS, ImageFile, stretch
-from .apply_transform import draw_placement, large_enough, move_objects, seed_operation
+from .apply_transform import (
+    Photometric,
+    check_option,
+    checked_size,
+    draw_placement,
+    large_enough,
+    move_objects,
+    seed_operation,
+)
 from .color import ColorDistortion
 from .geometry import CropRule, Objects, Rect, place, sample_crop, sample_expansion, whole
 from .quiet_albumentations import A
 
-__all__ = ["AlbumentationsPipeline", "Objects", "Resize", "SSDAugment", "Transform"]
-
 
 class Transform(Protocol):
-    """What a data module calls for each image."""
+    """The transform that a data module applies to each image."""
 
     @property
     def size_hw(self) -> tuple[int, int]:
-        """Height and width of every image that comes out, in pixels."""
+        """Height and width of the result in pixels."""
         ...
 
     def __call__(
@@ -60,7 +66,7 @@ class Resize:
     """
 
     def __init__(self, size_hw: tuple[int, int]) -> None:
-        self.size_hw = _checked_size(size_hw)
+        self.size_hw = checked_size(size_hw)
 
     def __call__(
         self, image: ImageFile, objects: Objects, rng: np.random.Generator
@@ -74,28 +80,71 @@ class Resize:
         return stretch(pixels, self.size_hw), objects
 
 
-class SSDAugment:
+class _Drawing:
+    """The options that `SSDAugment` and `Mosaic` share: mirroring, colors, decoding."""
+
+    def __init__(
+        self,
+        flip_p: float,
+        fill_rgb: tuple[int, int, int],
+        photometric: Photometric | None,
+        max_reduce: int,
+        min_resolution: float,
+    ) -> None:
+        check_option("flip_p", flip_p, 0 <= flip_p <= 1)
+        check_option(
+            "fill_rgb", fill_rgb, len(fill_rgb) == 3 and all(0 <= c <= 255 for c in fill_rgb)
+        )
+        check_option("max_reduce", max_reduce, max_reduce in REDUCTIONS)
+        check_option("min_resolution", min_resolution, min_resolution > 0)
+        self.flip_p = flip_p
+        self.fill_rgb = fill_rgb
+        self.photometric = ColorDistortion() if photometric is None else photometric
+        self.min_resolution = min_resolution
+        self._reductions = tuple(r for r in REDUCTIONS if r <= max_reduce)
+
+    def _draw(
+        self,
+        image: ImageFile,
+        objects: Objects,
+        crop: Rect,
+        size_hw: tuple[int, int],
+        rng: np.random.Generator,
+    ) -> tuple[np.ndarray, Objects]:
+        """Resize a crop to the output, mirror it at random and distort its colors."""
+        placement = place(
+            crop,
+            image.size_hw,
+            size_hw,
+            mirror=bool(rng.random() < self.flip_p),
+            reductions=self._reductions,
+            min_resolution=self.min_resolution,
+        )
+        pixels = draw_placement(image, placement, self.photometric, self.fill_rgb, rng)
+        return pixels, move_objects(objects, crop, placement)
+
+
+class SSDAugment(_Drawing):
     """The augmentation of SSD (Liu et al. 2016, sections 2.2 and 3.6), for training.
 
     Zoom out onto a canvas of the mean color, crop with a least IoU, mirror, resize, distort the
     colors. All geometry is drawn first, from sizes and boxes alone; then the image is decoded
     no larger than needed and resized once. Colors are distorted at the output's size and not on
-    the canvas, which stays at the mean as in the paper.
+    the canvas, which keeps the mean color as in the paper.
 
-    An object stays if its center lies in the crop and at least a pixel of each side is left of it;
-    it is clipped. Crowd regions follow the geometry and stay as long as they are visible, but have
-    no say in the choice of the crop.
+    An object stays, clipped, if its center lies in the crop and at least a pixel of each side is
+    left. Crowd regions stay as long as they are visible, but do not influence the crop.
 
     Args:
         size_hw: Height and width of the result, in pixels.
         expand_p: Chance to zoom out.
         expand_max_ratio: The most that both sides grow by; 4 is the paper's "16x" of the area.
-        crop_min_iou: What is asked of a crop, chosen with equal chances: null is the whole image,
-            0 any part, other values the least IoU with at least one object.
+        crop_min_iou: Conditions on a crop, one of which is drawn: null is the whole image, 0 any
+            part, other values the least IoU with at least one object.
         crop_side: Range of a crop's size as a fraction of the canvas, as sqrt(w * h); 0.3 is the
             paper's 0.1 of the area.
         crop_aspect: Range of a crop's width to height, as fractions of the canvas.
-        crop_tries: Crops to draw before the image is left whole.
+        crop_tries: Crops to draw before the whole image is used.
         flip_p: Chance to mirror left to right.
         fill_rgb: The mean color of the canvas.
         photometric: Any albumentations operation on colors; null is `ColorDistortion` as in the
@@ -121,11 +170,12 @@ class SSDAugment:
         crop_tries: int = 50,
         flip_p: float = 0.5,
         fill_rgb: tuple[int, int, int] = (123, 117, 104),
-        photometric: A.BasicTransform | A.BaseCompose | None = None,
+        photometric: Photometric | None = None,
         max_reduce: int = 8,
         min_resolution: float = 0.7,
     ) -> None:
-        self.size_hw = _checked_size(size_hw)
+        super().__init__(flip_p, fill_rgb, photometric, max_reduce, min_resolution)
+        self.size_hw = checked_size(size_hw)
         check_option("expand_p", expand_p, 0 <= expand_p <= 1)
         check_option("expand_max_ratio", expand_max_ratio, expand_max_ratio >= 1)
         ious = [iou for iou in crop_min_iou if iou is not None]
@@ -135,41 +185,19 @@ class SSDAugment:
         check_option("crop_side", crop_side, 0 < crop_side[0] <= crop_side[1] <= 1)
         check_option("crop_aspect", crop_aspect, 0 < crop_aspect[0] <= 1 <= crop_aspect[1])
         check_option("crop_tries", crop_tries, crop_tries >= 1)
-        check_option("flip_p", flip_p, 0 <= flip_p <= 1)
-        check_option(
-            "fill_rgb", fill_rgb, len(fill_rgb) == 3 and all(0 <= c <= 255 for c in fill_rgb)
-        )
-        check_option("max_reduce", max_reduce, max_reduce in REDUCTIONS)
-        check_option("min_resolution", min_resolution, min_resolution > 0)
         self.expand_p = expand_p
         self.expand_max_ratio = expand_max_ratio
         self.crop_min_iou = tuple(crop_min_iou)
         self.crop_side = crop_side
         self.crop_aspect = crop_aspect
         self.crop_tries = crop_tries
-        self.flip_p = flip_p
-        self.fill_rgb = fill_rgb
-        self.photometric = ColorDistortion() if photometric is None else photometric
-        self.min_resolution = min_resolution
-        self._reductions = tuple(r for r in REDUCTIONS if r <= max_reduce)
 
     def __call__(
         self, image: ImageFile, objects: Objects, rng: np.random.Generator
     ) -> tuple[np.ndarray, Objects]:
         """See `Transform`."""
         crop = self._sample(image.size_hw, objects.boxes[~objects.crowd], rng)
-        mirror = bool(rng.random() < self.flip_p)
-        placement = place(
-            crop,
-            image.size_hw,
-            self.size_hw,
-            mirror=mirror,
-            reductions=self._reductions,
-            min_resolution=self.min_resolution,
-        )
-        seed_operation(self.photometric, rng)
-        pixels = draw_placement(image, placement, self.photometric, self.fill_rgb)
-        return pixels, move_objects(objects, crop, placement)
+        return self._draw(image, objects, crop, self.size_hw, rng)
 
     def _sample(
         self, image_hw: tuple[int, int], boxes: np.ndarray, rng: np.random.Generator
@@ -185,10 +213,10 @@ class SSDAugment:
 
 
 class AlbumentationsPipeline:
-    """Any list of albumentations operations, made reproducible.
+    """A list of albumentations operations, made reproducible.
 
-    Images that come out in another size are stretched to ``size_hw`` at the end. Boxes are
-    clipped to the image; what is left of one must measure at least a pixel.
+    Results of another size are stretched to ``size_hw`` at the end. Boxes are clipped to the
+    image and must then measure at least a pixel on each side.
 
     Args:
         size_hw: Height and width of the result, in pixels.
@@ -202,7 +230,7 @@ class AlbumentationsPipeline:
     def __init__(
         self, size_hw: tuple[int, int], transforms: list[A.BasicTransform | A.BaseCompose]
     ) -> None:
-        self.size_hw = _checked_size(size_hw)
+        self.size_hw = checked_size(size_hw)
         self.transforms = list(transforms)
         # Labels stay in their own arrays: albumentations would carry them as floats.
         self._compose = A.Compose(
@@ -219,7 +247,7 @@ class AlbumentationsPipeline:
         try:
             result = self._compose(image=pixels, bboxes=objects.boxes, rows=rows)
         except Exception as error:
-            # Operations raise what they like; albumentations' own errors derive from Exception.
+            # Operations raise errors of any kind.
             raise DataError(f"{image.path}: an albumentations operation failed: {error}") from error
         pixels = result["image"]
         if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8:
@@ -233,48 +261,29 @@ class AlbumentationsPipeline:
         return np.ascontiguousarray(pixels), kept.select(large_enough(kept.boxes))
 
 
-def _checked_size(size_hw: tuple[int, int]) -> tuple[int, int]:
-    height, width = size_hw
-    check_option("size_hw", size_hw, height >= 1 and width >= 1)
-    return height, width
-
-
-def check_option(name: str, value: object, good: object) -> None:
-    """Refuse an option that is out of its range.
-
-    Raises:
-        DataError: ``good`` is false.
-    """
-    if not good:
-        raise DataError(f"{name}={value!r} is out of its range; see the options of the transform.")
-
-
 TILES = 4
 
 Tile = tuple[int, int, int, int]
 """Left, top, right, bottom in whole pixels of the network's input."""
 
 
-class Mosaic:
+class Mosaic(_Drawing):
     """Makes one image of four; in training a data module uses it in place of its transform.
 
-    A tile is filled without gaps: its image is thought of as stretched to the network's input,
-    as evaluation sees it, shrunk by a random scale, but never to less than the tile, and the tile
-    shows a random part of it. Each part is decoded no larger than needed, mirrored, and distorted
-    in its colors by itself.
-
-    Objects are kept as in `SSDAugment`: those whose center is seen, clipped to the tile, if at
-    least a pixel of each side is left; crowd regions as long as any of them is seen.
+    A tile is filled without gaps: its image is stretched to the network's input, as in evaluation,
+    and shrunk by a random scale, but never to less than the tile, which shows a random part of it.
+    Each part is mirrored and its colors are distorted independently. Objects are kept as in
+    `SSDAugment`, clipped to the tile.
 
     Args:
         p: Chance of a mosaic; else the image goes through the training transform alone.
-        last_epochs: Epochs at the end of the training that have no mosaics, so that it ends on
-            images like those of evaluation (Ge et al. 2021, YOLOX, section 2.1: 15 of 300).
+        last_epochs: Epochs without mosaics at the end of the training, so that it ends on images
+            like those of evaluation (Ge et al. 2021, YOLOX, section 2.1: 15 of 300).
         centre: Range of the dividing point, as a fraction of each side.
-        scale: Range of the size at which images are shown, relative to evaluation.
+        scale: Range of the size of images relative to evaluation.
         aspect: Range of the factor on width to height.
         flip_p: Chance to mirror a part left to right.
-        fill_rgb: The color of the pixel that rounding may leave free at an edge.
+        fill_rgb: The color of a pixel that rounding may leave free at an edge.
         photometric: As for `SSDAugment`; null is `ColorDistortion`.
         max_reduce: The smallest fraction 1/max_reduce at which a JPEG may be decoded.
         min_resolution: Decoded pixels for each pixel of the output that are enough.
@@ -293,36 +302,24 @@ class Mosaic:
         aspect: tuple[float, float] = (0.75, 1.3333),
         flip_p: float = 0.5,
         fill_rgb: tuple[int, int, int] = (123, 117, 104),
-        photometric: A.BasicTransform | A.BaseCompose | None = None,
+        photometric: Photometric | None = None,
         max_reduce: int = 8,
         min_resolution: float = 0.7,
     ) -> None:
+        super().__init__(flip_p, fill_rgb, photometric, max_reduce, min_resolution)
         check_option("p", p, 0 <= p <= 1)
         check_option("last_epochs", last_epochs, last_epochs >= 0)
         check_option("centre", centre, 0 < centre[0] <= centre[1] < 1)
         check_option("scale", scale, 0 < scale[0] <= scale[1])
         check_option("aspect", aspect, 0 < aspect[0] <= 1 <= aspect[1])
-        check_option("flip_p", flip_p, 0 <= flip_p <= 1)
-        check_option("fill_rgb", fill_rgb, all(0 <= value <= 255 for value in fill_rgb))
-        check_option("max_reduce", max_reduce, max_reduce in REDUCTIONS)
-        check_option("min_resolution", min_resolution, min_resolution > 0)
         self.p = p
         self.last_epochs = last_epochs
         self.centre = centre
         self.scale = scale
         self.aspect = aspect
-        self.flip_p = flip_p
-        self.fill_rgb = fill_rgb
-        self.photometric = ColorDistortion() if photometric is None else photometric
-        self.min_resolution = min_resolution
-        self._reductions = tuple(r for r in REDUCTIONS if r <= max_reduce)
 
     def divide(self, size_hw: tuple[int, int], rng: np.random.Generator) -> list[Tile]:
-        """Draw the point that divides the output.
-
-        Args:
-            size_hw: Height and width of the output in pixels, each at least 2.
-            rng: The only source of randomness.
+        """Draw the point that divides an output of at least 2 by 2 pixels.
 
         Returns:
             The tiles: top left, top right, bottom left, bottom right. None is empty.
@@ -339,34 +336,14 @@ class Mosaic:
         size_hw: tuple[int, int],
         rng: np.random.Generator,
     ) -> tuple[np.ndarray, Objects]:
-        """Read the part of an image that a tile shows.
-
-        Args:
-            tile: Where the part goes.
-            image: The file.
-            objects: Its objects, in pixels of the whole image.
-            size_hw: Size of the output in pixels.
-            rng: The only source of randomness.
+        """Read a part of an image for a tile of an output of ``size_hw``; see `Transform`.
 
         Returns:
             (h, w, 3) uint8 RGB of the tile's size, and the objects in pixels of the output.
-
-        Raises:
-            DataError: The image cannot be read.
         """
         left, top, right, bottom = tile
         crop = self._sample(tile, image.size_hw, size_hw, rng)
-        placement = place(
-            crop,
-            image.size_hw,
-            (bottom - top, right - left),
-            mirror=bool(rng.random() < self.flip_p),
-            reductions=self._reductions,
-            min_resolution=self.min_resolution,
-        )
-        seed_operation(self.photometric, rng)
-        pixels = draw_placement(image, placement, self.photometric, self.fill_rgb)
-        seen = move_objects(objects, crop, placement)
+        pixels, seen = self._draw(image, objects, crop, (bottom - top, right - left), rng)
         offset = np.array([left, top, left, top], np.float32)
         return pixels, seen._replace(boxes=seen.boxes + offset)
 
@@ -377,7 +354,7 @@ class Mosaic:
         size_hw: tuple[int, int],
         rng: np.random.Generator,
     ) -> Rect:
-        """The part of the image, in its pixels, that fills the tile."""
+        """Draw the part of the image, in its pixels, that fills the tile."""
         scale, ratio = rng.uniform(*self.scale), np.sqrt(rng.uniform(*self.aspect))
         spans = []
         for axis, factor in ((0, scale * ratio), (1, scale / ratio)):  # x, y
@@ -394,12 +371,7 @@ class Mosaic:
         parts: Sequence[tuple[np.ndarray, Objects]],
         size_hw: tuple[int, int],
     ) -> tuple[np.ndarray, Objects]:
-        """Put the parts together.
-
-        Args:
-            tiles: From `divide`.
-            parts: From `fill`, one for each tile.
-            size_hw: Size of the output in pixels.
+        """Join the parts of `fill`, one for each of the tiles of `divide`.
 
         Returns:
             (h, w, 3) uint8 RGB and the objects of all parts in its pixels.

@@ -1,7 +1,6 @@
-"""Where images and boxes go when they are cropped, expanded, mirrored and resized.
+"""Geometry of crops, expansions, mirroring and resizing, without any pixels.
 
-Coordinates are continuous: the first pixel covers [0, 1), an image of width W ends at W. Nothing
-here touches a pixel.
+Coordinates are continuous: the first pixel covers [0, 1), an image of width W ends at W.
 """
 
 import math
@@ -28,13 +27,11 @@ class Objects(NamedTuple):
 
     def select(self, rows: np.ndarray) -> Self:
         """Keep some rows: a (N,) bool mask or an (M,) integer index."""
-        return self._replace(
-            boxes=self.boxes[rows], labels=self.labels[rows], crowd=self.crowd[rows]
-        )
+        return type(self)(*(column[rows] for column in self))
 
 
 class Placement(NamedTuple):
-    """Which part of a decoded image fills which part of the output, in whole pixels of both.
+    """The part of a decoded image and the part of the output that it fills, in whole pixels.
 
     Whole pixels make the resampling a plain resize of a window, a third of the cost of an affine
     warp, and exact for boxes: they are mapped from window to target, not from the sampled crop.
@@ -52,7 +49,7 @@ class Placement(NamedTuple):
     """Whether the output is flipped left to right at the end."""
 
     def move(self, boxes: np.ndarray) -> np.ndarray:
-        """Map boxes of the whole image to the output and clip them to its visible part.
+        """Map boxes to the output and clip them to its visible part.
 
         Args:
             boxes: (N, 4) float32, xyxy, pixels of the whole image.
@@ -72,7 +69,7 @@ class Placement(NamedTuple):
 
 
 class CropRule(NamedTuple):
-    """Which crops are drawn, and which accepted."""
+    """The distribution of crops, and the condition to accept one."""
 
     min_iou: float
     """Least intersection over union of the crop and at least one box, in [0, 1]."""
@@ -85,7 +82,7 @@ class CropRule(NamedTuple):
 
 
 def whole(size_hw: tuple[int, int]) -> Rect:
-    """The rectangle of an image of this size."""
+    """Return the rectangle of an image of this size."""
     return 0.0, 0.0, float(size_hw[1]), float(size_hw[0])
 
 
@@ -137,7 +134,7 @@ def sample_crop(
 
 
 def _sample_fractions(rule: CropRule, rng: np.random.Generator) -> np.ndarray:
-    """(tries, 2) width and height as fractions of the canvas, each at most 1."""
+    """Draw (tries, 2) widths and heights as fractions of the canvas, each at most 1."""
     sides = rng.uniform(*rule.side, rule.tries)
     # Neither side may exceed the canvas: the aspect ratio stays in [side^2, 1 / side^2].
     low = np.maximum(rule.aspect[0], sides**2)
@@ -146,13 +143,13 @@ def _sample_fractions(rule: CropRule, rng: np.random.Generator) -> np.ndarray:
 
 
 def center_inside(boxes: np.ndarray, rects: np.ndarray) -> np.ndarray:
-    """Whether the center of each box lies in its rectangle; both (..., 4) xyxy, broadcast."""
+    """Return whether the center of each box is in its rectangle; both (..., 4) xyxy, broadcast."""
     x, y = (boxes[..., 0] + boxes[..., 2]) / 2.0, (boxes[..., 1] + boxes[..., 3]) / 2.0
     return (x >= rects[..., 0]) & (x < rects[..., 2]) & (y >= rects[..., 1]) & (y < rects[..., 3])
 
 
 def _iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(N, M) intersection over union of (N, 4) and (M, 4) xyxy; 0 where both are empty."""
+    """Return the IoU (N, M) of boxes (N, 4) and (M, 4) xyxy; 0 where both are empty."""
     # Column by column: reductions over an axis of two cost several times as much.
     left, top, right, bottom = first.T[:, :, None]
     x0, y0, x1, y1 = second.T.astype(np.float64)[:, None]
@@ -172,7 +169,7 @@ def place(
     reductions: tuple[int, ...],
     min_resolution: float,
 ) -> Placement:
-    """Lay a crop over the output and choose how large the image has to be decoded.
+    """Place a crop in the output and choose the fraction at which the image is decoded.
 
     Args:
         crop: Part of the canvas that becomes the output; it shows some of the image.
@@ -195,7 +192,7 @@ def place(
 def _place_axis(
     crop: tuple[float, ...], length: int, size: int, reduce: int
 ) -> tuple[int, int, int, int]:
-    """One axis of `place`: start and end in the decoded image, start and end in the output."""
+    """Place one axis: start and end in the decoded image, start and end in the output."""
     scale = size / (crop[1] - crop[0])
     decoded = math.ceil(length / reduce)
     start = min(max(math.floor(crop[0] / reduce), 0), decoded - 1)
