@@ -135,9 +135,10 @@ class RandomCrop(ClassificationTransform):
         """Draw left, top, right, bottom; after too many tries, the largest central part."""
         height, width = image_hw
         shape = self.size_hw[1] / self.size_hw[0]
+        low, high = (math.log(ratio) for ratio in self.aspect)
         for _ in range(_TRIES):
             share = rng.uniform(*self.area) * height * width
-            aspect = shape * float(np.exp(rng.uniform(*np.log(self.aspect))))
+            aspect = shape * math.exp(rng.uniform(low, high))
             w, h = math.sqrt(share * aspect), math.sqrt(share / aspect)
             if w <= width and h <= height:
                 left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
