@@ -1,8 +1,4 @@
-"""A detection data set in memory: COCO's terms, held in arrays.
-
-Whatever the format on disk, the readers end here, and training, evaluation and checking start here.
-Nothing in this module needs torch.
-"""
+"""A detection dataset in memory: COCO's terms, held in arrays. Needs no torch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +11,7 @@ from ..data_errors import FaultKind, Faults
 from ..errors import DataError
 
 TOLERANCE_PX = 1.0
-"""How far a box may reach beyond its image, in pixels, and still be clipped without a word.
+"""A box may reach so far beyond its image, in pixels, and is clipped without a fault.
 
 COCO writes coordinates with two decimals and tools round to whole pixels, so an overshoot below one
 pixel is rounding, and more is a mistake.
@@ -23,7 +19,7 @@ pixel is rounding, and more is a mistake.
 
 
 def first_occurrences(ids: np.ndarray) -> np.ndarray:
-    """(N,) bool: True where an id of (N,) int64 occurs for the first time."""
+    """Return (N,) bool: True where an id of (N,) int64 occurs for the first time."""
     first = np.zeros(len(ids), dtype=bool)
     first[np.unique(ids, return_index=True)[1]] = True
     return first
@@ -37,20 +33,17 @@ def check_boxes(
     *,
     tolerance_px: float = TOLERANCE_PX,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find boxes that cannot be right, and clip the others to their images.
+    """Find invalid boxes, and clip the others to their images.
 
     Args:
         xywh: (K, 4) float64.
         sizes_hw: (K, 2) int64, the size of each box's image.
-        faults: where faults go.
+        faults: collects the faults, or raises.
         where: row -> the file and the annotation id, for messages.
         tolerance_px: see `TOLERANCE_PX`.
 
     Returns:
-        The clipped boxes (K, 4) float32 xyxy, and (K,) bool: which boxes are right.
-
-    Raises:
-        DataError: a box is wrong and ``faults`` raises.
+        The clipped boxes (K, 4) float32 xyxy, and (K,) bool: which boxes are valid.
     """
 
     def describe(row: int) -> str:
@@ -89,7 +82,7 @@ class ImageTable(NamedTuple):
     file_names: np.ndarray
     """(M,) str objects, as the annotation file names them."""
     paths: np.ndarray
-    """(M,) str objects, where the files are."""
+    """(M,) str objects, the files."""
     sizes_hw: np.ndarray
     """(M, 2) int64, the declared height and width in pixels."""
 
@@ -111,25 +104,23 @@ class BoxTable(NamedTuple):
     """(K,) float64, as annotated (COCO: the mask's area in pixels)."""
 
     def take(self, rows: np.ndarray | slice) -> "BoxTable":
-        """Some rows, chosen by a mask, by positions or by a slice."""
+        """Return some rows: a mask, positions or a slice."""
         return BoxTable(*(column[rows] for column in self))
 
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
-    """Images, boxes and categories of one data set or split.
-
-    Make one with `build`, or with `read_coco` and `read_voc`.
+    """Images, boxes and categories of a dataset or split; see `build`.
 
     Attributes:
-        title: what the data set is called, without its number of images.
-        categories: COCO category id -> name. The position in this dict is the class index: it is
-            the one map between the two. Ids may have gaps.
+        title: the name of the dataset, without its number of images.
+        categories: COCO category id -> name. The position in this dict is the class index. Ids may
+            have gaps.
         images: the M images.
         boxes: all K boxes, sorted by image.
         starts: (M + 1,) int64; the boxes of image i are the rows ``starts[i]:starts[i + 1]``.
         faults: what was left out.
-        set_aside: number of boxes of classes that the file declares and nobody asked for.
+        set_aside: number of boxes of classes that the file declares and that were not chosen.
     """
 
     title: str
@@ -151,22 +142,13 @@ class Annotations:
         owners: np.ndarray,
         faults: Faults,
     ) -> "Annotations":
-        """Put one together from boxes in any order.
-
-        Args:
-            title: see the class, as for the next two and the last.
-            categories: id -> name.
-            images: the images.
-            boxes: in any order.
-            owners: (K,) int64, for each box the position of its image.
-            faults: what was left out.
-        """
+        """Sort boxes by ``owners`` (K,) int64, the position of each one's image."""
         order = np.argsort(owners, kind="stable")
         starts = np.searchsorted(owners[order], np.arange(len(images.ids) + 1))
         return cls(title, categories, images, boxes.take(order), starts, faults)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What travels to worker processes: not the dict that `ground_truth` has cached."""
+        """Pickle without the cached `ground_truth`, for worker processes."""
         return {key: value for key, value in self.__dict__.items() if key != "ground_truth"}
 
     def __len__(self) -> int:
@@ -175,7 +157,7 @@ class Annotations:
 
     @property
     def name(self) -> str:
-        """What results call this data set: the title and how many images, or which "minival"."""
+        """The name in results: the title and the number of images, or the "minival"."""
         minival = _MINIVALS.get((self.title, len(self)))
         return f"{self.title} ({minival or f'{len(self):,} images'})"
 
@@ -185,38 +167,34 @@ class Annotations:
         return np.repeat(np.arange(len(self)), np.diff(self.starts))
 
     def boxes_of(self, index: int) -> BoxTable:
-        """The boxes of the image at a position."""
+        """Return the boxes of the image at a position."""
         return self.boxes.take(slice(self.starts[index], self.starts[index + 1]))
 
     def select(self, images: np.ndarray) -> "Annotations":
-        """The images at these positions (or under this mask (M,) bool), with their boxes."""
+        """Return the images at these positions (or under this mask (M,) bool), with their boxes."""
         images = np.arange(len(self))[images]
         position = np.full(len(self), -1)
         position[images] = np.arange(len(images))
         owners = position[self.owners]
         chosen = ImageTable(*(column[images] for column in self.images))
-        rows = np.flatnonzero(owners >= 0)
-        rows = rows[np.argsort(owners[rows], kind="stable")]
-        starts = np.searchsorted(owners[rows], np.arange(len(images) + 1))
-        return replace(self, images=chosen, boxes=self.boxes.take(rows), starts=starts)
+        rows = owners >= 0
+        selected = Annotations.build(
+            self.title,
+            self.categories,
+            chosen,
+            self.boxes.take(rows),
+            owners=owners[rows],
+            faults=self.faults,
+        )
+        return replace(selected, set_aside=self.set_aside)
 
     def positions_of(self, image_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where images are.
-
-        Args:
-            image_ids: (N,) int64.
-
-        Returns:
-            (N,) int64 positions, valid where the second, (N,) bool, says that the image is known.
-        """
+        """Find image ids (N,) int64 in the images, see `find`."""
         return find(self.images.ids, image_ids)
 
     @cached_property
     def ground_truth(self) -> dict[str, Any]:
-        """The COCO-format dict (images, annotations, categories) that pycocotools takes.
-
-        Boxes and areas stand as annotated, not clipped; masks are left out.
-        """
+        """The dict in COCO's format for pycocotools: boxes as annotated, not clipped; no masks."""
         images, boxes = self.images, self.boxes
         category_ids = np.array(list(self.categories), dtype=np.int64)[boxes.labels]
         image_rows = zip(
@@ -244,7 +222,7 @@ class Annotations:
         }
 
     def summary(self) -> str:
-        """One line: what is there, and what was left out."""
+        """Return one line: the counts, and what was left out."""
         crowd = int(self.boxes.crowd.sum())
         empty = int((np.diff(self.starts) == 0).sum())
         boxes = f"{len(self.boxes.ids):,} boxes"
@@ -259,7 +237,7 @@ class Annotations:
 
 
 def merge(parts: Sequence[Annotations]) -> Annotations:
-    """One data set from several parts, in their order.
+    """Join several parts to one dataset, in their order.
 
     Raises:
         DataError: the parts have different categories, or an image or annotation id in common.
@@ -273,8 +251,8 @@ def merge(parts: Sequence[Annotations]) -> Annotations:
                 f"{first.title} and {part.title} declare different categories, so they cannot be "
                 "parts of one split. Give both files the same categories."
             )
-    images = ImageTable(*(np.concatenate(c) for c in zip(*(p.images for p in parts), strict=True)))
-    boxes = BoxTable(*(np.concatenate(c) for c in zip(*(p.boxes for p in parts), strict=True)))
+    images = ImageTable(*map(np.concatenate, zip(*(p.images for p in parts), strict=True)))
+    boxes = BoxTable(*map(np.concatenate, zip(*(p.boxes for p in parts), strict=True)))
     title = " + ".join(part.title for part in parts)
     for what, ids in (("image", images.ids), ("annotation", boxes.ids)):
         again = ids[~first_occurrences(ids)]
@@ -295,16 +273,10 @@ def merge(parts: Sequence[Annotations]) -> Annotations:
 def choose(
     annotations: Annotations, image_ids: np.ndarray, source: str, *, keep: bool
 ) -> Annotations:
-    """Keep only the images of a list of ids, or all others.
-
-    Args:
-        annotations: the data set.
-        image_ids: (N,) int64.
-        source: where the ids come from, for messages.
-        keep: True keeps the listed images, False leaves them out.
+    """Keep only the images of a list of ids (N,) int64, or all others if not ``keep``.
 
     Raises:
-        DataError: an id is unknown (counted instead under ``on_error="skip"``).
+        DataError: an id is unknown (counted under ``on_error="skip"``); names ``source``.
     """
     positions, known = annotations.positions_of(image_ids)
     faults = annotations.faults.copy()
@@ -319,7 +291,7 @@ def choose(
 
 
 def find(haystack: np.ndarray, needles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each of ``needles`` (N,) is in ``haystack`` (M,), both int64, the latter unique.
+    """Find ``needles`` (N,) in ``haystack`` (M,), both int64, the latter unique.
 
     Returns:
         (N,) int64 positions, valid where the second result, (N,) bool, is True.

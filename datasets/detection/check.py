@@ -1,7 +1,4 @@
-"""Looking a whole data set over: what is in it, and everything that is wrong with it.
-
-Nothing here needs torch, so that the check starts at once.
-"""
+"""Check of a whole dataset: its content and all its faults. Needs no torch, to start quickly."""
 
 import os
 import textwrap
@@ -22,27 +19,26 @@ from ..images import ImageFile
 from .annotations import Annotations
 from .coco import official_title, read_coco
 from .image_checks import IMAGE_SUFFIXES, drop_missing, quarter_turn
-from .layout import SPLITS, Split, find_layout
+from .layout import SPLITS, find_layout
 from .voc import VocPart, find_voc_split, read_voc
 
 _SHOWN = 10
-"""Messages of each kind, and file names, that the text shows; `as_dict` has more."""
-_WIDTH = 80
+"""Number of messages of each kind, and of file names, in the text; `as_dict` has more."""
 
 
 @dataclass
 class SplitReport:
-    """What the check found in one split.
+    """The result of the check of one split.
 
     Attributes:
         file: the annotation file.
-        faults: everything that is wrong.
-        released: faulty entries of COCO's own releases, which nobody can mend; no fault.
+        faults: all faults.
+        released: faulty entries of COCO's own releases, which nobody can mend; no faults.
         images, boxes, crowd, empty: numbers of images, of boxes, of crowd regions among the boxes,
             and of images without boxes.
-        sizes_hw: the least and the greatest height and width in pixels, None without images.
+        sizes_hw: the smallest and the largest height and width in pixels, None without images.
         per_class: name -> number of boxes, in class order.
-        turned: images whose boxes were drawn before EXIF rotation and are turned with it.
+        turned: number of images whose boxes were drawn before EXIF rotation.
     """
 
     file: str
@@ -57,7 +53,7 @@ class SplitReport:
     turned: int = 0
 
     def count(self, annotations: Annotations) -> None:
-        """Fill in the numbers."""
+        """Set the numbers."""
         sizes, labels = annotations.images.sizes_hw, annotations.boxes.labels
         counts = np.bincount(labels, minlength=len(annotations.categories)).tolist()
         self.images = len(annotations)
@@ -70,21 +66,21 @@ class SplitReport:
             self.sizes_hw = ((least[0], least[1]), (most[0], most[1]))
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return plain data for JSON."""
         plain = {key: value for key, value in vars(self).items() if not isinstance(value, Faults)}
         return plain | {"faults": self.faults.as_dict(), "released": self.released.as_dict()}
 
 
 @dataclass
 class CheckReport:
-    """What the check of a data set found.
+    """The result of the check of a dataset.
 
     Attributes:
         root: its folder.
-        layout: how its files are laid out.
-        quick: True where no image was opened.
+        layout: the title of its layout.
+        quick: True if no image was opened.
         splits: "train", "val", "test" -> report.
-        unreferenced: images in the image folders that no annotation file mentions; no fault.
+        unreferenced: images in the image folders that no annotation file mentions; no faults.
     """
 
     root: str
@@ -99,7 +95,7 @@ class CheckReport:
         return not any(report.faults.total for report in self.splits.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return plain data for JSON."""
         return vars(self) | {
             "ok": self.ok,
             "splits": {name: report.as_dict() for name, report in self.splits.items()},
@@ -148,16 +144,16 @@ def check_dataset(
     workers: int | None = None,
     progress: bool = True,
 ) -> CheckReport:
-    """Check a detection data set in COCO's or Pascal VOC's format, and do not stop at a fault.
+    """Check a detection dataset in COCO's or Pascal VOC's format without stopping at a fault.
 
     Args:
-        root: its folder, in a layout that a data module finds by itself.
-        quick: only look for the images, do not open them.
-        workers: threads that decode images; None takes one for each core, at most 8.
+        root: its folder, in a layout that a data module recognizes.
+        quick: do not open the images, only check that they exist.
+        workers: threads that decode images; None is one for each core, at most 8.
         progress: show a bar on standard error.
 
     Raises:
-        DataError: there is no data set in the folder.
+        DataError: there is no dataset in the folder.
     """
     root = Path(root)
     layout, splits = _find_splits(root)
@@ -167,7 +163,7 @@ def check_dataset(
     for name, split in splits.items():
         part = SplitReport(split.file, Faults("skip"))
         report.splits[name] = part
-        annotations = split.read(part)
+        annotations = split.read_into(part)
         if annotations is None:
             for folder in split.images:
                 mentioned.setdefault(folder, set())
@@ -200,22 +196,39 @@ class _Split:
     """A split in any format.
 
     Attributes:
-        file: what messages call its annotations.
+        file: name of its annotations in messages.
         images: its image folders, relative to the root or absolute.
-        read: reads it without stopping; adds to the report what is faulty, and returns None where
-            nothing can be read.
+        read: reads it with on_error="skip".
+        coco_file: the annotation file, if it is in COCO's format.
     """
 
     file: str
     images: list[str]
-    read: Callable[[SplitReport], Annotations | None]
+    read: Callable[[], Annotations]
+    coco_file: Path | None = None
+
+    def read_into(self, report: SplitReport) -> Annotations | None:
+        """Read it and report its faults; None if it cannot be read."""
+        try:
+            annotations = self.read()
+        except DataError as error:
+            report.faults.add(FaultKind.ANNOTATION_FILE, str(error))
+            return None
+        released = self.coco_file is not None and official_title(self.coco_file)
+        (report.released if released else report.faults).extend(annotations.faults)
+        if self.coco_file is not None:
+            for name, times in Counter(annotations.images.file_names).items():
+                if times > 1:
+                    message = f"{self.coco_file}: {name} is declared {times} times"
+                    report.faults.add(FaultKind.DUPLICATE_IMAGE, message, times - 1)
+        return annotations
 
 
 def _find_splits(root: Path) -> tuple[str, dict[str, _Split]]:
-    """Recognise the layout, and say how each split is read.
+    """Recognize the layout, and prepare the reading of each split.
 
     Raises:
-        DataError: there is no data set in a known layout.
+        DataError: there is no dataset in a known layout.
     """
     try:
         layout, splits = find_layout(root)
@@ -227,15 +240,23 @@ def _find_splits(root: Path) -> tuple[str, dict[str, _Split]]:
             f"{error} Pascal VOC's layouts were looked for, too: ImageSets/Main/train.txt, or a "
             "folder for each split with XML files."
         ) from None
-    return layout, {
-        name: _Split(split.annotations, [split.images], partial(_read, root, split))
-        for name, split in splits.items()
-    }
+    found = {}
+    for name, split in splits.items():
+        file = root / split.annotations
+        read = partial(read_coco, file, root / split.images, on_error="skip")
+        found[name] = _Split(split.annotations, [split.images], read, file)
+    return layout, found
 
 
 def _find_voc_splits(root: Path) -> dict[str, _Split]:
     found = {}
-    categories: dict[int, str] = {}  # those of the first split, as training takes them
+    categories: dict[int, str] = {}  # those of the first split, as in training
+
+    def read(parts: list[VocPart]) -> Annotations:
+        annotations = read_voc(parts, categories or None, on_error="skip")
+        categories.update(annotations.categories)
+        return annotations
+
     for name in SPLITS:
         try:
             parts = find_voc_split(root, name)
@@ -243,42 +264,14 @@ def _find_voc_splits(root: Path) -> dict[str, _Split]:
             continue
         folders = [str(part.images.absolute()) for part in parts]
         file = " + ".join(str(part.annotations.relative_to(root)) for part in parts)
-        found[name] = _Split(file, folders, partial(_read_voc, parts, categories))
+        found[name] = _Split(file, folders, partial(read, parts))
     return found
-
-
-def _read_voc(
-    parts: list[VocPart], categories: dict[int, str], report: SplitReport
-) -> Annotations | None:
-    try:
-        annotations = read_voc(parts, categories or None, on_error="skip")
-    except DataError as error:
-        report.faults.add(FaultKind.ANNOTATION_FILE, str(error))
-        return None
-    categories.update(annotations.categories)
-    report.faults.extend(annotations.faults)
-    return annotations
-
-
-def _read(root: Path, split: Split, report: SplitReport) -> Annotations | None:
-    file = root / split.annotations
-    try:
-        annotations = read_coco(file, root / split.images, on_error="skip")
-    except DataError as error:
-        report.faults.add(FaultKind.ANNOTATION_FILE, str(error))
-        return None
-    (report.released if official_title(file) else report.faults).extend(annotations.faults)
-    for name, times in Counter(annotations.images.file_names).items():
-        if times > 1:
-            message = f"{file}: {name} is declared {times} times"
-            report.faults.add(FaultKind.DUPLICATE_IMAGE, message, times - 1)
-    return annotations
 
 
 def _open_all(
     annotations: Annotations, faults: Faults, workers: int | None, bar: str | None
 ) -> int:
-    """Decode every image; returns in how many EXIF rotation turns the boxes."""
+    """Decode every image; returns the number of those whose boxes EXIF rotation turns."""
     images = annotations.images
     jobs = list(zip(images.paths, images.sizes_hw.tolist(), strict=True))
     turned = 0
@@ -304,7 +297,7 @@ def _open(path: str, declared_hw: list[int]) -> tuple[FaultKind, str] | bool:
 
 
 def _images(folder: Path) -> list[Path]:
-    """Image files in a folder and below it, in order of their names."""
+    """Return the image files in a folder and below it, sorted."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
@@ -320,14 +313,5 @@ def _list_messages(messages: list[str], count: int) -> list[str]:
     shown = messages[:_SHOWN]
     if count > len(shown):
         shown = [*shown, f"... and {count - len(shown):,} more"]
-    return [
-        textwrap.fill(
-            message,
-            _WIDTH,
-            initial_indent="  ",
-            subsequent_indent="    ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        for message in shown
-    ]
+    wrapper = textwrap.TextWrapper(80, "  ", "    ", break_long_words=False, break_on_hyphens=False)
+    return [wrapper.fill(message) for message in shown]

@@ -1,4 +1,4 @@
-"""The files of COCO 2014 and 2017: where they are, how large, and how to get them."""
+"""Downloads of COCO 2014 and 2017."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +14,10 @@ COCO_SPLITS = ("train", "val")
 
 
 class CocoArchive(NamedTuple):
-    """One zip file of COCO."""
+    """A zip file of COCO: its path on the server, relative to the base address, and its bytes."""
 
     path: str
-    """Where it is on the server, relative to the base address."""
     size: int
-    """Bytes."""
     md5: str
 
     @property
@@ -33,44 +31,33 @@ class CocoArchive(NamedTuple):
 # (examples/pytorch/fx/object_detection/maskrcnn/download_dataset.sh), those of the images of 2014
 # also in Salesforce's LAVIS (lavis/datasets/download_scripts/download_coco.py), and that of the
 # annotations of 2014 also in PaddleNLP (paddlenlp/datasets, COCOCaptions).
+# fmt: off
 _IMAGES = {
     (2017, "train"): CocoArchive(
-        "zips/train2017.zip", 19_336_861_798, "cced6f7f71b7629ddf16f17bbcfab6b2"
-    ),
-    (2017, "val"): CocoArchive("zips/val2017.zip", 815_585_330, "442b8da7639aecaf257c1dceb8ba8c80"),
+        "zips/train2017.zip", 19_336_861_798, "cced6f7f71b7629ddf16f17bbcfab6b2"),
+    (2017, "val"): CocoArchive(
+        "zips/val2017.zip", 815_585_330, "442b8da7639aecaf257c1dceb8ba8c80"),
     (2014, "train"): CocoArchive(
-        "zips/train2014.zip", 13_510_573_713, "0da8c0bd3d6becc4dcb32757491aca88"
-    ),
+        "zips/train2014.zip", 13_510_573_713, "0da8c0bd3d6becc4dcb32757491aca88"),
     (2014, "val"): CocoArchive(
-        "zips/val2014.zip", 6_645_013_297, "a3d79f5ed8d289b7a7554ce06a5782b3"
-    ),
+        "zips/val2014.zip", 6_645_013_297, "a3d79f5ed8d289b7a7554ce06a5782b3"),
 }
 _ANNOTATIONS = {
-    2017: CocoArchive(
-        "annotations/annotations_trainval2017.zip",
-        252_907_541,
-        "f4bbac642086de4f52a3fdda2de5fa2c",
-    ),
-    2014: CocoArchive(
-        "annotations/annotations_trainval2014.zip",
-        252_872_794,
-        "0a379cfc70b0e71301e0f377548639bd",
-    ),
+    2017: CocoArchive("annotations/annotations_trainval2017.zip", 252_907_541,
+                      "f4bbac642086de4f52a3fdda2de5fa2c"),
+    2014: CocoArchive("annotations/annotations_trainval2014.zip", 252_872_794,
+                      "0a379cfc70b0e71301e0f377548639bd"),
 }
+# fmt: on
 COCO_YEARS = tuple(_ANNOTATIONS)
 """Editions that can be downloaded."""
 
 
 def missing_archives(root: Path, year: int, splits: Sequence[str]) -> list[CocoArchive]:
-    """The archives whose content a folder lacks, smallest first.
+    """Return the archives whose content a folder lacks, smallest first.
 
-    Image folders and annotation files count as there when they exist, because ``unzip`` lets
-    them appear only when they are whole.
-
-    Args:
-        root: Folder of the data set, which need not exist.
-        year: 2014 or 2017.
-        splits: Any of "train" and "val".
+    Image folders and annotation files are complete if they exist, since ``unzip`` lets them appear
+    only as a whole. For the parameters see `download_coco`.
 
     Raises:
         DataError: There is no such year or split.
@@ -99,10 +86,10 @@ def download_coco(
     """Fetch what a folder lacks of COCO, into the official layout.
 
     Each archive is downloaded into the folder, verified, unpacked and deleted before the next.
-    Interrupted at any time, the same call goes on where it stopped.
+    After an interruption the same call continues.
 
     Args:
-        root: Folder of the data set; gets ``annotations/``, ``train2017/`` and so on.
+        root: Folder to make; gets ``annotations/``, ``train2017/`` and so on.
         year: 2014 or 2017.
         splits: Any of "train" and "val".
         base_url: Server, or a mirror with the same paths and files.
@@ -112,7 +99,7 @@ def download_coco(
         The archives that were fetched; none if everything was there.
 
     Raises:
-        DataError: As ``download`` and ``unzip`` do, or the disk is too full for the whole.
+        DataError: See ``download`` and ``unzip``; also if the disk is too full for everything.
     """
     archives = missing_archives(root, year, splits)
     if not archives:
@@ -134,9 +121,9 @@ def download_coco(
 
 
 def space_needed(archives: Sequence[CocoArchive]) -> int:
-    """Bytes of disk that unpacking them one after the other takes at its peak, roughly.
+    """Estimate the bytes of disk that unpacking the archives one by one takes at its peak.
 
-    The images in the archives are as large as the archives, since JPEG does not compress.
+    The images are as large as the archives, since JPEG does not compress further.
     """
     sizes = [archive.size for archive in archives]
     return sum(sizes) + max(sizes, default=0)

@@ -1,4 +1,4 @@
-"""Annotations meet their images: is the file there, is it as large as declared, is it upright.
+"""Checks of annotations against their images: existence, size and EXIF rotation.
 
 Boxes are in the pixels of the declared width and height. Where that is the size of the upright
 image (EXIF rotation applied), they fit. Where it is the size as stored and EXIF turns the image
@@ -10,14 +10,13 @@ import os
 from dataclasses import replace
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ..data_errors import FaultKind
 from ..errors import DataError
 from ..images import ImageFile
 from .annotations import Annotations
 
-_ORIENTATION_TAG = 0x0112
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 """Extensions, in lower case, of the files that count as images."""
 
@@ -45,7 +44,7 @@ def turn_boxes(boxes: np.ndarray, stored_hw: tuple[int, int], orientation: int) 
 
 
 def quarter_turn(image: ImageFile, declared_hw: tuple[int, int]) -> int | None:
-    """The EXIF orientation to turn boxes by, or None where they fit as they are.
+    """Return the EXIF orientation to turn boxes by, or None if they fit the upright image.
 
     Args:
         image: the image; its header is read.
@@ -59,7 +58,7 @@ def quarter_turn(image: ImageFile, declared_hw: tuple[int, int]) -> int | None:
         return None
     if (width, height) == declared_hw:
         with Image.open(image.path) as header:
-            orientation = header.getexif().get(_ORIENTATION_TAG, 1)
+            orientation = header.getexif().get(ExifTags.Base.Orientation, 1)
         if orientation in (5, 6, 7, 8):
             return orientation
     raise DataError(
@@ -69,7 +68,7 @@ def quarter_turn(image: ImageFile, declared_hw: tuple[int, int]) -> int | None:
 
 
 def drop_missing(annotations: Annotations) -> Annotations:
-    """Leave out images whose file is not there; folders are listed, no file is opened.
+    """Leave out images whose file does not exist; folders are listed, no file is opened.
 
     Raises:
         DataError: a file is missing and the annotations' ``on_error`` is "raise".
@@ -103,7 +102,7 @@ def fit_to_images(annotations: Annotations) -> Annotations:
     xywh, xyxy = annotations.boxes.xywh.copy(), annotations.boxes.xyxy.copy()
     good = np.ones(len(annotations), dtype=bool)
     for index, path in enumerate(annotations.images.paths):
-        image, declared_hw = ImageFile(path), _pair(sizes_hw[index])
+        image, declared_hw = ImageFile(path), (int(sizes_hw[index, 0]), int(sizes_hw[index, 1]))
         kind = FaultKind.UNREADABLE
         try:
             upright_hw = image.size_hw
@@ -128,7 +127,3 @@ def fit_to_images(annotations: Annotations) -> Annotations:
         faults=faults,
     )
     return fitted.select(good)
-
-
-def _pair(size_hw: np.ndarray) -> tuple[int, int]:
-    return int(size_hw[0]), int(size_hw[1])

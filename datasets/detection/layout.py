@@ -1,7 +1,4 @@
-"""Where a COCO-format data set keeps its files, and reading one of its splits.
-
-Nothing in this module needs torch.
-"""
+"""Layouts of datasets in COCO's format, and reading of their splits. Needs no torch."""
 
 import json
 from collections.abc import Sequence
@@ -16,12 +13,12 @@ from .annotations import Annotations, choose, merge
 from .coco import integers, read_coco
 
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-"""The names that a split goes by on disk."""
+"""The names of each split on disk."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Where a split, or a part of one, is; paths are relative to the data root, or absolute.
+    """The files of a split, or of a part of one; paths are relative to the data root, or absolute.
 
     Attributes:
         annotations: the annotation file.
@@ -38,12 +35,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Layout:
-    """A way to name folders and files.
+    """Names of folders and files relative to the root, with ``{split}`` for the split.
 
     Attributes:
-        title: for messages.
-        annotations: the annotation file relative to the root, with ``{split}`` for the split.
-        images: image folders in the same manner, the first that exists is taken.
+        title: its name in messages.
+        annotations: the annotation file.
+        images: image folders, of which the first that exists is used.
     """
 
     title: str
@@ -51,7 +48,7 @@ class Layout:
     images: tuple[str, ...]
 
     def find(self, root: Path) -> dict[str, Split]:
-        """The splits (train, val, test) that are there."""
+        """Return the splits (train, val, test) that exist."""
         found: dict[str, Split] = {}
         for split, aliases in SPLITS.items():
             for alias in aliases:
@@ -64,15 +61,13 @@ class Layout:
 
 
 LAYOUTS = (
-    Layout(
-        "COCO 2017",
-        "annotations/instances_{split}2017.json",
-        ("{split}2017", "images/{split}2017"),
-    ),
-    Layout(
-        "COCO 2014",
-        "annotations/instances_{split}2014.json",
-        ("{split}2014", "images/{split}2014"),
+    *(
+        Layout(
+            f"COCO {year}",
+            f"annotations/instances_{{split}}{year}.json",
+            (f"{{split}}{year}", f"images/{{split}}{year}"),
+        )
+        for year in (2017, 2014)
     ),
     Layout(
         "COCO without a year",
@@ -86,17 +81,14 @@ LAYOUTS = (
     ),
     Layout("Roboflow", "{split}/_annotations.coco.json", ("{split}",)),
 )
-"""Known layouts; the first of which a split is there is taken."""
+"""Known layouts; the first with an existing split is used."""
 
 
 def find_layout(root: Path) -> tuple[str, dict[str, Split]]:
-    """Recognise how a data set is laid out.
-
-    Returns:
-        The layout's title, and the splits that are there, at least one.
+    """Recognize the layout of a dataset; returns its title and the splits, at least one.
 
     Raises:
-        DataError: there is no such folder, or no known layout in it.
+        DataError: the folder does not exist or has no known layout.
     """
     for layout in LAYOUTS:
         splits = layout.find(root)
@@ -143,10 +135,7 @@ def read_split(
 
 
 def read_ids(file: Path) -> np.ndarray:
-    """Read image ids: a JSON list of integers, or one integer on each line.
-
-    Returns:
-        (N,) int64, each id once, in rising order.
+    """Read image ids (N,) int64, unique and rising: a JSON list, or one integer on each line.
 
     Raises:
         DataError: the file is absent or holds anything else.

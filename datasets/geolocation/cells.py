@@ -1,9 +1,9 @@
-"""Ids of S2 cells for millions of positions at once, in numpy.
+"""S2 cells for millions of positions at once, in numpy, and adaptive partitions of them.
 
 S2 (s2geometry.io) projects the sphere onto six faces of a cube and numbers the cells of each along
 a Hilbert curve; an id is 3 bits of face, 2 bits for each level down to 30 and a closing 1 bit. The
-library ``s2geometry`` does one position at a call; these functions give the same ids, which
-``tests/heads/geolocation/test_s2.py`` compares. Its geometry is used where cells are few.
+library ``s2geometry`` takes one position at a time; these functions give the same ids, which
+``tests/datasets/geolocation/test_s2.py`` compares. Its geometry is used for outlines only.
 """
 
 import re
@@ -20,11 +20,11 @@ from .coordinates import CellTable, check_positions, read_cell_table, write_cell
 from .geodesy import EARTH_RADIUS_KM, to_latlng_deg, unit_vectors
 
 MAX_LEVEL = 30
-"""Level of the smallest cells, with sides of about a centimetre."""
+"""Level of the smallest cells, with sides of about a centimeter."""
 
 _ONE = np.uint64(1)
-# The Hilbert curve of S2: by orientation (bit 0: axes swapped, bit 1: inverted) and quadrant
-# (i, j as two bits), which of the four comes when; and how the orientation changes there.
+# The Hilbert curve of S2: for each orientation (bit 0: axes swapped, bit 1: inverted), the place on
+# the curve of each quadrant (i, j as two bits); and for each place, the change of the orientation.
 _POSITION_OF = ((0, 1, 3, 2), (0, 3, 1, 2), (2, 3, 1, 0), (2, 1, 3, 0))
 _TURN_AT = (1, 0, 0, 3)
 _BITS = 4
@@ -34,7 +34,11 @@ _STEPS = 8  # of 4 bits each: 32, of which the first two are zero
 
 @cache
 def _steps() -> np.ndarray:
-    """(1024,) int64: orientation, 4 bits of i, 4 bits of j -> 8 bits of position, orientation."""
+    """Tabulate the curve for 4 bits of i and j at once, as S2 does.
+
+    Returns:
+        (1024,) int64: orientation, 4 bits of i, 4 bits of j -> 8 bits of position, orientation.
+    """
     table = np.zeros(4 << 2 * _BITS, dtype=np.int64)
     for key in range(len(table)):
         orientation, i, j = key >> 2 * _BITS, (key >> _BITS) & 15, key & 15
@@ -49,7 +53,7 @@ def _steps() -> np.ndarray:
 
 
 def leaf_ids(latlng_deg: np.ndarray) -> np.ndarray:
-    """Ids (N,) uint64 of the smallest cells that positions (N, 2) in degrees lie in."""
+    """Return the ids (N,) uint64 of the smallest cells around positions (N, 2) in degrees."""
     face, u, v = _face_uv(unit_vectors(latlng_deg))
     i, j = _grid(u), _grid(v)
     state = face & 1
@@ -64,7 +68,7 @@ def leaf_ids(latlng_deg: np.ndarray) -> np.ndarray:
 
 
 def _face_uv(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Face 0 to 5 of the cube, and where on it, each in [-1, 1]."""
+    """Project vectors to the cube: face 0 to 5, and two coordinates on it in [-1, 1]."""
     x, y, z = np.moveaxis(vectors, -1, 0)
     a, b, c = np.abs(x), np.abs(y), np.abs(z)
     # With equal components the later axis wins, as in S2.
@@ -73,7 +77,7 @@ def _face_uv(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     negative = along < 0
     u = np.choose(axis, (y, -x, -x)) / along
     v = np.choose(axis, (z, z, -y)) / along
-    # On the three faces behind, the two coordinates change places and signs.
+    # On the three negative faces the two coordinates are swapped and change their signs.
     u_behind = np.choose(axis, (z, z, -y)) / along
     v_behind = np.choose(axis, (y, -x, -x)) / along
     return (
@@ -84,7 +88,10 @@ def _face_uv(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _grid(u: np.ndarray) -> np.ndarray:
-    """Coordinates in [-1, 1] as int64 in [0, 2^30), by S2's quadratic projection."""
+    """Convert coordinates in [-1, 1] to int64 in [0, 2^30), by S2's quadratic projection.
+
+    It makes cells of a level more equal in area than a linear one would.
+    """
     root = 0.5 * np.sqrt(1 + 3 * np.abs(u))
     s = np.where(u >= 0, root, 1 - root)
     size = 1 << MAX_LEVEL
@@ -92,27 +99,27 @@ def _grid(u: np.ndarray) -> np.ndarray:
 
 
 def lowest_bits(ids: np.ndarray) -> np.ndarray:
-    """The closing bit (N,) uint64 of ids (N,): it tells the level."""
+    """Return the closing bit (N,) uint64 of ids (N,), which determines the level."""
     return ids & (~ids + _ONE)
 
 
 def range_min(ids: np.ndarray) -> np.ndarray:
-    """The first smallest cell in each of the cells (N,)."""
+    """Return the first of the smallest cells in each of the cells (N,)."""
     return ids - (lowest_bits(ids) - _ONE)
 
 
 def range_max(ids: np.ndarray) -> np.ndarray:
-    """The last smallest cell in each of the cells (N,)."""
+    """Return the last of the smallest cells in each of the cells (N,)."""
     return ids + (lowest_bits(ids) - _ONE)
 
 
 def levels(ids: np.ndarray) -> np.ndarray:
-    """Levels (N,) int64 of cells (N,) uint64, 0 to 30."""
+    """Return the levels (N,) int64, 0 to 30, of cells (N,) uint64."""
     return MAX_LEVEL - np.round(np.log2(lowest_bits(ids).astype(np.float64))).astype(np.int64) // 2
 
 
 def children(ids: np.ndarray) -> np.ndarray:
-    """The four children (4 N,) of each of the cells (N,) of levels below 30, in order."""
+    """Return the four children (4 N,) of each of the cells (N,) of levels below 30, in order."""
     quarter = lowest_bits(ids) >> np.uint64(2)
     steps = np.arange(4, dtype=np.uint64) * np.uint64(2)
     first = ids - quarter * np.uint64(3)
@@ -120,69 +127,56 @@ def children(ids: np.ndarray) -> np.ndarray:
 
 
 def face_ids() -> np.ndarray:
-    """The six cells (6,) uint64 of level 0."""
+    """Return the six cells (6,) uint64 of level 0."""
     return (np.arange(6, dtype=np.uint64) << np.uint64(61)) | np.uint64(1 << 60)
 
 
 def to_tokens(ids: np.ndarray) -> list[str]:
-    """Tokens of cells (N,): sixteen hexadecimal digits without the zeros at the end."""
+    """Return the tokens of cells (N,): sixteen hexadecimal digits without trailing zeros."""
     return [f"{number:016x}".rstrip("0") for number in ids.tolist()]
 
 
 def from_tokens(tokens: Iterable[str], what: str) -> np.ndarray:
-    """Ids (N,) uint64 of tokens.
-
-    Args:
-        tokens: N of them.
-        what: where they are from, for messages.
+    """Return the ids (N,) uint64 of tokens; ``what`` names their source in messages.
 
     Raises:
-        DataError: one is no token of an S2 cell.
+        DataError: One is no token of an S2 cell.
     """
     listed: Sequence[str] = list(tokens)
     numbers = [int(token.ljust(16, "0"), 16) if _TOKEN.fullmatch(token) else 0 for token in listed]
     ids = np.array(numbers, dtype=np.uint64)
-    # The closing bit lies at an even place, and there are six faces.
-    bad = (ids == 0) | (ids >> np.uint64(61) > 5) | (lowest_bits(ids) & _EVEN_BITS == 0)
+    # The closing bit is at an even position, and there are six faces.
+    even = lowest_bits(ids) & np.uint64(0x1555555555555555)
+    bad = (ids == 0) | (ids >> np.uint64(61) > 5) | (even == 0)
     if bad.any():
         token = listed[int(np.flatnonzero(bad)[0])]
         raise DataError(f"{what}: {token!r} is no token of an S2 cell (hex_id)")
     return ids
 
 
-_EVEN_BITS = np.uint64(0x1555555555555555)
-
-
-_STRAIGHT_LEVEL = 8
-_EDGE_PARTS = 8
 _POLE_DEG = 89.999999
 
 
-def outline(cell_id: int, level: int) -> list[tuple[float, float]]:
-    """Corners of a cell as (longitude, latitude), see ``Partition.polygon``.
-
-    Args:
-        cell_id: S2 id.
-        level: its level.
-
-    Raises:
-        DataError: ``s2geometry`` is not installed.
-    """
-    s2 = _s2geometry()
-    cell = s2.S2Cell(s2.S2CellId(cell_id))
+def _outline(cell_id: int, level: int) -> list[tuple[float, float]]:
+    try:
+        import s2geometry as s2
+    except ImportError as error:
+        raise DataError(
+            "outlines of cells need s2geometry: pip install 'mobilevision[geo]'"
+        ) from error
+    cell: Any = s2.S2Cell(s2.S2CellId(cell_id))
     corners = [s2.S2LatLng(cell.GetVertex(corner)) for corner in range(4)]
     ring = np.array([(each.lat().degrees(), each.lng().degrees()) for each in corners])
-    # Edges are great circles, which are bent on maps; those of small cells hardly.
-    return _unwrapped(_with_points_between(ring, _EDGE_PARTS if level < _STRAIGHT_LEVEL else 1))
+    # Edges are great circles, which are curved on maps; those of small cells hardly.
+    return _unwrapped(_with_points_between(ring, 8 if level < 8 else 1))
 
 
 def _with_points_between(ring_deg: np.ndarray, parts: int) -> list[tuple[float, float]]:
-    """Corners (4, 2) and points on the great circles between them as (longitude, latitude)."""
-    corners = unit_vectors(ring_deg)
+    """Return corners (4, 2) and points on the great circles between as (longitude, latitude)."""
+    corners = unit_vectors(ring_deg)[:, None]
     share = (np.arange(parts) / parts)[:, None]
-    sides = [a * (1 - share) + b * share for a, b in zip(corners, np.roll(corners, -1, 0),
-                                                         strict=True)]  # fmt: skip
-    points = to_latlng_deg(np.concatenate(sides))
+    sides = corners * (1 - share) + np.roll(corners, -1, axis=0) * share
+    points = to_latlng_deg(sides.reshape(-1, 3))
     return [(longitude, latitude) for latitude, longitude in points.tolist()]
 
 
@@ -193,7 +187,7 @@ def _unwrapped(ring: list[tuple[float, float]]) -> list[tuple[float, float]]:
     out = [ring[0]]
     at_pole: float | None = None
     for longitude, latitude in ring[1:]:
-        if abs(latitude) >= _POLE_DEG:  # all longitudes at once
+        if abs(latitude) >= _POLE_DEG:  # the pole has all longitudes: run along the map's edge
             at_pole = 90.0 if latitude > 0 else -90.0
             out.append((out[-1][0], at_pole))
             continue
@@ -208,18 +202,8 @@ def _unwrapped(ring: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return out
 
 
-def _s2geometry() -> Any:
-    try:
-        import s2geometry
-    except ImportError as error:
-        raise DataError(
-            "outlines of cells need s2geometry: pip install 'mobilevision[geo]'"
-        ) from error
-    return s2geometry
-
-
 NO_CELL = -1
-"""Class index of a place that no cell covers."""
+"""Class index of a position that no cell covers."""
 _SPHERE_KM2 = 4 * np.pi * EARTH_RADIUS_KM**2
 
 
@@ -228,11 +212,11 @@ class Partition:
     """Cells that do not overlap; the position of a cell is its class index.
 
     Attributes:
-        table: what is known of the cells.
-        name: what messages call it.
+        table: the cells.
+        name: its name in messages.
 
     Raises:
-        DataError: a token is none, or two cells overlap.
+        DataError: a token is invalid, or two cells overlap.
     """
 
     table: CellTable
@@ -261,17 +245,17 @@ class Partition:
 
     @property
     def latlng_deg(self) -> np.ndarray:
-        """(C, 2) float64, mean position of each cell's photos: what the cell answers."""
+        """(C, 2) float64, mean position of each cell's photos, which the cell predicts."""
         return self.table.latlng_deg
 
     @cached_property
     def spread_km(self) -> np.ndarray:
         """(C,) float64, root mean square distance of a cell's photos from their mean position.
 
-        Where the table does not say it, that of a disc as large as an average cell of the level.
+        Where the table does not state it, that of a disc as large as an average cell of the level.
         """
         area_km2 = _SPHERE_KM2 / (6 * 4.0**self.levels)
-        disc = np.sqrt(area_km2 / (2 * np.pi))
+        disc = np.sqrt(area_km2 / (2 * np.pi))  # a disc of radius r has the spread r / sqrt(2)
         return np.where(np.isnan(self.table.spread_km), disc, self.table.spread_km)
 
     @cached_property
@@ -287,26 +271,20 @@ class Partition:
         return range_max(self.ids[self._order])
 
     def assign(self, latlng_deg: np.ndarray) -> np.ndarray:
-        """Cells of positions.
-
-        Args:
-            latlng_deg: (N, 2) degrees.
-
-        Returns:
-            (N,) int64 class index, -1 where no cell covers the place.
-        """
+        """Return the class index (N,) int64 of positions (N, 2) in degrees, -1 without a cell."""
         return self._holding(leaf_ids(latlng_deg))
 
     def _holding(self, leaves: np.ndarray) -> np.ndarray:
+        # A cell is a range of leaves on the curve, and cells are sorted by its start.
         row = np.searchsorted(self._first, leaves, side="right") - 1
         inside = (row >= 0) & (leaves <= self._last[row])
         return np.where(inside, self._order[row], NO_CELL)
 
     def parents_in(self, coarse: "Partition") -> np.ndarray:
-        """Which cell of a coarser partition holds each cell: (C,) int64 class index there.
+        """Return the class index (C,) int64 of each cell's parent in a coarser partition.
 
         Raises:
-            DataError: one lies in none of them, or only partly.
+            DataError: A cell lies in none of them, or only partly.
         """
         holder = coarse._holding(range_min(self.ids))
         whole = (holder != NO_CELL) & (holder == coarse._holding(range_max(self.ids)))
@@ -320,28 +298,27 @@ class Partition:
         return holder
 
     def polygon(self, index: int) -> list[tuple[float, float]]:
-        """Corners of a cell as (longitude, latitude) in degrees, counter-clockwise, closed.
+        """Return the corners of a cell as (longitude, latitude) in degrees, counter-clockwise.
 
-        As RFC 7946 (GeoJSON) wants it, but that a cell across the antimeridian is not cut: its
-        longitudes go on beyond 180. A cell around a pole runs along the pole's edge of the map.
+        Closed as in RFC 7946 (GeoJSON), but a cell across the antimeridian is not cut: its
+        longitudes continue beyond 180. A cell around a pole follows the pole's edge of the map.
 
         Raises:
             DataError: ``s2geometry`` is not installed.
         """
-        return outline(int(self.ids[index]), int(self.levels[index]))
+        return _outline(int(self.ids[index]), int(self.levels[index]))
 
     def write(self, path: Path) -> None:
-        """Write it as csv or Parquet, see ``datasets.geolocation.coordinates.write_cell_table``."""
+        """Write the table, see `write_cell_table`."""
         write_cell_table(path, self.table)
 
 
 class BuildReport(NamedTuple):
-    """What became of the photos."""
+    """Counts of `build_partition`."""
 
     photos: int
-    """Photos in the table."""
     kept: int
-    """Those in cells that were kept."""
+    """Photos in cells that were kept."""
     dropped_cells: int
     """Cells with photos, but fewer than ``min_photos``."""
     full_cells: int
@@ -356,21 +333,21 @@ def build_partition(
     max_level: int = MAX_LEVEL,
     name: str = "cells",
 ) -> tuple[Partition, BuildReport]:
-    """Build PlaNet's adaptive partition.
+    """Build the adaptive partition of PlaNet (Weyand et al. 2016, section 3).
 
     Args:
         latlng_deg: (N, 2) degrees, one row a photo.
-        max_photos: cells with more are parted.
+        max_photos: cells with more are split.
         min_photos: cells with fewer are dropped.
-        min_level: cells of lower levels are parted whatever they hold.
-        max_level: cells of this level are parted no more.
-        name: what messages call it.
+        min_level: cells of lower levels are always split.
+        max_level: cells of this level are never split.
+        name: its name in messages.
 
     Returns:
-        The partition, cells in the order of S2's curve, and what was dropped.
+        The partition, cells in the order of S2's curve, and a report.
 
     Raises:
-        DataError: an option is out of its range, a position is not on Earth, or no cell is left.
+        DataError: An option is out of its range, a position is not on Earth, or no cell is left.
     """
     if not 1 <= min_photos <= max_photos:
         raise DataError(
@@ -403,7 +380,11 @@ def build_partition(
 def _split(
     leaves: np.ndarray, most: int, least: int, min_level: int, max_level: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
-    """Cells, where their photos begin and end in the sorted ids (N,), dropped and full cells."""
+    """Split cells from level 0 on; their photos are slices of the sorted ``leaves`` (N,).
+
+    Returns:
+        Cells, starts and ends of their slices, and the numbers of dropped and of full cells.
+    """
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     dropped = full = 0
     pending = face_ids()
@@ -428,8 +409,8 @@ def _split(
 def _table(
     cells: np.ndarray, starts: np.ndarray, ends: np.ndarray, vectors: np.ndarray
 ) -> CellTable:
-    """Mean positions and spreads of cells; ``vectors`` (N, 3) are the photos in S2's order."""
-    # A row of zeros, so that an end at the very end is a valid place for reduceat.
+    """Average the photos of each cell; ``vectors`` (N, 3) are in the order of S2's curve."""
+    # A row of zeros, so that the end of the last slice is a valid index for reduceat.
     padded = np.concatenate([vectors, np.zeros((1, 3))])
     edges = np.stack([starts, ends], axis=1).ravel()
     counts = ends - starts
@@ -444,7 +425,7 @@ def read_partitions(paths: Sequence[str | Path]) -> tuple[Partition, ...]:
     """Read partitions, coarse before fine.
 
     Raises:
-        DataError: a file is absent or faulty, or a partition does not lie in those before it.
+        DataError: A file is absent or faulty, or the last partition does not refine the others.
     """
     partitions = tuple(Partition(read_cell_table(path), str(path)) for path in paths)
     for coarse in partitions[:-1]:

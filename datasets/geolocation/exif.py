@@ -1,7 +1,6 @@
-"""Where a photo was taken, as its own EXIF data says it.
+"""Positions of photos from their EXIF metadata.
 
-Only who asks for positions reads them: no other module of this package does, and nothing logs
-them.
+They are private: no other module of this package reads them, and nothing logs them.
 """
 
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags
+from tqdm import tqdm
 
 from ..errors import DataError
 from ..images import open_image
@@ -26,20 +26,16 @@ class NoPosition(Enum):
 
 
 class GpsReport(NamedTuple):
-    """What a set of files came to."""
+    """The positions of files, and the files without one by reason."""
 
     table: PositionTable
     without: dict[NoPosition, list[str]]
-    """Files by the reason why they are not in the table."""
 
 
 def exif_position(path: str | Path) -> tuple[float, float] | NoPosition:
-    """Latitude and longitude of an image file in degrees, or why there are none.
+    """Return latitude and longitude of an image file in degrees, or why there are none.
 
-    A position of exactly 0, 0 is what devices write before they know one, and counts as none.
-
-    Args:
-        path: any file that Pillow reads.
+    Devices write exactly 0, 0 before they know a position, so that counts as none.
     """
     try:
         with open_image(path, str(path)) as image:
@@ -48,18 +44,17 @@ def exif_position(path: str | Path) -> tuple[float, float] | NoPosition:
         return NoPosition.UNREADABLE
     latitude = _angle(tags, ExifTags.GPS.GPSLatitude, ExifTags.GPS.GPSLatitudeRef, "NS")
     longitude = _angle(tags, ExifTags.GPS.GPSLongitude, ExifTags.GPS.GPSLongitudeRef, "EW")
-    for angle in (latitude, longitude):
-        if isinstance(angle, NoPosition):
-            return angle
-    assert isinstance(latitude, float)
-    assert isinstance(longitude, float)
+    if isinstance(latitude, NoPosition):
+        return latitude
+    if isinstance(longitude, NoPosition):
+        return longitude
     if abs(latitude) > 90 or abs(longitude) > 180:
         return NoPosition.BROKEN
     return NoPosition.ABSENT if latitude == longitude == 0 else (latitude, longitude)
 
 
 def _angle(tags: dict[int, Any], value_tag: int, sign_tag: int, signs: str) -> float | NoPosition:
-    """One coordinate: degrees, minutes and seconds as rationals, and a letter for its sign."""
+    """Decode a coordinate: degrees, minutes and seconds as rationals, and a letter for its sign."""
     if value_tag not in tags:
         return NoPosition.ABSENT
     sign = tags.get(sign_tag, "")
@@ -78,18 +73,11 @@ def _angle(tags: dict[int, Any], value_tag: int, sign_tag: int, signs: str) -> f
 
 
 def read_gps(files: Sequence[Path], names: Sequence[str], progress: bool = True) -> GpsReport:
-    """Read the positions of images.
-
-    Args:
-        files: N files.
-        names: what the table calls each of them.
-        progress: show a progress bar on stderr.
+    """Read the positions of N images, with their names in the table.
 
     Raises:
-        DataError: none of them has a position.
+        DataError: None of them has a position.
     """
-    from tqdm import tqdm
-
     found: dict[str, tuple[float, float]] = {}
     without: dict[NoPosition, list[str]] = {reason: [] for reason in NoPosition}
     pairs = zip(files, names, strict=True)

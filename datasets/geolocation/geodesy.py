@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 EARTH_RADIUS_KM = 6371.0088
 """Mean radius (2 a + b) / 3 of WGS 84 (Moritz 2000, "Geodetic Reference System 1980")."""
 ANTIPODE_KM = np.pi * EARTH_RADIUS_KM
-"""Nothing is farther away."""
+"""The largest distance on the sphere."""
 
 
 def unit_vectors(latlng_deg: np.ndarray) -> np.ndarray:
-    """Positions (..., 2) in degrees as points (..., 3) float64 of the unit sphere."""
+    """Convert positions (..., 2) in degrees to points (..., 3) float64 of the unit sphere."""
     latitude, longitude = np.moveaxis(np.radians(np.asarray(latlng_deg, np.float64)), -1, 0)
     across = np.cos(latitude)
     return np.stack(
@@ -27,16 +27,16 @@ def unit_vectors(latlng_deg: np.ndarray) -> np.ndarray:
 
 
 def to_latlng_deg(vectors: np.ndarray) -> np.ndarray:
-    """Vectors (..., 3) of any length but zero as positions (..., 2) in degrees."""
+    """Convert vectors (..., 3) of any length but zero to positions (..., 2) in degrees."""
     x, y, z = np.moveaxis(np.asarray(vectors, np.float64), -1, 0)
     return np.degrees(np.stack([np.arctan2(z, np.hypot(x, y)), np.arctan2(y, x)], axis=-1))
 
 
 def distance_km(first_deg: np.ndarray, second_deg: np.ndarray) -> np.ndarray:
-    """Great-circle distances of positions (..., 2) in degrees, which broadcast: (...) float64 km.
+    """Return great-circle distances (...) float64 in km of positions (..., 2) in degrees.
 
-    By the arctangent of cross and dot product, which is exact to rounding at all distances, where
-    the arccosine fails for near points and the haversine for antipodes.
+    They broadcast. The arctangent of cross and dot product is exact to rounding at all distances,
+    whereas the arccosine fails for near points and the haversine for antipodes.
     """
     first, second = unit_vectors(first_deg), unit_vectors(second_deg)
     cross = np.linalg.norm(np.cross(first, second), axis=-1)
@@ -44,18 +44,18 @@ def distance_km(first_deg: np.ndarray, second_deg: np.ndarray) -> np.ndarray:
 
 
 def mean_position_deg(latlng_deg: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Mean (2,) of positions (N, 2) in degrees: where their weighted mean vector points.
+    """Return the mean (2,) of positions (N, 2) in degrees: the direction of their mean vector.
 
-    Right at the poles and across the antimeridian, where means of the numbers are not.
+    Unlike means of the numbers, it is right at the poles and across the antimeridian.
     """
     vectors = unit_vectors(latlng_deg)
     return to_latlng_deg(np.average(vectors, axis=0, weights=weights))
 
 
 def pairwise_km(first: "Tensor", second: "Tensor") -> "Tensor":
-    """Great-circle distances (N, M) float32 in km of unit vectors (N, 3) and (M, 3) in torch.
+    """Return great-circle distances (N, M) float32 in km of unit vectors (N, 3) and (M, 3).
 
-    By the chord, which keeps a meter in float32 at short distances.
+    Computed from the chord, which keeps a meter in float32 at short distances.
     """
     import torch
 

@@ -1,12 +1,12 @@
-"""Photos in tar shards of the WebDataset form, for data sets of millions of files.
+"""Photos in tar shards in WebDataset's format, for datasets of millions of files.
 
-A shard ``photos-000000.tar`` holds for each photo its file, as it is, and a JSON of the same name
+A shard ``photos-000000.tar`` holds for each photo its file, unchanged, and a JSON of the same name
 with ``file``, ``latitude`` and ``longitude``; WebDataset reads it, and shards that WebDataset wrote
-with such a JSON are read here. An index beside them, ``index.npz``, says where in which shard each
-photo lies, so that a photo is one read at a known place. That makes the order of training a
-function of seed and epoch alone, whatever the number of workers and processes, and lets a run go on
-in the middle of an epoch: no photo comes twice or never. So that a disk is still read in long
-stretches, shards are shuffled first and photos only within a few neighboring shards.
+with such a JSON are read here. An index beside them, ``index.npz``, has the place of each photo, so
+that a photo is one read. Thereby the order of training is a function of seed and epoch alone,
+whatever the number of workers and processes, and a run can resume in the middle of an epoch
+without repeating or missing a photo. So that a disk is still read sequentially, shards are shuffled
+first and photos only within a few neighboring shards.
 """
 
 import io
@@ -28,21 +28,21 @@ _META = ".json"
 
 
 class ShardIndex(NamedTuple):
-    """Where N photos lie in their shards."""
+    """The places of N photos in their shards."""
 
     folder: Path
     shards: Sequence[str]
     """Names of the tar files."""
     sizes: np.ndarray
-    """Bytes of each shard, to notice another one of the same name."""
+    """Bytes of each shard, to detect another one of the same name."""
     files: np.ndarray
-    """(N,) str, as the table called them."""
+    """(N,) str, the names in the table."""
     latlng_deg: np.ndarray
     """(N, 2) float64."""
     shard: np.ndarray
     """(N,) int64, rising."""
     offset: np.ndarray
-    """(N,) int64, where the photo's bytes begin in the shard."""
+    """(N,) int64, position of the photo's bytes in the shard."""
     length: np.ndarray
     """(N,) int64, bytes."""
 
@@ -57,22 +57,22 @@ def write_shards(
 ) -> tuple[ShardIndex, list[str]]:
     """Write the photos of a table, in its order, as shards with an index.
 
-    Shards that are there already with the same photos are left as they are, so an interrupted run
-    goes on. The same input gives the same bytes.
+    Existing shards with the same photos are kept, so an interrupted run continues. The same input
+    gives the same bytes.
 
     Args:
         table: the photos.
         images: folder that their names are relative to.
         out: folder for the shards.
         photos_per_shard: at least 1.
-        skip_missing: leave out files that are absent or empty, and return them.
+        skip_missing: leave out files that are absent or empty.
         progress: show a progress bar on stderr.
 
     Returns:
         The index, and the files that were left out.
 
     Raises:
-        DataError: an option is out of its range, or a file is absent or empty.
+        DataError: An option is out of its range, or a file is absent or empty.
     """
     if photos_per_shard < 1:
         raise DataError(f"photos_per_shard={photos_per_shard} must be at least 1")
@@ -87,11 +87,13 @@ def write_shards(
             raise DataError(f"{path}: no such file, or an empty one; --skip-missing leaves it out")
     if not kept:
         raise DataError(f"{images}: none of the {len(table.files):,} photos is there")
-    starts = range(0, len(kept), photos_per_shard)
-    for number, start in enumerate(tqdm(starts, unit="shard", disable=not progress)):
-        rows = kept[start : start + photos_per_shard]
-        _write_shard(out / f"photos-{number:06d}.tar", table, paths, rows)
-    index = index_shards(out, [f"photos-{number:06d}.tar" for number in range(len(starts))])
+    shards = {
+        f"photos-{number:06d}.tar": kept[start : start + photos_per_shard]
+        for number, start in enumerate(range(0, len(kept), photos_per_shard))
+    }
+    for name, rows in tqdm(shards.items(), unit="shard", disable=not progress):
+        _write_shard(out / name, table, paths, rows)
+    index = index_shards(out, list(shards))
     write_index(index)
     return index, missing
 
@@ -100,12 +102,8 @@ def _write_shard(
     path: Path, table: PositionTable, paths: Sequence[Path], rows: Sequence[int]
 ) -> None:
     metas = [
-        {
-            "file": table.files[row],
-            "latitude": float(table.latlng_deg[row, 0]),
-            "longitude": float(table.latlng_deg[row, 1]),
-        }
-        for row in rows
+        {"file": table.files[row], "latitude": latitude, "longitude": longitude}
+        for row, (latitude, longitude) in zip(rows, table.latlng_deg[rows].tolist(), strict=True)
     ]
     if path.is_file():
         try:
@@ -116,7 +114,7 @@ def _write_shard(
             return
     with replaced_atomically(path) as temporary, tarfile.open(temporary, "w") as tar:
         for row, meta in zip(rows, metas, strict=True):
-            # A key without dots: WebDataset parts names at the first one.
+            # A key without dots: WebDataset splits names at the first one.
             key, suffix = f"{row:09d}", Path(table.files[row]).suffix.lower() or ".jpg"
             _add(tar, key + suffix, paths[row].read_bytes())
             _add(tar, key + _META, json.dumps(meta).encode())
@@ -129,7 +127,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def _entries(path: Path) -> Iterator[tuple[dict[str, Any], tuple[int, int]]]:
-    """The JSON of each photo of a shard, and where its bytes begin and how many they are."""
+    """Yield the JSON of each photo of a shard, and the position and number of its bytes."""
     try:
         with tarfile.open(path, "r:") as tar:
             meta: dict[str, Any] | None = None
@@ -155,14 +153,14 @@ def _entries(path: Path) -> Iterator[tuple[dict[str, Any], tuple[int, int]]]:
 
 
 def index_shards(folder: Path, names: Sequence[str] | None = None) -> ShardIndex:
-    """Look through shards for where each photo lies; images are not read.
+    """Find the places of the photos in the shards of a folder; images are not read.
 
     Args:
-        folder: holds the shards.
-        names: which; None takes all ``*.tar``, by name.
+        folder: the folder.
+        names: the shards; None takes all ``*.tar``, by name.
 
     Raises:
-        DataError: there are none, one cannot be read, or a JSON lacks a position.
+        DataError: There are none, one cannot be read, or a JSON lacks a position.
     """
     names = sorted(path.name for path in folder.glob("*.tar")) if names is None else list(names)
     files: list[str] = []
@@ -196,10 +194,10 @@ def write_index(index: ShardIndex) -> None:
 
 
 def read_index(folder: Path) -> ShardIndex:
-    """Read ``index.npz``, or look through the shards where there is none.
+    """Read ``index.npz``, or index the shards if there is none.
 
     Raises:
-        DataError: the index is broken or of other shards, or there are no shards.
+        DataError: The index is broken or of other shards, or there are no shards.
     """
     path = folder / INDEX_NAME
     if not path.is_file():
@@ -221,11 +219,7 @@ def read_index(folder: Path) -> ShardIndex:
 
 
 def _check_places(index: ShardIndex) -> None:
-    """Refuse an index whose columns do not belong together, or that points out of its shards.
-
-    Raises:
-        ValueError: It does.
-    """
+    """Raise a ValueError if the columns do not fit together or point out of the shards."""
     shards, photos = len(index.shards), len(index.files)
     numbers = (index.sizes, index.shard, index.offset, index.length)
     shapes = [(photos, 2), (shards,), *[(photos,)] * 3]

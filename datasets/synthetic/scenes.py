@@ -1,7 +1,4 @@
-"""One generated scene: an image of drawn objects and the exact mask of each.
-
-Pure drawing with numpy and cv2; nothing is written and nothing of torch is imported.
-"""
+"""Drawing of generated scenes: images of objects with the exact mask of each. Needs no torch."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,23 +12,18 @@ Plane = NDArray[np.floating]
 
 
 def grid(size_hw: tuple[int, int]) -> tuple[Plane, Plane]:
-    """Pixel coordinates as two arrays that broadcast: x (1, W) and y (H, 1), in pixels."""
+    """Return pixel coordinates as two arrays that broadcast: x (1, W) and y (H, 1)."""
     height, width = size_hw
-    x = np.arange(width, dtype=np.float32)[None, :]
-    y = np.arange(height, dtype=np.float32)[:, None]
-    return x, y
+    return np.arange(width, dtype=np.float32)[None], np.arange(height, dtype=np.float32)[:, None]
 
 
 def octave_noise(
     rng: np.random.Generator, size_hw: tuple[int, int], *, cells: int, octaves: int
 ) -> Plane:
-    """Smooth value noise (H, W): random grids, each twice as fine and 0.6 as strong as the last.
+    """Draw smooth value noise (H, W) in [0, 1].
 
-    Args:
-        rng: Source of the random grids.
-        size_hw: Height and width in pixels.
-        cells: Cells across the image in the coarsest grid, at least 1.
-        octaves: How many grids are added, at least 1.
+    It is the sum of ``octaves`` random grids, each twice as fine and 0.6 as strong as the last; the
+    coarsest has ``cells`` across the image.
     """
     height, width = size_hw
     half_wh = (max(width // 2, 1), max(height // 2, 1))
@@ -52,13 +44,13 @@ def stretch(plane: Plane) -> Plane:
 
 
 def wave(x: Plane, y: Plane, *, angle: float, period: float, phase: float) -> Plane:
-    """Plane sine wave at the coordinates ``x``, ``y``: -1 to 1, ``period`` in pixels.
+    """Return a plane sine wave, from -1 to 1, at coordinates x (1, W) and y (H, 1).
 
     Args:
-        x: (1, W) float32.
-        y: (H, 1) float32.
-        angle: Direction in which the wave runs, in radians.
-        period: Length of one wave in pixels.
+        x: In pixels, float32.
+        y: In pixels, float32.
+        angle: Direction of the wave in radians.
+        period: Wavelength in pixels.
         phase: Shift in radians.
     """
     frequency = 2 * np.pi / period
@@ -67,12 +59,12 @@ def wave(x: Plane, y: Plane, *, angle: float, period: float, phase: float) -> Pl
 
 
 def harden(signal: Plane, sharpness: float) -> Plane:
-    """Turn a signal around 0 into two tones with a soft edge between them, so nothing aliases."""
+    """Turn a signal around 0 into two tones with a soft edge between them, to avoid aliasing."""
     return np.clip(signal * np.float32(sharpness) + np.float32(0.5), 0, 1)
 
 
 def plain(rng: np.random.Generator, size_hw: tuple[int, int], angle: float, period: float) -> Plane:
-    """One tone with a faint mottle (H, W)."""
+    """Draw one tone with a faint mottle (H, W)."""
     del angle, period
     return 0.25 * octave_noise(rng, size_hw, cells=3, octaves=1)
 
@@ -80,7 +72,7 @@ def plain(rng: np.random.Generator, size_hw: tuple[int, int], angle: float, peri
 def stripes(
     rng: np.random.Generator, size_hw: tuple[int, int], angle: float, period: float
 ) -> Plane:
-    """Parallel bands of two tones (H, W); ``angle`` in radians, ``period`` in pixels."""
+    """Draw parallel bands of two tones (H, W); see `Texture`."""
     x, y = grid(size_hw)
     phase = rng.uniform(0, 2 * np.pi)
     return harden(wave(x, y, angle=angle, period=period, phase=phase), period / 5)
@@ -89,27 +81,30 @@ def stripes(
 def checks(
     rng: np.random.Generator, size_hw: tuple[int, int], angle: float, period: float
 ) -> Plane:
-    """A chessboard (H, W); ``angle`` in radians, ``period`` in pixels is two fields long."""
-    x, y = grid(size_hw)
-    phase = rng.uniform(0, 2 * np.pi, 2)
-    across = wave(x, y, angle=angle, period=period, phase=phase[0])
-    down = wave(x, y, angle=angle + np.pi / 2, period=period, phase=phase[1])
+    """Draw a chessboard (H, W), whose period is two fields; see `Texture`."""
+    across, down = _crossed_waves(rng, size_hw, angle, period)
     return harden(across * down, period / 4)
 
 
-def dots(rng: np.random.Generator, size_hw: tuple[int, int], angle: float, period: float) -> Plane:
-    """Round spots on a square lattice (H, W); ``angle`` in radians, ``period`` in pixels."""
+def _crossed_waves(
+    rng: np.random.Generator, size_hw: tuple[int, int], angle: float, period: float
+) -> tuple[Plane, Plane]:
     x, y = grid(size_hw)
     phase = rng.uniform(0, 2 * np.pi, 2)
     across = wave(x, y, angle=angle, period=period, phase=phase[0])
-    down = wave(x, y, angle=angle + np.pi / 2, period=period, phase=phase[1])
+    return across, wave(x, y, angle=angle + np.pi / 2, period=period, phase=phase[1])
+
+
+def dots(rng: np.random.Generator, size_hw: tuple[int, int], angle: float, period: float) -> Plane:
+    """Draw round spots on a square lattice (H, W); see `Texture`."""
+    across, down = _crossed_waves(rng, size_hw, angle, period)
     return harden(across + down - np.float32(0.6), period / 5)
 
 
 def marble(
     rng: np.random.Generator, size_hw: tuple[int, int], angle: float, period: float
 ) -> Plane:
-    """Veins: a wave bent by noise (H, W); ``angle`` in radians, ``period`` in pixels."""
+    """Draw veins (H, W), a wave bent by noise; see `Texture`."""
     x, y = grid(size_hw)
     bend = np.float32(period) * (octave_noise(rng, size_hw, cells=3, octaves=3) - np.float32(0.5))
     phase = rng.uniform(0, 2 * np.pi)
@@ -124,31 +119,22 @@ TEXTURES: tuple[Texture, ...] = (plain, stripes, checks, dots, marble)
 
 
 def colorize(tone: Plane, first: Plane, second: Plane) -> Plane:
-    """Mix two colors: ``first`` where ``tone`` is 0, ``second`` where it is 1.
-
-    Args:
-        tone: (H, W) float32 in [0, 1].
-        first: (3,) float32 RGB in [0, 1].
-        second: (3,) float32 RGB in [0, 1].
-
-    Returns:
-        (3, H, W) float32 RGB.
-    """
+    """Mix two colors (3,) to (3, H, W) float32 RGB: ``first`` where ``tone`` (H, W) is 0."""
     return first[:, None, None] + tone * (second - first)[:, None, None]
 
 
 def hsv(hue: float, saturation: float, value: float) -> Plane:
-    """One color from HSV to RGB, all in [0, 1] (hue wraps around): (3,) float32."""
+    """Convert a color from HSV to RGB (3,) float32, all in [0, 1] (hue wraps around)."""
     sector = np.array([5.0, 3.0, 1.0], np.float32)
     k = (sector + np.float32(hue % 1.0 * 6.0)) % 6
     return np.float32(value) * (1 - np.float32(saturation) * np.clip(np.minimum(k, 4 - k), 0, 1))
 
 
 def background(rng: np.random.Generator, size_hw: tuple[int, int]) -> Plane:
-    """A backdrop (3, H, W) RGB: muted colors, a texture, a gradient and noise of several octaves.
+    """Draw a background (3, H, W) RGB: muted colors, a texture, a gradient and noise.
 
-    The colors are duller than those of the objects, as most backgrounds are, but the textures
-    are the same ones: a checked surface is no sign of an object.
+    The colors are duller than those of the objects, but the textures are the same, so that a
+    texture does not reveal an object.
     """
     hue = rng.uniform()
     first = hsv(hue, rng.uniform(0.08, 0.38), rng.uniform(0.35, 0.85))
@@ -174,7 +160,7 @@ _FRACTION_BITS = 4
 
 
 class ShapeClass(NamedTuple):
-    """What makes a class recognizable."""
+    """The appearance of a class."""
 
     name: str
     outline: tuple[Polygon, ...]
@@ -184,17 +170,17 @@ class ShapeClass(NamedTuple):
     texture: Texture
     """Usual surface."""
     tilt: float
-    """Largest rotation to either side, in radians; pi where every direction is possible."""
+    """Largest rotation to either side, in radians."""
 
 
 def _arc(radius: float, start: float, stop: float, *, x: float = 0.0) -> Polygon:
-    """Points on a circle around (x, 0), from ``start`` to ``stop`` radians."""
+    """Return points on a circle around (x, 0), from ``start`` to ``stop`` radians."""
     angle = np.linspace(start, stop, 48)
     return np.stack([x + radius * np.cos(angle), radius * np.sin(angle)], axis=1)
 
 
 def _regular(corners: int, *, inner: float | None = None) -> Polygon:
-    """Corners on the unit circle, the first one at the top; ``inner`` makes a star of them."""
+    """Return corners on the unit circle, the first at the top; ``inner`` makes a star of them."""
     count = corners if inner is None else 2 * corners
     radius = np.ones(count)
     if inner is not None:
@@ -204,14 +190,14 @@ def _regular(corners: int, *, inner: float | None = None) -> Polygon:
 
 
 def _cross(arm: float) -> Polygon:
-    """A plus sign with arms ``2 * arm`` wide."""
+    """Return a plus sign with arms ``2 * arm`` wide."""
     quarter = np.array([[arm, -1.0], [arm, -arm], [1.0, -arm]])
     turns = [np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]) for a in _QUARTERS]
     return np.concatenate([quarter @ turn.T for turn in turns])
 
 
 def _crescent(offset: float, radius: float) -> Polygon:
-    """The unit circle less a circle of ``radius`` around (offset, 0)."""
+    """Return the unit circle less a circle of ``radius`` around (offset, 0)."""
     # The circles meet where x = (1 + offset^2 - radius^2) / (2 offset).
     meet_x = (1 + offset**2 - radius**2) / (2 * offset)
     meet_y = np.sqrt(1 - meet_x**2)
@@ -222,7 +208,7 @@ def _crescent(offset: float, radius: float) -> Polygon:
 
 
 def _flag(half_height: float, swing: float) -> Polygon:
-    """A banner whose long sides wave by ``swing``."""
+    """Return a banner whose long sides wave by ``swing``."""
     x = np.linspace(-1, 1, 24)
     y = swing * np.sin(1.5 * np.pi * x)
     top, bottom = np.stack([x, y - half_height], axis=1), np.stack([x, y + half_height], axis=1)
@@ -259,8 +245,8 @@ def place(
 
     Args:
         outline: Polygons in units of half the object's length.
-        center_xy: Where the outline's origin goes, in pixels.
-        length: Size of the object in pixels: what 2 units become.
+        center_xy: Position of the outline's origin in pixels.
+        length: Size of the object in pixels, the length of 2 units.
         stretch: Width over height before the rotation; the area stays the same.
         rotation: Radians, clockwise on the screen.
     """
@@ -271,15 +257,15 @@ def place(
 
 
 def cover(polygons: tuple[Polygon, ...], size_hw: tuple[int, int]) -> NDArray[np.float32]:
-    """How much of each pixel the polygons cover: (H, W) float32 in [0, 1].
+    """Return the covered share of each pixel, (H, W) float32 in [0, 1].
 
-    Drawn four times as large and averaged, so that edges are smooth. Pixel (row, column) covers
-    the square from (column, row) to (column + 1, row + 1).
+    Drawn four times as large and averaged, so that edges are smooth. Pixel (row, column) is the
+    square from (column, row) to (column + 1, row + 1).
     """
     height, width = size_hw
     canvas = np.zeros((height * _SUPERSAMPLING, width * _SUPERSAMPLING), np.uint8)
     scale = 2**_FRACTION_BITS
-    # cv2 puts whole numbers at the middle of a pixel, polygons here have them at its corner.
+    # Whole numbers are the center of a pixel for cv2, and its corner for the polygons.
     corners = [
         np.rint((points * _SUPERSAMPLING - 0.5) * scale).astype(np.int32) for points in polygons
     ]
@@ -299,23 +285,23 @@ by COCO's area ranges (below 32 x 32 px), a sixth large (above 96 x 96 px), the 
 """
 
 LEAST_VISIBLE = 0.6
-"""An object is not placed where it would leave less than this share of another one in sight."""
+"""An object is not placed where it would leave less than this share of another one visible."""
 
 _PLACEMENTS = 12
 _UNUSUAL = 0.15
 
 
 class SceneObject(NamedTuple):
-    """An object as it can be seen in the finished image."""
+    """The visible part of an object in the finished image."""
 
     label: int
     """Index into ``CLASS_NAMES``."""
     mask: NDArray[np.bool_]
-    """(H, W), True where the object is what one sees: parts under other objects are False."""
+    """(H, W), True where the object is visible, not under another one."""
 
 
 class Scene(NamedTuple):
-    """An image and what is in it."""
+    """An image and its objects."""
 
     image: NDArray[np.uint8]
     """(H, W, 3) RGB."""
@@ -333,11 +319,7 @@ def draw_scene(rng: np.random.Generator, size_hw: tuple[int, int]) -> Scene:
     """Draw a scene: a textured background, up to six lit objects with shadows, and some grain.
 
     Later objects lie on top of earlier ones. Every mask has at least ``LEAST_VISIBLE`` of the
-    pixels that its object covers inside the image.
-
-    Args:
-        rng: The only source of randomness: equal states give equal scenes.
-        size_hw: Height and width in pixels, at least 64 each.
+    pixels that its object covers inside the image. Equal states of ``rng`` give equal scenes.
     """
     canvas = background(rng, size_hw)
     owner = np.full(size_hw, -1, np.int16)
@@ -349,7 +331,7 @@ def draw_scene(rng: np.random.Generator, size_hw: tuple[int, int]) -> Scene:
         length = _length(rng, min(size_hw))
         for _ in range(_PLACEMENTS):
             pose = _pose(rng, SHAPES[label], length, size_hw)
-            window, alpha = _rasterise(SHAPES[label], pose, size_hw)
+            window, alpha = _rasterize(SHAPES[label], pose, size_hw)
             mask = alpha >= 0.5
             if mask.any() and _leaves_others_visible(owner[window], mask, owner, covered):
                 _paint(rng, canvas[:, *window], alpha, SHAPES[label], pose, light_xy=light_xy)
@@ -365,32 +347,26 @@ def draw_scene(rng: np.random.Generator, size_hw: tuple[int, int]) -> Scene:
 def draw_object(
     rng: np.random.Generator, label: int, size_hw: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """Draw an image of one object, for classification: a third to nine tenths of the side long.
+    """Draw an image (H, W, 3) uint8 RGB of one object, of a third to nine tenths of the side.
 
-    Args:
-        rng: The only source of randomness: equal states give equal images.
-        label: Index into ``CLASS_NAMES``.
-        size_hw: Height and width in pixels, at least 64 each.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
+    ``label`` is an index into ``CLASS_NAMES``.
     """
     canvas = background(rng, size_hw)
     light_xy = _light(rng)
     pose = _pose(rng, SHAPES[label], min(size_hw) * rng.uniform(0.33, 0.9), size_hw)
-    window, alpha = _rasterise(SHAPES[label], pose, size_hw)
+    window, alpha = _rasterize(SHAPES[label], pose, size_hw)
     _paint(rng, canvas[:, *window], alpha, SHAPES[label], pose, light_xy=light_xy)
     return _with_grain(rng, canvas)
 
 
 def _light(rng: np.random.Generator) -> tuple[float, float]:
-    """Unit vector towards the light, which comes from above."""
+    """Draw the unit vector towards the light, which comes from above."""
     angle = rng.uniform(-5 / 6, -1 / 6) * np.pi
     return float(np.cos(angle)), float(np.sin(angle))
 
 
 def _with_grain(rng: np.random.Generator, canvas: Plane) -> NDArray[np.uint8]:
-    """The finished image (H, W, 3) of a canvas (3, H, W) in [0, 1]."""
+    """Finish a canvas (3, H, W) in [0, 1] to an image (H, W, 3)."""
     size_hw = canvas.shape[1:]
     grain = rng.standard_normal(size_hw, np.float32) * np.float32(rng.uniform(0.004, 0.02))
     bright = np.clip((canvas + grain) * 255 + np.float32(0.5), 0, 255).astype(np.uint8)
@@ -405,24 +381,18 @@ def _length(rng: np.random.Generator, side: int) -> float:
 def _pose(
     rng: np.random.Generator, shape: ShapeClass, length: float, size_hw: tuple[int, int]
 ) -> _Pose:
-    """A place where at most about an eighth of the length sticks out of the image."""
+    """Draw a pose of which at most about an eighth of the length is outside the image."""
     height, width = size_hw
     inset = 0.37 * length
     center_xy = (rng.uniform(inset, width - inset), rng.uniform(inset, height - inset))
     return _Pose(center_xy, length, rng.uniform(0.8, 1.25), rng.uniform(-shape.tilt, shape.tilt))
 
 
-def _rasterise(
+def _rasterize(
     shape: ShapeClass, pose: _Pose, size_hw: tuple[int, int]
 ) -> tuple[tuple[slice, slice], Plane]:
-    """The part of the image that object and shadow touch, and the object's cover (h, w) there."""
-    polygons = place(
-        shape.outline,
-        center_xy=pose.center_xy,
-        length=pose.length,
-        stretch=pose.stretch,
-        rotation=pose.rotation,
-    )
+    """Return the window with object and shadow, and the object's cover (h, w) of it."""
+    polygons = place(shape.outline, **pose._asdict())
     margin = 0.25 * pose.length + 4
     limit_xy = np.array(size_hw[::-1])
     first = np.clip(np.floor(polygons[0].min(axis=0) - margin), 0, limit_xy).astype(int)
@@ -437,7 +407,7 @@ def _leaves_others_visible(
     owner: NDArray[np.int16],
     covered: list[int],
 ) -> bool:
-    """Whether every object that the mask would hide in part keeps enough of itself in sight."""
+    """Return whether every object stays visible enough if the mask is painted."""
     hidden = np.bincount(owner_here[mask] + 1, minlength=len(covered) + 1)[1:]
     for index in np.flatnonzero(hidden):
         visible = np.count_nonzero(owner == index) - hidden[index]
@@ -449,7 +419,7 @@ def _leaves_others_visible(
 def _surface(
     rng: np.random.Generator, shape: ShapeClass, pose: _Pose, size_hw: tuple[int, int]
 ) -> Plane:
-    """Colours (3, h, w) of an object without light: mostly those usual for its class."""
+    """Draw the colors (3, h, w) of an object without light, mostly those usual for its class."""
     hue = rng.uniform() if rng.uniform() < _UNUSUAL else rng.choice(shape.hues)
     hue += rng.normal(0, 0.025)
     first = hsv(hue, rng.uniform(0.6, 0.92), rng.uniform(0.6, 0.97))
@@ -472,22 +442,13 @@ def _paint(
     *,
     light_xy: tuple[float, float],
 ) -> None:
-    """Draw shadow and object into ``canvas`` (3, h, w), in place.
-
-    Args:
-        rng: Source of colors and surface.
-        canvas: The window of the image that is painted.
-        alpha: The object's cover of the window, (h, w).
-        shape: The object's class.
-        pose: Where it lies.
-        light_xy: Unit vector towards the light.
-    """
+    """Draw shadow and object into a window ``canvas`` (3, h, w) that it covers by ``alpha``."""
     softness = max(0.8, 0.05 * pose.length)
     soft = np.asarray(cv2.GaussianBlur(alpha, (0, 0), softness), np.float32)
     shadow = _moved(soft, light_xy, -0.09 * pose.length)
     canvas *= 1 - np.float32(0.5) * shadow
 
-    # A blurred outline less the same outline moved is bright on the rim that faces the light.
+    # A blurred outline minus the same outline shifted is bright on the rim towards the light.
     relief = soft - _moved(soft, light_xy, -softness)
     x, y = grid((alpha.shape[0], alpha.shape[1]))
     across = x * np.float32(light_xy[0] / pose.length) + y * np.float32(light_xy[1] / pose.length)
