@@ -1,4 +1,4 @@
-"""The commands of ``mobilevision``: their type, the format of their help, and shared options."""
+"""The commands of ``mobilevision``: their type, their help, shared options, and how they fail."""
 
 import errno
 import os

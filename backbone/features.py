@@ -75,6 +75,6 @@ class ImageNetwork(nn.Module):
         self.backbone = backbone
         self.pixel_mean, self.pixel_std = pixel_mean, pixel_std
 
-    def maps(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the backbone's maps of images (B, 3, H, W) uint8 or float in [0, 255], RGB."""
-        return self.backbone(normalize_pixels(images, self.pixel_mean, self.pixel_std))
+    def normalized(self, images: Tensor) -> Tensor:
+        """Return what the backbone takes for images (B, 3, H, W) uint8 or float in [0, 255]."""
+        return normalize_pixels(images, self.pixel_mean, self.pixel_std)

@@ -120,7 +120,7 @@ class FasterRCNN(ImageNetwork):
         Args:
             images: (B, 3, H, W) uint8 or float in [0, 255], RGB; any size.
         """
-        (features,) = self.maps(images)
+        (features,) = self.backbone(self.normalized(images))
         objectness, deltas = self.rpn(features)
         cells_hw = (int(features.shape[-2]), int(features.shape[-1]))
         rpn = RPNOutput(objectness, deltas, self.anchors(cells_hw, self.stride, images.device))

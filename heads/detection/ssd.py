@@ -122,7 +122,7 @@ class SSD(ImageNetwork):
         Args:
             images: (B, 3, H, W) uint8 or float in [0, 255], RGB.
         """
-        features = list(self.maps(images))
+        features = list(self.backbone(self.normalized(images)))
         for extra in self.extras:
             features.append(extra(features[-1]))
         predictions = self.predictors(features)

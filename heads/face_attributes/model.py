@@ -89,7 +89,7 @@ class AttributeNetwork(ImageNetwork):
         Args:
             images: (B, 3, H, W) uint8 or float in [0, 255], RGB.
         """
-        return self.head(self.maps(images)[-1])
+        return self.head(self.backbone(self.normalized(images))[-1])
 
 
 def landmarks_in_pixels(landmarks: Tensor, size_hw: tuple[int, int]) -> Tensor:

@@ -108,7 +108,7 @@ class FaceNetwork(ImageNetwork):
             images: (B, 3, H, W) uint8 or float in [0, 255], RGB; faces aligned to ArcFace's
                 template, see ``datasets.faces.alignment``.
         """
-        return self.head(self.maps(images)[-1])
+        return self.head(self.backbone(self.normalized(images))[-1])
 
 
 def _move_into_head(

@@ -67,5 +67,5 @@ class FacesNetwork(ImageNetwork):
             images: (B, 3, H, W) uint8 or float in [0, 255], RGB; faces in the frame of
                 attributes, see ``datasets.faces.frame``.
         """
-        features = self.maps(images)[-1]
+        features = self.backbone(self.normalized(images))[-1]
         return FacesOutput(self.embedding(features), self.attributes(features))

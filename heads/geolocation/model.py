@@ -49,5 +49,7 @@ class CellClassifier(ImageNetwork):
         Args:
             images: (B, 3, H, W) uint8 or float in [0, 255], RGB.
         """
-        logits = self.classifier(self.dropout(self.maps(images)[-1].mean(dim=(2, 3))))
+        logits = self.classifier(
+            self.dropout(self.backbone(self.normalized(images))[-1].mean(dim=(2, 3)))
+        )
         return torch.split(logits, list(self.sizes), dim=1)
