@@ -17,7 +17,7 @@ ARROWS = {
 }
 """Folder -> the folders that it may import besides itself."""
 APPS_ARROWS = {
-    "batch": {"drawing", "inference"},
+    "batch": {"costs", "drawing", "inference"},
     "benchmark": {"drawing", "export", "inference"},
     "callbacks": {"drawing"},
     "cli": {"command", "training"},

@@ -248,7 +248,7 @@ def _add_cache_logits(parser: ArgumentParser) -> None:
 
 
 def _cache_logits(arguments: Namespace) -> int:
-    from ..training.cache_logits import cache_logits
+    from ..batch.cache_logits import cache_logits
 
     table = cache_logits(arguments.config, arguments.out, arguments.teacher, arguments.split)
     files, numbers = table.vectors.shape

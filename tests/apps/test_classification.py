@@ -22,6 +22,7 @@ from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.synthetic.classification import write_objects
 from mobilevision.datasets.vectors import read_vectors
 from mobilevision.heads.classification import ClassificationTask
+from mobilevision.heads.classification.task import CheckpointTeacher
 
 
 @pytest.fixture(scope="session")
@@ -127,6 +128,49 @@ def test_validate__with_two_processes_counts_every_image_once(config: Path, tmp_
     assert one == two
     rows = (tmp_path / "runs/version_2/predictions.csv").read_text().splitlines()
     assert len(rows) == 10
+
+
+def test_cache_logits__stopped__goes_on_and_names_what_is_broken(
+    config: Path, tmp_path: Path, objects: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    lightning(["fit", "-c", str(config)])
+    checkpoint = tmp_path / "runs/version_0/checkpoints/last.ckpt"
+    words = ["cache-logits", "-c", str(config), "--teacher", str(checkpoint), "--out"]
+    assert main([*words, str(tmp_path / "whole.npz")]) == 0
+    seen: list[int] = []
+    ask = CheckpointTeacher.__call__
+
+    def interrupted(self: CheckpointTeacher, images: torch.Tensor, paths: tuple) -> torch.Tensor:
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(len(images))
+        return ask(self, images, paths)
+
+    table = tmp_path / "stopped.npz"
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointTeacher, "__call__", interrupted)
+        with pytest.raises(SystemExit):
+            main([*words, str(table)])
+    assert not table.exists()
+    settings = yaml.safe_load(config.read_text())
+    broken = sorted((objects / "train").rglob("*.jpg"))[-1]
+    content = broken.read_bytes()
+    broken.write_bytes(b"no image")
+    settings["data"]["init_args"]["on_error"] = "skip"
+    skipping = tmp_path / "skip.yaml"
+    skipping.write_text(yaml.safe_dump(settings))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["cache-logits", "-c", str(skipping), *words[3:], str(tmp_path / "broken.npz")])
+    told = capsys.readouterr()
+    assert str(broken) in told.out
+    assert "1 images cannot be read" in told.err
+    broken.write_bytes(content)
+    assert main([*words, str(table)]) == 0
+    assert f"{sum(seen)} files are done already" in capsys.readouterr().err
+    first, second = read_vectors(tmp_path / "whole.npz"), read_vectors(table)
+    assert first.files.tolist() == second.files.tolist()
+    np.testing.assert_allclose(first.vectors, second.vectors, atol=1e-5)
 
 
 def test_cache_logits__then_learn_from_the_table(
