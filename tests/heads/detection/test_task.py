@@ -237,7 +237,7 @@ def test_folded_weights__are_loaded_and_calibrated_when_training_starts(
 @pytest.mark.slow
 def test_one_batch_of_coco__is_learned_by_heart(real_data: Path, tmp_path: Path) -> None:
     data = CocoDataModule(
-        real_data / "coco", size_hw=(300, 300), batch_size=8, num_workers=0,
+        real_data / "coco", size_hw=(300, 300), batch_size=4, num_workers=0,
         train_transform=Resize((300, 300)), val_transform=Resize((300, 300)),
     )  # fmt: skip
     data.splits["val"] = data.splits["train"]
