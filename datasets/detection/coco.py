@@ -1,10 +1,9 @@
 """Reading annotation files in COCO's format (https://cocodataset.org/#format-data).
 
-Any such file will do: category and image ids may have gaps and come in any order, ``area`` and
-``iscrowd`` may be absent, further keys are ignored. Nothing in this module needs torch.
+Category and image ids may have gaps and come in any order, ``area`` and ``iscrowd`` may be absent,
+further keys are ignored. Needs no torch.
 """
 
-import logging
 import math
 import re
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..data_errors import FaultKind, Faults, OnError
+from ..data_errors import FaultKind, Faults, OnError, data_log
 from ..errors import DataError
 from ..files import FileNames, read_json
 from ..images import ImageFile
@@ -32,17 +31,17 @@ _INTEGER = re.compile(r"\s*[-+]?\d{1,19}\s*")
 
 
 class Column(NamedTuple):
-    """A key that every object needs, and what its values must be."""
+    """A required key and the kind of its values."""
 
     key: str
     convert: Callable[[list[Any]], np.ndarray | None]
-    """N values -> (N, ...) array, or None (or an error) where any of them is not of its kind."""
+    """N values -> (N, ...) array, or None (or an error) if any of them is not of its kind."""
     demand: str
-    """What the values must be, for messages."""
+    """The kind, for messages."""
 
 
 def whole_number(value: Any) -> int | None:
-    """Return an integer of 64 bits, also where it is written as 1.0 or "1"; None for others."""
+    """Return an integer of 64 bits, also if it is written as 1.0 or "1"; None for others."""
     if isinstance(value, str) and _INTEGER.fullmatch(value):
         value = int(value)
     if isinstance(value, float) and value.is_integer():
@@ -53,7 +52,7 @@ def whole_number(value: Any) -> int | None:
 
 
 def integers(values: list[Any]) -> np.ndarray | None:
-    """(N,) int64; integers, also in the guise that some labeling tools give them (1.0, "1")."""
+    """Return (N,) int64, also of integers as some labeling tools write them (1.0, "1")."""
     if not set(map(type, values)) <= {int}:
         values = [whole_number(value) for value in values]
         if None in values:
@@ -62,19 +61,19 @@ def integers(values: list[Any]) -> np.ndarray | None:
 
 
 def sides(values: list[Any]) -> np.ndarray | None:
-    """(N,) int64, all above zero."""
+    """Return (N,) int64, all above zero."""
     array = integers(values)
     return array if array is not None and (array > 0).all() else None
 
 
 def names(values: list[Any]) -> np.ndarray | None:
-    """(N,) str objects, none of them empty."""
+    """Return (N,) str objects, none of them empty."""
     right = set(map(type, values)) <= {str} and all(values)
     return np.array(values, dtype=object) if right else None
 
 
 def quadruples(values: list[Any]) -> np.ndarray | None:
-    """(N, 4) float64; NaN and infinity are let through."""
+    """Return (N, 4) float64; NaN and infinity are allowed."""
     if not values:
         return np.zeros((0, 4))
     array = np.array(values)
@@ -88,20 +87,10 @@ def quadruples(values: list[Any]) -> np.ndarray | None:
 def read_columns(
     file: Path, what: str, entries: list[Any], columns: tuple[Column, ...], faults: Faults
 ) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
-    """Read columns, leaving malformed entries out.
-
-    Args:
-        file: for messages.
-        what: what an entry is, for messages ("image").
-        entries: the N parsed objects.
-        columns: what to read.
-        faults: where malformed entries go.
+    """Read columns of N parsed objects, and add malformed ones to ``faults``.
 
     Returns:
         The entries that are well formed, and one array for each column.
-
-    Raises:
-        DataError: an entry is malformed and ``faults`` raises.
     """
     arrays = [_read(entries, column) for column in columns]
     if any(array is None for array in arrays):
@@ -124,7 +113,7 @@ def _read(entries: list[Any], column: Column) -> np.ndarray | None:
 
 
 def _malformed(entry: Any, columns: tuple[Column, ...]) -> str:
-    """What is wrong with an entry; empty where nothing is."""
+    """Describe the fault of an entry; empty if there is none."""
     if not isinstance(entry, dict):
         return "is not an object"
     for column in columns:
@@ -140,9 +129,6 @@ def _label(what: str, entry: Any, row: int) -> str:
         return f"{what} {entry['id']}"
     return f"{what} number {row + 1} of the list"
 
-
-# A child of Lightning's logger, whose messages are shown by default.
-_log = logging.getLogger("lightning.pytorch.mobilevision.data")
 
 # fmt: off
 _COCO_NAMES = (
@@ -172,15 +158,14 @@ OFFICIAL_FILES: dict[str, tuple[int, str]] = {
     "instances_train2014.json": (332_556_225, "COCO train2014"),
     "instances_val2014.json": (160_682_675, "COCO val2014"),
 }
-"""The released files: name -> size in bytes, what they are called in results.
+"""The released files: name -> size in bytes, name in results.
 
 They are large, their categories are known, and nobody can mend them: annotation 918 of train2017,
 for instance, has no height (github.com/cocodataset/cocoapi/issues/355).
 """
 
 
-_PATH = "path of the file"
-"""Key that is put into the entries of images."""
+_PATH = "path of the file"  # a key added to the entries of images
 _IMAGE_COLUMNS = (
     Column("id", integers, "an integer"),
     Column("file_name", names, "a name"),
@@ -196,7 +181,7 @@ _BOX_COLUMNS = (
 
 
 def official_title(file: Path) -> str | None:
-    """What COCO calls a file of its releases, told by name and size; None for any other."""
+    """Return COCO's name of a released file, recognized by name and size; None for any other."""
     size, title = OFFICIAL_FILES.get(file.name, (-1, ""))
     return title if file.is_file() and file.stat().st_size == size else None
 
@@ -212,15 +197,14 @@ def read_coco(
     Args:
         annotation_file: COCO-format JSON.
         images_dir: the folder that ``file_name`` is relative to.
-        categories: id -> name, the classes to read, in class order; each must be declared in the
-            file under this name, and boxes of other declared classes are left aside. None: all
-            that the file declares, by rising id.
-        on_error: what faulty entries lead to. In COCO's own releases, which nobody can mend, they
-            are always left out and counted, and boxes that reach beyond the image are clipped.
+        categories: id -> name of the classes to read, in class order; boxes of other declared
+            classes are set aside. None: all that the file declares, by rising id.
+        on_error: see `OnError`. In COCO's own releases, which nobody can mend, faulty entries are
+            always left out and counted, and boxes that reach beyond the image are clipped.
 
     Raises:
-        DataError: the file is absent, not JSON, lacks a list, declares other categories than asked
-            for, or, under ``on_error="raise"``, has a faulty entry.
+        DataError: the file is absent, not JSON, lacks a list, declares other categories, or, under
+            ``on_error="raise"``, has a faulty entry.
     """
     file, folder = Path(annotation_file), Path(images_dir)
     document = load_document(file)
@@ -248,12 +232,12 @@ def read_coco(
 
 
 def load_document(file: Path) -> dict[str, Any]:
-    """Parse an annotation file and make sure that it has its three lists.
+    """Parse an annotation file and check its three lists.
 
-    Masks are dropped while parsing: they are most of the file and no box needs them.
+    Masks are dropped while parsing: they are most of the file and boxes do not need them.
 
     Raises:
-        DataError: the file is absent, not JSON, or not of COCO's form.
+        DataError: the file is absent, not JSON, or not in COCO's format.
     """
 
     def without_mask(entry: dict[str, Any]) -> dict[str, Any]:
@@ -273,7 +257,7 @@ def load_document(file: Path) -> dict[str, Any]:
 
 
 def declared_categories(file: Path, document: dict[str, Any]) -> dict[int, str]:
-    """The categories of a parsed file: id -> name, by rising id.
+    """Return the categories of a parsed file: id -> name, by rising id.
 
     Raises:
         DataError: there is none, or one is malformed, or an id or a name occurs twice.
@@ -335,7 +319,7 @@ def _read_images(file: Path, folder: Path, entries: list[Any], faults: Faults) -
 
 
 def _with_paths(file: Path, files: FileNames, entries: list[Any], faults: Faults) -> list[Any]:
-    """The entries of images with the path of each; those that lead elsewhere are left out."""
+    """Add the path to the entries of images; those that lead out of the folder are left out."""
     kept = []
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
@@ -351,13 +335,11 @@ def _with_paths(file: Path, files: FileNames, entries: list[Any], faults: Faults
 
 
 def _with_sizes(file: Path, entries: list[Any], faults: Faults) -> list[Any]:
-    """The entries of images, those without a size with that of their file."""
+    """Add the size of the file to the entries of images that lack it."""
     kept, measured = [], 0
     for entry in entries:
-        sides_px = (
-            [entry.get(side) for side in ("height", "width")] if isinstance(entry, dict) else []
-        )
-        if None not in sides_px or _PATH not in entry:
+        located = isinstance(entry, dict) and _PATH in entry
+        if not located or None not in (entry.get("height"), entry.get("width")):
             kept.append(entry)
             continue
         try:
@@ -371,7 +353,7 @@ def _with_sizes(file: Path, entries: list[Any], faults: Faults) -> list[Any]:
         measured += 1
         kept.append({**entry, "height": height, "width": width})
     if measured:
-        _log.warning(
+        data_log.warning(
             f"{file}: {measured:,} images have no width and height; they were read from the files"
         )
     return kept
@@ -386,7 +368,7 @@ def _read_boxes(
     *,
     tolerance_px: float,
 ) -> tuple[BoxTable, np.ndarray]:
-    """Returns the boxes, with the category id for a label, and the position of each one's image."""
+    """Return the boxes, with category ids as labels, and the position of each one's image."""
     entries, columns = read_columns(file, "annotation", entries, _BOX_COLUMNS, faults)
     ids, image_ids, category_ids, xywh = columns
     ids, keep = _distinct_ids(file, columns, faults)
@@ -427,10 +409,10 @@ def _read_boxes(
 def _distinct_ids(
     file: Path, columns: list[np.ndarray], faults: Faults
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Number annotations anew whose id is taken, and find those that are there twice.
+    """Renumber annotations whose id is taken, and find repeated annotations.
 
-    Some tools write one id for all. Only an annotation that is equal in image, category and box to
-    another one of its id is the same one.
+    Some tools write one id for all. Only an annotation with the id, image, category and box of
+    another one is a repetition.
 
     Returns:
         (N,) int64 ids without repetition, and (N,) bool: whether an annotation is kept.

@@ -2,8 +2,8 @@
 
 VOC counts pixels from 1 and its corners lie inside the box (Everingham et al., "The PASCAL VOC2012
 Development Kit", section on annotation): a box that covers the first pixel alone is (1, 1, 1, 1).
-Ours is (xmin - 1, ymin - 1, xmax, ymax). Files of tools that count from 0 come out one pixel too
-large to the left and the top, which is within the tolerance. Nothing in this module needs torch.
+Here it becomes (xmin - 1, ymin - 1, xmax, ymax). Boxes of tools that count from 0 become one pixel
+too large to the left and the top, which is within the tolerance. Needs no torch.
 """
 
 import re
@@ -17,6 +17,7 @@ import numpy as np
 
 from ..data_errors import FaultKind, Faults, OnError
 from ..errors import DataError
+from ..files import read_text
 from ..images import ImageFile
 from .annotations import Annotations, BoxTable, ImageTable, check_boxes
 from .image_checks import IMAGE_SUFFIXES
@@ -29,24 +30,21 @@ VOC_NAMES = (
     "tvmonitor",
 )
 # fmt: on
-"""The twenty classes of VOC 2007 to 2012; as category ids we give them 1 to 20."""
+"""The twenty classes of VOC 2007 to 2012, with category ids from 1 to 20."""
 
 _CLASS_FLAG = re.compile(r"\s+(-1|0|1)$")
 _DECLARED_ENCODING = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)["'][^>]*\?>""")
 _XML_FOLDERS = ("Annotations", "annotations", "")
 _IS_VOC = re.compile(r"\bVOC ?20\d\d\b")
-"""In the element "database" of VOC's own files, such as "The VOC2007 Database"."""
+"""Matches the element "database" of VOC's own files, such as "The VOC2007 Database"."""
 _IMAGE_FOLDERS = ("JPEGImages", "images", "")
 
 
 @dataclass(frozen=True)
 class VocPart:
-    """XML files and their images.
+    """Folders of XML files and their images; ``stems`` are file names without extension.
 
-    Attributes:
-        annotations: the folder of XML files.
-        images: the folder of images.
-        stems: file names without extension; None takes every XML file.
+    Without stems all XML files are read.
     """
 
     annotations: Path
@@ -59,21 +57,21 @@ class VocObject(NamedTuple):
 
     name: str
     xyxy: tuple[float, float, float, float]
-    """Left, top, right, bottom in pixels, our convention."""
+    """Left, top, right, bottom in pixels, counted from 0, the last two exclusive."""
     difficult: bool
 
 
 class VocImage(NamedTuple):
-    """What an XML file says."""
+    """The content of an XML file."""
 
     file: Path
     file_name: str
-    """As the XML names it; may be empty."""
+    """Name of the image in the XML; may be empty."""
     size_hw: tuple[int, int] | None
-    """None where it is not stated (some tools write 0)."""
+    """None if it is not stated (some tools write 0)."""
     objects: list[VocObject]
     is_voc: bool
-    """Whether the file says that it is of Pascal VOC itself, as those of 2007 to 2012 do."""
+    """Whether the file names Pascal VOC as its source, as those of 2007 to 2012 do."""
 
 
 def find_voc_split(root: Path, name: str) -> list[VocPart]:
@@ -85,18 +83,13 @@ def find_voc_split(root: Path, name: str) -> list[VocPart]:
     Raises:
         DataError: there is neither.
     """
-    releases = [root, *sorted(root.glob("VOC*"))]
     for alias in SPLITS.get(name, (name,)):
-        listings = [(folder, folder / "ImageSets" / "Main" / f"{alias}.txt") for folder in releases]
-        parts = [
-            VocPart(
-                folder / "Annotations",
-                folder / "JPEGImages",
-                _read_stems(listing, folder / "Annotations"),
-            )
-            for folder, listing in listings
-            if listing.is_file()
-        ]
+        parts: list[VocPart] = []
+        for release in (root, *sorted(root.glob("VOC*"))):
+            listing = release / "ImageSets" / "Main" / f"{alias}.txt"
+            if listing.is_file():
+                files = release / "Annotations"
+                parts.append(VocPart(files, release / "JPEGImages", _read_stems(listing, files)))
         if parts:
             return parts
         for folder in _XML_FOLDERS:
@@ -111,20 +104,12 @@ def find_voc_split(root: Path, name: str) -> list[VocPart]:
 
 
 def _read_stems(listing: Path, annotations: Path) -> tuple[str, ...]:
-    """The names of an image set, without extensions.
+    """Read the names of an image set, without extensions.
 
-    The sets of one class have 1, -1 or 0 behind each name. Names may hold spaces, so a number is
-    taken off only where there is no file of the whole name; the same holds for extensions.
-
-    Raises:
-        DataError: The file cannot be read or is no text.
+    The sets of one class have 1, -1 or 0 behind each name. Names may have spaces, so a number is
+    removed only if there is no file of the whole name; the same holds for extensions.
     """
-    try:
-        lines = listing.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{listing}: not a readable image set ({error}). Write one name on each line, in UTF-8."
-        ) from error
+    lines = read_text(listing, "image set", "Write one name on each line, in UTF-8.").splitlines()
     there = {path.stem for path in annotations.glob("*.xml")}
     return tuple(_stem(line.strip(), there) for line in lines if line.strip())
 
@@ -143,18 +128,17 @@ def read_voc(
     ignore_difficult: bool = True,
     voc_classes: bool | None = None,
 ) -> Annotations:
-    """Read XML files. The images are opened only where the XML does not state their size.
+    """Read XML files. The images are opened only if the XML does not state their size.
 
     Images and boxes are numbered from 1 in the order of the files; areas are those of the boxes.
 
     Args:
-        parts: where they are.
+        parts: the files.
         categories: id -> name; None takes VOC's twenty or the names that occur, sorted, from id 1.
-        on_error: what faulty files and objects lead to.
+        on_error: see `OnError`.
         ignore_difficult: "difficult" objects become regions to ignore (``crowd``).
-        voc_classes: whether the classes are VOC's twenty, where ``categories`` is None. None takes
-            them only where every file says that it is of VOC itself: a data set of cats alone has
-            one class.
+        voc_classes: whether the classes are VOC's twenty if ``categories`` is None. None uses them
+            only if every file names VOC as its source: a dataset of cats alone has one class.
 
     Raises:
         DataError: there is nothing to read, or something is faulty under ``on_error="raise"``.
@@ -208,7 +192,7 @@ def _xml_files(part: VocPart, faults: Faults) -> list[Path]:
 
 
 def _list_images(folder: Path) -> dict[str, str]:
-    """Stem -> file name of the images in a folder."""
+    """Return stem -> file name of the images in a folder."""
     if not folder.is_dir():
         return {}
     names = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -266,19 +250,18 @@ def _read_objects(
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
-    """Refuses document type definitions: entities that expand without end start with one."""
+    """Refuses document type definitions, with which entities that expand without end begin."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         del pubid, system
-        raise DataError(f"declares a document type ({name}), which VOC files have no use for")
+        raise DataError(f"declares a document type ({name}), which VOC files do not need")
 
 
 def read_voc_file(file: Path) -> VocImage:
     """Parse one XML file.
 
     Raises:
-        DataError: it is absent, not XML, has a document type definition, or lacks a part of an
-            object.
+        DataError: it is absent, not XML, has a document type definition, or an incomplete object.
     """
     try:
         tree = _parse(file.read_bytes())
@@ -297,13 +280,7 @@ def read_voc_file(file: Path) -> VocImage:
 
 
 def _parse(content: bytes) -> ElementTree.Element:
-    """Parse an XML file, also in encodings that Python knows and the XML parser does not.
-
-    Raises:
-        LookupError: Nobody knows the encoding.
-        ValueError: It is not written in the encoding that it declares.
-        ElementTree.ParseError: It is no XML.
-    """
+    """Parse an XML file, also in encodings that Python knows and the XML parser does not."""
     try:
         return ElementTree.XML(content, ElementTree.XMLParser(target=_NoDoctype()))
     except (LookupError, ValueError) as error:

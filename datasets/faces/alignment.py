@@ -1,7 +1,7 @@
-"""Faces brought into one position by their landmarks.
+"""Alignment of faces by their landmarks.
 
-One function, `align_face`, serves training, evaluation and the use of a model: a face network sees
-faces as it was trained on them, or it does not recognize them.
+Training, evaluation and prediction share these functions: a face network recognizes only faces that
+are aligned as in its training.
 """
 
 from typing import NamedTuple
@@ -30,33 +30,22 @@ ARCFACE_TEMPLATE.setflags(write=False)
 
 
 def scaled_template(size: int, template_xy: np.ndarray = ARCFACE_TEMPLATE) -> np.ndarray:
-    """The landmarks' positions in a crop of another size.
+    """Scale a template (5, 2) at 112 px to a crop with a side of ``size`` px.
 
     Scaled about the corner of the image, not about the center of its first pixel: a crop of
     ``size`` px then shows what the 112 px crop shows once that is resized.
-
-    Args:
-        size: side of the crop in px.
-        template_xy: (5, 2), at 112 px.
-
-    Returns:
-        (5, 2) float64, px.
     """
     return (template_xy + 0.5) * (size / ARCFACE_SIZE) - 0.5
 
 
 def fit_similarity(source_xy: np.ndarray, target_xy: np.ndarray) -> np.ndarray:
-    """The rotation, scale and shift that bring points nearest to others, by least squares.
+    """Fit rotation, scale and shift from points (K, 2) to others by least squares, K at least 2.
 
-    The solution of Umeyama (1991) in two dimensions, where a similarity is the multiplication by
-    one complex number and a shift. Mirror images are excluded.
-
-    Args:
-        source_xy: (K, 2), K at least 2.
-        target_xy: (K, 2), where they should go.
+    The solution of Umeyama (1991) in two dimensions, where a similarity without mirroring is the
+    multiplication by one complex number and a shift.
 
     Returns:
-        (2, 3) float64, as `cv2.warpAffine` wants it.
+        (2, 3) float64, for `cv2.warpAffine`.
 
     Raises:
         DataError: The points are not finite or all at one place.
@@ -81,19 +70,16 @@ def align_face(
     size: int = ARCFACE_SIZE,
     template_xy: np.ndarray = ARCFACE_TEMPLATE,
 ) -> np.ndarray:
-    """Cut out a face so that its landmarks lie at the template's.
+    """Crop a face (size, size, 3) uint8 so that its landmarks lie at the template's.
 
-    Bilinear; what lies outside the image is black. A face more than twice as large as the crop
-    is averaged down first, since bilinear interpolation would only look at every second pixel.
+    Bilinear; outside the image the crop is black. A face more than twice as large as the crop is
+    averaged down first, since bilinear interpolation would skip pixels.
 
     Args:
         image: (H, W, 3) uint8.
         landmarks_xy: (5, 2), px, in the order of `ARCFACE_TEMPLATE`.
         size: side of the crop in px.
-        template_xy: (5, 2), at 112 px whatever ``size`` is.
-
-    Returns:
-        (size, size, 3) uint8.
+        template_xy: (5, 2), at 112 px for any ``size``.
 
     Raises:
         DataError: The landmarks are not finite or all at one place.
@@ -103,16 +89,7 @@ def align_face(
 
 
 def warp_face(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
-    """Cut a square crop out of an image by an affine transform; see `align_face`.
-
-    Args:
-        image: (H, W, 3) uint8.
-        matrix: (2, 3), from the image's pixels to the crop's.
-        size: side of the crop in px.
-
-    Returns:
-        (size, size, 3) uint8.
-    """
+    """Crop a square by an affine transform (2, 3) of the image's pixels; see `align_face`."""
     scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
     if scale < 0.5:
         image, matrix = _averaged(image, matrix, size, max(1, int(1 / max(scale, 1e-6))))
@@ -122,7 +99,7 @@ def warp_face(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
 def _averaged(
     image: np.ndarray, matrix: np.ndarray, size: int, factor: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The part of an image that a crop shows, ``factor`` times smaller, and its transform."""
+    """Shrink the part of an image that a crop shows by a factor, and adapt its transform."""
     corners = np.array([[-1, -1], [size, -1], [-1, size], [size, size]], dtype=np.float64)
     inverse = np.linalg.inv(matrix[:, :2])
     seen = (corners - matrix[:, 2]) @ inverse.T
@@ -143,7 +120,7 @@ def _averaged(
 
 _CELEBA_HW = (218, 178)
 _CELEBA_LANDMARKS = np.array([[69, 111], [108, 111], [88, 135], [73, 152], [105, 152]])
-"""Where the five points lie in CelebA's aligned images, px; published with its landmark list."""
+"""The five points in CelebA's aligned images, px; published with its landmark list."""
 
 ATTRIBUTE_TEMPLATE = (
     _CELEBA_LANDMARKS + 0.5 + ((_CELEBA_HW[0] - _CELEBA_HW[1]) / 2, 0)
@@ -153,12 +130,11 @@ ATTRIBUTE_TEMPLATE.setflags(write=False)
 
 
 class Jitter(NamedTuple):
-    """A small change of a crop's place."""
+    """A small change of a crop; the shift is in heights of the crop."""
 
     turn_deg: float = 0.0
     scale: float = 1.0
     shift_xy: tuple[float, float] = (0.0, 0.0)
-    """In heights of the crop."""
 
 
 def crop_face(
@@ -167,21 +143,21 @@ def crop_face(
     size_hw: tuple[int, int],
     jitter: Jitter | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cut out a face with its surroundings; training, evaluation and use share this function.
+    """Crop a face with its surroundings.
 
-    With landmarks it is `alignment.align_face` with `ATTRIBUTE_TEMPLATE` at the crop's height,
-    less equal columns on the left and on the right. Without, the largest central part of the
-    crop's shape. What lies outside the image is black.
+    With landmarks it is `align_face` with `ATTRIBUTE_TEMPLATE` at the crop's height, without equal
+    columns on the left and on the right. Without, it is the largest central part of the crop's
+    shape. Outside the image the crop is black.
 
     Args:
         image: (H, W, 3) uint8.
-        landmarks: (5, 2), px of the image; None or not finite where they are not known.
+        landmarks: (5, 2), px of the image; None or not finite if they are not known.
         size_hw: Height and width of the crop in px; no wider than high.
-        jitter: Change of place.
+        jitter: Change of the crop.
 
     Returns:
-        The crop (h, w, 3) uint8, and the landmarks in it, (5, 2) float32, px; NaN where they are
-        not known.
+        The crop (h, w, 3) uint8, and the landmarks in it, (5, 2) float32, px; NaN if they are not
+        known.
 
     Raises:
         DataError: The landmarks are all at one place.
@@ -206,7 +182,7 @@ def crop_face(
 
 
 def _jittered(matrix: np.ndarray, jitter: Jitter, height: int) -> np.ndarray:
-    """Turn, scale and shift what a transform makes, about the middle of the crop."""
+    """Rotate, scale and shift the result of a transform, about the middle of the crop."""
     angle = np.deg2rad(jitter.turn_deg)
     cos, sin = jitter.scale * np.cos(angle), jitter.scale * np.sin(angle)
     turn = np.array([[cos, -sin], [sin, cos]])

@@ -1,7 +1,7 @@
-"""Sets of faces: which files, whose, and where their landmarks are.
+"""Sets of faces: files, people and landmarks.
 
-A source is named by ``class_path`` in a YAML and read when a run starts. What is aligned already
-has no landmarks; everything else is aligned by them (see `datasets.alignment`).
+A YAML names a source by ``class_path``; it is read when a run starts. Aligned faces have no
+landmarks; all others are aligned by them (see ``alignment.py``).
 """
 
 from collections.abc import Sequence
@@ -24,20 +24,20 @@ class Faces(NamedTuple):
     """N faces, each in a file of its own."""
 
     name: str
-    """What results call the set."""
+    """The name of the set in results."""
     root: Path
     files: tuple[str, ...]
     """Relative to the root, with "/", sorted."""
     landmarks_xy: np.ndarray | None
-    """(N, 5, 2) float64, px, in the order of the template; None where the faces are aligned."""
+    """(N, 5, 2) float64, px, in the order of the template; None if the faces are aligned."""
     identities: np.ndarray
     """(N,) int64, person index; -1 where it is not known."""
     people: tuple[str, ...]
     """Name of each person index."""
     pairs: Pairs | None = None
-    """For verification."""
+    """Pairs for verification."""
     labels: LabelTable | None = None
-    """Attributes of the faces, in their order; None where they are not known."""
+    """Attributes of the faces, in their order; None if they are not known."""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -46,7 +46,7 @@ class Faces(NamedTuple):
 
 
 class FaceSource(Protocol):
-    """Where faces come from."""
+    """A source of faces."""
 
     def read(self) -> Faces:
         """Read the lists, not the images.
@@ -58,20 +58,19 @@ class FaceSource(Protocol):
 
 
 class FolderFaces:
-    """A folder with one sub-folder for each person, or with images and nothing said of people.
+    """A folder with one sub-folder for each person, or with images of unknown people.
 
     Args:
         root: The folder; searched to any depth. An image's first sub-folder is its person.
         landmarks: Table of the five landmarks of each file (ten numbers: x and y in px), in a
-            format of `datasets.vectors`, as finding them once leaves it; None where the faces are
-            aligned to ArcFace's template.
+            format of ``vectors.py``; None if the faces are aligned to ArcFace's template.
         pairs: LFW's ``pairs.txt`` or one like it, for verification; relative to ``root``.
-        make_pairs: Draws pairs from the people instead: the number of same and of different ones
-            in each of ten folds; None draws none.
-        seed: Of the drawn pairs.
+        make_pairs: Draws pairs instead: the number of same and of different pairs in each of ten
+            folds; None draws none.
+        seed: Seed of the drawn pairs.
 
     Raises:
-        DataError: Both kinds of pairs are asked for.
+        DataError: ``pairs`` and ``make_pairs`` are both given.
     """
 
     def __init__(
@@ -121,7 +120,7 @@ class LfwFaces(FolderFaces):
     Args:
         root: The folder of the people.
         pairs: The pairs; relative to ``root``.
-        landmarks: As for `FolderFaces`, where the images are not aligned.
+        landmarks: As for `FolderFaces`, if the images are not aligned.
     """
 
     def __init__(
@@ -134,11 +133,11 @@ class CelebAFaces:
     """CelebA's aligned images (178x218), brought to ArcFace's template by their landmarks.
 
     Args:
-        root: Folder with ``img_align_celeba`` and the lists, see `datasets.celeba`. Without
+        root: Folder with ``img_align_celeba`` and the lists, see ``celeba.py``. Without
             ``identity_CelebA.txt`` nobody is known.
-        parts: Which parts of ``list_eval_partition`` to take.
+        parts: Parts of ``list_eval_partition`` to use.
         make_pairs: As for `FolderFaces`.
-        seed: Of the drawn pairs.
+        seed: Seed of the drawn pairs.
     """
 
     def __init__(
@@ -192,13 +191,9 @@ def named_faces(
     root: Path | None = None,
     landmarks_xy: np.ndarray | None = None,
 ) -> Faces:
-    """Faces whose first folder is their person; one in no folder is nobody's.
+    """Return faces whose first folder is their person; see `Faces` for the arguments.
 
-    Args:
-        name: What results call the set.
-        files: Relative to the root, with "/".
-        root: Their folder; None where no image will be read.
-        landmarks_xy: As in `Faces`.
+    The person of a face in no folder is not known. Without a root no image can be read.
     """
     owners = [file.split("/")[0] if "/" in file else None for file in files]
     return _faces(name, root or Path(), files, landmarks_xy, owners)

@@ -1,16 +1,14 @@
-"""Views of faces: variety for a student whose teacher answers for every one of them.
+"""Random views of faces for the distillation of a teacher.
 
-A student that is taught with a few thousand faces learns those faces. What it lacks is variety, and
-a teacher can be asked about any image, also about a face that nobody has: a blend of two. So a
-view is drawn once, embedded once by the teacher and cached, and drawn again, exactly the same, in
-every training.
+A student of a few thousand faces overfits them. But a teacher embeds any image, also a blend of two
+faces. So a view is drawn once, embedded once by the teacher and cached, and drawn again, exactly
+the same, in every training.
 """
 
 import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -20,28 +18,28 @@ from ..images import ImageFile, stretch
 from .alignment import ARCFACE_SIZE, ARCFACE_TEMPLATE, fit_similarity, scaled_template, warp_face
 from .sources import Faces
 
-_CENTER = np.array([56.0, 66.0]) + 0.5  # of a face in the template, from the image's corner
+_CENTER = np.array([56.0, 66.0]) + 0.5  # of the template's face, from the image's corner
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
 @dataclass(frozen=True)
 class ViewRecipe:
-    """How far views go. Lengths are in px of a 112 px crop, and grow with it.
+    """The strength of views. Lengths are in px of a 112 px crop, and grow with it.
 
     Args:
         rotation_deg: Standard deviation of the rotation.
-        scale: Of the logarithm of the size.
-        aspect: Of the logarithm of width and height each.
-        shift: Of the shift of x and y.
+        scale: Standard deviation of the logarithm of the size.
+        aspect: Standard deviation of the logarithm of width and height each.
+        shift: Standard deviation of the shift of x and y.
         mirror: Probability of a mirror image.
         blend: Probability of a weighted sum of two aligned faces, 1/4 to 3/4 of each.
         patchwork: Probability of a face with regions of another, under a smooth mask.
         warp: Probability of a smooth elastic deformation.
         warp_strength: Largest standard deviation of its displacements.
         brightness: Standard deviation of the logarithm of the brightness.
-        contrast: Of the logarithm of the contrast.
-        colour: Of the logarithm of each channel's gain.
-        grey: Probability of no color.
+        contrast: Standard deviation of the logarithm of the contrast.
+        colour: Standard deviation of the logarithm of each channel's gain.
+        grey: Probability of a gray image.
         low_resolution: Probability of a resize to between 40 and 100 px and back.
         blur: Probability of a Gaussian blur with a standard deviation of 0.5 to 1.5.
 
@@ -77,16 +75,15 @@ class ViewRecipe:
 
 
 class FaceViews:
-    """View ``k`` of a face: a function of the seed, the file's name, ``k`` and the list of files.
+    """Views of faces, functions of the seed, the file's name, the view and the list of files.
 
-    View 0 is the plain aligned face. The same view can be had at the teacher's size and at the
-    student's: it shows the same.
+    View 0 is the plain aligned face. A view shows the same at the teacher's size and the student's.
 
     Args:
-        faces: The files. Second faces come from them, so a list of other files has other views.
+        faces: The files. Faces are blended with others of them, so other lists have other views.
         size: Side in px.
         seed: At least 0.
-        recipe: How far views go.
+        recipe: Strength of the views.
     """
 
     def __init__(
@@ -107,7 +104,7 @@ class FaceViews:
 
     @property
     def fingerprint(self) -> str:
-        """Equal where all views are equal; a table of embeddings keeps it. No size is in it."""
+        """A hash that is equal if all views are, at any size; a table of embeddings keeps it."""
         content = [self.seed, asdict(self.recipe), *self.faces.files]
         digest = hashlib.sha256(json.dumps(content).encode())
         if self.faces.landmarks_xy is not None:
@@ -115,15 +112,7 @@ class FaceViews:
         return digest.hexdigest()[:16]
 
     def render(self, index: int, view: int = 0, size: int | None = None) -> np.ndarray:
-        """Draw a view.
-
-        Args:
-            index: Position of the file.
-            view: From 0.
-            size: Side in px; None is the size of all.
-
-        Returns:
-            (size, size, 3) uint8, RGB.
+        """Draw a view, from 0, of the file at a position: (size, size, 3) uint8, RGB.
 
         Raises:
             DataError: An image cannot be read.
@@ -142,7 +131,7 @@ class FaceViews:
         return warp_face(image, self._matrix(index, image, size), size)
 
     def _matrix(self, index: int, image: np.ndarray, size: int) -> np.ndarray:
-        """From the file's pixels to the crop's."""
+        """Return the affine transform (2, 3) from the file's pixels to the crop's."""
         if self.faces.landmarks_xy is not None:
             target = scaled_template(size, ARCFACE_TEMPLATE)
             return fit_similarity(self.faces.landmarks_xy[index], target)
@@ -169,7 +158,7 @@ class FaceViews:
         return self._moved(int(rng.integers(len(self))), size, rng, 0.5)
 
     def _moved(self, index: int, size: int, rng: np.random.Generator, far: float) -> np.ndarray:
-        """A face at another place, size and angle, drawn from its file in one step."""
+        """Draw a face at a random place, size and angle, resampled once from its file."""
         recipe = self.recipe
         angle = math.radians(rng.normal(0, recipe.rotation_deg) * far)
         stretch = np.exp(rng.normal(0, (recipe.scale, recipe.aspect, recipe.aspect)) * far)
@@ -178,37 +167,30 @@ class FaceViews:
         cosine, sine = math.cos(angle) * stretch[0], math.sin(angle) * stretch[0]
         linear = np.array([[cosine * stretch[1], -sine], [sine, cosine * stretch[2]]])
         unit = size / ARCFACE_SIZE
-        centre = _CENTER * unit - 0.5
+        center = _CENTER * unit - 0.5
         image = ImageFile(self.faces.root / self.faces.files[index]).read()
         base = self._matrix(index, image, size)
         moved = linear @ base
-        moved[:, 2] += centre - linear @ centre + shift * unit
+        # Rotate and scale about the center of the face, then shift.
+        moved[:, 2] += center - linear @ center + shift * unit
         face = warp_face(image, moved, size)
         return np.ascontiguousarray(face[:, ::-1]) if mirrored else face
 
 
 def _field(rng: np.random.Generator, knots: int, channels: int, size: int) -> np.ndarray:
-    """Smooth noise (size, size[, channels]) float32, the same at each size but for the sampling."""
+    """Draw smooth noise (size, size[, channels]) float32, alike at each size."""
     coarse = rng.normal(0, 1, (knots, knots, channels)).astype(np.float32)
     return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
 
 
 def _warped(face: np.ndarray, field: np.ndarray) -> np.ndarray:
-    columns, rows = _grid(face.shape[0])
-    return cv2.remap(
-        face, columns + field[..., 0], rows + field[..., 1], cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REFLECT,
-    )  # fmt: skip
-
-
-@lru_cache(maxsize=4)
-def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    rows, columns = np.mgrid[:size, :size].astype(np.float32)
-    return columns, rows
+    rows, columns = np.mgrid[: face.shape[0], : face.shape[0]].astype(np.float32)
+    x, y = columns + field[..., 0], rows + field[..., 1]
+    return cv2.remap(face, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 
 def _photographed(face: np.ndarray, recipe: ViewRecipe, rng: np.random.Generator) -> np.ndarray:
-    """Another light, another camera: (H, W, 3) float32 to uint8."""
+    """Change light and camera: (H, W, 3) float32 to uint8."""
     size = face.shape[0]
     face = face * math.exp(rng.normal(0, recipe.brightness))
     mean = face.mean()
@@ -227,13 +209,13 @@ def _photographed(face: np.ndarray, recipe: ViewRecipe, rng: np.random.Generator
 
 
 def student_noise(pixels: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Light photometric noise that the teacher does not see: brightness, contrast and color.
+    """Add photometric noise that the teacher does not see: brightness, contrast and color.
 
     Args:
         pixels: (H, W, 3) uint8.
-        strength: Standard deviation of the logarithms of brightness and contrast; the channels'
-            gains have 0.3 of it. 0 leaves the pixels.
-        rng: Of the draw.
+        strength: Standard deviation of the logarithms of brightness and contrast; that of the
+            channels' gains is 0.3 of it. 0 adds no noise.
+        rng: Source of randomness.
     """
     if strength <= 0:
         return pixels
