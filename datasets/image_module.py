@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -15,10 +15,29 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from .data_errors import OnError, data_log
 from .errors import DataError
+from .images import ImageFile
 from .sampling import EpochSampler, Progress, ResumableLoader, SampleKey
 
 _Sample_co = TypeVar("_Sample_co", covariant=True)
 _T = TypeVar("_T")
+
+
+class ImageSource(Protocol):
+    """N images and their files."""
+
+    @property
+    def name(self) -> str:
+        """The name of the data in results."""
+        ...
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """N names of files, each once."""
+        ...
+
+    def image(self, index: int) -> ImageFile:
+        """Return the image at a position; nothing is read yet."""
+        ...
 
 
 class ImageDataset(Dataset[_Sample_co]):
@@ -55,7 +74,6 @@ class ImageDataset(Dataset[_Sample_co]):
         self._unreadable = torch.zeros(len(paths), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
-        """The number of images."""
         return len(self.paths)
 
     def __getitem__(self, key: SampleKey | int) -> _Sample_co:
@@ -71,11 +89,7 @@ class ImageDataset(Dataset[_Sample_co]):
         )
 
     def read_sample(self, index: int, rng: np.random.Generator) -> _Sample_co:
-        """Read and augment the image at a position.
-
-        Raises:
-            DataError: it cannot be read.
-        """
+        """Read and augment the image at a position."""
         raise NotImplementedError
 
     def rng_key(self, key: SampleKey | int) -> tuple[int, int, int]:
@@ -129,7 +143,8 @@ def collate_fields(samples: list[Any]) -> list[Any]:
 class ImageDataModule(LightningDataModule):
     """Base of the data modules; a subclass defines ``read_dataset`` and ``collate``.
 
-    Test and prediction use the test split, or the validation split if there is none.
+    Test and prediction use the test split, or the validation split if there is none. Whatever reads
+    a split raises a `DataError` if there is no such split, or a file is absent or faulty.
 
     Args:
         batch_size: images of each process in a batch.
@@ -190,19 +205,11 @@ class ImageDataModule(LightningDataModule):
         )
 
     def read_dataset(self, split: str) -> ImageDataset[Any]:
-        """Read the data set of "train", "val" or "test".
-
-        Raises:
-            DataError: a file is absent or faulty.
-        """
+        """Read the dataset of "train", "val" or "test"."""
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:
-        """Read what a stage (fit, validate, test, predict) needs, once.
-
-        Raises:
-            DataError: a file is absent or faulty.
-        """
+        """Read what a stage (fit, validate, test, predict) needs, once."""
         for split in {"fit": ("train", "val"), "validate": ("val",)}.get(stage, (self._held_out,)):
             if split not in self.datasets:
                 self.datasets[split] = self.read_dataset(split)

@@ -103,9 +103,6 @@ class ImageFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.path)!r})"
-
     def _open(self) -> Image.Image:
         return open_image(self.path, str(self.path))
 

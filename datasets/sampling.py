@@ -75,7 +75,6 @@ class EpochSampler(DistributedSampler[SampleKey]):
         return order
 
     def __len__(self) -> int:
-        """Keys for each process in a whole epoch."""
         return math.ceil(self.length / self._place()[1])
 
     def set_epoch(self, epoch: int) -> None:

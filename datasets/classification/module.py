@@ -11,6 +11,7 @@ from ..errors import DataError
 from ..image_module import (
     ImageDataModule,
     ImageDataset,
+    ImageSource,
     collate_fields,
     given_splits,
     require_size,
@@ -23,26 +24,12 @@ from ..types import ClassificationBatch
 NO_LABEL = -1
 
 
-class ImageTable(Protocol):
+class ImageTable(ImageSource, Protocol):
     """N images with their classes."""
-
-    @property
-    def name(self) -> str:
-        """The name of the data in results."""
-        ...
-
-    @property
-    def paths(self) -> Sequence[str]:
-        """N names of files, each once."""
-        ...
 
     @property
     def labels(self) -> np.ndarray:
         """(N,) int64, class index, -1 where it is not known."""
-        ...
-
-    def image(self, index: int) -> ImageFile:
-        """Return the image at a position; nothing is read yet."""
         ...
 
 
@@ -162,19 +149,11 @@ class ClassificationDataModule(ImageDataModule):
         return len(self.categories)
 
     def read_categories(self) -> dict[int, str]:
-        """Read the classes from the data, as ``categories`` has them.
-
-        Raises:
-            DataError: a file is absent or faulty.
-        """
+        """Read the classes from the data, as ``categories`` has them."""
         raise NotImplementedError
 
     def read_table(self, split: str) -> ImageTable:
-        """List the images of "train", "val" or "test"; none is opened.
-
-        Raises:
-            DataError: a file is absent or faulty.
-        """
+        """List the images of "train", "val" or "test"; none is opened."""
         raise NotImplementedError
 
     def read_dataset(self, split: str) -> ClassificationDataset:
@@ -182,11 +161,7 @@ class ClassificationDataModule(ImageDataModule):
         return self.dataset(split, self.train_transform if split == "train" else self.val_transform)
 
     def dataset(self, split: str, transform: ClassificationTransform) -> ClassificationDataset:
-        """Read a split with any transform.
-
-        Raises:
-            DataError: there is no such split, or a file is absent or faulty.
-        """
+        """Read a split with any transform."""
         require_split(self.root, self.splits, split)
         table = self.read_table(split)
         check_labels(table, self.num_classes)

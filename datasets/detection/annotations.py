@@ -152,7 +152,6 @@ class Annotations:
         return {key: value for key, value in self.__dict__.items() if key != "ground_truth"}
 
     def __len__(self) -> int:
-        """The number of images."""
         return len(self.images.ids)
 
     @property

@@ -202,11 +202,7 @@ class DetectionDataModule(ImageDataModule):
         return len(self.categories)
 
     def read_split(self, split: str) -> Annotations:
-        """Read the annotations of "train", "val" or "test", not the images.
-
-        Raises:
-            DataError: there is no such split, or a file is absent or faulty.
-        """
+        """Read the annotations of "train", "val" or "test", not the images."""
         require_split(self.root, self.splits, split)
         if split not in self._read:
             self._read[split] = self._read_split(split)

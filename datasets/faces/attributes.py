@@ -163,19 +163,11 @@ class AttributeDataModule(ImageDataModule):
         return len(self.categories)
 
     def read_table(self, split: str) -> LabelTable:
-        """List the faces of "train", "val" or "test"; none is opened.
-
-        Raises:
-            DataError: A file is absent or faulty.
-        """
+        """List the faces of "train", "val" or "test"; none is opened."""
         raise NotImplementedError
 
     def table_of(self, split: str) -> LabelTable:
-        """Read a table with the chosen attributes.
-
-        Raises:
-            DataError: There is no such split or attribute, or a file is absent or faulty.
-        """
+        """Read a table with the chosen attributes."""
         require_split(self.root, self.splits, split)
         table = self.read_table(split)
         if self.attributes is None:
@@ -194,11 +186,7 @@ class AttributeDataModule(ImageDataModule):
         return self.dataset(split, self.train_transform if split == "train" else self.val_transform)
 
     def dataset(self, split: str, transform: FaceCropping) -> AttributeDataset:
-        """Read a split with any transform; missing files stop it or are counted.
-
-        Raises:
-            DataError: There is no such split, or a file is absent or faulty.
-        """
+        """Read a split with any transform; missing files stop it or are counted."""
         table, missing = without_missing(self.table_of(split), self.root)
         if self.on_error == "raise":
             refuse_missing(self.root, missing)

@@ -49,11 +49,7 @@ class FaceSource(Protocol):
     """A source of faces."""
 
     def read(self) -> Faces:
-        """Read the lists, not the images.
-
-        Raises:
-            DataError: A file is absent or faulty.
-        """
+        """Read the lists, not the images."""
         ...
 
 

@@ -99,7 +99,6 @@ class FaceViews:
         self.recipe = recipe or ViewRecipe()
 
     def __len__(self) -> int:
-        """The number of files."""
         return len(self.faces.files)
 
     @property

@@ -223,14 +223,14 @@ class Partition:
     name: str = "cells"
 
     def __post_init__(self) -> None:
-        overlap = self._last[:-1] >= self._first[1:]
+        order, first, last = self._ranges
+        overlap = last[:-1] >= first[1:]
         if overlap.any():
             row = int(np.flatnonzero(overlap)[0])
-            one, two = (self.table.tokens[each] for each in self._order[row : row + 2].tolist())
+            one, two = (self.table.tokens[each] for each in order[row : row + 2].tolist())
             raise DataError(f"{self.name}: the cells {one} and {two} overlap")
 
     def __len__(self) -> int:
-        """The number of cells."""
         return len(self.table.tokens)
 
     @cached_property
@@ -259,16 +259,10 @@ class Partition:
         return np.where(np.isnan(self.table.spread_km), disc, self.table.spread_km)
 
     @cached_property
-    def _order(self) -> np.ndarray:
-        return np.argsort(self.ids)
-
-    @cached_property
-    def _first(self) -> np.ndarray:
-        return range_min(self.ids[self._order])
-
-    @cached_property
-    def _last(self) -> np.ndarray:
-        return range_max(self.ids[self._order])
+    def _ranges(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Class indices in the order of S2's curve, and the first and last leaf of each."""
+        order = np.argsort(self.ids)
+        return order, range_min(self.ids[order]), range_max(self.ids[order])
 
     def assign(self, latlng_deg: np.ndarray) -> np.ndarray:
         """Return the class index (N,) int64 of positions (N, 2) in degrees, -1 without a cell."""
@@ -276,9 +270,10 @@ class Partition:
 
     def _holding(self, leaves: np.ndarray) -> np.ndarray:
         # A cell is a range of leaves on the curve, and cells are sorted by its start.
-        row = np.searchsorted(self._first, leaves, side="right") - 1
-        inside = (row >= 0) & (leaves <= self._last[row])
-        return np.where(inside, self._order[row], NO_CELL)
+        order, first, last = self._ranges
+        row = np.searchsorted(first, leaves, side="right") - 1
+        inside = (row >= 0) & (leaves <= last[row])
+        return np.where(inside, order[row], NO_CELL)
 
     def parents_in(self, coarse: "Partition") -> np.ndarray:
         """Return the class index (C,) int64 of each cell's parent in a coarser partition.

@@ -43,15 +43,6 @@ def distance_km(first_deg: np.ndarray, second_deg: np.ndarray) -> np.ndarray:
     return EARTH_RADIUS_KM * np.arctan2(cross, (first * second).sum(axis=-1))
 
 
-def mean_position_deg(latlng_deg: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Return the mean (2,) of positions (N, 2) in degrees: the direction of their mean vector.
-
-    Unlike means of the numbers, it is right at the poles and across the antimeridian.
-    """
-    vectors = unit_vectors(latlng_deg)
-    return to_latlng_deg(np.average(vectors, axis=0, weights=weights))
-
-
 def pairwise_km(first: "Tensor", second: "Tensor") -> "Tensor":
     """Return great-circle distances (N, M) float32 in km of unit vectors (N, 3) and (M, 3).
 

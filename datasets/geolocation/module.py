@@ -17,6 +17,7 @@ from ..files import FileNames
 from ..image_module import (
     ImageDataModule,
     ImageDataset,
+    ImageSource,
     collate_fields,
     given_splits,
     require_size,
@@ -41,26 +42,12 @@ class PhotoBatch(NamedTuple):
     paths: tuple[str, ...]
 
 
-class PhotoSource(Protocol):
+class PhotoSource(ImageSource, Protocol):
     """N photos with their positions."""
-
-    @property
-    def name(self) -> str:
-        """The name of the data in results."""
-        ...
-
-    @property
-    def paths(self) -> Sequence[str]:
-        """N names of files, each once."""
-        ...
 
     @property
     def latlng_deg(self) -> np.ndarray:
         """(N, 2) float64, degrees."""
-        ...
-
-    def image(self, index: int) -> ImageFile:
-        """Return the photo at a position; nothing is read yet."""
         ...
 
 
@@ -190,19 +177,11 @@ class PhotoDataModule(ImageDataModule):
         return dict(enumerate(self.cell_tables[-1].tokens))
 
     def read_cells(self) -> Sequence[CellTable]:
-        """Read the partitions.
-
-        Raises:
-            DataError: a file is absent or faulty.
-        """
+        """Read the partitions."""
         return [read_cell_table(self.root / path) for path in self.cells]
 
     def read_source(self, split: str) -> PhotoSource:
-        """List the photos of "train", "val" or "test"; none is opened.
-
-        Raises:
-            DataError: a file is absent or faulty.
-        """
+        """List the photos of "train", "val" or "test"; none is opened."""
         raise NotImplementedError
 
     def read_dataset(self, split: str) -> PhotoDataset:

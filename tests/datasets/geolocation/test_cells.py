@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.geolocation.cells import Partition, build_partition, read_partitions
 from mobilevision.datasets.geolocation.coordinates import CellTable
-from mobilevision.datasets.geolocation.geodesy import distance_km, mean_position_deg, to_latlng_deg
+from mobilevision.datasets.geolocation.geodesy import distance_km, to_latlng_deg, unit_vectors
 
 POSITIONS = st.lists(
     st.one_of(
@@ -101,7 +101,7 @@ def test_build__answers__are_mean_positions_with_their_spread() -> None:
     cells = partition.assign(photos)
     for index in range(len(partition)):
         inside = photos[cells == index]
-        mean = mean_position_deg(inside)
+        mean = to_latlng_deg(unit_vectors(inside).mean(axis=0))
         assert distance_km(mean, partition.latlng_deg[index]) < 1e-6
         chord_km = distance_km(inside, mean)
         expected = np.sqrt((chord_km**2).mean())

@@ -9,7 +9,6 @@ from mobilevision.datasets.geolocation.geodesy import (
     ANTIPODE_KM,
     EARTH_RADIUS_KM,
     distance_km,
-    mean_position_deg,
     pairwise_km,
     to_latlng_deg,
     unit_vectors,
@@ -58,25 +57,6 @@ def test_distance__ellipsoid__differs_by_less_than_a_hundredth() -> None:
 def test_unit_vectors__and_back__same_place(position) -> None:
     back = to_latlng_deg(unit_vectors(np.array(position)))
     assert distance_km(np.array(position), back) < 1e-6
-
-
-@pytest.mark.parametrize(
-    ("positions", "expected"),
-    [
-        ([(0, 179), (0, -179)], (0, 180)),
-        ([(80, 0), (80, 180)], (90, 0)),
-        ([(-80, 90), (-80, -90)], (-90, 0)),
-        ([(10, 20)], (10, 20)),
-    ],
-)
-def test_mean_position__across_the_antimeridian_and_at_poles(positions, expected) -> None:
-    mean = mean_position_deg(np.array(positions, float))
-    assert distance_km(mean, np.array(expected, float)) < 1e-6
-
-
-def test_mean_position__weights__pull() -> None:
-    mean = mean_position_deg(np.array([(0.0, 0.0), (0.0, 2.0)]), np.array([3.0, 1.0]))
-    assert mean == pytest.approx((0, 0.5), abs=1e-3)
 
 
 def test_pairwise__torch__as_numpy_to_a_metre() -> None:

@@ -4,7 +4,7 @@ import torch
 
 from mobilevision.datasets.geolocation.cells import Partition
 from mobilevision.datasets.geolocation.coordinates import CellTable
-from mobilevision.datasets.geolocation.geodesy import distance_km, mean_position_deg
+from mobilevision.datasets.geolocation.geodesy import distance_km, to_latlng_deg, unit_vectors
 from mobilevision.heads.geolocation.decoding import Decoder, cell_scores
 
 DEGREE_KM = 111.195
@@ -55,7 +55,7 @@ def test_mode__spread_mass_over_neighbors__beats_one_lonely_cell() -> None:
     decoder = Decoder(partition(near), answer="mode", mode_km=50)
     places = decoder(np.array([[0.2, 0.2, 0.2, 0.4]]))
     assert places.cells.tolist() == [3]
-    assert distance_km(places.latlng_deg[0], mean_position_deg(np.array(near[:3], float))) < 2
+    assert distance_km(places.latlng_deg[0], to_latlng_deg(unit_vectors(near[:3]).mean(axis=0))) < 2
 
 
 def test_radii__points__are_distances_where_the_probability_is_reached() -> None:
