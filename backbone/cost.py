@@ -1,4 +1,4 @@
-"""What a network costs: multiply-accumulates and parameters, counted from the module itself.
+"""Multiply-accumulates and parameters of a network, counted from the module itself.
 
 The paper (Howard et al. 2017, Section 3.1) measures computation in mult-adds: one multiplication
 and one addition each, of convolutions and fully connected layers alone. Equations 2 and 5 are what
@@ -26,7 +26,7 @@ class LayerCost(NamedTuple):
     """One layer: a module that has parameters of its own."""
 
     name: str
-    """Its place in the network, such as ``backbone.blocks.3.pointwise.conv``."""
+    """Its path in the network, such as ``backbone.blocks.3.pointwise.conv``."""
     kind: str
     """``conv 1x1``, ``conv dw 3x3`` (depthwise) and so on by kernel (height x width), ``fully
     connected``, ``normalisation``, or ``other``."""
@@ -43,10 +43,10 @@ class LayerCost(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What one forward pass of a network costs."""
+    """The cost of one forward pass of a network."""
 
     layers: tuple[LayerCost, ...]
-    """In the order in which the network registers them."""
+    """In the order of registration."""
 
     @property
     def mult_adds(self) -> int:
@@ -71,27 +71,23 @@ class Cost(NamedTuple):
 
 @torch.no_grad()
 def count_cost(module: nn.Module, *inputs: Any) -> Cost:
-    """Count what ``module(*inputs)`` costs, in evaluation mode.
+    """Count the cost of ``module(*inputs)`` in evaluation mode, by a forward pass.
 
-    The pass is really made, so everything that shapes decide is right: odd and rectangular
-    images, strides, dilation, groups. A layer that is called twice counts twice in mult-adds and
-    once in parameters. On the device "meta" nothing is calculated, and counting takes no time::
+    A layer that is called twice counts twice in mult-adds and once in parameters. On the device
+    "meta" nothing is calculated, and counting takes no time::
 
         with torch.device("meta"):
             cost = count_cost(ImageClassifier(MobileNetV1()), torch.empty(1, 3, 224, 224))
 
-    A convolution counts its nominal kernel at every output, also where taps fall on padding
-    (``PaddedConv2d`` leaves such taps out where an axis has a single output).
+    A convolution counts its nominal kernel at every output, also where taps fall on padding.
 
     Args:
         module: Any network. Its mode, its statistics and its gradients are left as they are.
-        inputs: What it is called with; a batch of one image for the cost of an image.
+        inputs: Its inputs; a batch of one image for the cost of an image.
 
     Returns:
-        The cost of each layer with parameters. Convolutions and fully connected layers are known
-        by their classes and subclasses of those; parameters of every other module are there, with
-        no mult-adds, as ``normalisation`` or ``other``: whoever sees mult-adds missing finds the
-        layers there.
+        The cost of each layer with parameters. Mult-adds are counted for convolutions and fully
+        connected layers, including subclasses; the other layers are ``normalisation`` or ``other``.
     """
     calls: dict[nn.Module, tuple[int, tuple[int, ...]]] = {}
 

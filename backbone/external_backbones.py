@@ -1,8 +1,7 @@
 """Feature extractors of torchvision and timm behind the ``Backbone`` protocol, and whole models.
 
-For the comparison rows of the MobileNet paper and for teachers. Heads hand on images in [-1, 1];
-each extractor turns them into what its own weights were trained on. Nothing is ever downloaded
-unless ``download`` asks for it.
+For the comparison rows of the MobileNet paper and for teachers. Each extractor converts images in
+[-1, 1] to the range of its own weights. Nothing is downloaded unless ``download`` asks for it.
 """
 
 import math
@@ -28,15 +27,14 @@ _NO_SIDE_HEADS = {"aux_logits": False, "init_weights": False}
 
 
 class PeerFeatures(nn.Module):
-    """Somebody's feature extractor with the pixel range and the protocol of this package.
+    """An external feature extractor with the pixel range and the protocol of this package.
 
     Args:
-        extractor: Images (B, 3, H, W) to maps, finest first, in the range that ``pixel_mean``
-            and ``pixel_std`` say: a list, a tuple, or a dict in that order.
+        extractor: Normalized images (B, 3, H, W) to maps, finest first, as a list, tuple or dict.
         pixel_mean: Subtracted from each color of pixels in [0, 1].
         pixel_std: Then divided by.
-        probe_size_hw: Size of the image of zeros that shows the channels and the strides of the
-            maps. Where a network does not pad, a stride is the nearest power of two.
+        probe_size_hw: Size of the image of zeros that the channels and strides of the maps are
+            measured with. Where a network does not pad, a stride is the nearest power of two.
 
     Raises:
         ValueError: The maps are not finest first, each at a stride of its own.
@@ -84,13 +82,11 @@ class TorchvisionFeatures(PeerFeatures):
 
     Args:
         model: torchvision's name, such as ``resnet50``.
-        nodes: Nodes of its graph, finest first; ``torchvision.models.feature_extraction.
-            get_graph_node_names`` lists them. ``("layer3", "layer4")`` are those of a ResNet at
-            strides 16 and 32.
+        nodes: Nodes of its graph, finest first, as listed by ``torchvision.models.
+            feature_extraction.get_graph_node_names``; the default is for ResNets.
         weights: A file with the model's state dict (``.pth``), read without pickle; None leaves
             the weights random.
-        download: Fetch torchvision's own weights in place of ``weights``; torchvision compares
-            the file's hash with the one in its name.
+        download: Download torchvision's own weights, checked by their hash.
 
     Raises:
         WeightsError: No such file, not a state dict, or not one of this model.
@@ -127,15 +123,14 @@ class TorchvisionFeatures(PeerFeatures):
 class TimmFeatures(PeerFeatures):
     """Maps of any timm model that gives features; needs the extra ``peers``.
 
-    Mean and standard deviation of the pixels are those that timm states for the model.
+    Mean and standard deviation of the pixels are those of timm's configuration of the model.
 
     Args:
-        model: timm's name, such as ``resnet50.a1_in1k``; the part after the dot names the weights
-            that it was made for.
+        model: timm's name, such as ``resnet50.a1_in1k``; the part after the dot names the weights.
         out_strides: Strides of the maps, finest first.
         weights: A file with the model's state dict (``.safetensors``, or ``.pth`` and ``.bin``,
-            read without pickle); None leaves the weights random. timm's own lie on the Hugging
-            Face hub, whose client downloads them.
+            read without pickle); None leaves the weights random. timm's own are on the Hugging
+            Face hub.
 
     Raises:
         WeightsError: No such file, not a state dict, or not one of this model.

@@ -2,8 +2,8 @@
 
 A convolution without bias followed by normalization with fixed statistics is one convolution with
 a bias (Jacob et al. 2018, "Quantization and Training of Neural Networks", Section 3.2, equation
-14). The activation goes into the same kernel on CPUs where oneDNN is there. Both save passes over
-the feature maps, which cost as much as the depthwise convolutions themselves.
+14). On CPUs with oneDNN the activation goes into the same kernel. Both save passes over the feature
+maps, which cost as much as the depthwise convolutions themselves.
 """
 
 import copy
@@ -18,19 +18,18 @@ _ONEDNN_ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
     nn.ReLU6: ("hardtanh", [0.0, 6.0]),
     nn.ReLU: ("relu", []),
 }
-"""Activation -> what oneDNN's convolution calls it, and its numbers."""
+"""Activation -> its name in oneDNN's convolution, and its parameters."""
 
 
 class FusedConvAct(PaddedConv2d):
-    """A convolution with bias and activation: what ``fuse`` makes of a ``ConvNormAct``.
+    """A convolution with bias and activation that replaces a ``ConvNormAct``.
 
-    Its parameters are fixed: they take no gradient. In an exported or compiled network, where
-    something records gradients for the input, and on other devices it consists of public
-    operators; otherwise of oneDNN's convolution with the activation inside, which torch.compile
-    uses on CPUs, too.
+    Its parameters take no gradient. In an exported or compiled network, where gradients of the
+    input are recorded, and on other devices it consists of public operators; otherwise of oneDNN's
+    convolution with the activation inside.
 
     Args:
-        layer: Where the values come from, taken in evaluation mode whatever its own mode is.
+        layer: The layer to fold, as it is in evaluation mode.
     """
 
     def __init__(self, layer: ConvNormAct) -> None:
@@ -63,12 +62,11 @@ class FusedConvAct(PaddedConv2d):
 
 
 def fuse(module: nn.Module) -> nn.Module:
-    """Return a copy of a network for inference, several layers of it folded into one.
+    """Return a copy of a network for inference, with folded layers.
 
-    Every ``ConvNormAct`` in it, at any depth, becomes a ``FusedConvAct``; a layer that is used at
-    several places stays one. The outputs are those of the original in evaluation mode, up to
-    rounding (1e-4 of their size). The network takes images in either memory format and is
-    fastest with channels_last; what passes between its layers is channels_last.
+    Every ``ConvNormAct``, at any depth, becomes a ``FusedConvAct``; a layer that is used at several
+    places stays one. The outputs are those of the original in evaluation mode, up to rounding (1e-4
+    of their size). Images in channels_last are fastest.
 
     Args:
         module: Any network of this package, in any mode. It is not changed.
@@ -85,15 +83,14 @@ def fuse(module: nn.Module) -> nn.Module:
     }
     if not folded:
         raise ValueError(f"{type(module).__name__} has no ConvNormAct: there is nothing to fold")
-    # What the memo has is not copied but replaced, wherever it is referred to.
+    # deepcopy replaces an object by its entry in the memo, wherever it is referred to.
     memo = {id(layer): fused for layer, fused in folded.items()}
     return copy.deepcopy(module, memo).eval()
 
 
 def _onednn_takes(input: Tensor, weight: Tensor) -> bool:  # noqa: A002
-    if torch.compiler.is_compiling() or input.device.type != "cpu":
-        return False
-    if torch.jit.is_tracing():  # type: ignore[attr-defined]
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    if tracing or torch.compiler.is_compiling() or input.device.type != "cpu":
         return False
     if torch.is_autocast_enabled("cpu") or (torch.is_grad_enabled() and input.requires_grad):
         return False

@@ -55,7 +55,7 @@ class PaddedConv2d(nn.Conv2d):
         return self.convolve(*self.pad(input))
 
     def pad(self, input: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:  # noqa: A002
-        """Return the input, the kernel's part to use, and what is to be padded on both sides."""
+        """Return the input, the part of the kernel to use, and the padding of both sides."""
         sides: list[tuple[int, int]] = []
         taps: list[slice] = []
         axes = zip(input.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True)
@@ -80,26 +80,15 @@ class PaddedConv2d(nn.Conv2d):
         return input, weight, (top, left)
 
     def convolve(self, input: Tensor, weight: Tensor, padding_hw: tuple[int, int]) -> Tensor:  # noqa: A002
-        """Convolve what ``pad`` returned."""
-        if self._trains_slowly_as_it_is(input):
+        """Convolve the result of ``pad``."""
+        options = (self.bias, self.stride, padding_hw, self.dilation, self.groups)
+        strided_depthwise = self.groups > 1 and max(self.stride) > 1
+        on_cpu = input.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        if self.training and strided_depthwise and on_cpu:
             with torch.autocast("cpu", enabled=False):
-                exact = self._convolved(input.float(), weight.float(), padding_hw)
+                exact = F.conv2d(input.float(), weight.float(), *options)
             return exact.to(torch.get_autocast_dtype("cpu"))
-        return self._convolved(input, weight, padding_hw)
-
-    def _convolved(self, input: Tensor, weight: Tensor, padding_hw: tuple[int, int]) -> Tensor:  # noqa: A002
-        return F.conv2d(
-            input, weight, self.bias, self.stride, padding_hw, self.dilation, self.groups
-        )
-
-    def _trains_slowly_as_it_is(self, input: Tensor) -> bool:  # noqa: A002
-        return (
-            self.groups > 1
-            and max(self.stride) > 1
-            and input.device.type == "cpu"
-            and self.training
-            and torch.is_autocast_enabled("cpu")
-        )
+        return F.conv2d(input, weight, *options)
 
 
 class ConvNormAct(nn.Sequential):
@@ -157,9 +146,9 @@ class DepthwiseSeparable(nn.Sequential):
 def recomputation_contexts(
     module: nn.Module,
 ) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Contexts of the two passes of ``torch.utils.checkpoint`` over ``module``.
+    """Return the contexts of the two passes of ``torch.utils.checkpoint`` over ``module``.
 
-    The second pass repeats the first on the same input: it must not move running statistics again.
+    The second pass, on the same input, must not update running statistics again.
     """
     return nullcontext(), _statistics_kept(module)
 
@@ -193,10 +182,9 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
 
 def freeze_norms(module: nn.Module) -> int:
-    """Keep statistics, scale and shift of every BatchNorm2d below ``module`` as they are.
+    """Replace every BatchNorm2d below ``module`` by a ``FrozenBatchNorm2d``, in place.
 
-    For batches too small to normalize by. The layers are replaced in place by ``FrozenBatchNorm2d``
-    with the same values; weights that are loaded later are taken as usual.
+    For batches too small to normalize by. Weights that are loaded later are taken as usual.
 
     Returns:
         The number of layers.
@@ -223,21 +211,19 @@ def set_folded_bias(norm: nn.BatchNorm2d, bias: Tensor) -> None:
 
 @torch.no_grad()
 def calibrate_norms(network: nn.Module, batches: Iterable[Tensor]) -> int:
-    """Measure what reaches each BatchNorm2d and re-express its scale and shift in those statistics.
+    """Measure the input of each BatchNorm2d and re-express its scale and shift by it.
 
     With m and v the mean and variance of a layer's input over all given images, the layer gets
     running_mean = m, running_var = v, weight = scale * sqrt(v + eps), bias = shift + scale * m,
-    where ``scale * x + shift`` is what it computes now. Its output in evaluation mode does not
-    change (up to rounding), whatever the images; its output in training mode becomes the same
-    on batches of that kind of images.
+    where ``scale * x + shift`` is its function now. Its output in evaluation mode does not change
+    (up to rounding); its output in training mode becomes the same on images of that kind.
 
     Args:
         network: The module to change in place; called with each batch in evaluation mode.
-        batches: Network inputs; all of them are used. 32 images or more of the domain that
-            will be trained.
+        batches: Network inputs, 32 images or more of the training data.
 
     Returns:
-        The number of images seen.
+        The number of images.
 
     Raises:
         ValueError: There was no batch.
@@ -278,7 +264,7 @@ def _re_express(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
 
 
 class _Moments:
-    """Mean and variance for each channel over batches (B, C, H, W), summed in float64."""
+    """Mean and variance of each channel over batches (B, C, H, W), summed in float64."""
 
     def __init__(self, channels: int) -> None:
         self.count = 0

@@ -1,4 +1,4 @@
-"""MobileNet (Howard et al. 2017, "MobileNets", arXiv 1704.04861), Table 1, read in one sitting.
+"""MobileNet (Howard et al. 2017, "MobileNets", arXiv 1704.04861), Table 1.
 
     stem    3x3 convolution, stride 2                32 channels   stride  2
     block 1                                          64            stride  2
@@ -47,7 +47,7 @@ SHALLOW_BLOCKS = BLOCKS[:6] + BLOCKS[11:]  # Table 5: without the five at 14x14x
 
 
 def scale_channels(channels: int, width_mult: float) -> int:
-    """Channels of a layer under the width multiplier (Section 3.3), at least 8."""
+    """Return the channels of a layer under the width multiplier (Section 3.3), at least 8."""
     return max(int(channels * width_mult), 8)
 
 
@@ -56,26 +56,24 @@ class MobileNetV1(nn.Module):
 
     Args:
         width_mult: Width multiplier alpha of Section 3.3; the paper uses 1, 0.75, 0.5 and 0.25.
-        out_strides: The maps to hand on, finest first, by stride: for each of them the last map
-            at that stride, so (16, 32) gives blocks 11 and 13.
+        out_strides: Strides of the maps to return, finest first: of each the last map at that
+            stride, so (16, 32) gives blocks 11 and 13.
         padding: ``same`` as in TensorFlow, where the public weights come from, or ``symmetric``.
         norm_eps: Epsilon of batch normalization (TensorFlow 1e-3, PyTorch and timm 1e-5).
         norm_momentum: Momentum of the running statistics in PyTorch's sense: the share of the
             new batch. TensorFlow's detection models use 0.0003, its classifiers 0.003; short
             training on few images needs more.
         convolution: ``separable``, or ``full`` for the network that Table 4 compares with.
-        shallow: Leave out the five blocks at stride 16 that change neither size nor channels
-            (Table 5): 8 blocks instead of 13.
+        shallow: Leave out five blocks at stride 16 (Table 5): 8 blocks instead of 13.
         output_stride: 32, or 16 or 8 for maps that are no coarser: later strides become 1, and the
             blocks that follow them are dilated so that they see as much of the image (Chen et
             al. 2017, "Rethinking Atrous Convolution", Section 3.1). The weights are the same.
-        gradient_checkpointing: While gradients are recorded, keep the inputs of the blocks only
-            and calculate the rest again in the backward pass: less memory for about a third more
-            time. Gradients and running statistics do not change. Ignored under torch.compile,
-            which makes that choice by itself.
+        gradient_checkpointing: Keep the inputs of the blocks only and calculate the rest again in
+            the backward pass: less memory for about a third more time. Gradients and running
+            statistics do not change. Ignored under torch.compile, which decides by itself.
         activation: ``relu6`` as in TensorFlow, where the public weights come from, or ``relu`` as
-            the paper draws it (Figure 3): runtimes have it inside their convolutions, where ReLU6
-            may cost another pass over the maps. Weights of one need training to serve the other.
+            in the paper's Figure 3: runtimes fuse it into convolutions, where ReLU6 may cost
+            another pass over the maps. Weights of one need training to serve the other.
 
     Raises:
         ValueError: width_mult is not positive, convolution, output_stride or activation is
@@ -120,7 +118,11 @@ class MobileNetV1(nn.Module):
             if stride * block_stride > output_stride:
                 next_dilation, block_stride = dilation * block_stride, 1  # noqa: PLW2901
             options["dilation"] = dilation
-            self.blocks.append(_block(convolution, channels, out_channels, block_stride, options))
+            self.blocks.append(
+                DepthwiseSeparable(channels, out_channels, block_stride, **options)
+                if convolution == "separable"
+                else ConvNormAct(channels, out_channels, 3, block_stride, **options)
+            )
             channels, stride, dilation = out_channels, stride * block_stride, next_dilation
             last_at_stride[stride] = (index, channels)
         self._choose_taps(out_strides, last_at_stride)
@@ -146,20 +148,11 @@ class MobileNetV1(nn.Module):
     def from_pretrained(
         cls, name_or_path: str | Path, out_strides: Sequence[int] = (16, 32)
     ) -> "MobileNetV1":
-        """Make the backbone that a weight file is of, in evaluation mode.
+        """Make the backbone of a weight file, in evaluation mode.
 
-        Width, padding and normalization are the file's. Nothing is downloaded: where a public name
-        is not in the cache, the error says the command. Of TensorFlow's inference files
-        normalization is folded in; ``norms.calibrate_norms`` gives it back before training.
-
-        Args:
-            name_or_path: A public name, a published file or a checkpoint, see
-                ``backbone.weights.loading.load_weights``.
-            out_strides: The maps to hand on, finest first.
-
-        Raises:
-            WeightsError: There are no such weights, or they do not fit; the message says what to
-                do.
+        See ``backbone.weights.loading.load_pretrained``. Nothing is downloaded. TensorFlow's
+        inference files have normalization folded in; ``layers.calibrate_norms`` restores it before
+        training.
         """
         from .weights.loading import load_pretrained
 
@@ -245,14 +238,6 @@ class ImageClassifier(nn.Module):
         """Return the logits (B, num_classes) of images (B, 3, H, W), RGB in [-1, 1]."""
         features = self.head(self.backbone(images)[-1])
         return self.classifier(self.dropout(features.mean(dim=(2, 3))))
-
-
-def _block(
-    convolution: Convolution, in_channels: int, channels: int, stride: int, options: dict[str, Any]
-) -> nn.Module:
-    if convolution == "full":
-        return ConvNormAct(in_channels, channels, 3, stride, **options)
-    return DepthwiseSeparable(in_channels, channels, stride, **options)
 
 
 def _initialize(module: nn.Module) -> None:

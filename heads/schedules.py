@@ -39,7 +39,7 @@ class WarmupCosine(LambdaLR):
 
 
 class Staircase(LambdaLR):
-    """A learning rate that is multiplied by ``factor`` at equal distances.
+    """A learning rate that is multiplied by ``factor`` at equal intervals.
 
     Inception's schedule, which MobileNet's classifiers were trained with: 0.94 every second epoch
     (Szegedy et al. 2016, Section 8), so 50 drops in 100 epochs.

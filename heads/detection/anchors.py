@@ -13,25 +13,25 @@ BACKGROUND = 0  # class k of the data is column k + 1 of the logits
 
 
 class MapLayout(NamedTuple):
-    """How the anchors of one map lie: cell by cell, all boxes of a cell together."""
+    """The order of the anchors of one map: cell by cell, all boxes of a cell together."""
 
     cells: int
-    """Positions of the map, height times width."""
+    """Height times width of the map."""
     boxes_per_cell: int
-    """Anchors at each of them, all with the same center."""
+    """Anchors of a cell, all with the same center."""
 
 
 class SSDOutput(NamedTuple):
-    """What the network says about each of A anchors, in training and in evaluation alike."""
+    """The network's output at each of A anchors, in training and in evaluation alike."""
 
     box_deltas: Tensor
-    """(B, A, 4) offsets from the anchors in the box coder's terms."""
+    """(B, A, 4) encoded offsets from the anchors."""
     class_logits: Tensor
     """(B, A, num_classes + 1); column 0 is background."""
     anchors: Tensor
     """(A, 4) float32 xyxy in pixels of the network's input."""
     layout: tuple[MapLayout, ...] = ()
-    """How the A anchors are spread over the maps; only ``ATSSAssigner`` asks for it."""
+    """How the A anchors are spread over the maps; only ``ATSSAssigner`` reads it."""
 
 
 SizeHW = tuple[int, int]
@@ -47,12 +47,11 @@ class AnchorGrid(nn.Module):
     def __init__(self, boxes_per_cell: Sequence[int]) -> None:
         super().__init__()
         self.boxes_per_cell = tuple(boxes_per_cell)
-        """Boxes at each position of each map."""
         self._cache: dict[tuple[SizeHW, tuple[SizeHW, ...], torch.device], Tensor] = {}
 
     def shapes(self, size_hw: SizeHW) -> list[list[tuple[float, float]]]:
         """Return height and width of each map's boxes as fractions of an image of ``size_hw``."""
-        raise NotImplementedError(f"{type(self).__name__} has to say what shapes its boxes have")
+        raise NotImplementedError
 
     def layout(self, map_sizes_hw: Sequence[SizeHW]) -> tuple[MapLayout, ...]:
         """Return how the boxes are spread over maps of these sizes."""
@@ -83,13 +82,17 @@ class AnchorGrid(nn.Module):
         for (map_height, map_width), shapes in zip(maps_hw, self.shapes(size_hw), strict=True):
             y = (torch.arange(map_height, dtype=torch.float64) + 0.5) / map_height
             x = (torch.arange(map_width, dtype=torch.float64) + 0.5) / map_width
-            half = torch.tensor(shapes, dtype=torch.float64).flip(1) / 2  # (boxes, 2) as x, y
-            centers = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)
-            centers = centers[:, :, None, :]
-            rows.append(torch.cat([centers - half, centers + half], dim=-1).reshape(-1, 4))
+            rows.append(boxes_around(y, x, torch.tensor(shapes, dtype=torch.float64)))
         height, width = size_hw
         pixels = torch.tensor([width, height, width, height], dtype=torch.float64)
         return (torch.cat(rows) * pixels).float().to(device)
+
+
+def boxes_around(y: Tensor, x: Tensor, shapes_hw: Tensor) -> Tensor:
+    """Return boxes (H * W * S, 4) xyxy of shapes (S, 2) around the cells at y (H,) and x (W,)."""
+    half = shapes_hw.flip(1) / 2
+    centers = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)[:, :, None]
+    return torch.cat([centers - half, centers + half], dim=-1).reshape(-1, 4)
 
 
 class DefaultBoxes(AnchorGrid):
@@ -132,7 +135,7 @@ class DefaultBoxes(AnchorGrid):
         ]
 
     def shapes(self, size_hw: SizeHW) -> list[list[tuple[float, float]]]:  # noqa: ARG002
-        """Return height and width of each map's boxes as fractions of any image."""
+        """See ``AnchorGrid``; the fractions are those of any image."""
         return self.shapes_hw
 
 
@@ -164,7 +167,7 @@ class MultiscaleAnchors(AnchorGrid):
         self.aspect_ratios = tuple(aspect_ratios)
 
     def shapes(self, size_hw: SizeHW) -> list[list[tuple[float, float]]]:
-        """Return height and width of each map's boxes as fractions of an image of ``size_hw``."""
+        """See ``AnchorGrid``."""
         height, width = size_hw
         return [
             [

@@ -1,4 +1,4 @@
-"""Which anchor learns which object: three strategies, all images of a batch at once."""
+"""Assignment of objects to anchors: three strategies, all images of a batch at once."""
 
 from typing import NamedTuple
 
@@ -17,9 +17,9 @@ class Matches(NamedTuple):
     objects: Tensor
     """(B, A) int64, index of the object in the image's target; meaningful where ``positive``."""
     positive: Tensor
-    """(B, A) bool; this anchor learns its object's class and box."""
+    """(B, A) bool; the anchor is a positive example of its object."""
     ignored: Tensor
-    """(B, A) bool; this anchor learns nothing: it lies on a crowd region."""
+    """(B, A) bool; the anchor has no loss, because it lies on a crowd region."""
 
 
 @torch.no_grad()
@@ -31,9 +31,9 @@ def match_anchors(
 ) -> Matches:
     """Match anchors to objects, all images of the batch at once.
 
-    An anchor takes the object it overlaps most where that IoU reaches ``iou_threshold``. Besides,
-    each object gets the anchor that overlaps it most, whatever the IoU; where two objects want the
-    same anchor, the better overlap has it.
+    An anchor is matched to the object it overlaps most where that IoU reaches ``iou_threshold``. In
+    addition each object gets the anchor that overlaps it most, whatever the IoU (Liu et al. 2016,
+    Section 2.2); of two objects with the same best anchor, the one that overlaps it more gets it.
 
     Args:
         anchors: (A, 4) xyxy pixels.
@@ -49,8 +49,12 @@ def match_anchors(
     best_iou, objects = iou.max(dim=1)  # (B, A)
     positive = best_iou >= iou_threshold
 
-    forced = _forced_overlaps(iou)
-    forced_iou, forced_objects = forced.max(dim=1)
+    # IoU at each object's best anchor, -1 elsewhere, and where no anchor touches the object.
+    best_overlap, best_anchor = iou.max(dim=2, keepdim=True)  # (B, N, 1)
+    best_overlap = torch.where(best_overlap > 0, best_overlap, -1.0)
+    forced_iou, forced_objects = (
+        torch.full_like(iou, -1.0).scatter(2, best_anchor, best_overlap).max(dim=1)
+    )
     is_forced = forced_iou >= 0
     objects = torch.where(is_forced, forced_objects, objects)
     positive = positive | is_forced
@@ -65,7 +69,7 @@ def is_object(target: DetectionTarget) -> Tensor:
 
 
 def no_matches(num_images: int, anchors: Tensor) -> Matches:
-    """Return the roles where no image of the batch has a row: all A anchors are background."""
+    """Return the roles for a batch without objects: all A anchors are background."""
     nothing = torch.zeros(num_images, len(anchors), dtype=torch.bool, device=anchors.device)
     return Matches(nothing.long(), nothing, nothing)
 
@@ -77,22 +81,11 @@ def on_crowd(anchors: Tensor, target: DetectionTarget, threshold: float) -> Tens
     return ((covered >= threshold) & is_crowd[..., None]).any(dim=1)
 
 
-def _forced_overlaps(iou: Tensor) -> Tensor:
-    """IoU (B, N, A) at each object's best anchor, -1 elsewhere."""
-    best_overlap, best_anchor = iou.max(dim=2, keepdim=True)  # (B, N, 1)
-    # An object that no anchor touches (IoU 0 everywhere) has no best anchor to force.
-    overlaps = torch.full_like(iou, -1.0)
-    return overlaps.scatter(2, best_anchor, torch.where(best_overlap > 0, best_overlap, -1.0))
-
-
-EXACT = "donot_use_mm_for_euclid_dist"
-
-
 class Assigner(nn.Module):
     """Base of the assigners.
 
     Args:
-        crowd_threshold: An anchor that learns no object is ignored where at least this share of its
+        crowd_threshold: An anchor without an object is ignored where at least this share of its
             area lies on one crowd region.
     """
 
@@ -111,8 +104,7 @@ class Assigner(nn.Module):
         """Return the role of each anchor.
 
         Args:
-            output: What the network says, in float32; strategies that only look at the anchors
-                read nothing else of it.
+            output: The network's output in float32; some strategies read its anchors alone.
             target: B images with up to N objects; padding and images without objects are fine.
             box_coder: Turns the network's offsets into boxes.
             score_activation: How its logits become scores.
@@ -132,11 +124,11 @@ class Assigner(nn.Module):
         box_coder: BoxCoder,
         score_activation: ScoreActivation,
     ) -> Tensor:
-        """Return how well (B, N, A) each anchor suits each object; 0 where it must not learn it.
+        """Return how well (B, N, A) each anchor suits each object, 0 for a negative pair.
 
-        An anchor that suits several objects learns the one that it suits best.
+        Each anchor is matched to the object that it suits best.
         """
-        raise NotImplementedError(f"{type(self).__name__} has to say what suits what")
+        raise NotImplementedError
 
 
 class MaxIoUAssigner(Assigner):
@@ -158,7 +150,7 @@ class MaxIoUAssigner(Assigner):
         box_coder: BoxCoder,  # noqa: ARG002
         score_activation: ScoreActivation = "softmax",  # noqa: ARG002
     ) -> Matches:
-        """Return the role of each anchor, see ``Assigner``."""
+        """See ``Assigner``."""
         return match_anchors(output.anchors, target, self.iou_threshold, self.crowd_threshold)
 
 
@@ -192,15 +184,12 @@ class ATSSAssigner(Assigner):
         box_coder: BoxCoder,  # noqa: ARG002
         score_activation: ScoreActivation,  # noqa: ARG002
     ) -> Tensor:
-        """Return the IoU (B, N, A) of positive pairs and 0 of others.
-
-        Raises:
-            ValueError: ``output.layout`` does not describe the anchors.
-        """
+        """Return the IoU (B, N, A) of positive pairs and 0 of others."""
         anchors, objects = output.anchors, is_object(target)[..., None]
         iou = pairwise_iou(target.boxes, anchors).masked_fill(~objects, 0.0)
         candidates = self._candidates(output, target)  # (B, N, K)
         of_candidates = iou.gather(2, candidates)
+        # The deviation of a single candidate is 0, and not NaN.
         alone = candidates.shape[2] == 1
         spread = of_candidates.std(dim=2, keepdim=True, correction=0 if alone else 1)
         threshold = of_candidates.mean(dim=2, keepdim=True) + spread
@@ -210,7 +199,7 @@ class ATSSAssigner(Assigner):
         return chosen + best_of_unserved(iou, chosen)
 
     def _candidates(self, output: SSDOutput, target: DetectionTarget) -> Tensor:
-        """Indices (B, N, K) of the anchors nearest to each object's center, map by map."""
+        """Return the indices (B, N, K) of the anchors nearest to each object's center."""
         anchors = output.anchors
         if sum(cells * boxes for cells, boxes in output.layout) != len(anchors):
             raise ValueError(f"layout {output.layout} does not describe {len(anchors)} anchors")
@@ -219,8 +208,9 @@ class ATSSAssigner(Assigner):
         for cells, boxes in output.layout:
             of_map = anchors[start : start + cells * boxes : boxes]  # one anchor of each cell
             of_cells = (of_map[:, :2] + of_map[:, 2:]) / 2
-            # Its other way, by a matrix product, is off by a tenth of a pixel.
-            distances = torch.cdist(centers, of_cells[None], compute_mode=EXACT)
+            # By a matrix product, cdist would be off by a tenth of a pixel.
+            exact = "donot_use_mm_for_euclid_dist"
+            distances = torch.cdist(centers, of_cells[None], compute_mode=exact)
             nearest = distances.topk(min(self.cells_per_map, cells), dim=2, largest=False).indices
             every_box = torch.arange(boxes, device=anchors.device)
             candidates.append((start + nearest[..., None] * boxes + every_box).flatten(2))
@@ -229,7 +219,7 @@ class ATSSAssigner(Assigner):
 
 
 class SimOTAAssigner(Assigner):
-    """The anchors that predict an object most cheaply, as many as its overlaps add up to.
+    """The anchors with the lowest cost for an object, as many as its best IoUs add up to.
 
     After SimOTA (Ge et al. 2021, "YOLOX", arXiv 2107.08430, Section 2.1): the cost of a pair is its
     classification loss plus ``iou_weight`` times -log(IoU) of the predicted box; an object takes
@@ -268,8 +258,9 @@ class SimOTAAssigner(Assigner):
         cost = class_cost(output.class_logits, target.labels, score_activation)
         cost = cost - self.iou_weight * iou.clamp_min(1e-8).log()
         best = min(self.top_overlaps, iou.shape[2])
+        # Dynamic k of each object: the sum of its best IoUs, at least 1.
         wanted = iou.topk(best, dim=2).values.sum(dim=2, keepdim=True).int().clamp_min(1)
-        # A difference of tiny logits may be a rounding error below zero; costs are positive.
+        # Costs are positive, but the difference of tiny logits may round below zero.
         suits = (1 / (1 + cost.clamp_min(0))).masked_fill(~candidates, 0.0)
         cheapest, places = suits.topk(best, dim=2)
         taken = torch.arange(best, device=suits.device) < wanted
@@ -283,14 +274,14 @@ class SimOTAAssigner(Assigner):
 
 
 def class_cost(logits: Tensor, labels: Tensor, score_activation: ScoreActivation) -> Tensor:
-    """Return the loss (B, N, A) that each anchor's logits would have if it learned each object.
+    """Return the classification loss (B, N, A) of each pair of an anchor and an object.
 
-    Cross entropy, or binary cross entropy summed over the classes; the background's column takes no
-    part in the latter. Either is a sum over columns that no label changes, less the label's logit.
+    Cross entropy, or binary cross entropy summed over the classes without background. Either is a
+    sum that does not depend on the label, less the label's logit.
 
     Args:
         logits: (B, A, C + 1) float32.
-        labels: (B, N) int64; padding gives anything.
+        labels: (B, N) int64; the values for padding are arbitrary.
         score_activation: How the logits become scores.
     """
     if score_activation == "softmax":
@@ -310,11 +301,11 @@ def center_inside(anchors: Tensor, boxes: Tensor) -> Tensor:
 
 
 def best_of_unserved(iou: Tensor, served: Tensor) -> Tensor:
-    """Return the IoU (B, N, A) at the best anchor of each object that has none, 0 elsewhere.
+    """Return the IoU at the best anchor of each object without a positive one, 0 elsewhere.
 
     Args:
         iou: (B, N, A) float, 0 for padding and crowd regions.
-        served: (B, N, A), not 0 where an anchor has been found for an object.
+        served: (B, N, A), not 0 for positive pairs.
     """
     best, place = iou.max(dim=2, keepdim=True)
     unserved = ~served.any(dim=2, keepdim=True)

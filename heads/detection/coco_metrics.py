@@ -22,18 +22,29 @@ if TYPE_CHECKING:
     from ...datasets.types import Detections
 
 NO_GROUND_TRUTH = -1.0
-"""What pycocotools gives where there is nothing to find, so that nothing can be measured."""
+"""The value of pycocotools where there is no ground truth."""
 
-NUMBER_KEYS = (
-    *("AP", "AP50", "AP75", "APs", "APm", "APl"),
-    *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
-)
+_LINES = {  # key: measure, IoU, area of the objects, detections of each class in an image
+    "AP": ("Average Precision  (AP)", "0.50:0.95", "all", 100),
+    "AP50": ("Average Precision  (AP)", "0.50", "all", 100),
+    "AP75": ("Average Precision  (AP)", "0.75", "all", 100),
+    "APs": ("Average Precision  (AP)", "0.50:0.95", "small", 100),
+    "APm": ("Average Precision  (AP)", "0.50:0.95", "medium", 100),
+    "APl": ("Average Precision  (AP)", "0.50:0.95", "large", 100),
+    "AR1": ("Average Recall     (AR)", "0.50:0.95", "all", 1),
+    "AR10": ("Average Recall     (AR)", "0.50:0.95", "all", 10),
+    "AR100": ("Average Recall     (AR)", "0.50:0.95", "all", 100),
+    "ARs": ("Average Recall     (AR)", "0.50:0.95", "small", 100),
+    "ARm": ("Average Recall     (AR)", "0.50:0.95", "medium", 100),
+    "ARl": ("Average Recall     (AR)", "0.50:0.95", "large", 100),
+}
+NUMBER_KEYS = tuple(_LINES)
 """The keys of the twelve numbers, in the order of pycocotools' ``stats``."""
 
 
 @dataclass(frozen=True)
 class CocoResult:
-    """What an evaluation found."""
+    """The measures of an evaluation."""
 
     numbers: dict[str, float]
     """The twelve numbers by key (:data:`NUMBER_KEYS`), in [0, 1]; -1 where no object counts."""
@@ -44,19 +55,15 @@ class CocoResult:
     images_total: int
     """Images in the ground truth; more than ``images`` when only a part was seen."""
     dataset: str
-    """What was evaluated, as people call it: "COCO val2017"."""
+    """Name of the dataset, such as "COCO val2017"."""
 
     def as_dict(self) -> dict[str, Any]:
-        """The twelve numbers by key, then ``per_class``, ``images`` and ``dataset``."""
-        return {
-            **self.numbers,
-            "per_class": self.per_class,
-            "images": self.images,
-            "dataset": self.dataset,
-        }
+        """Return the twelve numbers by key, then ``per_class``, ``images`` and ``dataset``."""
+        names = ("per_class", "images", "dataset")
+        return self.numbers | {name: getattr(self, name) for name in names}
 
     def to_json(self) -> str:
-        """:meth:`as_dict` as indented JSON with a line feed at its end."""
+        """Return ``as_dict`` as indented JSON with a line feed at its end."""
         return json.dumps(self.as_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
@@ -70,19 +77,17 @@ def evaluate_boxes(
     """Measure detections against ground truth. Neither is changed.
 
     Area ranges use the annotation's ``area`` (the box area where it has none). Crowd boxes are
-    ignored regions. Annotation ids do not matter: they are numbered anew, because the engines take
-    the id 0 for "no match".
+    ignored regions.
 
     Args:
-        ground_truth: a COCO annotation file as dict.
+        ground_truth: A COCO annotation file as dict.
         results: COCO results: image_id, category_id, bbox (x, y, width, height in pixels), score.
-        dataset: the name to report.
-        categories: category id to name of the classes to measure; by default all.
-        image_ids: the images to measure on; by default all. One that no result names counts,
-            with its objects as missed.
+        dataset: The name to report.
+        categories: Category id to name of the classes to measure; by default all.
+        image_ids: The images to measure on; by default all, with or without results.
 
     Raises:
-        DataError: an image id that the ground truth does not have.
+        DataError: The ground truth lacks an image.
     """
     described = {image["id"] for image in ground_truth["images"]}
     wanted = described if image_ids is None else set(image_ids)
@@ -110,14 +115,11 @@ def _run_engine(
     names: dict[int, str],
     image_ids: set[int],
 ) -> tuple[Sequence[float], np.ndarray]:
-    """Run faster-coco-eval.
-
-    Returns:
-        the twelve numbers; precision (classes, IoU x recall) for all areas, categories by id.
-    """
+    """Return the twelve numbers, and the precision (classes, IoU x recall), classes by id."""
     from faster_coco_eval import COCO, COCOeval_faster
 
     def index(rows: Iterable[dict[str, Any]]) -> COCO:
+        # The engine takes the annotation id 0 for "no match".
         numbered = [{**row, "id": number} for number, row in enumerate(rows, start=1)]
         return COCO(
             {
@@ -139,19 +141,14 @@ def _run_engine(
 
 def _truth_row(row: dict[str, Any]) -> dict[str, Any]:
     width, height = row["bbox"][2:]
-    return {
-        "image_id": row["image_id"],
-        "category_id": row["category_id"],
-        "bbox": row["bbox"],
-        "area": row.get("area", width * height),
-        "iscrowd": int(row.get("iscrowd", 0)),
-    }
+    kept = {key: row[key] for key in ("image_id", "category_id", "bbox")}
+    area, crowd = row.get("area", width * height), int(row.get("iscrowd", 0))
+    return {**kept, "area": area, "iscrowd": crowd}
 
 
 def _result_row(row: dict[str, Any]) -> dict[str, Any]:
     width, height = row["bbox"][2:]
-    kept = {key: row[key] for key in ("image_id", "category_id", "bbox", "score")}
-    return {**kept, "area": width * height, "iscrowd": 0}
+    return {**{key: row[key] for key in _RESULT_KEYS}, "area": width * height, "iscrowd": 0}
 
 
 def _mean_of_measured(precision: np.ndarray) -> float | None:
@@ -168,7 +165,7 @@ def _distinct_names(names: dict[int, str]) -> dict[int, str]:
 
 
 def unknown_images(dataset: str, image_ids: Iterable[int]) -> DataError:
-    """The error for image ids that the ground truth does not have; names the first five."""
+    """Return the error for images that the ground truth lacks; it names the first five."""
     some = ", ".join(map(str, sorted(image_ids)[:5]))
     return DataError(
         f"{dataset}: the ground truth has no image with id {some}. "
@@ -176,20 +173,6 @@ def unknown_images(dataset: str, image_ids: Iterable[int]) -> DataError:
     )
 
 
-_LINES = {  # key: what is measured, IoU, area of the objects, detections of each class in an image
-    "AP": ("Average Precision  (AP)", "0.50:0.95", "all", 100),
-    "AP50": ("Average Precision  (AP)", "0.50", "all", 100),
-    "AP75": ("Average Precision  (AP)", "0.75", "all", 100),
-    "APs": ("Average Precision  (AP)", "0.50:0.95", "small", 100),
-    "APm": ("Average Precision  (AP)", "0.50:0.95", "medium", 100),
-    "APl": ("Average Precision  (AP)", "0.50:0.95", "large", 100),
-    "AR1": ("Average Recall     (AR)", "0.50:0.95", "all", 1),
-    "AR10": ("Average Recall     (AR)", "0.50:0.95", "all", 10),
-    "AR100": ("Average Recall     (AR)", "0.50:0.95", "all", 100),
-    "ARs": ("Average Recall     (AR)", "0.50:0.95", "small", 100),
-    "ARm": ("Average Recall     (AR)", "0.50:0.95", "medium", 100),
-    "ARl": ("Average Recall     (AR)", "0.50:0.95", "large", 100),
-}
 _TABLE_WIDTH = 80
 _LONGEST_NAME = 24
 
@@ -206,23 +189,21 @@ class _Found(NamedTuple):
 
 
 class CocoEvaluator:
-    """Collects detections batch by batch and measures them once all are there.
+    """Collects detections batch by batch and measures them.
 
     Right under torch.distributed: detections are gathered by image id, and the duplicates with
     which Lightning pads the last batch are dropped. Only images that were seen are measured, so
-    ``limit_val_batches`` works; the result tells how many that were.
+    ``limit_val_batches`` works.
+
+    Args:
+        ground_truth: A COCO annotation file as dict (``images``, ``annotations``).
+        categories: Category id to name; class index i is the i-th of them.
+        dataset: The name to report.
     """
 
     def __init__(
         self, ground_truth: dict[str, Any], categories: dict[int, str], dataset: str
     ) -> None:
-        """Start with nothing seen.
-
-        Args:
-            ground_truth: a COCO annotation file as dict (``images``, ``annotations``).
-            categories: category id to name; class index i is the i-th of them.
-            dataset: the name to report.
-        """
         self.ground_truth = ground_truth
         self.categories = categories
         self.dataset = dataset
@@ -243,8 +224,8 @@ class CocoEvaluator:
                 are padding.
 
         Raises:
-            DataError: an image id or a class index that the ground truth does not have.
-            ValueError: a box or score that is not finite, or a box of negative size.
+            DataError: The ground truth lacks an image or a class.
+            ValueError: A box or score is not finite, or a box has a negative size.
         """
         ids: list[int] = image_ids.tolist()
         if unknown := set(ids) - self._known:
@@ -295,9 +276,9 @@ class CocoEvaluator:
         self._found = merged
 
     def results(self) -> list[dict[str, Any]]:
-        """The detections so far in the COCO results format, by image id; JSON writes them exactly.
+        """Return the detections so far in the COCO results format, by image id.
 
-        After :meth:`gather` or :meth:`compute`, those of all processes.
+        After ``gather`` or ``compute``, those of all processes.
         """
         rows: list[dict[str, Any]] = []
         for image_id, found in sorted(self._found.items()):
@@ -324,9 +305,9 @@ def write_metrics(path: Path, result: CocoResult) -> None:
 
 
 def format_table(result: CocoResult) -> str:
-    """The twelve numbers as pycocotools prints them and the classes by falling AP.
+    """Format the twelve numbers as pycocotools prints them, and the classes by falling AP.
 
-    Plain text, at most 80 characters a line; a class without ground truth has "-".
+    A line has at most 80 characters; a class without ground truth has "-".
     """
     part = f" of {result.images_total:,}" if result.images < result.images_total else ""
     lines = [f"COCO boxes on {result.dataset}: {result.images:,}{part} images"]
@@ -361,10 +342,7 @@ _RESULT_KEYS = ("image_id", "category_id", "bbox", "score")
 
 
 def read_ground_truth(path: Path) -> dict[str, Any]:
-    """Read the ground truth of a data set and check all that an evaluation of boxes uses.
-
-    Args:
-        path: a COCO annotation file ("instances_val2017.json").
+    """Read a COCO annotation file and check all that an evaluation of boxes uses.
 
     Returns:
         The content: ``images`` (``id``), ``categories`` (``id``, ``name``) and ``annotations``
@@ -372,8 +350,7 @@ def read_ground_truth(path: Path) -> dict[str, Any]:
         and ``iscrowd`` where the file has them).
 
     Raises:
-        DataError: the file is missing or not JSON, lacks a list or a key, names an image or a
-            category that it does not describe, or has a box that is none.
+        DataError: The file is missing or damaged, lacks a list or a key, or has a bad annotation.
     """
     content = read_json(path)
     if not isinstance(content, dict):
@@ -401,20 +378,15 @@ def read_ground_truth(path: Path) -> dict[str, Any]:
 
 
 def read_results(path: Path, ground_truth: dict[str, Any]) -> list[dict[str, Any]]:
-    """Read detections in the COCO results format.
+    """Read and check detections in the COCO results format.
 
     Args:
-        path: a JSON list of ``{image_id, category_id, bbox: [x, y, width, height], score}``,
+        path: A JSON list of ``{image_id, category_id, bbox: [x, y, width, height], score}``,
             pixels of the original images.
-        ground_truth: what the results are for, from :func:`read_ground_truth`.
-
-    Returns:
-        The entries as they are in the file.
+        ground_truth: From ``read_ground_truth``.
 
     Raises:
-        DataError: names the file, the index of the first bad entry, what is wrong and what to do:
-            no JSON, no list, a key that is missing, an id that the ground truth does not have, a
-            box or a score that is not finite, a negative width or height.
+        DataError: The file is missing or damaged, or has a bad entry.
     """
     content = read_json(path)
     if not isinstance(content, list):

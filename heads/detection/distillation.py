@@ -1,4 +1,4 @@
-"""A detector that learns from a larger one, besides from the annotations (Hinton et al. 2015).
+"""Distillation of a detector from a larger one (Hinton et al. 2015).
 
 Chen et al. 2017 ("Learning Efficient Object Detection Models with Knowledge Distillation") carried
 the idea over to detectors: soft classes everywhere, boxes where the teacher sees an object.
@@ -19,21 +19,19 @@ from .task import DetectionTask
 
 
 class SSDDistillation:
-    """An SSD learns from another SSD with the same anchors and classes, anchor by anchor.
+    """Distills an SSD from another SSD with the same anchors and classes, anchor by anchor.
 
-    The teacher may have another backbone, width, predictor or loss. It is no part of the student:
-    neither checkpoints nor the optimizer know it, it stays in evaluation mode and gets no gradient.
-    It sees the images as the student does, after augmentation.
+    The teacher may have another backbone, width, predictor or loss. It is no part of the student or
+    of its checkpoints, and sees the images as the student does, after augmentation.
 
     Args:
         teacher: A checkpoint of a ``DetectionTask``, trained or imported. Read when training
             starts and never when a checkpoint of the student is loaded.
         class_weight: Factor of the loss of the classes.
         box_weight: Factor of the loss of the boxes.
-        temperature: Softens both sides' classes; the loss is multiplied by its square, so that
-            gradients keep their size (Hinton et al. 2015, section 2).
-        min_score: Anchors where a class reaches this score in [0, 1] for the teacher are those
-            where it sees an object.
+        temperature: Divides the logits; the loss is multiplied by its square, so that gradients
+            keep their size (Hinton et al. 2015, section 2).
+        min_score: The teacher sees an object where a class reaches this score in [0, 1].
 
     Raises:
         ValueError: An option is out of its range.
@@ -61,12 +59,7 @@ class SSDDistillation:
         self._compared = False
 
     def prepare(self, student: nn.Module, categories: dict[int, str], device: torch.device) -> None:
-        """Read the teacher.
-
-        Args:
-            student: The network that learns, an ``SSD``.
-            categories: COCO category id to name of the student's classes, in their order.
-            device: Where the student is.
+        """Read the teacher to the device of the student, an ``SSD`` of these categories.
 
         Raises:
             WeightsError: The file is absent or no checkpoint of a detector, or the teacher has
@@ -97,16 +90,12 @@ class SSDDistillation:
     def __call__(self, images: Tensor, output: SSDOutput) -> dict[str, Tensor]:
         """Return ``{"soft_classes": scalar, "soft_boxes": scalar}``.
 
-        Both are sums over all anchors and over those where the teacher sees an object, and are
-        divided by the number of the latter in the batch, or by 1 where it sees none.
+        These are sums over all anchors and over those where the teacher sees an object, divided by
+        the number of the latter in the batch, at least 1.
 
         Args:
-            images: (B, 3, H, W) uint8 RGB, what the student saw.
-            output: What the student says.
-
-        Raises:
-            RuntimeError: `prepare` was not called.
-            WeightsError: The teacher has other anchors than the student.
+            images: (B, 3, H, W) uint8 RGB, the student's input.
+            output: The student's output.
         """
         if self._teacher is None:
             raise RuntimeError("prepare() reads the teacher and has to come first")
@@ -152,11 +141,11 @@ def soft_class_losses(
             summed.
         temperature: Divides both logits; the result is multiplied by its square.
     """
-    ours, theirs = logits.flatten(0, 1), taught.flatten(0, 1)
+    student, teacher = logits.flatten(0, 1), taught.flatten(0, 1)
     if score_activation == "softmax":
-        losses = SoftTargets(temperature)(ours, theirs)
+        losses = SoftTargets(temperature)(student, teacher)
     else:
-        losses = SoftLabels(temperature)(ours, theirs) * logits.shape[-1]  # a sum, not a mean
+        losses = SoftLabels(temperature)(student, teacher) * logits.shape[-1]  # a sum, not a mean
     return losses.reshape(logits.shape[:2])
 
 

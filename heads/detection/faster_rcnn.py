@@ -40,17 +40,16 @@ RPN_CHANNELS = 512
 
 
 class FasterRCNNOutput(NamedTuple):
-    """What both stages say, in training and in evaluation alike."""
+    """The output of both stages, in training and in evaluation alike."""
 
     features: Tensor
-    """(B, C, H, W), the backbone's map: the loss looks at boxes of its own on it."""
+    """(B, C, H, W), the backbone's map: the loss samples boxes of its own on it."""
     rpn: RPNOutput
-    """The first stage, at each anchor."""
     proposals: Proposals
-    """The boxes that go from the first stage to the second."""
+    """The input of the second stage."""
     roi: RoIOutput
-    """The second stage, at each proposal. While training it has no rows (P = 0): the loss runs that
-    stage on the boxes that it chooses, which are fewer, and only once."""
+    """The second stage at each proposal. While training it has no rows (P = 0): the loss runs that
+    stage on the boxes that it samples, which are fewer, and only once."""
 
 
 class FasterRCNN(ImageNetwork):
@@ -61,10 +60,10 @@ class FasterRCNN(ImageNetwork):
             ``MobileNetV1(out_strides=[16])``.
         num_classes: Classes of the data, background not counted.
         anchors: Boxes of the first stage; None takes ``GridAnchors()``.
-        proposals: Which of them go on to the second; None takes ``ProposalSelection()``.
-        rpn_loss: What training minimises in the first stage; None takes ``RPNLoss()``.
-        roi_loss: What it minimises in the second; None takes ``RoILoss()``.
-        postprocess: How detections are chosen; None takes ``PostProcess()``.
+        proposals: Selects those of the second; None takes ``ProposalSelection()``.
+        rpn_loss: Loss of the first stage; None takes ``RPNLoss()``.
+        roi_loss: Loss of the second; None takes ``RoILoss()``.
+        postprocess: None takes ``PostProcess()``.
         rpn_channels: Channels of the first stage's 3x3 convolution.
         pooled_size: Cells of RoIAlign's output in each direction.
         freeze_norms: Keep all batch normalization as it was loaded, statistics, scale and shift,
@@ -115,7 +114,7 @@ class FasterRCNN(ImageNetwork):
             freeze(self)
 
     def forward(self, images: Tensor) -> FasterRCNNOutput:
-        """Return what both stages say.
+        """Return the output of both stages.
 
         Args:
             images: (B, 3, H, W) uint8 or float in [0, 255], RGB; any size.
@@ -152,11 +151,11 @@ class FasterRCNN(ImageNetwork):
         return self.postprocess(boxes, scores * proposals.valid[..., None], size_hw)
 
     def pretrained_body(self) -> nn.Module:
-        """Return what classification weights fill: the backbone, and more where it fits.
+        """Return the module that classification weights fill: the backbone, or a whole MobileNet.
 
-        Where the backbone is a MobileNet of width 1 up to block 11, that is a MobileNet whose last
-        two blocks are those of the second stage. It shares its modules with this network: filling
-        it fills both. At other widths the second stage, which is not thinned, starts afresh.
+        For a MobileNet of width 1 up to block 11, the second stage has the last two blocks. The
+        module shares them with this network. At other widths the second stage, which is not
+        thinned, starts afresh.
         """
         backbone = self.backbone
         if not isinstance(backbone, MobileNetV1) or backbone.width_mult != 1.0:

@@ -1,4 +1,4 @@
-"""The first stage of Faster R-CNN (Ren et al. 2015, Section 3.1): where objects could be."""
+"""The two stages of Faster R-CNN: the region proposal network and the head of the regions."""
 
 import math
 from collections.abc import Sequence
@@ -10,28 +10,28 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms, roi_align
 
 from ...backbone.layers import DepthwiseSeparable, Padding
+from .anchors import boxes_around
 from .boxes import BoxCoder, clip_boxes
 
 
 class RPNOutput(NamedTuple):
-    """What the first stage says about each of A anchors."""
+    """The first stage's output at each of A anchors."""
 
     objectness: Tensor
-    """(B, A) logits of there being an object."""
+    """(B, A) logits."""
     box_deltas: Tensor
-    """(B, A, 4) offsets from the anchors in the box coder's terms."""
+    """(B, A, 4) encoded offsets from the anchors."""
     anchors: Tensor
     """(A, 4) float32 xyxy in pixels of the network's input."""
 
 
 class Proposals(NamedTuple):
-    """The boxes that the second stage looks at: P for each image, however many survived."""
+    """The input of the second stage: P boxes for each image, however many survived NMS."""
 
     boxes: Tensor
     """(B, P, 4) float32 xyxy in pixels, inside the image; the best first; no gradient."""
     valid: Tensor
-    """(B, P) bool; False marks rows that only fill up: boxes that non-maximum suppression removed
-    or that are empty."""
+    """(B, P) bool; False marks padding: boxes that NMS removed, or that are empty."""
 
 
 class GridAnchors(nn.Module):
@@ -73,21 +73,14 @@ class GridAnchors(nn.Module):
             (torch.arange(cells, dtype=torch.float32, device=device) + 0.5) * stride
             for cells in map_size_hw
         )
-        half = torch.tensor(self.shapes_hw, device=device).flip(1) / 2  # (boxes, 2) as x, y
-        centers = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)[:, :, None]
-        return torch.cat([centers - half, centers + half], dim=-1).reshape(-1, 4)
+        return boxes_around(y, x, torch.tensor(self.shapes_hw, device=device))
 
 
 class RPNHead(nn.Module):
     """A 3x3 convolution, then objectness and box offsets by one 1x1 convolution each.
 
     Objectness is one logit for each anchor. The Object Detection API has a softmax over two, which
-    is the same function (only their difference counts) with 6 thousand more parameters.
-
-    Args:
-        in_channels: Channels of the map.
-        channels: Channels of the 3x3 convolution.
-        boxes_per_cell: Anchors at each position.
+    is the same function with 6 thousand more parameters.
     """
 
     def __init__(self, in_channels: int, channels: int, boxes_per_cell: int) -> None:
@@ -109,14 +102,12 @@ class RPNHead(nn.Module):
 
 
 class ProposalSelection(nn.Module):
-    """Which boxes go on to the second stage: the best after non-maximum suppression.
-
-    Each image gets the same number, so that the second stage is one dense batch.
+    """Selects proposals by NMS, the same number for each image, so that they are a dense batch.
 
     Args:
         count: Proposals for each image (Howard et al. 2017, Section 4.6: 300); fewer only where
             the map has fewer anchors.
-        candidates: The best anchors of each image that NMS looks at.
+        candidates: The best anchors of each image, which go through NMS.
         iou_threshold: A box goes if it overlaps a better one by more than this.
         min_size: Boxes with a side of fewer pixels, once clipped to the image, are empty.
     """
@@ -148,8 +139,8 @@ class ProposalSelection(nn.Module):
         kept = torch.zeros_like(large)
         kept[image[best], row[best]] = True
 
-        # Rows are sorted already: a stable sort brings those that were kept to the front. The
-        # others behind them are real boxes too, so normalization sees no made-up ones.
+        # Rows are sorted already: a stable sort brings the kept ones to the front. The padding
+        # behind them are real boxes, so that batch normalization gets no artificial ones.
         front = kept.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, : self.count]
         return Proposals(boxes.gather(1, front[..., None].expand(-1, -1, 4)), kept.gather(1, front))
 
@@ -159,7 +150,7 @@ SAMPLES_PER_BIN = 2  # in each direction (He et al. 2017, Mask R-CNN, Section 3)
 
 
 class RoIOutput(NamedTuple):
-    """What the second stage says about each of P proposals."""
+    """The second stage's output at each of P proposals."""
 
     class_logits: Tensor
     """(B, P, num_classes + 1); column 0 is background."""
@@ -171,13 +162,6 @@ class RoIHead(nn.Module):
     """RoIAlign, blocks 12 and 13 of MobileNet at stride 1, average pooling, two linear layers.
 
     All proposals of all images are one batch of (B * P) small maps.
-
-    Args:
-        in_channels: Channels of the map.
-        stride: Pixels for each step on the map.
-        num_classes: Classes, background not counted.
-        pooled_size: Cells of RoIAlign's output in each direction.
-        padding: Padding of the blocks, see ``backbone.layers``; the same thing at stride 1.
     """
 
     def __init__(
@@ -209,7 +193,7 @@ class RoIHead(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor, boxes: Tensor) -> RoIOutput:
-        """Look at each box.
+        """Predict the class and the box of each proposal.
 
         Args:
             features: (B, C, H, W) map.
@@ -226,7 +210,7 @@ class RoIHead(nn.Module):
         )
 
     def nothing(self, features: Tensor) -> RoIOutput:
-        """Return the output for no boxes at all."""
+        """Return the output for no boxes."""
         shape = (len(features), 0, self.num_classes)
         return RoIOutput(
             features.new_zeros(*shape[:2], self.num_classes + 1), features.new_zeros(*shape, 4)

@@ -26,9 +26,9 @@ class RPNLoss(nn.Module):
     Args:
         positive_iou: Least IoU with an object of a positive anchor; each object's best anchor is
             positive in any case.
-        negative_iou: Anchors with less than this are background; those in between learn nothing.
+        negative_iou: Anchors with less than this are background; those in between are ignored.
         crowd_threshold: Share of an anchor on a crowd region above which it is ignored.
-        samples: Anchors of each image that are looked at.
+        samples: Sampled anchors of each image.
         positive_fraction: At most this share of them is positive.
         box_weight: Factor of the box loss.
     """
@@ -76,14 +76,14 @@ class RPNLoss(nn.Module):
 
 
 class RoISample(NamedTuple):
-    """The S boxes of each image that the second stage learns from."""
+    """The S sampled boxes of each image for the second stage, and their targets."""
 
     boxes: Tensor
     """(B, S, 4) float32 xyxy pixels."""
     chosen: Tensor
-    """(B, S) bool; False marks rows that only fill up."""
+    """(B, S) bool; False marks padding."""
     classes: Tensor
-    """(B, S) int64, the right column of the logits; 0 is background."""
+    """(B, S) int64, the target column of the logits; 0 is background."""
     box_deltas: Tensor
     """(B, S, 4) offsets from the box to its object; 0 for background."""
 
@@ -91,14 +91,14 @@ class RoISample(NamedTuple):
 class RoILoss(nn.Module):
     """Classes and boxes of a random, balanced sample of the proposals and the objects themselves.
 
-    The objects are among them because a fresh first stage seldom proposes any: without them the
-    second stage would only learn to say background at first.
+    A fresh first stage seldom proposes objects: without them the second stage would see little but
+    background at first.
 
     Args:
         iou_threshold: Least IoU with an object of a positive box; the others are background.
         crowd_threshold: Share of a box on a crowd region above which it is ignored.
-        samples: Boxes of each image that are looked at. The second stage is nearly all of the
-            cost, so training time goes with them.
+        samples: Sampled boxes of each image. The second stage is nearly all of the cost, so
+            training time grows with them.
         positive_fraction: At most this share of them is positive.
         box_weight: Factor of the box loss.
     """
@@ -122,7 +122,7 @@ class RoILoss(nn.Module):
     def choose(
         self, proposals: Proposals, target: DetectionTarget, box_coder: BoxCoder
     ) -> RoISample:
-        """Return the boxes to learn from, for each image as many."""
+        """Return a sample of the same number of boxes for each image."""
         target = at_least_one_row(target)
         candidates = Proposals(
             torch.cat([proposals.boxes, target.boxes], dim=1),
@@ -148,12 +148,7 @@ class RoILoss(nn.Module):
         )
 
     def forward(self, output: RoIOutput, chosen: RoISample) -> dict[str, Tensor]:
-        """Return ``{"roi_classification": scalar, "roi_box": scalar}``.
-
-        Args:
-            output: What the second stage says at the chosen boxes, any float dtype.
-            chosen: Those boxes and what is right.
-        """
+        """Return ``{"roi_classification": scalar, "roi_box": scalar}`` for the sampled boxes."""
         total = chosen.chosen.sum().clamp_min(1)
         logits, classes = output.class_logits.float(), chosen.classes
         classification = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none")
@@ -187,8 +182,8 @@ def match_proposals(
 ) -> Matches:
     """Match each image's own proposals to its objects, all images at once.
 
-    Unlike anchors, no proposal is forced on an object that none overlaps enough. Rows that only
-    fill up are ignored, and so are those on a crowd region.
+    Unlike anchors, no proposal is forced on an object that none overlaps enough. Padding is
+    ignored, and so are proposals on a crowd region.
 
     Args:
         proposals: (B, P) boxes.
@@ -219,8 +214,8 @@ def sample(
         negative: (B, A) bool, none of them positive.
         count: Boxes of an image.
         positive_fraction: At most this share of ``count`` is positive.
-        training: Else the choice is the same each time and leaves the global generator alone, so
-            that validation losses can be compared and do not change the training.
+        training: Otherwise the sample is the same each time, from a generator of its own, so that
+            validation losses can be compared and do not change the training.
 
     Returns:
         (B, A) bool.
@@ -236,7 +231,7 @@ def sample(
 def matched_deltas(
     references: Tensor, target: DetectionTarget, objects: Tensor, learns: Tensor, coder: BoxCoder
 ) -> Tensor:
-    """Return the offsets (B, A, 4) from boxes to their objects, 0 where there is nothing to learn.
+    """Return the offsets (B, A, 4) from boxes to their objects, 0 where not ``learns``.
 
     Args:
         references: (A, 4) or (B, A, 4) xyxy pixels: anchors or proposals.

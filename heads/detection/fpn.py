@@ -50,12 +50,7 @@ class FeaturePyramid(nn.Module):
 
 
 class CoarserMaps(ExtraFPNBlock):
-    """The maps above the backbone's coarsest one.
-
-    Args:
-        channels: Channels of all maps.
-        count: How many there are.
-    """
+    """The maps above the backbone's coarsest one."""
 
     def __init__(self, channels: int, count: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Training objectives of detectors with anchors, vectorized over the batch.
+"""Losses of detectors with anchors, vectorized over the batch.
 
-An objective has three parts, each a class that the YAML can choose: an assigner says which anchor
-learns which object, one loss is for the classes, one for the boxes.
+A loss has three parts, each a class that the YAML can choose: an assigner, a loss of the classes
+and one of the boxes.
 """
 
 from typing import Literal
@@ -16,7 +16,7 @@ from .anchors import BACKGROUND, ScoreActivation, SSDOutput
 from .assigners import Assigner, Matches, MaxIoUAssigner
 from .boxes import BoxCoder
 
-MIN_SIDE_PX = 1e-3  # of a decoded box: CIoU divides by its height
+MIN_SIDE_PX = 1e-3  # of a decoded box
 
 
 class BoxLoss(nn.Module):
@@ -29,13 +29,12 @@ class BoxLoss(nn.Module):
 
         Args:
             deltas: (B, A, 4) float32, the network's offsets.
-            boxes: (B, A, 4) float32 xyxy pixels, the object each anchor should enclose; anything
-                where the anchor is not positive.
+            boxes: (B, A, 4) float32 xyxy pixels, the object of each positive anchor.
             anchors: (A, 4) float32 xyxy pixels.
             positive: (B, A) bool.
             box_coder: Relates offsets and boxes.
         """
-        raise NotImplementedError(f"{type(self).__name__} has to say how it compares boxes")
+        raise NotImplementedError
 
 
 class SmoothL1BoxLoss(BoxLoss):
@@ -81,11 +80,13 @@ class IoUBoxLoss(BoxLoss):
     ) -> Tensor:
         """Return the sum, see ``BoxLoss``."""
         chosen = anchors.expand(len(deltas), -1, -1)[positive]
-        found = box_coder.decode(deltas[positive], chosen)
-        corner = found[:, :2]
-        found = torch.cat([corner, torch.maximum(found[:, 2:], corner + MIN_SIDE_PX)], dim=1)
+        predicted = box_coder.decode(deltas[positive], chosen)
+        corner = predicted[:, :2]
+        # CIoU divides by the height of the box.
+        opposite = torch.maximum(predicted[:, 2:], corner + MIN_SIDE_PX)
         measure = generalized_box_iou_loss if self.kind == "giou" else complete_box_iou_loss
-        return measure(found, boxes[positive], reduction="sum")
+        predicted = torch.cat([corner, opposite], dim=1)
+        return measure(predicted, boxes[positive], reduction="sum")
 
 
 class ClassificationLoss(nn.Module):
@@ -98,12 +99,12 @@ class ClassificationLoss(nn.Module):
 
         Args:
             logits: (B, A, num_classes + 1) float32; column 0 is background.
-            classes: (B, A) int64, the column that each anchor should choose.
-            matches: The roles of the anchors; ignored ones must not count.
+            classes: (B, A) int64, the target column of each anchor.
+            matches: The roles of the anchors; ignored ones have no loss.
             score_activation: ``softmax`` over background and classes, or an independent
                 ``sigmoid`` for each.
         """
-        raise NotImplementedError(f"{type(self).__name__} has to say how it compares classes")
+        raise NotImplementedError
 
 
 class MinedCrossEntropy(ClassificationLoss):
@@ -143,8 +144,8 @@ class FocalLoss(ClassificationLoss):
 
     Args:
         alpha: Weight of the objects, 1 - alpha that of the background; in [0, 1].
-        gamma: Focusing, at least 1; 0 gives weighted cross entropy. Between them the gradient of an
-            anchor that is certain is not finite.
+        gamma: Focusing, at least 1; 0 gives weighted cross entropy. In between the gradient of a
+            certain anchor is not finite.
 
     Raises:
         ValueError: alpha or gamma is out of its range.
@@ -166,6 +167,7 @@ class FocalLoss(ClassificationLoss):
         if score_activation == "softmax":
             entropy = class_losses(logits, classes, score_activation)
             alpha = torch.where(classes == BACKGROUND, 1 - self.alpha, self.alpha)
+            # The cross entropy is -log(p_t), and so -expm1 of its negative is 1 - p_t.
             losses = alpha * (-torch.expm1(-entropy)) ** self.gamma * entropy
         else:
             truth = torch.zeros_like(logits).scatter_(2, classes[..., None], 1.0)
@@ -179,7 +181,7 @@ class AnchorLoss(nn.Module):
     """Classification plus boxes, both divided by the batch's number of positive anchors.
 
     Args:
-        assigner: Says which anchor learns which object; None takes ``MaxIoUAssigner()``.
+        assigner: None takes ``MaxIoUAssigner()``.
         classification: None takes ``MinedCrossEntropy()``.
         box: None takes ``SmoothL1BoxLoss()``.
         box_weight: Factor of the box loss (alpha in Liu et al. 2016, equation 1).
@@ -208,7 +210,7 @@ class AnchorLoss(nn.Module):
         """Return ``{"classification": scalar, "box": scalar}``; their sum is the objective.
 
         Args:
-            output: The network's output, any float dtype; the loss is computed in float32.
+            output: The network's output, any float dtype; the loss is calculated in float32.
             target: Boxes in pixels of the network's input.
             box_coder: Turns matched boxes into regression targets.
             score_activation: How the network's logits become scores.
@@ -233,16 +235,13 @@ class AnchorLoss(nn.Module):
 
 
 class MultiBoxLoss(AnchorLoss):
-    """SSD's own objective (Liu et al. 2016, equations 1 to 3), the paper's choice of the parts.
-
-    Classification with hard-negative mining plus smooth-L1 on the boxes of positive anchors. Images
-    without objects contribute their hardest ``min_negatives`` background anchors.
+    """SSD's loss (Liu et al. 2016, equations 1 to 3): hard-negative mining and smooth-L1.
 
     Args:
-        iou_threshold: See ``MaxIoUAssigner``, and so is the next.
-        crowd_threshold: Share of an anchor on a crowd region above which it is ignored.
-        negatives_per_positive: See ``MinedCrossEntropy``, and so is the next.
-        min_negatives: Hard negatives of an image however few positives it has.
+        iou_threshold: See ``MaxIoUAssigner``.
+        crowd_threshold: See ``MaxIoUAssigner``.
+        negatives_per_positive: See ``MinedCrossEntropy``.
+        min_negatives: See ``MinedCrossEntropy``.
         box_weight: Factor of the box loss.
     """
 
@@ -263,7 +262,7 @@ class MultiBoxLoss(AnchorLoss):
 
 
 def target_classes(target: DetectionTarget, matches: Matches) -> Tensor:
-    """Return the column (B, A) int64 of the logits that each anchor should choose."""
+    """Return the target column (B, A) int64 of the logits of each anchor."""
     if target.labels.shape[1] == 0:
         return matches.objects
     labels = target.labels.gather(1, matches.objects) + 1
@@ -302,6 +301,7 @@ def hardest(losses: Tensor, candidates: Tensor, wanted: Tensor) -> Tensor:
     Returns:
         (B, A) bool.
     """
+    # The inverse of the sorting permutation is the rank of each candidate.
     ranked = losses.masked_fill(~candidates, -torch.inf).argsort(dim=1, descending=True)
     ranks = torch.empty_like(ranked)
     places = torch.arange(ranked.shape[1], device=ranked.device).expand_as(ranked)

@@ -1,8 +1,8 @@
 """From scores at anchors to detections: non-maximum suppression of the whole batch at once.
 
 NMS goes class by class and from the best score down, so what happens to a candidate depends
-only on better candidates. The best ``max_detections`` of an image are therefore decided once enough
-of its best candidates have been looked at; there is no need to look at all of them.
+only on better candidates. So the best ``max_detections`` of an image are settled once enough of its
+best candidates have been processed.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...datasets.types import PADDING_LABEL, Detections
 from .boxes import clip_boxes, paired_iou
 
-FIRST_LOOK = 4  # candidates first looked at, for each detection wanted
+FIRST_LOOK = 4  # candidates processed first, for each detection wanted
 
 
 class PostProcess(nn.Module):
@@ -21,8 +21,7 @@ class PostProcess(nn.Module):
         score_threshold: Candidates must score more than this.
         iou_threshold: A candidate goes if it overlaps a better one of its class by more than this.
         max_detections: Detections of an image, all classes together.
-        candidates_per_class: Only that many of the best candidates of each class of an image are
-            looked at.
+        candidates_per_class: Only the best candidates of each class of an image are processed.
     """
 
     def __init__(
@@ -51,10 +50,10 @@ class PostProcess(nn.Module):
         boxes, scores = clip_boxes(boxes.float(), size_hw), scores.float()
         num_images, num_anchors, num_classes = scores.shape
         total = num_anchors * num_classes
-        looked_at = min(total, FIRST_LOOK * self.max_detections)
+        considered = min(total, FIRST_LOOK * self.max_detections)
         images = torch.arange(num_images, device=boxes.device)[:, None]
         while True:
-            best, index = scores.flatten(1).topk(looked_at, dim=1)  # (B, M), falling scores
+            best, index = scores.flatten(1).topk(considered, dim=1)  # (B, M), falling scores
             labels = index % num_classes
             row = index if boxes.ndim == 4 else index // num_classes
             candidates = boxes.flatten(1, -2).gather(1, row[..., None].expand(-1, -1, 4))
@@ -65,24 +64,25 @@ class PostProcess(nn.Module):
             ).view_as(above)
             # More candidates matter where the last one scores enough and detections are missing.
             undecided = above[:, -1] & (kept.sum(dim=1) < self.max_detections)
-            if looked_at == total or not undecided.any():
+            if considered == total or not undecided.any():
                 return self._best(candidates, best, labels, kept)
-            looked_at = min(total, 4 * looked_at)
+            considered = min(total, 4 * considered)
 
     def _survivors(self, boxes: Tensor, groups: Tensor, above: Tensor) -> Tensor:
-        """Which candidates are kept, (N,) bool; only those of one group can suppress each other.
+        """Return which candidates NMS keeps, (N,) bool; only those of one group compete.
 
         Args:
             boxes: (N, 4) float, xyxy.
             groups: (N,) int64, one number for each class of each image; a group's best come first.
-            above: (N,) bool, the candidates that score enough.
+            above: (N,) bool, the candidates above the score threshold.
         """
         which = above.nonzero().flatten()
         which = which[groups[which].argsort(stable=True)]
         rank = rank_in_run(groups[which])
         taking_part = rank < self.candidates_per_class
         worse = taking_part.nonzero().flatten()
-        worse = worse.repeat_interleave(rank[worse])  # once for each better one of its group
+        # All pairs within a group: candidate i of a group with each of the i better ones.
+        worse = worse.repeat_interleave(rank[worse])
         better = worse - 1 - rank_in_run(worse)
         better, worse = which[better], which[worse]
         overlap = paired_iou(boxes[better], boxes[worse]) > self.iou_threshold
@@ -115,13 +115,13 @@ def rank_in_run(values: Tensor) -> Tensor:
 def greedy_suppression(better: Tensor, worse: Tensor, alive: Tensor) -> Tensor:
     """Return which candidates (N,) greedy NMS keeps.
 
-    A candidate goes if a kept candidate beats it. Applying that rule to all candidates at once
-    settles at least one more of them each round (the best i are settled after i rounds), and in
-    practice all within a few rounds; what it settles on is the sequential answer.
+    A candidate is suppressed if a kept candidate beats it. Applying that rule to all at once
+    settles at least the best i after i rounds, in practice all within a few rounds, with the
+    result of sequential NMS.
 
     Args:
-        better: (P,) int64, the first of each pair of candidates of which one beats the other.
-        worse: (P,) int64, the second: it goes if the first is kept. No chain of pairs is a circle.
+        better: (P,) int64, the better one of each pair of overlapping candidates.
+        worse: (P,) int64, the other: it goes if the first is kept. No chain of pairs is a circle.
         alive: (N,) bool, the candidates that take part.
     """
     kept = alive

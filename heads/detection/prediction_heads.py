@@ -1,4 +1,4 @@
-"""From maps to box offsets and class logits: one predictor for each map, or one for all."""
+"""Prediction heads from maps to box offsets and class logits, for each map or shared."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ...backbone.layers import ConvNormAct, PaddedConv2d
 from .anchors import ScoreActivation
 
-OBJECT_PRIOR = 0.01  # nearly every anchor is background: start from there
+OBJECT_PRIOR = 0.01  # nearly every anchor is background
 
 
 class MapPredictor(nn.Module):
@@ -36,7 +36,7 @@ class DepthwisePredictor(MapPredictor):
         self.classes_depthwise = ConvNormAct(in_channels, in_channels, 3, groups=in_channels)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return offsets (B, H*W*boxes, 4) and logits (B, H*W*boxes, columns) of (B, C, H, W)."""
+        """See ``MapPredictor``."""
         deltas = self.boxes(self.boxes_depthwise(features))
         logits = self.classes(self.classes_depthwise(features))
         return as_rows(deltas, 4), as_rows(logits, self.num_columns)
@@ -65,11 +65,7 @@ class Predictors(nn.ModuleList):
         self.num_columns = num_columns
 
     def forward(self, maps: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Return offsets (B, H*W*boxes, 4) and logits (B, H*W*boxes, columns) of each map.
-
-        Args:
-            maps: (B, C, H, W) float each.
-        """
+        """Return offsets (B, H*W*boxes, 4) and logits (B, H*W*boxes, columns) of each map."""
         return [predict(map_) for predict, map_ in zip(self, maps, strict=True)]
 
     def class_layers(self) -> list[nn.Conv2d]:
@@ -77,7 +73,7 @@ class Predictors(nn.ModuleList):
         return [cast(MapPredictor, predictor).classes for predictor in self]
 
     def initialize(self, score_activation: ScoreActivation) -> None:
-        """Draw fresh weights; the biases let a fresh network see an object with probability 0.01.
+        """Draw fresh weights; by the biases an anchor is an object with probability 0.01.
 
         With ``softmax`` that is all classes together, with ``sigmoid`` each (Lin et al. 2017,
         Section 4.1).
@@ -97,13 +93,7 @@ class Predictors(nn.ModuleList):
 
 
 class DepthwisePredictors(Predictors):
-    """SSDLite's predictors, a ``DepthwisePredictor`` for each map (Sandler et al. 2018).
-
-    Args:
-        channels: Channels of each map.
-        boxes_per_cell: Anchors at each position of each map.
-        num_columns: Classes and background.
-    """
+    """SSDLite's predictors, a ``DepthwisePredictor`` for each map (Sandler et al. 2018)."""
 
     kind = DepthwisePredictor
 
@@ -150,11 +140,7 @@ class SharedPredictors(Predictors):
         self.classes = nn.Conv2d(width, boxes * num_columns, 3, padding=1)
 
     def forward(self, maps: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Return offsets (B, H*W*boxes, 4) and logits (B, H*W*boxes, columns) of each map.
-
-        Args:
-            maps: (B, C, H, W) float each.
-        """
+        """See ``Predictors``."""
         predictions = []
         for index, features in enumerate(maps):
             boxes = classes = features

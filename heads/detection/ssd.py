@@ -30,21 +30,26 @@ MIN_EXTRA_CHANNELS = 16
 
 
 class ExtraMap(nn.Sequential):
-    """One more, coarser map: 1x1 to half the channels, then 3x3 at stride 2."""
+    """One more, coarser map: 1x1 to half the channels, then 3x3 at stride 2.
 
-    def __init__(self, in_channels: int, middle: int, out_channels: int, padding: Padding) -> None:
+    The 3x3 is depthwise separable in SSDLite (Sandler et al. 2018).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        middle: int,
+        out_channels: int,
+        padding: Padding,
+        depthwise: bool = False,
+    ) -> None:
         super().__init__()
         self.reduce = ConvNormAct(in_channels, middle, 1, padding=padding)
-        self.shrink = ConvNormAct(middle, out_channels, 3, stride=2, padding=padding)
-
-
-class DepthwiseExtraMap(nn.Sequential):
-    """The same with a depthwise separable 3x3, as SSDLite has it (Sandler et al. 2018)."""
-
-    def __init__(self, in_channels: int, middle: int, out_channels: int, padding: Padding) -> None:
-        super().__init__()
-        self.reduce = ConvNormAct(in_channels, middle, 1, padding=padding)
-        self.shrink = DepthwiseSeparable(middle, out_channels, stride=2, padding=padding)
+        self.shrink: nn.Module = (
+            DepthwiseSeparable(middle, out_channels, 2, padding)
+            if depthwise
+            else ConvNormAct(middle, out_channels, 3, 2, padding=padding)
+        )
 
 
 class SSD(ImageNetwork):
@@ -59,18 +64,14 @@ class SSD(ImageNetwork):
         extra_width_mult: Thins the additional maps (at least 16 channels); None takes the
             backbone's ``width_mult`` where it has one, else 1.
         depthwise_extras: Depthwise separable convolutions there, as in SSDLite.
-        predictors: Makes what predicts from the maps, given their channels, the boxes a cell and
-            the number of columns, such as ``DepthwisePredictors``; None takes ``Predictors``.
+        predictors: Makes the predictors from the channels of the maps, the boxes of a cell and the
+            number of columns, such as ``DepthwisePredictors``; None takes ``Predictors``.
         anchors: None makes the default boxes of the paper for these maps.
-        loss: What training minimises, of parts that can be chosen; None takes ``MultiBoxLoss()``.
-        postprocess: How detections are chosen; None takes ``PostProcess()``.
+        loss: None takes ``MultiBoxLoss()``.
+        postprocess: None takes ``PostProcess()``.
         score_activation: ``softmax`` or ``sigmoid`` (TensorFlow's public checkpoints).
         padding: Padding of the additional maps, see ``backbone.layers``.
         **pixels: ``pixel_mean`` and ``pixel_std``, see ``ImageNetwork``.
-
-    Raises:
-        TypeError: backbone does not follow the protocol.
-        ValueError: num_classes is not positive.
     """
 
     def __init__(
@@ -96,11 +97,10 @@ class SSD(ImageNetwork):
         width_mult = extra_width_mult or getattr(backbone, "width_mult", 1.0)
         channels = list(self.backbone_info.channels)
         self.extras = nn.ModuleList()
-        make_extra = DepthwiseExtraMap if depthwise_extras else ExtraMap
         for base in extra_channels:
             out = max(int(base * width_mult), MIN_EXTRA_CHANNELS)
             middle = max(int(base // 2 * width_mult), MIN_EXTRA_CHANNELS)
-            self.extras.append(make_extra(channels[-1], middle, out, padding))
+            self.extras.append(ExtraMap(channels[-1], middle, out, padding, depthwise_extras))
             channels.append(out)
         self.anchors = anchors or DefaultBoxes(num_maps=len(channels))
         boxes_per_cell = self.anchors.boxes_per_cell
@@ -108,20 +108,13 @@ class SSD(ImageNetwork):
         self.box_coder = BoxCoder()
         self.loss = loss or MultiBoxLoss()
         self.postprocess = postprocess or PostProcess()
-        self._initialize()
-
-    def _initialize(self) -> None:
         for module in self.extras.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.trunc_normal_(module.weight, std=0.03)
         self.predictors.initialize(self.score_activation)
 
     def forward(self, images: Tensor) -> SSDOutput:
-        """Return what the network says at each anchor.
-
-        Args:
-            images: (B, 3, H, W) uint8 or float in [0, 255], RGB.
-        """
+        """Return the output at each anchor, for images (B, 3, H, W) uint8 or float, RGB."""
         features = list(self.backbone(self.normalized(images)))
         for extra in self.extras:
             features.append(extra(features[-1]))

@@ -1,4 +1,4 @@
-"""Public SSD weights of the TensorFlow Object Detection API into our SSD, strictly by name."""
+"""Public SSD weights of the TensorFlow Object Detection API, loaded strictly by name."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
+from ...backbone.layers import ConvNormAct
 from ...backbone.mobilenet import MobileNetV1
 from ...backbone.weights.converters import SlimFile, load_folded_layer, load_slim
 from ...backbone.weights.formats import FileTensors
@@ -21,15 +22,15 @@ from .prediction_heads import MapPredictor
 from .ssd import SSD, ExtraMap
 
 EXTRAS_SCOPE = "FeatureExtractor/MobilenetV1/Conv2d_13_pointwise"
-# The file's box offsets are (y, x, height, width), ours (x, y, width, height).
-OUR_BOX_ORDER = (1, 0, 3, 2)
+# The file's box offsets are (y, x, height, width), those of this package (x, y, width, height).
+BOX_ORDER = (1, 0, 3, 2)
 COCO_IDS = 90  # its columns are COCO category ids: 0 is background, ten of the 90 are unused
 SIZE_HW = (300, 300)
-_EXACT, _QUANTIZED = 1e-4, 4e-3  # how far the file's boxes may be from ours: rounding
+_EXACT, _QUANTIZED = 1e-4, 4e-3  # tolerances of the anchors: rounding
 
 
 class TensorFlowSSD:
-    """A detector's file: how many classes it has, and our SSD made of it.
+    """A weight file of TensorFlow's detector, and the ``SSD`` made of it.
 
     Args:
         path: An ``.npz`` or a ``.tflite`` file with arrays as in the Object Detection API:
@@ -55,7 +56,7 @@ class TensorFlowSSD:
         return self.file.input.size_hw or SIZE_HW
 
     def plan(self, num_classes: int) -> Plan:
-        """Return what our SSD of the file is made of, with the file's own post-processing."""
+        """Return class and arguments of the SSD, with the post-processing of the file."""
         ratios = [1.0, 2.0, 0.5, 3.0, 0.3333]  # its rounding of 1/3
         return Plan(
             SSD,
@@ -74,22 +75,22 @@ class TensorFlowSSD:
         )
 
     def fill(self, network: SSD, class_columns: Sequence[int]) -> None:
-        """Fill a network that the plan describes; once, as every tensor is used once.
+        """Fill a network made by ``plan``; once, as every tensor is used once.
 
         Args:
-            network: Made by ``plan``.
-            class_columns: For each class of ours the file's column; other columns but background,
-                which is column 0, are left out.
+            network: The network to fill.
+            class_columns: The file's column of each class; column 0 is background, and the others
+                are left out.
 
         Raises:
-            WeightsError: A tensor is missing, left over or of another shape, or the file's anchors
-                are not ours.
+            WeightsError: A tensor is missing, left over or of another shape, or the anchors differ.
         """
         tensors = self.file.tensors
         load_slim(cast(MobileNetV1, network.backbone), tensors, self.file.prefix)
         for number, module in enumerate(network.extras, start=2):
             extra = cast(ExtraMap, module)
-            for stage, layer, kind in ((1, extra.reduce, "1x1"), (2, extra.shrink, "3x3_s2")):
+            shrink = cast(ConvNormAct, extra.shrink)
+            for stage, layer, kind in ((1, extra.reduce, "1x1"), (2, shrink, "3x3_s2")):
                 channels = layer.conv.out_channels
                 scope = f"{EXTRAS_SCOPE}_{stage}_Conv2d_{number}_{kind}_{channels}"
                 load_folded_layer(layer, tensors, scope)
@@ -105,13 +106,13 @@ class TensorFlowSSD:
         with torch.inference_mode():
             corners = network.eval()(torch.zeros(1, 3, height, width)).anchors
         boxes = box_convert(corners, "xyxy", "cxcywh").numpy()[:, [1, 0, 3, 2]]
-        ours = boxes / np.array([height, width, height, width], dtype=np.float32)
-        for name, theirs in self.file.anchors.items():
+        expected = boxes / np.array([height, width, height, width], dtype=np.float32)
+        for name, found in self.file.anchors.items():
             allowed = _QUANTIZED if name.endswith("_quantised") else _EXACT
-            if theirs.shape != ours.shape or np.abs(theirs - ours).max() > allowed:
+            if found.shape != expected.shape or np.abs(found - expected).max() > allowed:
                 raise WeightsError(
-                    f"{self.file.path}: its {len(theirs)} {name} are not the {len(ours)} default "
-                    f"boxes of SSD at {height}x{width}: a detector of another configuration"
+                    f"{self.file.path}: its {len(found)} {name} are not the {len(expected)} "
+                    f"default boxes of SSD at {height}x{width}: a detector of another configuration"
                 )
 
 
@@ -154,12 +155,12 @@ def _load_predictor(
         rows = boxes * width
         weight = tensors.take(f"{scope}/{name}/weights", (1, 1, conv.in_channels, rows))
         bias = tensors.take(f"{scope}/{name}/bias", (rows,))
-        order = OUR_BOX_ORDER if conv is predictor.boxes else columns
+        order = BOX_ORDER if conv is predictor.boxes else columns
         kernel, offset = (_choose(rows, width, order) for rows in (weight[0, 0].T, bias))
         conv.weight.copy_(kernel[..., None, None])
         cast(Tensor, conv.bias).copy_(offset)
 
 
 def _choose(rows: Tensor, width: int, order: Sequence[int]) -> Tensor:
-    """Of each group of ``width`` output rows those of ``order``, in that order."""
+    """Return of each group of ``width`` output rows those of ``order``, in that order."""
     return rows.reshape(-1, width, *rows.shape[1:])[:, list(order)].flatten(0, 1)

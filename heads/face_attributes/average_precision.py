@@ -1,4 +1,4 @@
-"""Measures of one attribute: average precision, accuracies, thresholds. numpy alone."""
+"""Measures of one attribute: average precision, accuracies, thresholds."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, get_args
@@ -6,10 +6,10 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 Criterion = Literal["accuracy", "balanced_accuracy", "f1"]
-"""What a threshold is chosen by."""
+"""The measure that a threshold maximizes."""
 
 FEWEST = 10
-"""With fewer images of either answer no threshold is chosen: it stays at 0.5."""
+"""With fewer images of yes or of no, the threshold stays at 0.5."""
 DEFAULT_THRESHOLD = 0.5
 
 
@@ -17,7 +17,7 @@ class Curve(NamedTuple):
     """Precision and recall at K falling thresholds, one for each distinct score."""
 
     thresholds: np.ndarray
-    """(K,) float64: yes is said from this score on."""
+    """(K,) float64: "yes" is a score of at least this."""
     true_positives: np.ndarray
     """(K,) int64."""
     false_positives: np.ndarray
@@ -25,18 +25,18 @@ class Curve(NamedTuple):
 
     @property
     def precision(self) -> np.ndarray:
-        """(K,) float64, of those that are said to have it the share that has."""
+        """(K,) float64."""
         return self.true_positives / (self.true_positives + self.false_positives)
 
     @property
     def recall(self) -> np.ndarray:
-        """(K,) float64, of those that have it the share that is found; NaN where none has."""
+        """(K,) float64; NaN without positives."""
         with np.errstate(invalid="ignore"):
             return self.true_positives / self.true_positives[-1]
 
 
 def curve(scores: np.ndarray, positive: np.ndarray) -> Curve:
-    """Count at every threshold; equal scores stand or fall together.
+    """Count at every threshold; equal scores share one.
 
     Args:
         scores: (N,) float, N at least 1.
@@ -50,10 +50,9 @@ def curve(scores: np.ndarray, positive: np.ndarray) -> Curve:
 
 
 def average_precision(points: Curve) -> float | None:
-    """The precision at each step of recall, weighted by the step; not interpolated.
+    """Return the precision at each step of recall, weighted by the step; not interpolated.
 
-    Returns:
-        In (0, 1]; None where no image has the attribute, since recall is then 0 of 0.
+    It is None without positives.
     """
     if not points.true_positives[-1]:
         return None
@@ -62,7 +61,7 @@ def average_precision(points: Curve) -> float | None:
 
 
 class Decisions(NamedTuple):
-    """Yes and no at one threshold, counted."""
+    """The confusion matrix at one threshold; measures are None where they are 0 / 0."""
 
     true_positives: int
     false_positives: int
@@ -71,60 +70,51 @@ class Decisions(NamedTuple):
 
     @property
     def accuracy(self) -> float | None:
-        """The share that is decided rightly."""
+        """The share of correct decisions."""
         return share(self.true_positives + self.true_negatives, sum(self))
 
     @property
     def balanced_accuracy(self) -> float | None:
-        """The mean of both answers' shares; 0.5 for always the same. None where one is absent."""
+        """The mean of the recalls of yes and of no."""
         yes = share(self.true_positives, self.true_positives + self.false_negatives)
         no = share(self.true_negatives, self.true_negatives + self.false_positives)
         return None if yes is None or no is None else (yes + no) / 2
 
     @property
     def precision(self) -> float | None:
-        """Of those that are said to have it, the share that has."""
+        """The share of positives among the decisions for yes."""
         return share(self.true_positives, self.true_positives + self.false_positives)
 
     @property
     def recall(self) -> float | None:
-        """Of those that have it, the share that is found."""
+        """The share of positives decided as yes."""
         return share(self.true_positives, self.true_positives + self.false_negatives)
 
 
 def decide(scores: np.ndarray, positive: np.ndarray, threshold: float) -> Decisions:
-    """Count what is said at a threshold: yes from it on.
-
-    Args:
-        scores: (N,) float.
-        positive: (N,) bool.
-        threshold: In the unit of the scores.
-    """
-    said = scores >= threshold
-    right, wrong = int((said & positive).sum()), int((said & ~positive).sum())
+    """Count decisions for scores (N,) and positive (N,) bool; yes is at least the threshold."""
+    yes = scores >= threshold
+    right, wrong = int((yes & positive).sum()), int((yes & ~positive).sum())
     return Decisions(right, wrong, int((~positive).sum()) - wrong, int(positive.sum()) - right)
 
 
 def choose_threshold(points: Curve, criterion: Criterion = "f1") -> float | None:
-    """The threshold between two scores that is best by a criterion, of equals the nearest to 0.5.
+    """Return the best threshold between two scores, of equally good ones the nearest to 0.5.
 
     Args:
-        points: From the images to choose by; scores in [0, 1].
-        criterion: What to make as large as possible.
+        points: A curve of scores in [0, 1].
+        criterion: The measure to maximize.
 
     Returns:
-        In [0, 1], or 1.5 where it is best never to say yes and a score is 1. None where fewer than
-        `FEWEST` images have the attribute or lack it.
-
-    Raises:
-        ValueError: No such criterion.
+        In [0, 1], or 1.5 where it is best never to decide for yes and a score is 1. None where
+        fewer than `FEWEST` images have the attribute or lack it.
     """
     if criterion not in get_args(Criterion):
         raise ValueError(f"criterion must be one of {get_args(Criterion)}, got {criterion!r}")
     yes, no = int(points.true_positives[-1]), int(points.false_positives[-1])
     if min(yes, no) < FEWEST:
         return None
-    found, wrong = (np.append(0, part) for part in points[1:])  # first: never say yes
+    found, wrong = (np.append(0, part) for part in points[1:])  # first: never yes
     if criterion == "accuracy":
         value = found + no - wrong
     elif criterion == "balanced_accuracy":
@@ -139,11 +129,11 @@ def choose_threshold(points: Curve, criterion: Criterion = "f1") -> float | None
 
 
 def stored_thresholds(names: Iterable[str], metadata: Mapping[str, Any]) -> dict[str, float]:
-    """Return the threshold of each attribute, in their order, from a checkpoint's metadata."""
+    """Return the threshold of each attribute from a checkpoint's metadata."""
     stored = metadata.get("thresholds") or {}
     return {name: float(stored.get(name, DEFAULT_THRESHOLD)) for name in names}
 
 
 def share(part: float, whole: float) -> float | None:
-    """A quotient, None where there is nothing to divide by."""
+    """Return a quotient, None where there is nothing to divide by."""
     return part / whole if whole else None

@@ -1,7 +1,7 @@
 """Losses of attributes that are present, absent or not known, and of landmarks. Pure.
 
-A label loss gives a number for each image and attribute; `masked_mean` leaves out what is not
-known. So an image without labels costs nothing, and may still be learned from a teacher.
+A label loss is elementwise, and `masked_mean` leaves out unknown labels: an image without labels
+may still be learned from a teacher.
 """
 
 from typing import Protocol
@@ -20,13 +20,12 @@ class LabelLoss(Protocol):
     """Compares logits and labels, element by element."""
 
     def __call__(self, logits: Tensor, labels: Tensor, counts: Tensor | None = None) -> Tensor:
-        """Return (B, A) float32; what it says where a label is not known is of no account.
+        """Return (B, A) float32; the values for unknown labels are ignored.
 
         Args:
             logits: (B, A) float.
             labels: (B, A) int8, 1 yes, 0 no, -1 not known.
-            counts: (A, 2) float, training images that lack and have each attribute; None where
-                that is not known, and losses that need it say so.
+            counts: (A, 2) float, training images that lack and have each attribute, if known.
         """
         ...
 
@@ -84,14 +83,14 @@ class FocalLoss:
 
 
 class ClassBalanced:
-    """Another loss with more weight on the rarer answer of each attribute.
+    """Another loss with more weight on the rarer class, yes or no, of each attribute.
 
-    The weight of an answer with n training images is ``(1 - beta) / (1 - beta^n)``, scaled so
-    that both answers' weights add up to 2 (Cui et al. 2019, "Class-Balanced Loss", equation 8).
+    The weight of a class with n training images is ``(1 - beta) / (1 - beta^n)``, scaled so that
+    both weights add up to 2 (Cui et al. 2019, "Class-Balanced Loss", equation 8).
 
     Args:
-        loss: What is weighted; None is the cross entropy.
-        beta: 0 weights alike, towards 1 by the inverse of n.
+        loss: The loss to weight; None is the cross entropy.
+        beta: 0 weights equally, towards 1 by the inverse of n.
 
     Raises:
         ValueError: beta is not in [0, 1).
@@ -104,7 +103,7 @@ class ClassBalanced:
         self.beta = beta
 
     def weights(self, counts: Tensor) -> Tensor:
-        """(A, 2) float32, weights of no and yes, from counts (A, 2)."""
+        """Return the weights (A, 2) float32 of no and yes, from counts (A, 2)."""
         weights = (1 - self.beta) / (1 - self.beta ** counts.double().clamp_min(1))
         return (2 * weights / weights.sum(dim=1, keepdim=True)).float()
 
@@ -123,16 +122,13 @@ class ClassBalanced:
 def expected_loss(
     loss: LabelLoss, logits: Tensor, labels: Tensor, counts: Tensor | None = None
 ) -> Tensor:
-    """A loss of labels that may be blends: the mean over both answers, weighted by the label.
+    """Return the loss (B, A) float32 of labels that may be blends: yes and no by the label.
 
     Args:
-        loss: Of labels that are present or not.
+        loss: A loss of labels.
         logits: (B, A) float.
-        labels: (B, A): int8 as ``LabelLoss`` has them, or float in [0, 1], -1 not known.
-        counts: As ``LabelLoss`` has them.
-
-    Returns:
-        (B, A) float32.
+        labels: (B, A): int8 as for ``LabelLoss``, or float in [0, 1], -1 not known.
+        counts: As for ``LabelLoss``.
     """
     if not labels.is_floating_point():
         return loss(logits, labels, counts)
@@ -142,16 +138,16 @@ def expected_loss(
 
 
 def masked_mean(losses: Tensor, labels: Tensor) -> Tensor:
-    """The mean of losses (B, A) where labels (B, A) are known; 0 where none is."""
+    """Return the mean of losses (B, A) where labels (B, A) are known; 0 where none is."""
     known = labels != UNKNOWN
     return losses.masked_fill(~known, 0.0).sum() / known.sum().clamp_min(1)
 
 
-def landmark_loss(said: Tensor, landmarks: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """Smooth L1 between landmarks; the mean over the known ones, 0 where there are none.
+def landmark_loss(predicted: Tensor, landmarks: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Return the mean smooth-L1 loss of the known landmarks, 0 where there are none.
 
     Args:
-        said: (B, 5, 2) float, shares of the crop's width and height.
+        predicted: (B, 5, 2) float, shares of the crop's width and height.
         landmarks: (B, 5, 2) float32, px of the crop; NaN where they are not known.
         size_hw: Height and width of the crop.
     """
@@ -159,6 +155,6 @@ def landmark_loss(said: Tensor, landmarks: Tensor, size_hw: tuple[int, int]) -> 
     target = (landmarks + 0.5) / torch.tensor([width, height], device=landmarks.device)
     known = target.isfinite()
     losses = F.smooth_l1_loss(
-        said.float(), target.masked_fill(~known, 0.0), reduction="none", beta=_SMOOTH
+        predicted.float(), target.masked_fill(~known, 0.0), reduction="none", beta=_SMOOTH
     )
     return losses.masked_fill(~known, 0.0).sum() / known.sum().clamp_min(1)

@@ -11,23 +11,23 @@ LANDMARKS = 5
 
 
 class AttributeOutput(NamedTuple):
-    """What the network says of B faces."""
+    """The network's output for B faces."""
 
     logits: Tensor
-    """(B, A) float, one for each attribute; their sigmoid is its probability."""
+    """(B, A) float, one for each attribute; the sigmoid is its probability."""
     landmarks: Tensor | None
     """(B, 5, 2) float, x and y as shares of the crop's width and height: eyes, nose, corners of the
-    mouth, as seen in the image left before right. None where the head does not say."""
+    mouth, as seen in the image left before right. None without landmarks in the head."""
 
 
 class AttributeHead(nn.Module):
-    """Global average pooling, dropout and linear layers; needs nothing of the rest of a network.
+    """Global average pooling, dropout and linear layers.
 
     Args:
         in_channels: Channels of the map.
         num_attributes: A.
         dropout: Probability of dropping a pooled feature while training.
-        landmarks: Whether to say where the five landmarks are, too.
+        landmarks: Whether to predict the five landmarks, too.
 
     Raises:
         ValueError: num_attributes is not positive, or dropout not in [0, 1).
@@ -50,7 +50,7 @@ class AttributeHead(nn.Module):
             nn.init.constant_(self.points.bias, 0.5)
 
     def forward(self, features: Tensor) -> AttributeOutput:
-        """Return what a map (B, in_channels, H, W) says."""
+        """Return the output for a map (B, in_channels, H, W)."""
         pooled = self.dropout(features.mean(dim=(2, 3)))
         points = None if self.points is None else self.points(pooled).unflatten(1, (LANDMARKS, 2))
         return AttributeOutput(self.attributes(pooled), points)
@@ -65,10 +65,6 @@ class AttributeNetwork(ImageNetwork):
         dropout: As for the head.
         landmarks: As for the head.
         **pixels: ``pixel_mean`` and ``pixel_std``, see ``ImageNetwork``.
-
-    Raises:
-        TypeError: backbone does not follow the protocol.
-        ValueError: An option is out of its range.
     """
 
     def __init__(
@@ -84,15 +80,11 @@ class AttributeNetwork(ImageNetwork):
         self.num_classes = num_classes
 
     def forward(self, images: Tensor) -> AttributeOutput:
-        """Return what the network says.
-
-        Args:
-            images: (B, 3, H, W) uint8 or float in [0, 255], RGB.
-        """
+        """Return the output for images (B, 3, H, W) uint8 or float in [0, 255], RGB."""
         return self.head(self.backbone(self.normalized(images))[-1])
 
 
 def landmarks_in_pixels(landmarks: Tensor, size_hw: tuple[int, int]) -> Tensor:
-    """From shares of a crop to its pixels: (B, 5, 2) float, (0, 0) the center of the first."""
+    """Convert shares of a crop (B, 5, 2) to pixels; (0, 0) is the center of the first."""
     height, width = size_hw
     return landmarks * torch.tensor([width, height], device=landmarks.device) - 0.5

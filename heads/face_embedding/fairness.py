@@ -1,7 +1,6 @@
-"""Whether a face network errs more often within one group of people. Free of torch.
+"""Error rates of a face network within groups of people. Free of torch.
 
-Within a group every face is compared with every other. All groups are judged by one threshold,
-because that is how a model is used.
+Within a group every face is compared with every other, at one threshold for all groups.
 """
 
 from collections.abc import Mapping
@@ -12,36 +11,36 @@ import numpy as np
 from .far_frr import THRESHOLDS, Roc, compare_all, equal_error_rate, normalized
 
 LEAST_PAIRS = 100
-"""Fewer pairs of a kind have counts and no rate."""
+"""With fewer pairs of a kind there is no rate."""
 ANSWERS = {"yes": 1, "no": 0}
 """Names of the groups of an attribute, and their label."""
 
 
 class GroupRates(NamedTuple):
-    """The faces of a group, compared with each other; rates are None where pairs are too few."""
+    """Error rates among the faces of a group; None where pairs are too few."""
 
     faces: int
     people: int
     genuine: int
     """Pairs of one person."""
     impostors: int
-    """Pairs of two."""
+    """Pairs of two people."""
     far: float | None
-    """Share of the impostor pairs that are called the same."""
+    """False accept rate: share of the impostor pairs that are accepted."""
     frr: float | None
-    """False reject rate: share of the genuine pairs that are called different."""
+    """False reject rate: share of the genuine pairs that are rejected."""
     accuracy: float | None
-    """Share of right answers, both kinds of pairs weighted alike."""
+    """Both kinds of pairs weighted equally."""
     eer: float | None
-    """Where both errors are equal, at a threshold of the group's own; in steps of 0.001."""
+    """Equal error rate, at a threshold of the group's own; in steps of 0.001."""
 
 
 class GroupResult(NamedTuple):
-    """What groups showed at one threshold."""
+    """Error rates of groups at one threshold."""
 
     threshold: float
     origin: str
-    """Where the threshold is from, in words."""
+    """Origin of the threshold, in words."""
     everyone: GroupRates
     by_attribute: dict[str, dict[str, GroupRates]]
     """Attribute -> "yes" and "no" -> pairs of which both faces have it, or both lack it."""
@@ -67,15 +66,15 @@ def measure_groups(
     origin: str,
     least_pairs: int = LEAST_PAIRS,
 ) -> GroupResult:
-    """Measure the faces that have and those that lack each attribute.
+    """Measure error rates of the faces that have and of those that lack each attribute.
 
     Args:
         embeddings: (N, D), finite, of any length but zero.
         identities: (N,) int; faces with -1 take no part.
         labels: Attribute -> (N,) int: 1 yes, 0 no, anything else not known.
         threshold: Least cosine of one person.
-        origin: Where it is from, in words.
-        least_pairs: Fewer pairs of a kind have no rate.
+        origin: Origin of the threshold, in words.
+        least_pairs: With fewer pairs of a kind there is no rate.
     """
     rows = normalized(embeddings)
 
@@ -114,7 +113,7 @@ def _rates(rows: np.ndarray, owners: np.ndarray, threshold: float, least: int) -
 
 
 def format_groups(result: GroupResult) -> list[str]:
-    """Lines of text: a table of everyone and each group."""
+    """Format the rates of everyone and of each group as lines of text."""
     rows = {"all": result.everyone}
     for name, parts in result.by_attribute.items():
         rows |= {f"{name}: {answer}": rates for answer, rates in parts.items()}

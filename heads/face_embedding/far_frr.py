@@ -1,4 +1,4 @@
-"""False accepts and true accepts at thresholds on the similarity of two faces. Free of torch.
+"""False accept and true accept rates of face verification. Free of torch.
 
 - FAR, false accept rate: the share of pairs of different people that are called the same.
 - TAR, true accept rate: the share of pairs of one person that are called the same. Schroff et al.
@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 THRESHOLDS = np.round(np.linspace(-1, 1, 2001), 3)
-"""What LFW's protocol chooses from."""
+"""The thresholds of LFW's protocol."""
 ALL_FARS = (1e-3, 1e-4)
 _BLOCK = 512
 
 
 class Roc(NamedTuple):
-    """The trade-off of both errors, thresholds falling. The first point accepts nothing."""
+    """An ROC curve, thresholds falling. The first point accepts nothing."""
 
     far: np.ndarray
     """(T,) float64, rising from 0 to 1."""
@@ -29,21 +29,18 @@ class Roc(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """Scores of some pairs of faces, (P,) float32 each."""
+    """Scores of pairs of faces of one person and of two people, (P,) float32 each."""
 
     genuine: np.ndarray
-    """Of one person."""
     impostors: np.ndarray
-    """Of two."""
 
 
 class TarAtFar(NamedTuple):
-    """How many pairs of one person are accepted at a false accept rate."""
+    """The true accept rate at a false accept rate."""
 
     far: float
-    """As asked for."""
     tar: float | None
-    """None where there are too few impostor pairs to tell (less than one would be accepted)."""
+    """None where there are too few impostor pairs (less than one would be accepted)."""
     threshold: float | None
 
 
@@ -59,12 +56,8 @@ class AllPairs:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
-        counts = {
-            "images": self.images,
-            "people": self.people,
-            "same_pairs": self.same_pairs,
-            "impostor_pairs": self.impostor_pairs,
-        }
+        names = ("images", "people", "same_pairs", "impostor_pairs")
+        counts = {name: getattr(self, name) for name in names}
         return counts | {f"tar_at_far_{power_of_ten(row.far)}": row.tar for row in self.at} | {
             f"threshold_at_far_{power_of_ten(row.far)}": row.threshold for row in self.at
         }  # fmt: skip
@@ -77,16 +70,14 @@ def normalized(embeddings: np.ndarray) -> np.ndarray:
 
 
 def threshold_at_far(impostors: np.ndarray, count: int, far: float) -> float | None:
-    """The lowest threshold whose false accept rate is not above ``far``.
+    """Return the lowest threshold with a false accept rate of at most ``far``.
+
+    It is None where less than one pair would be accepted.
 
     Args:
         impostors: Scores of pairs of different people; the highest of them are enough.
-        count: How many such pairs there are in all.
+        count: Number of such pairs.
         far: In (0, 1).
-
-    Returns:
-        The threshold; None where less than one pair would be accepted: then there are too few to
-        measure this rate.
     """
     allowed = int(far * count * (1 + 1e-12))
     if allowed < 1:
@@ -98,7 +89,7 @@ def threshold_at_far(impostors: np.ndarray, count: int, far: float) -> float | N
 
 
 def roc_curve(scores: np.ndarray, same: np.ndarray) -> Roc:
-    """Return both rates at every threshold that makes a difference.
+    """Return both rates at every distinct score.
 
     Args:
         scores: (P,).
@@ -114,12 +105,12 @@ def roc_curve(scores: np.ndarray, same: np.ndarray) -> Roc:
 
 
 def area_under(roc: Roc) -> float:
-    """Return the area under a curve: the chance that a pair of one person scores higher."""
+    """Return the area under an ROC curve."""
     return float(np.trapezoid(roc.tar, roc.far))
 
 
 def equal_error_rate(roc: Roc) -> float:
-    """Return the rate at which false accepts and false rejects meet, between the curve's points."""
+    """Return the rate where false accepts equal false rejects, interpolated linearly."""
     gap = roc.far - (1 - roc.tar)  # rises from -1 to 1
     after = int(np.argmax(gap >= 0))
     step = -gap[after - 1] / (gap[after] - gap[after - 1])
@@ -134,7 +125,7 @@ def compare_all(rows: np.ndarray, owners: np.ndarray) -> Iterator[Compared]:
         owners: (N,) int, person index.
 
     Yields:
-        The cosines of each block; together they have every pair once.
+        The cosines of each block.
     """
     for start in range(0, len(rows), _BLOCK):
         stop = min(start + _BLOCK, len(rows))
@@ -149,8 +140,7 @@ def all_against_all(
 ) -> AllPairs | None:
     """Compare every face with every other once, in blocks, and count exactly.
 
-    A list of 3,000 impostor pairs cannot show a rate of 1e-4; here there are millions. The pairs
-    are not independent: a face takes part in many.
+    The pairs are not independent, since a face takes part in many.
 
     Args:
         embeddings: (N, D).
@@ -186,6 +176,6 @@ def all_against_all(
 
 
 def power_of_ten(far: float) -> str:
-    """Return a rate as it is written in names, such as 1e-3."""
+    """Format a rate as in names, such as 1e-3."""
     mantissa, exponent = f"{far:e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"

@@ -1,7 +1,6 @@
-"""The network of face embeddings (Howard et al. 2017, Section 4.7): a face to a point on a sphere.
+"""The network of face embeddings (Howard et al. 2017, Section 4.7): a face to a unit vector.
 
-Trained to say what another network says of a face, it is used as that one: two faces are as alike
-as their embeddings' cosine.
+The similarity of two faces is the cosine of their embeddings.
 """
 
 import math
@@ -18,7 +17,7 @@ Pooling = Literal["mean", "depthwise"]
 
 
 class EmbeddingHead(nn.Module):
-    """Global pooling, dropout and a linear layer; needs nothing of the rest of a network.
+    """Global pooling, dropout and a linear layer.
 
     Args:
         in_channels: Channels of the map.
@@ -78,10 +77,6 @@ class FaceNetwork(ImageNetwork):
         dropout: As for the head.
         norm: As for the head.
         **pixels: ``pixel_mean`` and ``pixel_std``, see ``ImageNetwork``.
-
-    Raises:
-        TypeError: backbone does not follow the protocol.
-        ValueError: An option is out of its range.
     """
 
     def __init__(
@@ -117,7 +112,7 @@ def _move_into_head(
     prefix: str,
     *rest: Any,  # noqa: ARG001
 ) -> None:
-    """Rename what checkpoints of before the head stood alone call ``pool``, ``embedding``, ..."""
+    """Rename ``pool``, ``embedding``, ... of checkpoints from before there was a head."""
     for part in ("pool", "embedding", "norm"):
         old = f"{prefix}{part}."
         for name in [name for name in state_dict if name.startswith(old)]:

@@ -10,7 +10,7 @@ from ..face_embedding.model import EmbeddingHead, Pooling
 
 
 class FacesOutput(NamedTuple):
-    """What the network says of B faces."""
+    """The network's output for B faces."""
 
     embeddings: Tensor
     """(B, D) float32, of unit length."""
@@ -32,10 +32,6 @@ class FacesNetwork(ImageNetwork):
         dropout: As for ``AttributeHead``.
         landmarks: As for ``AttributeHead``.
         **pixels: ``pixel_mean`` and ``pixel_std``, see ``ImageNetwork``.
-
-    Raises:
-        TypeError: backbone does not follow the protocol.
-        ValueError: An option is out of its range.
     """
 
     def __init__(
@@ -61,7 +57,7 @@ class FacesNetwork(ImageNetwork):
         self.num_classes, self.dimension = num_classes, dimension
 
     def forward(self, images: Tensor) -> FacesOutput:
-        """Return what both heads say.
+        """Return the output of both heads.
 
         Args:
             images: (B, 3, H, W) uint8 or float in [0, 255], RGB; faces in the frame of

@@ -1,4 +1,4 @@
-"""Which continent a position belongs to, by hand-drawn outlines that cover all of the Earth.
+"""Continents of positions, by hand-drawn outlines that cover all of the Earth.
 
 Made for tables of measures, not for politics: borders run along the Ural and the Caucasus, the
 Bosphorus, Suez, Panama, the Bering Strait and west of New Guinea, and through the middle of the
@@ -11,13 +11,7 @@ from functools import cache
 import numpy as np
 
 CONTINENTS = (
-    "Africa",
-    "Antarctica",
-    "Asia",
-    "Europe",
-    "North America",
-    "Oceania",
-    "South America",
+    *("Africa", "Antarctica", "Asia", "Europe", "North America", "Oceania", "South America"),
 )
 
 _ANTARCTIC_DEG = -60.0
@@ -29,15 +23,8 @@ _EUROPE_AFRICA = (
 )
 _EUROPE_ASIA = (
     *((29.5, 34.9), (28.8, 36.2), (28.2, 36.6), (27.3, 36.6), (27.1, 37.6), (26.3, 38.3)),
-    *(
-        (26.7, 39.4),
-        (26.1, 39.9),
-        (26.2, 40.05),
-        (27, 40.45),
-        (28.9, 40.95),
-        (29.03, 41.05),
-        (29.15, 41.25),
-    ),
+    *((26.7, 39.4), (26.1, 39.9), (26.2, 40.05), (27, 40.45), (28.9, 40.95), (29.03, 41.05)),
+    *((29.15, 41.25),),
     *((32, 43), (37, 44.5), (39.7, 43.4), (43, 42.9), (46, 42.2), (48.6, 41.8), (50, 44)),
     *((51.7, 47), (51.5, 51), (59, 51), (59, 55), (60.3, 57), (59.5, 61), (65, 66.5)),
     *((68, 69), (70, 77), (72, 90)),
@@ -89,18 +76,11 @@ def _outlines() -> tuple[tuple[str, np.ndarray], ...]:
 
 
 def continent_of(latlng_deg: np.ndarray) -> np.ndarray:
-    """Continents of positions.
-
-    Args:
-        latlng_deg: (N, 2) degrees.
-
-    Returns:
-        (N,) int64, index into ``CONTINENTS``.
-    """
+    """Return the index (N,) int64 into ``CONTINENTS`` of positions (N, 2) in degrees."""
     from matplotlib.path import Path
 
     points = np.asarray(latlng_deg, np.float64).reshape(-1, 2)[:, ::-1].copy()
-    # On an outline it is a toss-up, and at the edges of the map it must not be nothing.
+    # A position on an outline may fall to either side, but at the map's edge it must fall inside.
     points = np.clip(points, (-179.9999, -89.9999), (179.9999, 89.9999))
     found = np.full(len(points), -1)
     found[points[:, 1] < _ANTARCTIC_DEG] = CONTINENTS.index("Antarctica")

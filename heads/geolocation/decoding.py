@@ -1,4 +1,4 @@
-"""From logits to places: which cell, which point, and how sure. numpy but for the first step."""
+"""Decoding of logits to positions with calibrated radii. numpy but for the first step."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 Answer = Literal["cell", "mode"]
 """``cell``: the mean position of the photos of the most probable cell (not the cell's center).
-``mode``: where the probability is densest, for mass that is spread over many small cells."""
+``mode``: the densest point, for probability that is spread over many small cells."""
 
 MODE_KM = 50.0
-"""Width of the kernel that smooths the probability before its mode is looked for."""
+"""Width of the kernel that smooths the probability before the mode is taken."""
 HELD = (0.5, 0.9)
-"""Probability that the radii of an answer hold."""
+"""Probability within each of the two radii."""
 _CANDIDATES = 128
 _SPREAD_CELLS = 64
 _POINTS = 64
@@ -33,7 +33,7 @@ _GOLDEN_ANGLE = np.pi * (3 - 5**0.5)
 
 
 class Places(NamedTuple):
-    """Answers for B photos."""
+    """Predictions for B photos."""
 
     latlng_deg: np.ndarray
     """(B, 2) float64."""
@@ -42,11 +42,11 @@ class Places(NamedTuple):
     scores: np.ndarray
     """(B,) float64, its probability."""
     radii_km: np.ndarray
-    """(B, 2) float64: around the answer, what should hold the truth with 50 % and 90 %."""
+    """(B, 2) float64: radii that should hold the true position with 50 % and 90 %."""
 
 
 def cell_scores(logits: "Sequence[Tensor]", parents: "Sequence[Tensor]" = ()) -> "Tensor":
-    """Logarithms (B, C) float32 of the probabilities of the cells of the last partition.
+    """Return the log-probabilities (B, C) float32 of the cells of the last partition.
 
     With several partitions, the product of the probabilities of a cell and of all that hold it,
     divided by the sum over the cells (Müller-Budack et al. 2018, Section 3.3).
@@ -64,75 +64,69 @@ def cell_scores(logits: "Sequence[Tensor]", parents: "Sequence[Tensor]" = ()) ->
 
 
 class Decoder:
-    """Turns probabilities over the cells of a partition into places.
+    """Decodes probabilities over the cells of a partition into places.
 
-    The mass of a cell does not lie in one point: it is spread around the mean position of its
-    photos, normally and as widely as they are.
+    The mass of a cell is spread around the mean position of its photos, normally and as widely as
+    they are.
 
     Args:
-        partition: What is predicted.
+        partition: The cells.
         answer: See ``Answer``.
-        mode_km: Width of the kernel of "mode".
-        levels: Mass that each of the two radii has to hold; see ``calibration.Calibration``.
+        levels: Mass within each of the two radii; see ``Calibration``.
     """
 
     def __init__(
         self,
         partition: Partition,
         answer: Answer = "cell",
-        mode_km: float = MODE_KM,
         levels: Sequence[float] = HELD,
     ) -> None:
         self.partition = partition
         self.answer = answer
-        self.mode_km = mode_km
         self.levels = tuple(levels)
         self._vectors = unit_vectors(partition.latlng_deg)
 
     def __call__(self, probabilities: np.ndarray) -> Places:
-        """Return the answers for probabilities (B, C) that sum to 1 for each photo."""
+        """Return the places of probabilities (B, C) that sum to 1 for each photo."""
         cells = probabilities.argmax(axis=1)
-        answers = self._answers(probabilities)
+        vectors = self._predicted(probabilities)
         radii = []
-        for row, answer in zip(probabilities, answers, strict=True):
-            reached, mass = self._reach(row, answer)
+        for row, vector in zip(probabilities, vectors, strict=True):
+            reached, mass = self._reach(row, vector)
             radii.append(np.interp(self.levels, mass, reached))
         return Places(
-            to_latlng_deg(answers),
+            to_latlng_deg(vectors),
             cells,
             probabilities[np.arange(len(cells)), cells].astype(np.float64),
             np.array(radii).reshape(-1, len(self.levels)),
         )
 
     def masses(self, probabilities: np.ndarray, latlng_deg: np.ndarray) -> np.ndarray:
-        """Return the mass (B,) nearer to each answer than a position is, such as the true one.
+        """Return the mass (B,) nearer to each prediction than a position, such as the true one.
 
-        A position lies in the radius that holds a mass exactly if its own is not larger.
+        A position lies in the radius of a mass if and only if its own mass is not larger.
 
         Args:
             probabilities: (B, C), summing to 1 for each photo.
             latlng_deg: (B, 2) degrees.
         """
-        answers = self._answers(probabilities)
-        away_km = distance_km(to_latlng_deg(answers), latlng_deg)
-        return np.array(
-            [
-                np.interp(km, *self._reach(row, answer))
-                for km, row, answer in zip(away_km, probabilities, answers, strict=True)
-            ]
-        ).reshape(-1)
+        vectors = self._predicted(probabilities)
+        away_km = distance_km(to_latlng_deg(vectors), latlng_deg)
+        rows = zip(away_km, probabilities, vectors, strict=True)
+        masses = [np.interp(km, *self._reach(row, vector)) for km, row, vector in rows]
+        return np.array(masses).reshape(-1)
 
-    def _answers(self, probabilities: np.ndarray) -> np.ndarray:
-        """Unit vectors (B, 3) to what is answered."""
+    def _predicted(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return unit vectors (B, 3) to the predicted positions."""
         if self.answer == "cell":
             return self._vectors[probabilities.argmax(axis=1)]
         return np.array([self._mode(row) for row in probabilities]).reshape(-1, 3)
 
     def _mode(self, probabilities: np.ndarray) -> np.ndarray:
-        """Mean of the cells around the densest one, weighted by probability and nearness: (3,)."""
+        """Return the mean (3,) of the cells around the densest, by probability and nearness."""
         rows = np.argsort(-probabilities, kind="stable")[:_CANDIDATES]
         weights, vectors = probabilities[rows], self._vectors[rows]
-        near = np.exp(-0.5 * (_arc_km(vectors @ vectors.T) / self.mode_km) ** 2)
+        near = np.exp(-0.5 * (_arc_km(vectors @ vectors.T) / MODE_KM) ** 2)
         densest = int((near @ weights).argmax())
         mean = (near[densest] * weights) @ vectors
         return mean / np.linalg.norm(mean)
@@ -140,38 +134,38 @@ class Decoder:
     def _reach(
         self, probabilities: np.ndarray, vector: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Distances (M,) from a place, rising, and the mass (M,) that lies within each.
+        """Return rising distances (M,) from a place, and the mass (M,) within each.
 
-        The mass of the most probable cells is laid on points around the mean position of their
+        The mass of the most probable cells is put on points around the mean position of their
         photos, at the quantiles of a normal distribution as wide as they are spread; that of each
         other cell on one point. Between the points it rises evenly, and at the antipode it is 1.
         """
         weights = np.asarray(probabilities, np.float64)
         away = _arc_km(self._vectors @ vector)
         spread = self.partition.spread_km
+        order = np.arange(len(weights))
         if len(weights) > _SPREAD_CELLS:
             order = np.argpartition(-weights, _SPREAD_CELLS)
-            main, others = order[:_SPREAD_CELLS], order[_SPREAD_CELLS:]
-        else:
-            main, others = np.arange(len(weights)), np.arange(0)
+        main, others = order[:_SPREAD_CELLS], order[_SPREAD_CELLS:]
         around = _spread_distances(away[main], spread[main])
         points = np.concatenate([around.ravel(), np.hypot(away[others], spread[others])])
         share = np.repeat(weights[main] / _POINTS, _POINTS)
         mass = np.concatenate([share, weights[others]])
         order = np.argsort(points)
         mass = mass[order] / mass.sum()
-        within = np.cumsum(mass) - mass / 2
+        within = np.cumsum(mass) - mass / 2  # half of a point's own mass counts
         reached = np.minimum(points[order], ANTIPODE_KM)
         return np.r_[0.0, reached, ANTIPODE_KM], np.r_[0.0, within, 1.0]
 
 
 def _spread_distances(away_km: np.ndarray, spread_km: np.ndarray) -> np.ndarray:
-    """Distances (K, 64) of points around K places from one that is ``away_km`` (K,).
+    """Return the distances (K, 64) of points around K places from one ``away_km`` (K,) away.
 
     The points lie on a spiral of golden angles, like the seeds of a sunflower (Vogel 1979): each
     at another distance, which makes radii change smoothly, and at bearings of all kinds.
     """
     number = np.arange(_POINTS)
+    # Quantiles of the distance from the center of a 2D normal distribution (Rayleigh).
     out = spread_km[:, None] * np.sqrt(-np.log1p(-(number + 0.5) / _POINTS))
     along = np.cos(number * _GOLDEN_ANGLE)
     away = away_km[:, None]
@@ -179,42 +173,42 @@ def _spread_distances(away_km: np.ndarray, spread_km: np.ndarray) -> np.ndarray:
 
 
 def _arc_km(cosine: np.ndarray) -> np.ndarray:
-    """Great-circle distances of unit vectors from their products; near ones are good to 0.1 m."""
+    """Return great-circle distances from the products of unit vectors, good to 0.1 m nearby."""
     return EARTH_RADIUS_KM * np.arccos(np.clip(cosine, -1, 1))
 
 
 LEAST_PHOTOS = 50
-"""Fewer say too little; the probabilities are then taken as they are."""
+"""With fewer photos nothing is calibrated."""
 MOST_PHOTOS = 2000
-"""More would make the levels hardly better, but all their scores have to be kept."""
+"""More would hardly improve the levels, but all their scores are kept in memory."""
 _TEMPERATURES = (0.05, 20.0)
 _STEPS = 24
 _GOLDEN = (5**0.5 - 1) / 2
 
 
 class Calibration(NamedTuple):
-    """What a checkpoint knows about how far its probabilities can be trusted."""
+    """Calibration of probabilities and radii."""
 
     temperature: float = 1.0
-    """What the scores (logarithms of probabilities) are divided by."""
+    """Divides the scores (log-probabilities)."""
     levels: tuple[float, ...] = HELD
-    """Mass that the radii have to hold, so that they hold the shares ``HELD`` of the photos."""
+    """Mass within the radii so that they hold the shares ``HELD`` of the photos."""
     photos: int = 0
     """Photos that it was measured on."""
     dataset: str = ""
-    """Their data set."""
+    """Dataset of these photos."""
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any] | None) -> "Calibration":
-        """Of a checkpoint's metadata; None gives one that changes nothing."""
+        """Return the calibration in a checkpoint's metadata, or for None a neutral one."""
         return cls() if plain is None else cls(**{**plain, "levels": tuple(plain["levels"])})
 
     def to_plain(self) -> dict[str, Any]:
-        """For the metadata of a checkpoint, and for JSON."""
+        """Return plain data for the metadata of a checkpoint, and for JSON."""
         return {**self._asdict(), "levels": list(self.levels)}
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
-        """Probabilities (B, C) of scores (B, C)."""
+        """Return the probabilities (B, C) of scores (B, C)."""
         shifted = (scores - scores.max(axis=1, keepdims=True)) / self.temperature
         weights = np.exp(shifted)
         return weights / weights.sum(axis=1, keepdims=True)
@@ -245,34 +239,31 @@ class CalibrationPhotos:
 
     def gather(self) -> tuple[np.ndarray, np.ndarray]:
         """Return true positions (K, 2) and scores (K, C) of all processes; call it on all."""
-        part = merge_by_id([part for theirs in all_gather(self._parts) for part in theirs])
+        part = merge_by_id([part for parts in all_gather(self._parts) for part in parts])
         return part.truth_deg, part.scores
 
 
 class Calibrated(NamedTuple):
-    """A calibration and what its radii are like."""
+    """A calibration and the radii that it gives."""
 
     calibration: Calibration
     coverage: tuple[float, ...]
     """Share of the photos in each radius, cross-fitted: the levels are of the other half."""
     radii_km: np.ndarray
-    """(K, 2) float64, the radii of the photos."""
+    """(K, 2) float64."""
 
 
 def calibrate(
     scores: np.ndarray, truth_deg: np.ndarray, partition: Partition, answer: Answer, dataset: str
 ) -> Calibrated | None:
-    """Measure a calibration on photos that were not trained on.
+    """Measure a calibration on validation photos; None for fewer than ``LEAST_PHOTOS``.
 
     Args:
-        scores: (K, C), logarithms of the probabilities.
-        truth_deg: (K, 2) where the photos were taken.
+        scores: (K, C) log-probabilities.
+        truth_deg: (K, 2) true positions.
         partition: The cells.
-        answer: See ``decoding.Answer``.
-        dataset: What it is measured on.
-
-    Returns:
-        The calibration; None if there are fewer than ``LEAST_PHOTOS`` photos.
+        answer: See ``Answer``.
+        dataset: The name to report.
     """
     if len(scores) < LEAST_PHOTOS:
         return None
@@ -286,11 +277,11 @@ def calibrate(
 
 
 def fit_temperature(scores: np.ndarray, cells: np.ndarray) -> float:
-    """The temperature with the least negative log-likelihood, from 0.05 to 20.
+    """Return the temperature with the least negative log-likelihood, from 0.05 to 20.
 
     Args:
-        scores: (N, C), logarithms of probabilities.
-        cells: (N,) int64, the cell of each photo; those in none say nothing.
+        scores: (N, C) log-probabilities.
+        cells: (N,) int64, the cell of each photo; those without a cell are left out.
     """
     known = cells != NO_CELL
     if not known.any():
@@ -319,35 +310,25 @@ def fit_temperature(scores: np.ndarray, cells: np.ndarray) -> float:
 
 
 def conformal_level(masses: np.ndarray, share: float) -> float:
-    """The mass that holds a new photo with at least the probability ``share``, 1 at most.
+    """Return the mass that holds a new photo with at least the probability ``share``, at most 1.
 
-    The k-th smallest of N masses, k = ceil((N + 1) share): of N + 1 exchangeable photos the new one
-    is as likely to be at any rank.
-
-    Args:
-        masses: (N,) from ``Decoder.masses``.
-        share: In (0, 1).
+    The k-th smallest of the masses (N,), k = ceil((N + 1) share): of N + 1 exchangeable photos
+    the new one is equally likely at any rank (split conformal prediction).
     """
     rank = int(np.ceil((len(masses) + 1) * share))
     return float(np.sort(masses)[rank - 1]) if rank <= len(masses) else 1.0
 
 
 def cross_fitted_coverage(masses: np.ndarray, shares: Sequence[float] = HELD) -> tuple[float, ...]:
-    """Share of photos in each radius whose level is measured on the half that they are not in.
+    """Return the share of photos in each radius, by levels of the half that they are not in.
 
     Args:
         masses: (N,) from ``Decoder.masses``, N at least 2.
-        shares: What the radii should hold.
+        shares: Target share of each radius.
     """
-    halves = masses[::2], masses[1::2]
-    return tuple(
-        float(
-            np.mean(
-                np.concatenate(
-                    [halves[0] <= conformal_level(halves[1], share),
-                     halves[1] <= conformal_level(halves[0], share)]
-                )
-            )
-        )
-        for share in shares
-    )  # fmt: skip
+    even, odd = masses[::2], masses[1::2]
+    coverage = []
+    for share in shares:
+        held = [even <= conformal_level(odd, share), odd <= conformal_level(even, share)]
+        coverage.append(float(np.concatenate(held).mean()))
+    return tuple(coverage)

@@ -1,4 +1,4 @@
-"""What a photo's position teaches about cells: its own cell, or all cells by their distance."""
+"""Losses over cells: of a photo's own cell, or of all cells by their distance."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from ...datasets.geolocation.geodesy import pairwise_km
 
 
 def smoothed_labels(distances_km: Tensor, tau_km: float) -> Tensor:
-    """Probabilities (B, C) that fall with the distance, from distances (B, C) in km.
+    """Return label probabilities (B, C) that fall with the distances (B, C) in km.
 
     Haversine smoothing (Haas et al. 2024, "PIGEON", Section 3.2): proportional to
     exp(-(d_i - d_own) / tau), here divided by their sum, which makes the choice of ``d_own``
@@ -24,9 +24,9 @@ class CellLoss(nn.Module):
     """Cross entropy over the cells of each partition.
 
     Args:
-        tau_km: None teaches the one cell that holds a photo, as PlaNet does, and nothing where no
-            cell does. A number smooths the labels over cells nearby; PIGEON takes 65 to 75. Photos
-            that no cell holds then learn, too.
+        tau_km: None takes the one cell that holds a photo as label, as PlaNet does; photos in no
+            cell are ignored. A number smooths the labels over cells nearby; PIGEON takes 65 to 75.
+            Photos in no cell then count, too.
 
     Raises:
         ValueError: tau_km is not positive.
@@ -49,9 +49,9 @@ class CellLoss(nn.Module):
 
         Args:
             logits: For each partition (B, C).
-            cells: For each (B,) int64, which cell holds the photo; -1 for none.
-            photos: (B, 3) float32, unit vectors to where the photos were taken.
-            centers: For each partition (C, 3) float32, unit vectors to the cells' mean positions.
+            cells: For each (B,) int64, the cell of the photo; -1 for none.
+            photos: (B, 3) float32, unit vectors of the true positions.
+            centers: For each partition (C, 3) float32, unit vectors of the cells' mean positions.
         """
         losses = {}
         for index, (scores, own, places) in enumerate(zip(logits, cells, centers, strict=True)):

@@ -1,4 +1,4 @@
-"""The network: images to logits over the cells of one or several partitions."""
+"""The geolocation network: images to logits over the cells of one or several partitions."""
 
 from collections.abc import Sequence
 
@@ -20,10 +20,6 @@ class CellClassifier(ImageNetwork):
             links it from the data.
         dropout: Probability of dropping a pooled feature while training.
         **pixels: ``pixel_mean`` and ``pixel_std``, see ``ImageNetwork``.
-
-    Raises:
-        TypeError: backbone does not follow the protocol.
-        ValueError: a number of cells is not positive, or dropout not in [0, 1).
     """
 
     def __init__(

@@ -52,7 +52,7 @@ def test_cell__answer__is_the_mean_position_of_its_photos() -> None:
 
 def test_mode__spread_mass_over_neighbors__beats_one_lonely_cell() -> None:
     near = [(0, 0), (0, 0.1), (0.1, 0), (60, 100)]
-    decoder = Decoder(partition(near), answer="mode", mode_km=50)
+    decoder = Decoder(partition(near), answer="mode")
     places = decoder(np.array([[0.2, 0.2, 0.2, 0.4]]))
     assert places.cells.tolist() == [3]
     assert distance_km(places.latlng_deg[0], to_latlng_deg(unit_vectors(near[:3]).mean(axis=0))) < 2
