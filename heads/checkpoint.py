@@ -8,6 +8,7 @@ package makes networks of, or if its package is trusted by the caller.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import cache, partial
 from importlib import import_module
 from inspect import Parameter, getmembers, isclass, signature
@@ -270,9 +271,8 @@ def class_paths(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
         if isinstance(value.get("class_path"), str):
             yield value["class_path"]
-        for each in value.values():
-            yield from class_paths(each)
-    elif isinstance(value, list | tuple):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
         for each in value:
             yield from class_paths(each)
 
@@ -477,11 +477,10 @@ def _rebuilt(
     if "network" in plain:
         plain["network"] = without_weights(plain["network"])
     arguments = {**_built_arguments(made, plain), **overrides}
-    if _CLASS in stored:  # the task keeps its hyper-parameters, to be rebuilt again
-        given = stored | {name: value for name, value in overrides.items() if not callable(value)}
-        with _given_hyperparameters_context(given, _INSTANTIATOR):
-            task = made(**arguments)
-    else:
+    given = stored | {name: value for name, value in overrides.items() if not callable(value)}
+    # The task keeps its hyper-parameters, to be rebuilt again.
+    keeping = _given_hyperparameters_context(given, _INSTANTIATOR)
+    with keeping if _CLASS in stored else nullcontext():
         task = made(**arguments)
     task.on_load_checkpoint(content)
     task.load_state_dict(

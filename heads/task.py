@@ -194,10 +194,8 @@ class ImageTask(LightningModule):
             return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = self.make_schedule(optimizer, steps)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        advanced = {"scheduler": schedule, "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": advanced}
 
     def log_losses(
         self, stage: str, losses: Mapping[str, Tensor], batch: ImageBatch, batch_idx: int
@@ -256,7 +254,7 @@ class ImageTask(LightningModule):
             return load_task(checkpoint_path, cls, map_location, strict, **overrides)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the plain metadata."""
+        """Add the metadata."""
         checkpoint[CHECKPOINT_ENTRY] = dict(self.metadata)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import WeightsError
+from ..errors import WeightsError, import_extra
 from ..layers import ConvNormAct, Padding, set_folded_bias
 from ..mobilenet import BLOCKS, ImageClassifier, MobileNetV1
 from .formats import (
@@ -188,13 +188,7 @@ def keras_layers(backbone: MobileNetV1) -> dict[str, ConvNormAct]:
 
 def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays as ``<layer>/<weight>``, without the ":0" of TensorFlow's variables."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise WeightsError(
-            f"{path}: reading Keras' .h5 files needs the package h5py: "
-            "pip install 'mobilevision[keras]'"
-        ) from error
+    h5py = import_extra("h5py", "keras", f"{path}: reading Keras' .h5 files")
     arrays: dict[str, np.ndarray] = {}
     declared = 0
     try:

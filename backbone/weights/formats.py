@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import WeightsError
+from ..errors import WeightsError, import_extra
 
 FileFormat = Literal["npz", "tflite", "hdf5", "safetensors", "torch"]
 
@@ -228,15 +228,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    library = import_extra("safetensors.torch", "hub", f"{path}: reading .safetensors files")
     try:
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise WeightsError(
-            f"{path}: reading .safetensors files needs the package safetensors: "
-            "pip install 'mobilevision[hub]'"
-        ) from error
-    try:
-        return load_file(path)
+        return library.load_file(path)
     except Exception as error:  # SafetensorError, and what torch raises for an odd header
         raise WeightsError(
             f"{path}: a damaged .safetensors file ({error}); download it again"
@@ -328,13 +322,7 @@ def _opened(path: Path) -> Iterator[tuple[bytes, Any]]:
         raise WeightsError(f"no weights at {path} ({error.strerror})") from error
     if data[4:8] != _MAGIC:
         raise WeightsError(f"{path}: not a TensorFlow Lite file; download it again")
-    try:
-        import tflite
-    except ImportError as error:
-        raise WeightsError(
-            f"{path}: reading .tflite files needs the package tflite: "
-            "pip install 'mobilevision[tflite]'"
-        ) from error
+    tflite = import_extra("tflite", "tflite", f"{path}: reading .tflite files")
     try:
         yield data, tflite
     except WeightsError as error:

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import WeightsError
+from ..errors import WeightsError, import_extra
 
 
 class PublicWeights(NamedTuple):
@@ -104,15 +104,13 @@ def cached_path(name: str) -> Path:
 
 
 def resolve_weights(name_or_path: str | Path) -> Path:
-    """Return the existing file that a public name or a path stands for.
+    """Return the existing file of a public name or a path.
 
     Args:
-        name_or_path: A key of ``PUBLIC_WEIGHTS``, ``hf:OWNER/REPOSITORY[@REVISION]`` (see
-            ``backbone.weights.hugging_face``) or a path.
+        name_or_path: A key of ``PUBLIC_WEIGHTS``, ``hf:OWNER/REPOSITORY[@REVISION]`` or a path.
 
     Raises:
-        WeightsError: There is no such name and no such file, or the named weights were not
-            downloaded yet; the message says how to.
+        WeightsError: There is no such name or file, or the weights were not downloaded yet.
     """
     name = str(name_or_path)
     if parse_name(name) is not None:
@@ -190,15 +188,15 @@ def fetch(name: str, sha256: str | None = None) -> tuple[Path, str]:
 
     Args:
         name: ``hf:OWNER/REPOSITORY[@REVISION]``.
-        sha256: What it must hash to; None takes the sum that the hub states for this revision,
-            which guards against damage on the way, not against another file at the hub.
+        sha256: The expected sum; None takes the one that the hub states for this revision, which
+            guards against damage on the way, not against another file at the hub.
 
     Returns:
         The file in the hub's cache, and its sha256.
 
     Raises:
-        WeightsError: The hub cannot be reached or has no such file, states no sum while none is
-            given, or the sum is another; the file is then removed.
+        WeightsError: The download fails, there is no sum to compare with, or it differs; the file
+            is then removed.
     """
     parsed, hub = _parsed(name), _library()
     try:
@@ -244,10 +242,4 @@ def _parsed(name: str) -> HubName:
 
 
 def _library() -> Any:
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise WeightsError(
-            "names with hf: need the package huggingface_hub: pip install 'mobilevision[hub]'"
-        ) from error
-    return huggingface_hub
+    return import_extra("huggingface_hub", "hub", "a name with hf:")

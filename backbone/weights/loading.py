@@ -77,9 +77,8 @@ def load_weights(backbone: nn.Module, path: str | Path) -> LoadedWeights:
             formats above, or a checkpoint of this package whose network holds such a backbone.
 
     Raises:
-        WeightsError: No such name or file, an unknown kind of file, a tensor missing, left over or
-            of another shape, or other conventions. Another activation is no error, see
-            ``LoadedWeights``.
+        WeightsError: No such name or file, an unknown format, a tensor missing, left over or of
+            another shape, or other conventions. Another activation is no error.
     """
     path = resolve_weights(path)
     if not isinstance(backbone, MobileNetV1):
@@ -99,15 +98,14 @@ def load_weights(backbone: nn.Module, path: str | Path) -> LoadedWeights:
 def load_pretrained(
     name_or_path: str | Path, out_strides: Sequence[int] = (16, 32)
 ) -> tuple[MobileNetV1, LoadedWeights]:
-    """Make the backbone that a weight file is of, with its weights, in evaluation mode.
+    """Make the backbone of a weight file, with its weights, in evaluation mode.
 
     Args:
-        name_or_path: as for ``load_weights``.
-        out_strides: The maps to hand on, finest first.
+        name_or_path: As for ``load_weights``.
+        out_strides: As for ``MobileNetV1``.
 
     Raises:
-        WeightsError: as ``load_weights``, or a checkpoint does not say what its backbone is.
-        ValueError: out_strides are not rising strides of the net.
+        WeightsError: As ``load_weights``, or a checkpoint does not describe its backbone.
     """
     path = resolve_weights(name_or_path)
     arguments = _read_backbone(path).arguments

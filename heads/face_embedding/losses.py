@@ -45,7 +45,7 @@ class EmbeddingLoss(nn.Module):
         raise NotImplementedError
 
 
-class TeacherLoss(EmbeddingLoss):
+class _TeacherLoss(EmbeddingLoss):
     """Base of the losses against a teacher's embeddings."""
 
     name: str
@@ -70,7 +70,7 @@ class TeacherLoss(EmbeddingLoss):
         raise NotImplementedError
 
 
-class SquaredDifference(TeacherLoss):
+class SquaredDifference(_TeacherLoss):
     """The squared difference of both embeddings (Howard et al. 2017, Section 4.7).
 
     Summed over the D numbers, averaged over the faces: in [0, 4], twice the cosine distance.
@@ -79,21 +79,21 @@ class SquaredDifference(TeacherLoss):
     name = "squared"
 
     def compare(self, embeddings: Tensor, teacher: Tensor) -> Tensor:
-        """See ``TeacherLoss``."""
+        """See ``_TeacherLoss``."""
         return _mean((embeddings - teacher).square().sum(dim=1))
 
 
-class CosineDistance(TeacherLoss):
+class CosineDistance(_TeacherLoss):
     """1 - cosine of both embeddings, in [0, 2]."""
 
     name = "cosine"
 
     def compare(self, embeddings: Tensor, teacher: Tensor) -> Tensor:
-        """See ``TeacherLoss``."""
+        """See ``_TeacherLoss``."""
         return _mean(1 - F.cosine_similarity(embeddings, teacher))
 
 
-class RelationalDistance(TeacherLoss):
+class RelationalDistance(_TeacherLoss):
     """Differences of the distances between the faces of a batch.
 
     Park et al. 2019, "Relational Knowledge Distillation", Section 3.2.1: both tables of distances
@@ -105,7 +105,7 @@ class RelationalDistance(TeacherLoss):
     name = "relational"
 
     def compare(self, embeddings: Tensor, teacher: Tensor) -> Tensor:
-        """See ``TeacherLoss``."""
+        """See ``_TeacherLoss``."""
         if len(embeddings) < 2:
             return embeddings.sum() * 0
         return F.smooth_l1_loss(_relative_distances(embeddings), _relative_distances(teacher))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...backbone.errors import WeightsError
+from ...backbone.errors import WeightsError, import_extra
 from ...backbone.weights.formats import load_torch_file
 from ...datasets.errors import DataError
 from ...datasets.faces.views import FaceViews
@@ -144,14 +144,13 @@ class NcnnTeacher(FaceTeacher):
 
     def open(self) -> None:
         """See ``FaceTeacher``."""
-        self._library = _library("ncnn", "ncnn")
+        self._library = import_extra("ncnn", "ncnn", "this teacher")
         network = self._library.Net()
         options = network.opt
         options.num_threads = self.num_threads
         # Half precision would give other embeddings on each kind of processor.
-        for name in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic",
-                     "use_bf16_storage"):  # fmt: skip
-            setattr(options, name, False)
+        options.use_fp16_packed = options.use_fp16_storage = False
+        options.use_fp16_arithmetic = options.use_bf16_storage = False
         weights = self.param.with_suffix(".bin")
         for file in (self.param, weights):
             if not file.is_file():
@@ -206,7 +205,7 @@ class OnnxTeacher(FaceTeacher):
 
     def open(self) -> None:
         """See ``FaceTeacher``."""
-        runtime = _library("onnxruntime", "onnx")
+        runtime = import_extra("onnxruntime", "onnx", "this teacher")
         if not self.path.is_file():
             raise WeightsError(f"{self.path}: no such file; name an ONNX model")
         try:
@@ -264,7 +263,7 @@ class FacenetTeacher(FaceTeacher):
 
     def open(self) -> None:
         """See ``FaceTeacher``."""
-        library = _library("facenet_pytorch", "faces")
+        library = import_extra("facenet_pytorch", "faces", "this teacher")
         network = library.InceptionResnetV1(pretrained=None)
         if self.weights is not None:
             state = load_torch_file(self._file(self.weights))
@@ -300,15 +299,6 @@ class FacenetTeacher(FaceTeacher):
         """See ``FaceTeacher``; it moves to the device."""
         super().prepare(dimension, device, views)
         self._network.to(device)
-
-
-def _library(module: str, extra: str) -> Any:
-    try:
-        return __import__(module)
-    except ImportError as error:
-        raise WeightsError(
-            f"this teacher needs {module}: pip install 'mobilevision[{extra}]'"
-        ) from error
 
 
 def open_teacher(name: str) -> FaceTeacher | None:
