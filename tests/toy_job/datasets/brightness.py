@@ -51,7 +51,8 @@ class BrightnessModule(ImageDataModule):
     def __init__(
         self, root: str | Path, size_hw: tuple[int, int] = (32, 32), **options: Any
     ) -> None:
-        super().__init__({"train": "train", "val": "val"}, **options)
+        super().__init__(**options)
+        self.splits = {"train": "train", "val": "val"}
         self.root = Path(root)
         self.size_hw = (size_hw[0], size_hw[1])
 

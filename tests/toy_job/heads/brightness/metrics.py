@@ -1,10 +1,11 @@
 """The measure: the mean absolute error over all images, under any number of processes."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
-from mobilevision.heads.distributed import gather_by_id
+from mobilevision.heads.distributed import SampleEvaluator
 
 
 class Predictions(NamedTuple):
@@ -16,31 +17,23 @@ class Predictions(NamedTuple):
 
 
 class BrightnessResult(NamedTuple):
-    """What an evaluation measured."""
+    """The result of an evaluation."""
 
     images: int
     mean_absolute_error: float
 
 
-class BrightnessEvaluator:
+class BrightnessEvaluator(SampleEvaluator[Predictions]):
     """Collect predictions batch by batch and measure them once all are there."""
 
-    def __init__(self, dataset: str) -> None:
-        self.dataset = dataset
-        self._parts: list[Predictions] = []
+    columns = ("truth", "predicted")
 
-    def update(self, ids: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> None:
-        """Add a batch."""
-        self._parts.append(Predictions(ids, truth, predicted))
-
-    def gather(self) -> Predictions:
-        """Give every process the predictions of all."""
-        merged, _ = gather_by_id(self._parts, {}, self.dataset)
-        self._parts = [merged]
-        return merged
+    def rows(self, samples: Predictions) -> Iterable[tuple[float, float]]:
+        """Return the cells of each image."""
+        return zip(samples.truth.tolist(), samples.predicted.tolist(), strict=True)
 
     def compute(self) -> BrightnessResult:
         """Gather, then measure."""
-        all_of_them = self.gather()
-        error = np.abs(all_of_them.truth - all_of_them.predicted).mean()
-        return BrightnessResult(len(all_of_them.ids), float(error))
+        samples = self.gather()
+        error = np.abs(samples.truth - samples.predicted).mean()
+        return BrightnessResult(len(samples.ids), float(error))

@@ -10,7 +10,7 @@ from mobilevision.datasets.files import write_atomically
 from mobilevision.heads.evaluation import EvaluatedTask, dataset_name
 
 from .losses import brightness_losses
-from .metrics import BrightnessEvaluator, BrightnessResult
+from .metrics import BrightnessEvaluator, BrightnessResult, Predictions
 
 
 class BrightnessTask(EvaluatedTask[BrightnessEvaluator, BrightnessResult]):
@@ -30,9 +30,10 @@ class BrightnessTask(EvaluatedTask[BrightnessEvaluator, BrightnessResult]):
 
     def collect(self, output: Tensor, batch: Any) -> Tensor:
         """Give the evaluator the predictions of a batch."""
-        predicted = output.sigmoid()
-        ids, truth = batch.ids.numpy(force=True), batch.brightness.numpy(force=True)
-        self.evaluator.update(ids, truth, predicted.float().numpy(force=True))
+        predicted = output.sigmoid().float()
+        fields = (batch.ids, batch.brightness, predicted)
+        part = Predictions(*(field.numpy(force=True) for field in fields))
+        self.evaluator.add(part, batch.paths)
         return predicted
 
     def measure(self, stage: str) -> BrightnessResult:  # noqa: ARG002
