@@ -98,11 +98,7 @@ class Faults:
         kept.extend(messages[: EXAMPLES - len(kept)])
 
     def add_where(self, kind: FaultKind, mask: np.ndarray, message: Callable[[int], str]) -> None:
-        """Record a fault for each True of a mask (N,) bool; ``message`` gets its position.
-
-        Raises:
-            DataError: under ``on_error="raise"`` where any is True.
-        """
+        """Record or raise a fault for each True of a mask (N,); ``message`` gets its position."""
         positions = np.flatnonzero(mask)
         if not positions.size:
             return

@@ -62,10 +62,7 @@ def unzip(archive: Path, folder: Path, *, progress: bool = True) -> None:
 def extract_file(archive: Path, member: str, target: Path) -> None:
     """Extract one file of a zip or (compressed) tar archive, told apart by content.
 
-    Args:
-        archive: Zip or tar file.
-        member: Path of the file in the archive; a leading "./" in the archive does not matter.
-        target: File to write or replace, atomically; its folder is made if needed.
+    A leading "./" of the member in the archive does not matter. The target is written atomically.
 
     Raises:
         DataError: It is no such archive or is damaged, or holds no plain file of this name.

@@ -163,7 +163,7 @@ class ImageDataModule(LightningDataModule):
         train_sampler: the order of training, once `setup` has run.
 
     Raises:
-        DataError: an option is out of its range.
+        DataError: an option is out of its range; so for all subclasses.
     """
 
     collate: Callable[[list[Any]], Any]

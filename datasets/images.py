@@ -62,10 +62,6 @@ def open_image(file: str | Path | IO[bytes], name: str) -> Image.Image:
     ``MOBILEVISION_MAX_PIXELS`` sets. A JPEG may have twice as many, since it is decoded without
     copies and at a fraction of its size where that is enough.
 
-    Args:
-        file: A path, or the bytes as an open file.
-        name: Its name in messages.
-
     Raises:
         DataError: It has more pixels than the limit.
         Exception: Nearly anything if it is absent, damaged or no image.
@@ -311,15 +307,9 @@ def resize_part(
 
 
 def center_crop(pixels: np.ndarray, size_hw: tuple[int, int], fraction: float) -> np.ndarray:
-    """Crop the center of an image in the shape of ``size_hw`` and resize it.
+    """Crop the center of an image (H, W, 3) uint8 and resize it to ``size_hw``.
 
-    Args:
-        pixels: (H, W, 3) uint8.
-        size_hw: Height and width of the result, in pixels.
-        fraction: Side of the crop as a fraction of the largest possible one, in (0, 1].
-
-    Returns:
-        (h, w, 3) uint8.
+    The crop has the shape of the result, and a ``fraction`` in (0, 1] of the largest possible side.
     """
     height, width = pixels.shape[:2]
     unit = fraction * min(height / size_hw[0], width / size_hw[1])

@@ -110,13 +110,7 @@ class Detections(NamedTuple):
 def stack_targets(
     boxes: list[Tensor], labels: list[Tensor], crowd: list[Tensor]
 ) -> DetectionTarget:
-    """Pad the ground truth of B images to one DetectionTarget.
-
-    Args:
-        boxes: B tensors (N_i, 4) float32, xyxy pixels; N_i may be 0.
-        labels: B tensors (N_i,) int64.
-        crowd: B tensors (N_i,) bool.
-    """
+    """Pad boxes (N_i, 4), labels (N_i,) and crowd (N_i,) of B images; N_i may be 0."""
     pad = partial(pad_sequence, batch_first=True)
     padded = pad(boxes).reshape(len(boxes), -1, 4)
     return DetectionTarget(padded, pad(labels, padding_value=PADDING_LABEL), pad(crowd))

@@ -130,15 +130,9 @@ def _read_records(path: Path) -> np.ndarray:
 
 
 def download_cifar10(root: Path, url: str = URL, progress: bool = True) -> bool:
-    """Fetch CIFAR-10, verify and unpack it, unless it is there.
+    """Fetch CIFAR-10, verify and unpack it into ``root``; return False if it was there.
 
-    Args:
-        root: gets the folder ``cifar-10-batches-bin``.
-        url: the archive; it must be the official one, byte for byte.
-        progress: show progress bars on stderr.
-
-    Returns:
-        True if it was fetched, False if it was there.
+    ``url`` may be a mirror of the official archive.
 
     Raises:
         DataError: see ``download``; also if the archive lacks a file.

@@ -36,11 +36,7 @@ def read_image_folder(folder: Path, classes: Sequence[str], name: str | None = N
     """List the images of a folder with a folder for each class, in order of class and name.
 
     Images in folders below a class's belong to it. Files without an image's suffix are ignored.
-
-    Args:
-        folder: the folder of the class folders.
-        classes: their names in class order; some may be absent.
-        name: the name of the data in results; None is the folder's.
+    ``classes`` are in class order; some may be absent. ``name`` is that of the data in results.
 
     Raises:
         DataError: there are folders of other classes, or no images.
@@ -72,16 +68,10 @@ def find_images(folder: Path) -> list[str]:
 
 
 def split_table(table: FileTable, fraction: float, seed: int) -> tuple[FileTable, FileTable]:
-    """Split a table in two, class by class.
+    """Split a table, class by class, into the rest and a part of about ``fraction`` in (0, 1).
 
-    Args:
-        table: the table.
-        fraction: share of the second part in (0, 1); of each class with more than one image it
-            gets at least one and never all.
-        seed: at least 0; the same seed and images give the same parts.
-
-    Returns:
-        The rest, and the part of about ``fraction``.
+    Of each class with more than one image the part gets at least one and never all. The same seed
+    and images give the same parts.
 
     Raises:
         DataError: the fraction is out of its range.
@@ -160,14 +150,10 @@ class ImageFolderModule(ClassificationDataModule):
 def read_csv_table(
     path: Path, root: Path, classes: Sequence[str], name: str | None = None
 ) -> FileTable:
-    """Read a table with the columns ``file`` and ``label``; further ones are ignored.
+    """Read a table with the columns ``file``, relative to ``root``, and ``label``.
 
-    Args:
-        path: the table. A label is a class's name, or its index if no class has that name; an
-            empty one is not known.
-        root: folder that the files are relative to.
-        classes: names in class order.
-        name: the name of the data in results; None is the table's.
+    Further columns are ignored. A label is the name of one of the classes, or its index if no class
+    has that name; an empty one is not known. ``name`` is that of the data in results.
 
     Raises:
         DataError: the table cannot be read or lacks a column, or a row has an unknown label, no

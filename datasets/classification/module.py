@@ -108,9 +108,6 @@ class ClassificationDataModule(ImageDataModule):
         train_transform: null is ``RandomCrop(size_hw)``.
         val_transform: null is ``CenterCrop(size_hw)``.
         **options: see `ImageDataModule`.
-
-    Raises:
-        DataError: an option is out of its range.
     """
 
     collate = staticmethod(collate_classification)

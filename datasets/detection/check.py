@@ -146,14 +146,11 @@ def check_dataset(
 ) -> CheckReport:
     """Check a detection dataset in COCO's or Pascal VOC's format without stopping at a fault.
 
-    Args:
-        root: its folder, in a layout that a data module recognizes.
-        quick: do not open the images, only check that they exist.
-        workers: threads that decode images; None is one for each core, at most 8.
-        progress: show a bar on standard error.
+    With ``quick`` only the existence of images is checked. ``workers`` threads decode them; None is
+    one for each core, at most 8.
 
     Raises:
-        DataError: there is no dataset in the folder.
+        DataError: there is no dataset in the folder, in a layout that a data module recognizes.
     """
     root = Path(root)
     layout, splits = _find_splits(root)
@@ -225,11 +222,7 @@ class _Split:
 
 
 def _find_splits(root: Path) -> tuple[str, dict[str, _Split]]:
-    """Recognize the layout, and prepare the reading of each split.
-
-    Raises:
-        DataError: there is no dataset in a known layout.
-    """
+    """Recognize the layout, and prepare the reading of each split."""
     try:
         layout, splits = find_layout(root)
     except DataError as error:

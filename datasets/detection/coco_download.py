@@ -91,12 +91,12 @@ def download_coco(
     Args:
         root: Folder to make; gets ``annotations/``, ``train2017/`` and so on.
         year: 2014 or 2017.
-        splits: Any of "train" and "val".
+        splits: "train", "val" or both.
         base_url: Server, or a mirror with the same paths and files.
         progress: Show progress bars on stderr.
 
     Returns:
-        The archives that were fetched; none if everything was there.
+        The fetched archives.
 
     Raises:
         DataError: See ``download`` and ``unzip``; also if the disk is too full for everything.

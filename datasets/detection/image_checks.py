@@ -22,15 +22,10 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 
 
 def turn_boxes(boxes: np.ndarray, stored_hw: tuple[int, int], orientation: int) -> np.ndarray:
-    """Move boxes from the pixels as stored to those of the upright image.
+    """Move boxes (N, 4) xyxy from the pixels of the stored image to those of the upright image.
 
-    Args:
-        boxes: (N, 4) xyxy pixels of the stored image.
-        stored_hw: its height and width.
-        orientation: EXIF orientation 1 to 8 (CIPA DC-008, tag 0x0112).
-
-    Returns:
-        (N, 4) of the same dtype, xyxy pixels of the upright image.
+    ``stored_hw`` is the size of the stored image, ``orientation`` is EXIF's from 1 to 8 (CIPA
+    DC-008, tag 0x0112). The dtype is kept.
     """
     height, width = stored_hw
     x0, y0, x1, y1 = np.moveaxis(boxes, -1, 0)
@@ -46,9 +41,7 @@ def turn_boxes(boxes: np.ndarray, stored_hw: tuple[int, int], orientation: int) 
 def quarter_turn(image: ImageFile, declared_hw: tuple[int, int]) -> int | None:
     """Return the EXIF orientation to turn boxes by, or None if they fit the upright image.
 
-    Args:
-        image: the image; its header is read.
-        declared_hw: height and width that the annotations declare.
+    The header of the image is compared with the height and width of the annotations.
 
     Raises:
         DataError: the image cannot be read, or has another size than declared.

@@ -158,9 +158,6 @@ class DetectionDataModule(ImageDataModule):
         val_transform: null is ``Resize(size_hw)``.
         mosaic: joins training images with three others, in place of ``train_transform``.
         **options: see `ImageDataModule`.
-
-    Raises:
-        DataError: an option is out of its range.
     """
 
     collate = staticmethod(collate)

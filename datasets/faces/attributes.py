@@ -123,9 +123,6 @@ class AttributeDataModule(ImageDataModule):
         unlabelled: Folder of further training images without labels, for learning from a
             teacher; each is a face framed as CelebA's aligned images are.
         **options: See `ImageDataModule`.
-
-    Raises:
-        DataError: An option is out of its range.
     """
 
     collate = staticmethod(collate_attributes)

@@ -75,9 +75,6 @@ class RandomFaceCrop:
             attributes, so do not change their hue.
         erase_p: Chance to fill a rectangle with the crop's mean color (Zhong et al. 2020,
             "Random Erasing Data Augmentation"), of 2 to 15 % of the area.
-
-    Raises:
-        DataError: An option is out of its range.
     """
 
     def __init__(

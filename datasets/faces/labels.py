@@ -53,24 +53,16 @@ class LabelTable(NamedTuple):
 
 
 def label_counts(labels: np.ndarray) -> np.ndarray:
-    """Count how many images are known to lack and to have each attribute: (A, 2) int64.
-
-    Args:
-        labels: (N, A) int8, see `LabelTable`.
-    """
+    """Count, from labels (N, A), images that lack and that have each attribute: (A, 2) int64."""
     return np.stack([(labels == 0).sum(axis=0), (labels == 1).sum(axis=0)], axis=1)
 
 
 def as_labels(
     values: np.ndarray, source: Path, rows: Sequence[str], attributes: Sequence[str]
 ) -> np.ndarray:
-    """Convert numbers to labels: 1 is yes; 0, or -1 as CelebA writes it, is no; NaN is not known.
+    """Convert numbers (N, A) to labels: 1 is yes; 0, or -1 as CelebA has it, no; NaN not known.
 
-    Args:
-        values: (N, A) float.
-        source: The file they come from, for messages, as the next two.
-        rows: N names of images.
-        attributes: A names.
+    ``source``, N ``rows`` and A ``attributes`` are names for messages.
 
     Returns:
         (N, A) int8 as in `LabelTable`.

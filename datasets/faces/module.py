@@ -103,9 +103,6 @@ class FaceDataModule(ImageDataModule):
         view_seed: Seed of the views; that of `mobilevision embed`.
         noise: Photometric noise on top, which no teacher's table has; see `student_noise`.
         **options: See `ImageDataModule`.
-
-    Raises:
-        DataError: An option is out of its range.
     """
 
     collate = staticmethod(collate)

@@ -31,11 +31,8 @@ def read_pairs(path: str | Path, files: Sequence[str]) -> Pairs:
     The first line has the number of folds F and of pairs n; each fold has n lines of the same
     person (name, number, number) and n of different ones (name, number, name, number). A face is
     ``name/name_0001.jpg``, with any suffix. The parts are separated by tabs, and a name may hold
-    spaces; in a line without a tab they are separated by spaces.
-
-    Args:
-        path: The list.
-        files: The faces there are, relative to their folder.
+    spaces; in a line without a tab they are separated by spaces. ``files`` are the existing faces,
+    relative to their folder.
 
     Raises:
         DataError: The list has another form, or names faces that are not there.
@@ -102,15 +99,16 @@ def _names(path: Path, line: int, parts: Sequence[str], same: bool) -> tuple[str
 def make_pairs(identities: np.ndarray, per_fold: int, seed: int = 0, name: str = "faces") -> Pairs:
     """Draw pairs as LFW's were made: folds of different people, as many same as different pairs.
 
+    Each fold has ``per_fold`` same pairs and as many different ones, or fewer if there are fewer.
+
     Args:
         identities: (N,) int64, person index; -1 is not used.
-        per_fold: Number of same pairs in each fold, and of different ones; fewer if there are
-            fewer.
+        per_fold: At least 1.
         seed: Seed of the draw.
         name: Name of the faces in messages.
 
     Returns:
-        Pairs in ten folds, or in fewer where there are fewer than 20 people.
+        Pairs in ten folds, or in fewer if there are fewer than 20 people.
 
     Raises:
         DataError: There are not two folds of two people, or nobody has two images.

@@ -208,13 +208,10 @@ def _photographed(face: np.ndarray, recipe: ViewRecipe, rng: np.random.Generator
 
 
 def student_noise(pixels: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Add photometric noise that the teacher does not see: brightness, contrast and color.
+    """Add noise of brightness, contrast and color to (H, W, 3) uint8, which no teacher sees.
 
-    Args:
-        pixels: (H, W, 3) uint8.
-        strength: Standard deviation of the logarithms of brightness and contrast; that of the
-            channels' gains is 0.3 of it. 0 adds no noise.
-        rng: Source of randomness.
+    ``strength`` is the standard deviation of the logarithms of brightness and contrast; that of the
+    channels' gains is 0.3 of it.
     """
     if strength <= 0:
         return pixels

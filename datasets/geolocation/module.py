@@ -121,9 +121,6 @@ class PhotoDataModule(ImageDataModule):
         train_transform: null is ``RandomCrop(size_hw)``.
         val_transform: null is ``CenterCrop(eval_size_hw)``.
         **options: see `ImageDataModule`.
-
-    Raises:
-        DataError: an option is out of its range.
     """
 
     collate = staticmethod(collate_photos)

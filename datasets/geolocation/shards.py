@@ -155,9 +155,7 @@ def _entries(path: Path) -> Iterator[tuple[dict[str, Any], tuple[int, int]]]:
 def index_shards(folder: Path, names: Sequence[str] | None = None) -> ShardIndex:
     """Find the places of the photos in the shards of a folder; images are not read.
 
-    Args:
-        folder: the folder.
-        names: the shards; None takes all ``*.tar``, by name.
+    Without ``names`` all ``*.tar`` are indexed, sorted.
 
     Raises:
         DataError: There are none, one cannot be read, or a JSON lacks a position.

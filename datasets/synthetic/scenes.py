@@ -44,14 +44,9 @@ def stretch(plane: Plane) -> Plane:
 
 
 def wave(x: Plane, y: Plane, *, angle: float, period: float, phase: float) -> Plane:
-    """Return a plane sine wave, from -1 to 1, at coordinates x (1, W) and y (H, 1).
+    """Return a plane sine wave, from -1 to 1, at coordinates x (1, W) and y (H, 1) in pixels.
 
-    Args:
-        x: In pixels, float32.
-        y: In pixels, float32.
-        angle: Direction of the wave in radians.
-        period: Wavelength in pixels.
-        phase: Shift in radians.
+    ``angle`` (of its direction) and ``phase`` are in radians, ``period`` in pixels.
     """
     frequency = 2 * np.pi / period
     along = x * np.float32(np.cos(angle) * frequency) + y * np.float32(np.sin(angle) * frequency)

@@ -78,14 +78,10 @@ def _moved(latlng_deg: np.ndarray, distance_km: np.ndarray, bearing: np.ndarray)
 def draw_photo(
     rng: np.random.Generator, latlng_deg: np.ndarray, site: int, size_hw: tuple[int, int], seed: int
 ) -> np.ndarray:
-    """Paint a photo (H, W, 3) uint8 RGB.
+    """Paint a photo (H, W, 3) uint8 RGB at a position (2,) in degrees.
 
-    Args:
-        rng: generator of weather, light and camera.
-        latlng_deg: (2,) latitude and longitude.
-        site: the site whose landmark it shows; -1 for none.
-        size_hw: height and width in pixels.
-        seed: seed of the world, from which its landmarks follow.
+    ``rng`` draws weather, light and camera, ``site`` is that of the landmark, -1 for none, and
+    ``seed`` is that of the world, from which its landmarks follow.
     """
     latitude, longitude = (float(value) for value in latlng_deg)
     height, _ = size_hw

@@ -56,12 +56,8 @@ def draw_placement(
 ) -> np.ndarray:
     """Read the window of a placement, distort its colors and put it into the output.
 
-    Args:
-        image: The file.
-        placement: The part of it and its place.
-        photometric: Changes the colors of the part, at the output's size.
-        fill_rgb: The color of the rest of the output.
-        rng: Source of randomness.
+    ``photometric`` changes the colors of the window at the output's size; ``fill_rgb`` is the color
+    of the rest of the output.
 
     Returns:
         (h, w, 3) uint8 RGB of the placement's size.
@@ -92,12 +88,8 @@ def move_objects(objects: Objects, crop: Rect, placement: Placement) -> Objects:
     """Map the objects of an image to the output of a placement and clip them.
 
     An object stays if its center lies in the crop, a crowd region if any of it is visible; of both
-    at least `MIN_BOX_PX` of each side must be left.
-
-    Args:
-        objects: In pixels of the whole image.
-        crop: The crop that the placement was made from, in the same pixels.
-        placement: The placement.
+    at least `MIN_BOX_PX` of each side must be left. Objects and the crop, which the placement was
+    made from, are in pixels of the whole image.
     """
     inside = objects.crowd | center_inside(objects.boxes, np.array(crop))
     moved = objects._replace(boxes=placement.move(objects.boxes))

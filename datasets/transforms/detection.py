@@ -81,7 +81,11 @@ class Resize:
 
 
 class _Drawing:
-    """The options that `SSDAugment` and `Mosaic` share: mirroring, colors, decoding."""
+    """The options that `SSDAugment` and `Mosaic` share: mirroring, colors, decoding.
+
+    Raises:
+        DataError: An option is out of its range; so for both.
+    """
 
     def __init__(
         self,
@@ -153,9 +157,6 @@ class SSDAugment(_Drawing):
             decodes whole.
         min_resolution: Decoded pixels for each pixel of the output that are enough. 0.7 takes
             the fraction that is nearest to the output's size on a logarithmic scale.
-
-    Raises:
-        DataError: An option is out of its range.
     """
 
     def __init__(
@@ -287,9 +288,6 @@ class Mosaic(_Drawing):
         photometric: As for `SSDAugment`; null is `ColorDistortion`.
         max_reduce: The smallest fraction 1/max_reduce at which a JPEG may be decoded.
         min_resolution: Decoded pixels for each pixel of the output that are enough.
-
-    Raises:
-        DataError: An option is out of its range.
     """
 
     def __init__(

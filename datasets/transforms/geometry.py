@@ -49,14 +49,7 @@ class Placement(NamedTuple):
     """Whether the output is flipped left to right at the end."""
 
     def move(self, boxes: np.ndarray) -> np.ndarray:
-        """Map boxes to the output and clip them to its visible part.
-
-        Args:
-            boxes: (N, 4) float32, xyxy, pixels of the whole image.
-
-        Returns:
-            (N, 4) float32, xyxy, pixels of the output.
-        """
+        """Map boxes (N, 4) float32, xyxy, of the whole image to the output, and clip them."""
         (left, top, right, bottom), (x0, y0, x1, y1) = self.window, self.target
         x_scale, y_scale = (x1 - x0) / (right - left), (y1 - y0) / (bottom - top)
         factor = np.array([x_scale, y_scale, x_scale, y_scale])
@@ -112,9 +105,9 @@ def sample_crop(
     Args:
         canvas: What to crop from; it contains the image.
         size_hw: Size of the image, which lies at [0, W) x [0, H).
-        boxes: (N, 4) xyxy of the objects that count; no crowd regions.
+        boxes: (N, 4) xyxy of the objects, without crowd regions.
         rule: What to draw and what to accept. All tries are drawn at once.
-        rng: The only source of randomness.
+        rng: Source of randomness.
 
     Returns:
         The first accepted crop, or the canvas if none was.
