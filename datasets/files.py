@@ -275,6 +275,18 @@ _log = logging.getLogger(__name__)
 _DRIVE = re.compile(r"[A-Za-z]:/|//")
 
 
+def existing_files(paths: Sequence[str] | np.ndarray) -> np.ndarray:
+    """Return (N,) bool: whether each path exists; each folder is listed once, for speed."""
+    listings: dict[str, set[str]] = {}
+    exists = np.zeros(len(paths), dtype=bool)
+    for index, path in enumerate(paths):
+        folder, name = os.path.split(path)
+        if folder not in listings:
+            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        exists[index] = name in listings[folder]
+    return exists
+
+
 class FileNames:
     """The files that an annotation file names, below one folder.
 

@@ -196,27 +196,20 @@ class Annotations:
         """The dict in COCO's format for pycocotools: boxes as annotated, not clipped; no masks."""
         images, boxes = self.images, self.boxes
         category_ids = np.array(list(self.categories), dtype=np.int64)[boxes.labels]
-        image_rows = zip(
-            images.ids.tolist(), images.file_names, images.sizes_hw.tolist(), strict=True
-        )
-        keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
-        columns = (
-            boxes.ids.tolist(),
-            images.ids[self.owners].tolist(),
-            category_ids.tolist(),
-            boxes.xywh.tolist(),
-            boxes.areas.tolist(),
-            boxes.crowd.astype(int).tolist(),
-        )
+        heights, widths = images.sizes_hw.T
         return {
             "info": {"description": self.name},
-            "images": [
-                {"id": image_id, "file_name": name, "height": height, "width": width}
-                for image_id, name, (height, width) in image_rows
-            ],
-            "annotations": [
-                dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)
-            ],
+            "images": _objects(
+                id=images.ids, file_name=images.file_names, height=heights, width=widths
+            ),
+            "annotations": _objects(
+                id=boxes.ids,
+                image_id=images.ids[self.owners],
+                category_id=category_ids,
+                bbox=boxes.xywh,
+                area=boxes.areas,
+                iscrowd=boxes.crowd.astype(int),
+            ),
             "categories": [{"id": key, "name": name} for key, name in self.categories.items()],
         }
 
@@ -233,6 +226,12 @@ class Annotations:
         if self.set_aside:
             line = f"{line}; {self.set_aside:,} boxes of other classes set aside"
         return f"{line}; left out: {self.faults.summary()}" if self.faults.total else line
+
+
+def _objects(**columns: np.ndarray) -> list[dict[str, Any]]:
+    """Turn columns of N values into N dicts for JSON."""
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def merge(parts: Sequence[Annotations]) -> Annotations:

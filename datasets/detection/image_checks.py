@@ -6,7 +6,6 @@ by a quarter, the boxes were drawn on the unturned image and are turned with it.
 EXIF mirrors or turns by half has the same size either way and counts as annotated upright.
 """
 
-import os
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +13,7 @@ from PIL import ExifTags, Image
 
 from ..data_errors import FaultKind
 from ..errors import DataError
+from ..files import existing_files
 from ..images import ImageFile
 from .annotations import Annotations
 
@@ -66,13 +66,7 @@ def drop_missing(annotations: Annotations) -> Annotations:
     Raises:
         DataError: a file is missing and the annotations' ``on_error`` is "raise".
     """
-    listings: dict[str, set[str]] = {}
-    present = np.zeros(len(annotations), dtype=bool)
-    for index, path in enumerate(annotations.images.paths):
-        folder, name = os.path.split(path)
-        if folder not in listings:
-            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        present[index] = name in listings[folder]
+    present = existing_files(annotations.images.paths)
     faults = annotations.faults.copy()
     faults.add_where(
         FaultKind.MISSING, ~present, lambda row: f"{annotations.images.paths[row]}: no such image"

@@ -35,8 +35,6 @@ class CelebA(NamedTuple):
     table: LabelTable
     partitions: np.ndarray
     """(N,) int8: values of `PARTITIONS`."""
-    identities: np.ndarray | None
-    """(N,) int64, a number for each person; None where there is no such list."""
 
     def split(self, split: str) -> LabelTable:
         """Return the images of "train", "val" or "test".
@@ -98,7 +96,7 @@ def read_celeba(root: Path) -> CelebA:
     paths = FileNames(folder).locate_all(files, attribute_file)
     name = root.name or "CelebA"
     table = LabelTable(name, tuple(names), paths, labels, landmarks, identities)
-    return CelebA(table, partitions.astype(np.int8), identities)
+    return CelebA(table, partitions.astype(np.int8))
 
 
 def _find(root: Path, name: str) -> Path | None:

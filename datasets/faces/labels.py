@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import DataError
-from ..files import FileNames, check_files, open_table
+from ..files import FileNames, check_files, existing_files, open_table
 
 UNKNOWN = -1
 """A label that is not known: it is predicted, neither learned from nor measured."""
@@ -153,10 +153,7 @@ def without_missing(table: LabelTable, source: Path) -> tuple[LabelTable, list[s
     Raises:
         DataError: None of the files exists.
     """
-    # Listing each folder is much faster than looking for every file.
-    folders = {Path(path).parent for path in table.paths}
-    there = {str(file) for folder in folders if folder.is_dir() for file in folder.iterdir()}
-    kept = np.array([str(Path(path)) in there for path in table.paths])
+    kept = existing_files(table.paths)
     missing = [path for path, found in zip(table.paths, kept.tolist(), strict=True) if not found]
     if not kept.any():
         raise DataError(

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..detection.image_checks import IMAGE_SUFFIXES
 from ..errors import DataError
+from ..files import existing_files
 from ..vectors import read_vectors
 from .celeba import PARTITIONS, read_celeba
 from .labels import LabelTable
@@ -162,19 +163,20 @@ class CelebAFaces:
                 "are needed to align faces."
             )
         paths = [Path(path) for path in table.paths]
-        missing = [path.name for path in paths if not path.is_file()]
+        exists = existing_files(table.paths).tolist()
+        missing = [path.name for path, there in zip(paths, exists, strict=True) if not there]
         if missing:
             raise DataError(
                 f"{paths[0].parent}: {len(missing):,} listed images are not there: "
                 f"{', '.join(missing[:5])}. Complete the data set."
             )
-        known = celeba.identities
+        known = table.identities
         if known is None and self.make_pairs is not None:
             raise DataError(
                 f"{self.root}: pairs are drawn from people, and there is no identity_CelebA.txt; "
                 "CelebA's authors hand it out"
             )
-        owners = [None] * len(rows) if known is None else [str(x) for x in known[rows].tolist()]
+        owners = [None] * len(rows) if known is None else [str(x) for x in known.tolist()]
         points = table.landmarks.astype(np.float64)
         faces = _faces(table.name, paths[0].parent, [x.name for x in paths], points, owners)
         faces = faces._replace(labels=table)

@@ -77,14 +77,9 @@ def _face_uv(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     negative = along < 0
     u = np.choose(axis, (y, -x, -x)) / along
     v = np.choose(axis, (z, z, -y)) / along
-    # On the three negative faces the two coordinates are swapped and change their signs.
-    u_behind = np.choose(axis, (z, z, -y)) / along
-    v_behind = np.choose(axis, (y, -x, -x)) / along
-    return (
-        (axis + 3 * negative).astype(np.int64),
-        np.where(negative, u_behind, u),
-        np.where(negative, v_behind, v),
-    )
+    # On the three negative faces the two coordinates are swapped.
+    face = (axis + 3 * negative).astype(np.int64)
+    return face, np.where(negative, v, u), np.where(negative, u, v)
 
 
 def _grid(u: np.ndarray) -> np.ndarray:

@@ -323,7 +323,8 @@ def draw_scene(rng: np.random.Generator, size_hw: tuple[int, int]) -> Scene:
     covered: list[int] = []
     for _ in range(rng.choice(len(COUNTS), p=COUNTS)):
         label = int(rng.integers(len(SHAPES)))
-        length = _length(rng, min(size_hw))
+        _, shortest, longest = SIZES[rng.choice(len(SIZES), p=[share for share, _, _ in SIZES])]
+        length = min(size_hw) * rng.uniform(shortest, longest)
         for _ in range(_PLACEMENTS):
             pose = _pose(rng, SHAPES[label], length, size_hw)
             window, alpha = _rasterize(SHAPES[label], pose, size_hw)
@@ -366,11 +367,6 @@ def _with_grain(rng: np.random.Generator, canvas: Plane) -> NDArray[np.uint8]:
     grain = rng.standard_normal(size_hw, np.float32) * np.float32(rng.uniform(0.004, 0.02))
     bright = np.clip((canvas + grain) * 255 + np.float32(0.5), 0, 255).astype(np.uint8)
     return np.ascontiguousarray(bright.transpose(1, 2, 0))
-
-
-def _length(rng: np.random.Generator, side: int) -> float:
-    _, shortest, longest = SIZES[rng.choice(len(SIZES), p=[share for share, _, _ in SIZES])]
-    return side * rng.uniform(shortest, longest)
 
 
 def _pose(

@@ -26,8 +26,8 @@ def test_read_celeba__published_layout(drawn_celeba: Path) -> None:
     assert data.table.attributes == ("Red_Face", "Wearing_Hat", "Never")
     assert data.table.labels[:3].tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
     assert [len(data.split(name).paths) for name in ("train", "val", "test")] == [12, 6, 6]
-    assert data.identities is not None
-    assert data.identities[:5].tolist() == [0, 0, 0, 1, 1]
+    assert data.table.identities is not None
+    assert data.table.identities[:5].tolist() == [0, 0, 0, 1, 1]
     assert data.table.landmarks is not None
     assert data.table.landmarks.shape == (24, 5, 2)
     assert "12 train (published: 162,770)" in data.sizes()
@@ -57,7 +57,7 @@ def test_read_celeba__kaggle_layout__same_but_identities(folder: Path) -> None:
     assert kaggle.table.landmarks is not None
     assert published.table.landmarks is not None
     assert np.array_equal(kaggle.table.landmarks, published.table.landmarks)
-    assert kaggle.identities is None
+    assert kaggle.table.identities is None
     assert Path(kaggle.table.paths[0]) == inner / "000001.jpg"
 
 
@@ -107,7 +107,7 @@ def test_read_celeba__without_identities_and_landmarks__reads(folder: Path) -> N
     (folder / "identity_CelebA.txt").unlink()
     (folder / "list_landmarks_align_celeba.txt").unlink()
     data = read_celeba(folder)
-    assert data.identities is None
+    assert data.table.identities is None
     assert data.table.landmarks is None
 
 
@@ -123,8 +123,8 @@ def test_read_celeba__real_subset__sizes_and_people(real_data: Path) -> None:
     data = read_celeba(real_data / "celeba")
     assert [int((data.partitions == number).sum()) for number in range(3)] == [4444, 569, 1238]
     assert len(data.table.attributes) == 40
-    assert data.identities is not None
-    assert len(np.unique(data.identities)) == 299
+    assert data.table.identities is not None
+    assert len(np.unique(data.table.identities)) == 299
     test = data.split("test").labels
     majority = np.maximum(test.mean(axis=0), 1 - test.mean(axis=0)).mean()
     assert 0.79 < majority < 0.83
