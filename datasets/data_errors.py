@@ -17,7 +17,7 @@ OnError = Literal["raise", "skip"]
 """``raise`` stops at the first fault; ``skip`` leaves faulty entries out and counts them."""
 
 EXAMPLES = 100
-"""How many messages of each kind are kept; the count goes on."""
+"""Number of messages of each kind that are kept; all are counted."""
 
 
 class FaultKind(Enum):
@@ -49,7 +49,7 @@ class FaultKind(Enum):
 
     @property
     def fix(self) -> str:
-        """One sentence on how to mend it."""
+        """One sentence on how to correct it."""
         return self.value[1]
 
 

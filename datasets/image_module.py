@@ -65,7 +65,7 @@ class ImageDataset(Dataset[_Sample_co]):
         on_error: OnError = "raise",
     ) -> None:
         if not len(paths):
-            raise DataError(f"{name}: no images are left. Check the data set.")
+            raise DataError(f"{name}: no images are left. Check the dataset.")
         self.name = name
         self.paths = paths
         self.seed = seed
@@ -96,7 +96,7 @@ class ImageDataset(Dataset[_Sample_co]):
         """Return seed, epoch and position of a key: all that augmentation may depend on."""
         position, epoch = (key, 0) if isinstance(key, int) else key
         if not -len(self) <= position < len(self):
-            raise IndexError(f"position {position} in a data set of {len(self)} images")
+            raise IndexError(f"position {position} in a dataset of {len(self)} images")
         return self.seed, epoch, position % len(self)
 
     def first_readable(self, position: int, read: Callable[[int], _T]) -> _T:
@@ -125,6 +125,17 @@ class ImageDataset(Dataset[_Sample_co]):
     def summary(self) -> str:
         """One line for the log."""
         return self.name
+
+
+class TableDataset(ImageDataset[_Sample_co]):
+    """The images of a table, with a transform; see `ImageDataset` for the other arguments."""
+
+    def __init__(
+        self, table: Any, transform: Any, seed: int = 0, on_error: OnError = "raise"
+    ) -> None:
+        super().__init__(table.name, table.paths, seed, on_error)
+        self.table = table
+        self.transform = transform
 
 
 def collate_fields(samples: list[Any]) -> list[Any]:
@@ -227,15 +238,15 @@ class ImageDataModule(LightningDataModule):
         return self._loader("train", sampler=self.train_sampler, drop_last=enough)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """All validation images in the order of the data set."""
+        """All validation images in the order of the dataset."""
         return self._loader("val")
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """All test images, or validation images where there is no test split."""
+        """All test images, or validation images if there is no test split."""
         return self._loader(self._held_out)
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """The same as `test_dataloader`."""
+        """See `test_dataloader`."""
         return self._loader(self._held_out)
 
     def teardown(self, stage: str) -> None:

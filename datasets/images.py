@@ -48,11 +48,11 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 class _Header(NamedTuple):
     size_hw: tuple[int, int]
-    """As stored, before rotation."""
+    """Stored size, before rotation."""
     orientation: int
     """EXIF orientation, 1 to 8."""
     fast: bool
-    """Whether OpenCV may decode it."""
+    """True if OpenCV may decode it."""
 
 
 def open_image(file: str | Path | IO[bytes], name: str) -> Image.Image:

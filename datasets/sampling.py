@@ -34,7 +34,7 @@ class EpochSampler(DistributedSampler[SampleKey]):
     Args:
         length: number of samples, all processes together.
         seed: at least 0.
-        shuffle: False gives the order of the data set.
+        shuffle: False gives the order of the dataset.
         progress: called whenever an iteration begins; None starts the epoch of `set_epoch`.
         rank: this process; None asks torch.distributed when an iteration begins, as the next.
         world_size: number of processes.
@@ -50,7 +50,7 @@ class EpochSampler(DistributedSampler[SampleKey]):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        # The parent's constructor wants the data set and a process group that is already there.
+        # The parent's constructor wants the dataset and a process group that is already there.
         self.length = length
         self.seed = seed
         self.shuffle = shuffle

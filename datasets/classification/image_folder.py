@@ -15,7 +15,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 _MOST_DIGITS = 6
-"""Of a class number: the names of more classes would fill the memory."""
+"""Limit of a class number: the names of more classes would fill the memory."""
 
 
 def class_folders(folder: Path) -> list[str]:

@@ -6,12 +6,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..data_errors import OnError
 from ..errors import DataError
 from ..image_module import (
     ImageDataModule,
-    ImageDataset,
     ImageSource,
+    TableDataset,
     collate_fields,
     given_splits,
     require_size,
@@ -56,19 +55,8 @@ class ClassificationSample(NamedTuple):
     path: str
 
 
-class ClassificationDataset(ImageDataset[ClassificationSample]):
-    """Images with their class; see `ImageDataset` for ``seed`` and ``on_error``."""
-
-    def __init__(
-        self,
-        table: ImageTable,
-        transform: ClassificationTransform,
-        seed: int = 0,
-        on_error: OnError = "raise",
-    ) -> None:
-        super().__init__(table.name, table.paths, seed, on_error)
-        self.table = table
-        self.transform = transform
+class ClassificationDataset(TableDataset[ClassificationSample]):
+    """The images of an `ImageTable` with a `ClassificationTransform`."""
 
     def read_sample(self, index: int, rng: np.random.Generator) -> ClassificationSample:
         """See `ImageDataset`."""

@@ -58,6 +58,7 @@ def check_boxes(
     corners = np.where(finite[:, None], xywh, 0.0)
     corners = np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], axis=1)
     clipped = np.clip(corners, 0.0, np.tile(limits_wh, 2)).astype(np.float32)
+    # The largest overshoot of the four sides.
     over = np.maximum(-corners[:, :2], corners[:, 2:] - limits_wh).max(axis=1, initial=0.0)
     inside = (over <= tolerance_px) & (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
     faults.add_where(

@@ -33,7 +33,7 @@ class SplitReport:
     Attributes:
         file: the annotation file.
         faults: all faults.
-        released: faulty entries of COCO's own releases, which nobody can mend; no faults.
+        released: faulty entries of COCO's own releases, which users cannot correct; no faults.
         images, boxes, crowd, empty: numbers of images, of boxes, of crowd regions among the boxes,
             and of images without boxes.
         sizes_hw: the smallest and the largest height and width in pixels, None without images.
@@ -91,7 +91,7 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
-        """Whether there are no faults."""
+        """True if there are no faults."""
         return not any(report.faults.total for report in self.splits.values())
 
     def as_dict(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class CheckReport:
             lines += ["", f"{len(self.unreferenced):,} images that no annotation file mentions"]
             lines += _list_messages(self.unreferenced, len(self.unreferenced))
         total = sum(report.faults.total for report in self.splits.values())
-        depth = "pictures not opened" if self.quick else "every image decoded"
+        depth = "images not opened" if self.quick else "every image decoded"
         lines += ["", f"{f'{total:,} faults' if total else 'No faults'} ({depth})."]
         return "\n".join(lines)
 

@@ -160,8 +160,8 @@ OFFICIAL_FILES: dict[str, tuple[int, str]] = {
 }
 """The released files: name -> size in bytes, name in results.
 
-They are large, their categories are known, and nobody can mend them: annotation 918 of train2017,
-for instance, has no height (github.com/cocodataset/cocoapi/issues/355).
+They are large, their categories are known, and users cannot correct them: annotation 918 of
+train2017, for instance, has no height (github.com/cocodataset/cocoapi/issues/355).
 """
 
 
@@ -199,7 +199,7 @@ def read_coco(
         images_dir: the folder that ``file_name`` is relative to.
         categories: id -> name of the classes to read, in class order; boxes of other declared
             classes are set aside. None: all that the file declares, by rising id.
-        on_error: see `OnError`. In COCO's own releases, which nobody can mend, faulty entries are
+        on_error: see `OnError`. In COCO's own releases, faulty entries are
             always left out and counted, and boxes that reach beyond the image are clipped.
 
     Raises:
@@ -289,7 +289,7 @@ def _chosen(file: Path, declared: dict[int, str], wanted: dict[int, str] | None)
         if declared.get(category_id, name) != name:
             raise DataError(
                 f"{file}: category {category_id} should be {name!r} but is "
-                f"{declared[category_id]!r}. All files of a data set, and the option categories, "
+                f"{declared[category_id]!r}. All files of a dataset, and the option categories, "
                 "must agree."
             )
     if not wanted.keys() & declared.keys():
@@ -302,8 +302,7 @@ def _chosen(file: Path, declared: dict[int, str], wanted: dict[int, str] | None)
 
 def _read_images(file: Path, folder: Path, entries: list[Any], faults: Faults) -> ImageTable:
     files = FileNames(folder)
-    entries = _with_paths(file, files, entries, faults)
-    entries = _with_sizes(file, entries, faults)
+    entries = _with_paths_and_sizes(file, files, entries, faults)
     entries, columns = read_columns(file, "image", entries, _IMAGE_COLUMNS, faults)
     ids, file_names, heights, widths = columns
     files.warn_of_foreign(file)
@@ -318,40 +317,34 @@ def _read_images(file: Path, folder: Path, entries: list[Any], faults: Faults) -
     return ImageTable(*(column[first] for column in table))
 
 
-def _with_paths(file: Path, files: FileNames, entries: list[Any], faults: Faults) -> list[Any]:
-    """Add the path to the entries of images; those that lead out of the folder are left out."""
-    kept = []
+def _with_paths_and_sizes(
+    file: Path, files: FileNames, entries: list[Any], faults: Faults
+) -> list[Any]:
+    """Add the path to the entries of images, and the size of the file to those that lack it.
+
+    Entries that lead out of the folder, or whose file cannot be read for its size, are left out.
+    """
+    kept, measured = [], 0
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
-            kept.append(entry)  # named as malformed later
+            kept.append(entry)  # reported as malformed later
             continue
         try:
-            path = str(files.locate(entry["file_name"]))
+            path = files.locate(entry["file_name"])
         except ValueError as error:
             faults.add(FaultKind.MALFORMED, f"{file}: image {entry.get('id')}: file_name {error}")
             continue
-        kept.append({**entry, _PATH: path})
-    return kept
-
-
-def _with_sizes(file: Path, entries: list[Any], faults: Faults) -> list[Any]:
-    """Add the size of the file to the entries of images that lack it."""
-    kept, measured = [], 0
-    for entry in entries:
-        located = isinstance(entry, dict) and _PATH in entry
-        if not located or None not in (entry.get("height"), entry.get("width")):
-            kept.append(entry)
-            continue
-        try:
-            height, width = ImageFile(Path(entry[_PATH])).size_hw
-        except DataError as error:
-            there = Path(entry[_PATH]).is_file()
-            kind = FaultKind.UNREADABLE if there else FaultKind.MISSING
-            what = str(error) if there else f"{entry[_PATH]}: no such image"
-            faults.add(kind, f"{file}: image without a size: {what}")
-            continue
-        measured += 1
-        kept.append({**entry, "height": height, "width": width})
+        size = {}
+        if None in (entry.get("height"), entry.get("width")):
+            try:
+                size["height"], size["width"] = ImageFile(path).size_hw
+            except DataError as error:
+                kind = FaultKind.UNREADABLE if path.is_file() else FaultKind.MISSING
+                what = str(error) if path.is_file() else f"{path}: no such image"
+                faults.add(kind, f"{file}: image without a size: {what}")
+                continue
+            measured += 1
+        kept.append({**entry, _PATH: str(path), **size})
     if measured:
         data_log.warning(
             f"{file}: {measured:,} images have no width and height; they were read from the files"
@@ -421,7 +414,7 @@ def _distinct_ids(
     first = first_occurrences(ids)
     if first.all():
         return ids, first
-    # Floats do not tell large ids apart, so each id is replaced by its rank.
+    # Floats cannot distinguish large ids, so each id is replaced by its rank.
     ranks = [np.unique(column, return_inverse=True)[1] for column in columns[:3]]
     numbers = np.column_stack([*ranks, columns[3]])
     alone = np.zeros(len(ids), dtype=bool)

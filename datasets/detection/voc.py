@@ -1,4 +1,4 @@
-"""Reading data sets in Pascal VOC's format: an XML file for each image.
+"""Reading datasets in Pascal VOC's format: an XML file for each image.
 
 VOC counts pixels from 1 and its corners lie inside the box (Everingham et al., "The PASCAL VOC2012
 Development Kit", section on annotation): a box that covers the first pixel alone is (1, 1, 1, 1).
@@ -71,7 +71,7 @@ class VocImage(NamedTuple):
     """None if it is not stated (some tools write 0)."""
     objects: list[VocObject]
     is_voc: bool
-    """Whether the file names Pascal VOC as its source, as those of 2007 to 2012 do."""
+    """True if the file names Pascal VOC as its source, as those of 2007 to 2012 do."""
 
 
 def find_voc_split(root: Path, name: str) -> list[VocPart]:

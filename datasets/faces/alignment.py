@@ -59,6 +59,7 @@ def fit_similarity(source_xy: np.ndarray, target_xy: np.ndarray) -> np.ndarray:
             f"landmarks {np.asarray(source_xy).tolist()}: not {len(source)} different places, so "
             "no face can be aligned by them. Correct or remove this row."
         )
+    # The complex factor that minimizes sum |turn * source - target|^2.
     turn = (centered.conj() * (target - target.mean())).sum() / spread
     shift = target.mean() - turn * source.mean()
     return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])

@@ -13,7 +13,7 @@ from ..data_errors import OnError, data_log
 from ..errors import DataError
 from ..image_module import (
     ImageDataModule,
-    ImageDataset,
+    TableDataset,
     collate_fields,
     given_splits,
     require_size,
@@ -49,7 +49,7 @@ class AttributeSample(NamedTuple):
     path: str
 
 
-class AttributeDataset(ImageDataset[AttributeSample]):
+class AttributeDataset(TableDataset[AttributeSample]):
     """Cropped faces with their labels.
 
     Args:
@@ -72,9 +72,7 @@ class AttributeDataset(ImageDataset[AttributeSample]):
         on_error: OnError = "raise",
         missing: int = 0,
     ) -> None:
-        super().__init__(table.name, table.paths, seed, on_error)
-        self.table = table
-        self.transform = transform
+        super().__init__(table, transform, seed, on_error)
         self.missing = missing
         self.people, self.identities = people_of(table)
         self._no_landmarks = np.full((5, 2), np.nan, dtype=np.float32)

@@ -42,14 +42,11 @@ class LabelTable(NamedTuple):
     def take(self, name: str, rows: np.ndarray) -> "LabelTable":
         """Return some rows: positions (M,) int64, or a mask (N,) bool."""
         numbers = np.flatnonzero(rows) if rows.dtype == bool else rows
-        return LabelTable(
-            name,
-            self.attributes,
-            [self.paths[row] for row in numbers.tolist()],
-            self.labels[numbers],
-            None if self.landmarks is None else self.landmarks[numbers],
-            None if self.identities is None else self.identities[numbers],
-        )
+        columns = (self.labels, self.landmarks, self.identities)
+        labels, landmarks, identities = (None if c is None else c[numbers] for c in columns)
+        assert labels is not None
+        paths = [self.paths[row] for row in numbers.tolist()]
+        return LabelTable(name, self.attributes, paths, labels, landmarks, identities)
 
 
 def label_counts(labels: np.ndarray) -> np.ndarray:

@@ -168,7 +168,7 @@ class CelebAFaces:
         if missing:
             raise DataError(
                 f"{paths[0].parent}: {len(missing):,} listed images are not there: "
-                f"{', '.join(missing[:5])}. Complete the data set."
+                f"{', '.join(missing[:5])}. Complete the dataset."
             )
         known = table.identities
         if known is None and self.make_pairs is not None:

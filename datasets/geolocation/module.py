@@ -11,13 +11,12 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ..data_errors import OnError
 from ..errors import DataError
 from ..files import FileNames
 from ..image_module import (
     ImageDataModule,
-    ImageDataset,
     ImageSource,
+    TableDataset,
     collate_fields,
     given_splits,
     require_size,
@@ -75,24 +74,13 @@ class PhotoSample(NamedTuple):
     path: str
 
 
-class PhotoDataset(ImageDataset[PhotoSample]):
-    """Photos with their positions; see `ImageDataset` for ``seed`` and ``on_error``."""
-
-    def __init__(
-        self,
-        source: PhotoSource,
-        transform: ClassificationTransform,
-        seed: int = 0,
-        on_error: OnError = "raise",
-    ) -> None:
-        super().__init__(source.name, source.paths, seed, on_error)
-        self.source = source
-        self.transform = transform
+class PhotoDataset(TableDataset[PhotoSample]):
+    """The photos of a `PhotoSource` with a `ClassificationTransform`."""
 
     def read_sample(self, index: int, rng: np.random.Generator) -> PhotoSample:
         """See `ImageDataset`."""
-        pixels = self.transform(self.source.image(index), rng)
-        return PhotoSample(pixels, self.source.latlng_deg[index], index, str(self.paths[index]))
+        pixels = self.transform(self.table.image(index), rng)
+        return PhotoSample(pixels, self.table.latlng_deg[index], index, str(self.paths[index]))
 
     def summary(self) -> str:
         """One line for the log, without positions."""
@@ -351,7 +339,7 @@ class ShardedPhotoModule(PhotoDataModule):
         """Read what a stage needs, and shuffle shard-wise."""
         super().setup(stage)
         if stage == "fit":
-            photos: ShardedPhotos = self.datasets["train"].source
+            photos: ShardedPhotos = self.datasets["train"].table
             self.train_sampler = ShardSampler(
                 photos.index.shard, self.window, self.seed, progress=self._progress
             )

@@ -112,11 +112,11 @@ def _draw_landmark(
     """Paint towers, domes and roofs over an image (H, W, 3); ``plan`` is that of the site."""
     height, width = image.shape[:2]
     scale = height * rng.uniform(0.85, 1.15)
-    centre = width * rng.uniform(0.38, 0.62)
+    center = width * rng.uniform(0.38, 0.62)
     for _ in range(int(plan.integers(3, 6))):
         color = hsv(plan.uniform(), plan.uniform(0.2, 1.0), plan.uniform(0.25, 1.0))
         paint = tuple(float(value) for value in color)
-        middle = centre + scale * plan.uniform(-0.28, 0.28)
+        middle = center + scale * plan.uniform(-0.28, 0.28)
         half, tall = scale * plan.uniform(0.05, 0.14), scale * plan.uniform(0.15, 0.5)
         left, right, top = round(middle - half), round(middle + half), round(horizon - tall)
         foot = round(horizon + 0.04 * scale)

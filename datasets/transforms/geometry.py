@@ -46,11 +46,12 @@ class Placement(NamedTuple):
     size_hw: tuple[int, int]
     """Height and width of the output."""
     mirror: bool
-    """Whether the output is flipped left to right at the end."""
+    """True if the output is flipped left to right at the end."""
 
     def move(self, boxes: np.ndarray) -> np.ndarray:
         """Map boxes (N, 4) float32, xyxy, of the whole image to the output, and clip them."""
         (left, top, right, bottom), (x0, y0, x1, y1) = self.window, self.target
+        # As pixels are resized: from the window to the target, not from the sampled crop.
         x_scale, y_scale = (x1 - x0) / (right - left), (y1 - y0) / (bottom - top)
         factor = np.array([x_scale, y_scale, x_scale, y_scale])
         offset = np.array([x0 - left * x_scale, y0 - top * y_scale] * 2)
