@@ -1,4 +1,4 @@
-"""MobileNet, how its features are handed on, and where its weights come from."""
+"""MobileNet, the protocol of backbones, and the loading of weights."""
 
 from .features import Backbone, FeatureInfo
 from .fuse import fuse

@@ -35,11 +35,11 @@ class LayerCost(NamedTuple):
     params: int
     """Weights and biases; those that an earlier layer already has are not counted again."""
     stride: int
-    """Of a convolution along the height; 1 for other layers."""
+    """Stride of a convolution along the height; 1 for other layers."""
     input_chw: tuple[int, ...]
     """Input of the last call without the batch; empty if the layer was not called."""
     weight_shape: tuple[int, ...]
-    """The weight's shape as PyTorch has it: out, in / groups, height, width for a convolution."""
+    """Shape of the weight: out, in / groups, height, width for a convolution."""
 
 
 class Cost(NamedTuple):

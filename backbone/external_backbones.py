@@ -1,7 +1,7 @@
 """Feature extractors of torchvision and timm behind the ``Backbone`` protocol, and whole models.
 
 For the comparison rows of the MobileNet paper and for teachers. Each extractor converts images in
-[-1, 1] to the range of its own weights. Nothing is downloaded unless ``download`` asks for it.
+[-1, 1] to the range of its own weights. Nothing is downloaded unless ``download`` is set.
 """
 
 import math
@@ -150,7 +150,7 @@ class TimmFeatures(PeerFeatures):
         network: Any = timm.create_model(model, features_only=True)
         strides = network.feature_info.reduction()
         if not set(out_strides) <= set(strides):
-            raise ValueError(f"{model} has maps at the strides {strides}, asked: {out_strides}")
+            raise ValueError(f"{model} has maps at the strides {strides}, wanted: {out_strides}")
         indices = tuple(len(strides) - 1 - strides[::-1].index(each) for each in out_strides)
         extractor: Any = timm.create_model(model, features_only=True, out_indices=indices)
         if weights is not None:

@@ -18,8 +18,8 @@ class FeatureInfo(NamedTuple):
 class Backbone(Protocol):
     """Anything that turns images into feature maps.
 
-    Heads ask ``feature_info`` for channels and strides and never for names of layers, so any
-    feature extractor behind this protocol fits under any head.
+    Heads read channels and strides from ``feature_info`` and no names of layers, so any feature
+    extractor behind this protocol works with any head.
     """
 
     feature_info: FeatureInfo

@@ -444,7 +444,7 @@ def load_task(
         raise CheckpointError(f"{path}: is a checkpoint of {kind}, and not of {wanted}.")
     if "state_dict" not in content or not ("network" in stored or "network" in overrides):
         raise CheckpointError(
-            f"{path}: does not say what its network is made of: it holds weights alone, or was "
+            f"{path}: does not describe its network: it holds weights alone, or was "
             f"trained from Python with objects, and is no checkpoint of {wanted} that can be "
             "rebuilt. Give one of `lightning fit` or `mobilevision import`, or build the network, "
             "load the state_dict into it and use from_network()."

@@ -23,7 +23,7 @@ from ..datasets.vectors import VectorTable, read_vectors
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
-"""Of RGB pixels in [0, 255]: what torchvision's models and most of timm's were trained with."""
+"""Statistics of RGB pixels in [0, 255] for torchvision's models and most of timm's."""
 _NAMED = 10
 
 
@@ -102,10 +102,6 @@ class ModelTeacher(Teacher):
                 f"the teacher {self.network} cannot be made with {self.options}: {error}"
             ) from error
 
-    def _normalized(self, images: Tensor) -> Tensor:
-        mean, std = (images.new_tensor(x)[:, None, None] for x in (self.pixel_mean, self.pixel_std))
-        return normalize_pixels(images, mean, std)
-
     def __call__(self, images: Tensor, paths: Sequence[str]) -> Tensor:  # noqa: ARG002
         """See ``Teacher``."""
         if self._network is None:
@@ -113,8 +109,9 @@ class ModelTeacher(Teacher):
         pixels = images.float()
         if self.size_hw is not None and tuple(images.shape[-2:]) != tuple(self.size_hw):
             pixels = F.interpolate(pixels, self.size_hw, mode="bilinear", antialias=True)
+        mean, std = (pixels.new_tensor(x)[:, None, None] for x in (self.pixel_mean, self.pixel_std))
         with torch.no_grad():
-            output = self._network(self._normalized(pixels))
+            output = self._network(normalize_pixels(pixels, mean, std))
         if output.ndim != 2 or output.shape[1] != self._num_outputs:
             shape = tuple(output.shape[1:])
             raise WeightsError(

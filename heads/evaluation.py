@@ -33,8 +33,10 @@ class EvaluatedTask(ImageTask, Generic[E, R]):
     """The number of ``numbers`` that the progress bar shows."""
     table: Callable[[Any], str]
     """Formats a result as text that ends in a line break."""
+    numbers: Callable[[Any], dict[str, float]]
+    """Returns the numbers to log of a result, without the stage's name."""
     evaluates_losses = True
-    """Whether the losses mean something in evaluation."""
+    """Whether there are losses in evaluation."""
 
     _evaluator: E | None = None
     _last_result: R | None = None
@@ -60,10 +62,6 @@ class EvaluatedTask(ImageTask, Generic[E, R]):
         Args:
             stage: ``val`` or ``test``.
         """
-        raise NotImplementedError
-
-    def numbers(self, result: R) -> dict[str, float]:
-        """Return the numbers to log, without the stage's name."""
         raise NotImplementedError
 
     def write_metrics(self, path: Path, result: R) -> None:

@@ -60,13 +60,14 @@ class ImageTask(LightningModule):
     """Base of the tasks: a network that takes uint8 images, and how it is trained.
 
     A job defines ``losses`` and its evaluation. Its constructor passes ``**options`` on, so that
-    every task has all of these. Logs ``train/loss`` and its parts at each
-    step. A checkpoint has an entry ``mobilevision`` with the size of the images (``size_hw``) and,
-    for imported weights, where they came from.
+    every task has all of these. Logs ``train/loss`` and its parts at each step. A checkpoint has an
+    entry ``mobilevision`` with the size of the images (``size_hw``) and the origin of imported
+    weights.
 
     Args:
         network: Takes (B, 3, H, W) uint8 RGB and normalizes by its ``pixel_mean`` and
-        backbone = _pretrained_part(self.network)
+            ``pixel_std``; ``weights`` fills its ``backbone``.
+        weights: Weights for the backbone: a public name or a file (see
             ``backbone.weights.loading.load_weights``), read when training starts and never when a
             checkpoint is loaded. A backbone that is no MobileNet takes its own state dict or a
             checkpoint that holds it.

@@ -246,7 +246,7 @@ class SlimFile:
         self.kind = kind
         arrays = readers[kind](path)
         self.anchors = {name: arrays.pop(name) for name in list(arrays) if name[:7] == "anchors"}
-        """Of a detector: (A, 4) float32, see ``read_tflite``."""
+        """Anchors of a detector, (A, 4) float32, see ``read_tflite``."""
         tensors = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in arrays.items()}
         self.tensors = FileTensors(path, tensors)
         found = [p for p in SLIM_PREFIXES if f"{p}MobilenetV1/Conv2d_0/weights" in arrays]

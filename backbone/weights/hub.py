@@ -19,14 +19,14 @@ class PublicWeights(NamedTuple):
     url: str
     """The archive that holds it."""
     sha256: str
-    """Of the archive, hexadecimal."""
+    """Hash of the archive, hexadecimal."""
     member: str
     """The file inside the archive."""
     width_mult: float
     """The width multiplier of the network that it fits."""
     licence: str
     source: str
-    """What it is and who published it."""
+    """Description and publisher."""
 
 
 _TENSORFLOW = "https://storage.googleapis.com/download.tensorflow.org/models"

@@ -41,7 +41,7 @@ __all__ = [
 
 _STEM = "stem.conv.weight"
 _PREFIXES = ("network.backbone.", "backbone.", "")
-_ENTRY = "mobilevision"  # of our checkpoints, beside the weights
+_ENTRY = "mobilevision"  # metadata in checkpoints of this package
 
 
 class LoadedWeights(NamedTuple):
@@ -111,14 +111,16 @@ def load_pretrained(
     arguments = _read_backbone(path).arguments
     if arguments is None:
         raise WeightsError(
-            f"{path}: does not say what its backbone was made with; it was trained from Python "
+            f"{path}: does not describe its backbone; it was trained from Python "
             "with objects. Make a MobileNetV1 as it was and fill it with load_weights(backbone, "
             "path)"
         )
     try:
         backbone = MobileNetV1(**{**arguments, "out_strides": tuple(out_strides)})
     except (TypeError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{path}: no backbone can be made as it says ({error})") from error
+        raise WeightsError(
+            f"{path}: no backbone can be made from its description ({error})"
+        ) from error
     return backbone.eval(), load_weights(backbone, path)
 
 

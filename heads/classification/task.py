@@ -50,7 +50,7 @@ class BatchMix:
             images: (B, 3, H, W) uint8.
             labels: (B,) int64.
             num_classes: Columns of the labels that come out.
-            seed: Numbers, at least 0, that say which draw this is, such as step and process.
+            seed: Numbers, at least 0, of this draw, such as step and process.
 
         Returns:
             Images (B, 3, H, W), uint8 or, blended, float32 in [0, 255], and labels: (B,) as
@@ -139,7 +139,7 @@ class ClassificationTask(EvaluatedTask[ClassificationEvaluator, ClassificationRe
             self.distillation.prepare(len(self.categories), self.device, files, blended)
 
     def training_step(self, batch: ClassificationBatch, batch_idx: int) -> Tensor:
-        """Return the loss of a batch, blended first where ``mix`` says so."""
+        """Return the loss of a batch, blended first by ``mix``."""
         if self.mix is not None:
             seed = (self.global_step, self.global_rank)
             images, labels = self.mix(batch.images, batch.labels, len(self.categories), seed)
@@ -165,7 +165,7 @@ class ClassificationTask(EvaluatedTask[ClassificationEvaluator, ClassificationRe
         """Return top-1, top-5 and the measures of each class."""
         return self.evaluator.compute()
 
-    def numbers(self, result: ClassificationResult) -> dict[str, float]:
+    def numbers(self, result: ClassificationResult) -> dict[str, float]:  # type: ignore[override]
         """Return top-1 and top-5."""
         return {"top1": result.top1, "top5": result.top5}
 
@@ -179,11 +179,9 @@ class CheckpointTeacher(ModelTeacher):
     """
 
     def __init__(self, checkpoint: str | Path, size_hw: tuple[int, int] | None = None) -> None:
-        super().__init__(nn.Identity, size_hw=size_hw)
+        # The network normalizes by itself.
+        super().__init__(nn.Identity, None, size_hw, pixel_mean=(0, 0, 0), pixel_std=(1, 1, 1))
         self.path = Path(checkpoint)
 
     def _make(self) -> nn.Module:
         return load_task(self.path, ClassificationTask).network
-
-    def _normalized(self, images: Tensor) -> Tensor:
-        return images  # the network normalizes

@@ -1,6 +1,6 @@
 """Box arithmetic, vectorized over the batch.
 
-Boxes are xyxy in absolute pixels unless a name says otherwise.
+Boxes are xyxy in absolute pixels unless named otherwise.
 """
 
 import torch

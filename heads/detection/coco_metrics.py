@@ -178,14 +178,11 @@ _LONGEST_NAME = 24
 
 
 class _Found(NamedTuple):
-    """The detections in one image."""
+    """The K detections in one image, in pixels of the original image; labels are class indices."""
 
     boxes_xywh: np.ndarray
-    """(K, 4) float64, pixels of the original image."""
     scores: np.ndarray
-    """(K,) float64."""
     labels: np.ndarray
-    """(K,) int64, class index."""
 
 
 class CocoEvaluator:
@@ -267,8 +264,7 @@ class CocoEvaluator:
     def gather(self) -> None:
         """Give every process the detections of all; call it on all of them.
 
-        Where two processes saw the same image, the one of lower rank counts on all. Does nothing
-        in a single process.
+        Where two processes saw the same image, the one of lower rank counts on all.
         """
         merged: dict[int, _Found] = {}
         for part in reversed(all_gather(self._found)):

@@ -100,9 +100,9 @@ class AttributeFigures(NamedTuple):
     balanced_accuracy: float | None
     """The mean of both classes' accuracies; None where one does not occur."""
     majority_accuracy: float | None
-    """Of always predicting the class that is more frequent in training."""
+    """Accuracy of always predicting the class that is more frequent in training."""
     threshold: float
-    """The stored one."""
+    """The stored threshold."""
     accuracy_at_threshold: float | None
     balanced_accuracy_at_threshold: float | None
     precision_at_threshold: float | None
@@ -148,7 +148,7 @@ class AttributeResult(NamedTuple):
             "without_ap": self.without_ap,
             "landmark_error": self.landmark_error,
             "groups": {
-                name: {answer: means._asdict() for answer, means in parts.items()}
+                name: {group: means._asdict() for group, means in parts.items()}
                 for name, parts in self.groups.items()
             },
             "per_attribute": {name: row._asdict() for name, row in self.per_attribute.items()},
@@ -190,13 +190,13 @@ def measure(
             continue
         column = predictions.labels[:, list(attributes).index(name)]
         split[name] = {}
-        for answer, value in (("yes", 1), ("no", 0)):
+        for group, value in (("yes", 1), ("no", 0)):
             rows = column == value
             part = AttributePredictions(*(field[rows] for field in predictions))
             if rows.any():
                 own, _ = _figures(part, attributes, thresholds or {}, majority)
                 own.pop(name)  # in its own group an attribute is always or never there
-                split[name][answer] = _means(own, int(rows.sum()))
+                split[name][group] = _means(own, int(rows.sum()))
     errors = predictions.landmark_errors
     known = np.isfinite(errors)
     return AttributeResult(
@@ -289,9 +289,9 @@ def format_table(result: AttributeResult) -> str:
         )
     lines += _attribute_lines(result)
     for name, parts in result.groups.items():
-        for answer, part in parts.items():
+        for group, part in parts.items():
             lines.append(
-                f" {name} {answer:<3} {part.images:>6,} images   mean AP {_cell(part.mean_ap)}   "
+                f" {name} {group:<3} {part.images:>6,} images   mean AP {_cell(part.mean_ap)}   "
                 f"mean accuracy {_cell(part.mean_accuracy)} (majority "
                 f"{_cell(part.majority_mean_accuracy)})   balanced "
                 f"{_cell(part.mean_balanced_accuracy)}"

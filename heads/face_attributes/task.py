@@ -1,6 +1,5 @@
 """Training and measuring an attribute network with Lightning."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,7 +45,7 @@ class FaceMixup:
 
         Args:
             batch: As it was loaded.
-            seed: Numbers, at least 0, that say which draw this is, such as step and process.
+            seed: Numbers, at least 0, of this draw, such as step and process.
 
         Returns:
             Images (B, 3, H, W) float32 in [0, 255] and labels (B, A) float32 in [0, 1], -1 where
@@ -67,86 +66,6 @@ class FaceMixup:
             labels=blend(batch.labels.float()).masked_fill(~known, UNKNOWN),
             landmarks=blend(batch.landmarks),
         )
-
-
-class AttributeJob:
-    """The losses of an ``AttributeOutput``, its measures and its thresholds; see ``AttributeTask``.
-
-    A task passes its plain metadata, which go into checkpoints: ``attributes``, ``label_counts``,
-    ``thresholds`` and ``thresholds_from`` are the job's.
-    """
-
-    def __init__(
-        self,
-        categories: Mapping[int, str],
-        loss: LabelLoss | None = None,
-        landmark_weight: float = 1.0,
-        threshold_criterion: Criterion = "f1",
-        groups: tuple[str, ...] = ("Male", "Young"),
-    ) -> None:
-        self.names = list(categories.values())
-        self.loss = loss or BinaryCrossEntropy()
-        self.landmark_weight = landmark_weight
-        self.threshold_criterion: Criterion = threshold_criterion
-        self.groups = tuple(groups)
-
-    def losses(
-        self, output: AttributeOutput, batch: AttributeBatch, metadata: Mapping[str, Any]
-    ) -> dict[str, Tensor]:
-        """Return the losses of the known labels and landmarks."""
-        counts = metadata.get("label_counts")
-        table = None if counts is None else torch.tensor(counts, device=output.logits.device)
-        each = expected_loss(self.loss, output.logits, batch.labels, table)
-        losses = {"labels": masked_mean(each, batch.labels)}
-        if output.landmarks is not None:
-            points = landmark_loss(output.landmarks, batch.landmarks, _size_hw(batch))
-            losses["landmarks"] = self.landmark_weight * points
-        return losses
-
-    def make_evaluator(self, dataset: Any) -> AttributeEvaluator:
-        """Return the evaluator of logits."""
-        return AttributeEvaluator(self.names, dataset_name(dataset))
-
-    def collect(
-        self, evaluator: AttributeEvaluator, output: AttributeOutput, batch: AttributeBatch
-    ) -> None:
-        """Give the predictions of a batch to an evaluator."""
-        errors = None
-        if output.landmarks is not None:
-            points = landmarks_in_pixels(output.landmarks.float(), _size_hw(batch))
-            errors = landmark_errors(points, batch.landmarks)
-        evaluator.update(batch.ids, batch.labels, output.logits, batch.paths, errors)
-
-    def measure(
-        self, evaluator: AttributeEvaluator, metadata: dict[str, Any], choose: bool
-    ) -> AttributeResult:
-        """Return the measures at the stored thresholds, after choosing them if asked to."""
-        predictions, counts = evaluator.gather(), metadata.get("label_counts")
-
-        def result() -> AttributeResult:
-            return measure(
-                predictions, evaluator.attributes, evaluator.dataset, metadata.get("thresholds"),
-                self.groups, None if counts is None else np.array(counts),
-            )  # fmt: skip
-
-        if choose:
-            first = result()
-            chosen = {
-                name: choose_threshold(points, self.threshold_criterion)
-                for name, points in first.curves.items()
-            }
-            metadata["thresholds"] = {name: x for name, x in chosen.items() if x is not None}
-            metadata["thresholds_from"] = f"{first.dataset}, {self.threshold_criterion}"
-        return result()
-
-    def check(self, metadata: Mapping[str, Any]) -> None:
-        """Raise a WeightsError if the checkpoint is of other attributes than the data."""
-        trained = metadata.get("attributes", self.names)
-        if trained != self.names:
-            raise WeightsError(
-                f"the checkpoint is of the attributes {', '.join(trained)}, and the data has "
-                f"{', '.join(self.names)}. Choose the former with data.attributes, in their order."
-            )
 
 
 def attribute_numbers(result: AttributeResult) -> dict[str, float]:
@@ -176,12 +95,38 @@ R = TypeVar("R")
 
 
 class DescribingTask(EvaluatedTask[E, R]):
-    """Base of the tasks with an ``AttributeJob``, whose metadata their checkpoints hold."""
+    """Base of the tasks that predict attributes: their losses, measures and thresholds.
 
-    job: AttributeJob
+    Checkpoints hold the metadata ``attributes``, ``label_counts``, ``thresholds`` and
+    ``thresholds_from``.
 
+    Args:
+        network: See the subclass.
+        categories: Position -> name of the attributes. The command line links it from the data.
+        landmark_weight: Factor of the landmarks' loss, where the network predicts any.
+        threshold_criterion: What the thresholds maximize on validation.
+        groups: Sensitive attributes: measures are also given for those that have and lack them.
+        **options: See ``ImageTask``.
+    """
+
+    label_loss: LabelLoss
     metrics_file = "attribute_metrics.json"
     headline = "mean_ap"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        categories: dict[int, str],
+        landmark_weight: float = 1.0,
+        threshold_criterion: Criterion = "f1",
+        groups: tuple[str, ...] = ("Male", "Young"),
+        **options: Any,
+    ) -> None:
+        super().__init__(network, **options)
+        self.categories = dict(categories)
+        self.landmark_weight = landmark_weight
+        self.threshold_criterion: Criterion = threshold_criterion
+        self.groups = tuple(groups)
 
     def count_labels(self) -> Any:
         """Count the training labels; return their dataset, None where there is none."""
@@ -190,15 +135,71 @@ class DescribingTask(EvaluatedTask[E, R]):
             self.metadata["label_counts"] = dataset.label_counts.tolist()
         return dataset
 
+    def attribute_losses(self, output: AttributeOutput, batch: AttributeBatch) -> dict[str, Tensor]:
+        """Return the losses of the known labels and landmarks."""
+        counts = self.metadata.get("label_counts")
+        table = None if counts is None else torch.tensor(counts, device=output.logits.device)
+        each = expected_loss(self.label_loss, output.logits, batch.labels, table)
+        losses = {"labels": masked_mean(each, batch.labels)}
+        if output.landmarks is not None:
+            points = landmark_loss(output.landmarks, batch.landmarks, _size_hw(batch))
+            losses["landmarks"] = self.landmark_weight * points
+        return losses
+
+    def attribute_evaluator(self, dataset: Any) -> AttributeEvaluator:
+        """Return the evaluator of logits."""
+        return AttributeEvaluator(list(self.categories.values()), dataset_name(dataset))
+
+    def collect_attributes(
+        self, evaluator: AttributeEvaluator, output: AttributeOutput, batch: AttributeBatch
+    ) -> None:
+        """Give the predictions of a batch to an evaluator."""
+        errors = None
+        if output.landmarks is not None:
+            points = landmarks_in_pixels(output.landmarks.float(), _size_hw(batch))
+            errors = landmark_errors(points, batch.landmarks)
+        evaluator.update(batch.ids, batch.labels, output.logits, batch.paths, errors)
+
+    def measure_attributes(self, evaluator: AttributeEvaluator) -> AttributeResult:
+        """Return the measures; while training, thresholds are chosen on the same images first."""
+        predictions, counts = evaluator.gather(), self.metadata.get("label_counts")
+
+        def result() -> AttributeResult:
+            return measure(
+                predictions, evaluator.attributes, evaluator.dataset, self.thresholds,
+                self.groups, None if counts is None else np.array(counts),
+            )  # fmt: skip
+
+        if self.is_fitting and not self.trainer.sanity_checking:
+            first = result()
+            chosen = {
+                name: choose_threshold(points, self.threshold_criterion)
+                for name, points in first.curves.items()
+            }
+            self.metadata["thresholds"] = {name: x for name, x in chosen.items() if x is not None}
+            self.metadata["thresholds_from"] = f"{first.dataset}, {self.threshold_criterion}"
+        return result()
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Attribute -> the least probability of "yes"; 0.5 if not named."""
+        return dict(self.metadata.get("thresholds", {}))
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the plain metadata, the attributes' names among them."""
-        self.metadata["attributes"] = self.job.names
+        """Add the metadata, the attributes' names among them."""
+        self.metadata["attributes"] = list(self.categories.values())
         super().on_save_checkpoint(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the plain metadata, and check the attributes."""
+        """Restore the metadata; other attributes than the data's raise a WeightsError."""
         super().on_load_checkpoint(checkpoint)
-        self.job.check(self.metadata)
+        names = list(self.categories.values())
+        trained = self.metadata.get("attributes", names)
+        if trained != names:
+            raise WeightsError(
+                f"the checkpoint is of the attributes {', '.join(trained)}, and the data has "
+                f"{', '.join(names)}. Choose the former with data.attributes, in their order."
+            )
 
 
 class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
@@ -218,14 +219,12 @@ class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
         distillation: Lets the network learn from a teacher, too; its objective should be
             ``SoftLabels``. Its loss is part of ``train/loss`` and of no other.
         mixup: Blends the faces of a training batch; None leaves them.
-        landmark_weight: Factor of the landmarks' loss, where the network predicts any.
-        threshold_criterion: What the thresholds maximize on validation.
-        groups: Sensitive attributes: measures are also given for those that have and lack them.
-        **options: See ``ImageTask``.
+        **options: See ``DescribingTask``.
     """
 
     kind = "an attribute network"
     table = staticmethod(format_table)
+    numbers = staticmethod(attribute_numbers)
 
     def __init__(
         self,
@@ -234,14 +233,10 @@ class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
         loss: LabelLoss | None = None,
         distillation: Distillation | None = None,
         mixup: FaceMixup | None = None,
-        landmark_weight: float = 1.0,
-        threshold_criterion: Criterion = "f1",
-        groups: tuple[str, ...] = ("Male", "Young"),
         **options: Any,
     ) -> None:
-        super().__init__(network, **options)
-        self.categories = dict(categories)
-        self.job = AttributeJob(self.categories, loss, landmark_weight, threshold_criterion, groups)
+        super().__init__(network, categories, **options)
+        self.label_loss = loss or BinaryCrossEntropy()
         self.distillation = distillation
         self.mixup = mixup
 
@@ -250,16 +245,11 @@ class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
         """The result of the newest evaluation; None before the first."""
         return self.last_result
 
-    @property
-    def thresholds(self) -> dict[str, float]:
-        """Attribute -> the least probability of "yes"; 0.5 if not named."""
-        return dict(self.metadata.get("thresholds", {}))
-
     # --- losses
 
     def losses(self, output: AttributeOutput, batch: AttributeBatch) -> dict[str, Tensor]:
         """Return the losses of the known labels and landmarks, and what the teacher adds."""
-        losses = self.job.losses(output, batch, self.metadata)
+        losses = self.attribute_losses(output, batch)
         if self.distillation is None or not self.training:
             return losses
         losses["labels"] = self.distillation.label_weight * losses["labels"]
@@ -287,7 +277,7 @@ class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
             )
 
     def training_step(self, batch: AttributeBatch, batch_idx: int) -> Tensor:
-        """Return the loss of a batch, blended first where ``mixup`` says so."""
+        """Return the loss of a batch, blended first by ``mixup``."""
         if self.mixup is not None:
             batch = self.mixup(batch, (self.global_step, self.global_rank))
         return super().training_step(batch, batch_idx)
@@ -296,21 +286,16 @@ class AttributeTask(DescribingTask[AttributeEvaluator, AttributeResult]):
 
     def make_evaluator(self, dataset: Any) -> AttributeEvaluator:
         """Return the evaluator of logits."""
-        return self.job.make_evaluator(dataset)
+        return self.attribute_evaluator(dataset)
 
     def collect(self, output: AttributeOutput, batch: AttributeBatch) -> Tensor:
         """Return the logits (B, A) of a batch."""
-        self.job.collect(self.evaluator, output, batch)
+        self.collect_attributes(self.evaluator, output, batch)
         return output.logits
 
     def measure(self, stage: str) -> AttributeResult:  # noqa: ARG002
-        """Return the measures; while training, thresholds are chosen on the same images first."""
-        choose = self.is_fitting and not self.trainer.sanity_checking
-        return self.job.measure(self.evaluator, self.metadata, choose)
-
-    def numbers(self, result: AttributeResult) -> dict[str, float]:
-        """Return the means; NaN where one is undefined."""
-        return attribute_numbers(result)
+        """See ``measure_attributes``."""
+        return self.measure_attributes(self.evaluator)
 
 
 class _Logits(nn.Module):
@@ -333,7 +318,8 @@ class AttributeTeacher(ModelTeacher):
     """
 
     def __init__(self, checkpoint: str | Path, size_hw: tuple[int, int] | None = None) -> None:
-        super().__init__(nn.Identity, size_hw=size_hw)
+        # The network normalizes by itself.
+        super().__init__(nn.Identity, None, size_hw, pixel_mean=(0, 0, 0), pixel_std=(1, 1, 1))
         self.path = Path(checkpoint)
         self.attributes: tuple[str, ...] | None = None
         """The attributes that it predicts, once it has been read."""
@@ -345,6 +331,3 @@ class AttributeTeacher(ModelTeacher):
             height, width = task.metadata["size_hw"]
             self.size_hw = (int(height), int(width))
         return _Logits(task.network)
-
-    def _normalized(self, images: Tensor) -> Tensor:
-        return images  # the network normalizes

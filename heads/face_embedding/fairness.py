@@ -12,7 +12,7 @@ from .far_frr import THRESHOLDS, Roc, compare_all, equal_error_rate, normalized
 
 LEAST_PAIRS = 100
 """With fewer pairs of a kind there is no rate."""
-ANSWERS = {"yes": 1, "no": 0}
+GROUPS = {"yes": 1, "no": 0}
 """Names of the groups of an attribute, and their label."""
 
 
@@ -52,7 +52,7 @@ class GroupResult(NamedTuple):
             "threshold_origin": self.origin,
             "all": self.everyone._asdict(),
             "by_attribute": {
-                name: {answer: rates._asdict() for answer, rates in parts.items()}
+                name: {group: rates._asdict() for group, rates in parts.items()}
                 for name, parts in self.by_attribute.items()
             },
         }
@@ -83,7 +83,7 @@ def measure_groups(
         return _rates(rows[kept], identities[kept], threshold, least_pairs)
 
     by_attribute = {
-        name: {answer: measured(column == label) for answer, label in ANSWERS.items()}
+        name: {group: measured(column == label) for group, label in GROUPS.items()}
         for name, column in labels.items()
     }
     everyone = measured(np.ones(len(rows), dtype=bool))
@@ -116,7 +116,7 @@ def format_groups(result: GroupResult) -> list[str]:
     """Format the rates of everyone and of each group as lines of text."""
     rows = {"all": result.everyone}
     for name, parts in result.by_attribute.items():
-        rows |= {f"{name}: {answer}": rates for answer, rates in parts.items()}
+        rows |= {f"{name}: {group}": rates for group, rates in parts.items()}
     width = max(len(name) for name in rows)
     head = f" {'':{width}}  faces people    genuine    impostors    FAR    FRR  accuracy    EER"
     lines = [f"Within groups, at the threshold {result.threshold:.3f} ({result.origin}):", head]

@@ -27,6 +27,18 @@ VERIFICATION_FILE = "verification.json"
 EMBEDDINGS_FILE = "embeddings.npz"
 
 
+def verification_numbers(result: VerificationResult) -> dict[str, float]:
+    """Return accuracy, AUC, EER, the threshold and VAL, as far as they are defined."""
+    numbers = {
+        "accuracy": result.accuracy,
+        "auc": result.auc,
+        "eer": result.eer,
+        "threshold": result.threshold,
+        "val_at_far_1e-3": result.val,
+    }
+    return {name: value for name, value in numbers.items() if value is not None}
+
+
 class FaceEmbeddingTask(EvaluatedTask[EmbeddingEvaluator, VerificationResult]):
     """Train, validate, test and predict with a face network, such as ``FaceNetwork``.
 
@@ -82,6 +94,7 @@ class FaceEmbeddingTask(EvaluatedTask[EmbeddingEvaluator, VerificationResult]):
     headline = "accuracy"
     evaluates_losses = False
     table = staticmethod(format_table)
+    numbers = staticmethod(verification_numbers)
 
     def make_evaluator(self, dataset: Any) -> EmbeddingEvaluator:
         """Return the evaluator of embeddings."""
@@ -102,10 +115,6 @@ class FaceEmbeddingTask(EvaluatedTask[EmbeddingEvaluator, VerificationResult]):
         elif stage == "val":
             self.metadata[VERIFICATION_METADATA] = threshold_metadata(result)
         return result
-
-    def numbers(self, result: VerificationResult) -> dict[str, float]:
-        """Return accuracy, AUC, EER, the threshold and VAL, as far as they are defined."""
-        return verification_numbers(result)
 
     def write_predictions(self) -> None:
         """Write nothing after validate and test."""
@@ -153,18 +162,6 @@ def embedding_losses(
         with torch.no_grad():
             target = teacher(batch).float()
     return loss(embeddings.float(), target, batch.identities)
-
-
-def verification_numbers(result: VerificationResult) -> dict[str, float]:
-    """Return accuracy, AUC, EER, the threshold and VAL, as far as they are defined."""
-    numbers = {
-        "accuracy": result.accuracy,
-        "auc": result.auc,
-        "eer": result.eer,
-        "threshold": result.threshold,
-        "val_at_far_1e-3": result.val,
-    }
-    return {name: value for name, value in numbers.items() if value is not None}
 
 
 def embedding_table(evaluator: EmbeddingEvaluator) -> VectorTable:

@@ -387,8 +387,7 @@ class TableTeacher(EmbeddingTeacher):
         """Read the table and check that it has every file of the data."""
         if views is None:
             raise WeightsError(
-                f"{self.path}: a table needs data that says which files it has, such as "
-                "FaceDataModule"
+                f"{self.path}: a table needs data that lists its files, such as FaceDataModule"
             )
         table = read_view_table(self.path)
         check_dimension(str(self.path), table.embeddings.shape[1], dimension)

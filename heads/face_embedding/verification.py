@@ -249,7 +249,7 @@ class EmbeddingEvaluator(SampleEvaluator[_Embeddings]):
 
     @property
     def progress(self) -> str:
-        """The number of faces so far, in words."""
+        """The number of faces so far, as text."""
         seen = sum(len(ids) for ids, _ in self._parts)
         return f"{seen:,} of {len(self.faces.files):,} faces of {self.faces.name} were embedded"
 

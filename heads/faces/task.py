@@ -11,11 +11,10 @@ from ...datasets.faces.views import FaceViews
 from ...datasets.files import write_atomically
 from ...datasets.types import AttributeBatch, FaceBatch
 from ..evaluation import PREDICTIONS_FILE, dataset_name
-from ..face_attributes.average_precision import Criterion
-from ..face_attributes.losses import LabelLoss
+from ..face_attributes.losses import BinaryCrossEntropy, LabelLoss
 from ..face_attributes.metrics import AttributeEvaluator, AttributeResult
 from ..face_attributes.metrics import format_table as attribute_table
-from ..face_attributes.task import AttributeJob, DescribingTask, attribute_numbers
+from ..face_attributes.task import DescribingTask, attribute_numbers
 from ..face_embedding.losses import EmbeddingLoss, SquaredDifference
 from ..face_embedding.task import (
     EMBEDDINGS_FILE,
@@ -65,7 +64,7 @@ class FacesTask(DescribingTask[FacesEvaluator, FacesResult]):
     Checkpoints hold the thresholds of both jobs.
 
     An image's every crop, mirrored or moved, has the teacher's embedding of the plain face as its
-    target: the teacher saw another frame, so that it cannot be asked about the crop itself.
+    target: the teacher takes another frame, and not the crop itself.
 
     Args:
         network: Crops (B, 3, H, W) uint8 RGB to ``FacesOutput``; has a ``dimension``.
@@ -78,10 +77,7 @@ class FacesTask(DescribingTask[FacesEvaluator, FacesResult]):
         label_weight: Factor of the labels' loss. With this and ``landmark_weight`` at 0 embeddings
             learn alone, with ``embedding_loss.weight`` at 0 attributes do: the same recipe for one
             job, to see what sharing costs.
-        landmark_weight: See ``AttributeTask``.
-        threshold_criterion: See ``AttributeTask``.
-        groups: See ``AttributeTask``.
-        **options: See ``ImageTask``.
+        **options: See ``DescribingTask``.
     """
 
     kind = "a network of faces in one pass"
@@ -94,19 +90,13 @@ class FacesTask(DescribingTask[FacesEvaluator, FacesResult]):
         embedding_loss: EmbeddingLoss | None = None,
         label_loss: LabelLoss | None = None,
         label_weight: float = 1.0,
-        landmark_weight: float = 1.0,
-        threshold_criterion: Criterion = "f1",
-        groups: tuple[str, ...] = ("Male", "Young"),
         **options: Any,
     ) -> None:
-        super().__init__(network, **options)
-        self.categories = dict(categories)
+        super().__init__(network, categories, **options)
+        self.label_loss = label_loss or BinaryCrossEntropy()
         self.teacher = teacher
         self.embedding_loss = embedding_loss or SquaredDifference()
         self.label_weight = label_weight
-        self.job = AttributeJob(
-            self.categories, label_loss, landmark_weight, threshold_criterion, groups
-        )
 
     # --- training
 
@@ -119,7 +109,7 @@ class FacesTask(DescribingTask[FacesEvaluator, FacesResult]):
 
     def losses(self, output: FacesOutput, batch: AttributeBatch) -> dict[str, Tensor]:
         """Return the losses of labels and landmarks, and while training those of embeddings."""
-        losses = self.job.losses(output.attributes, batch, self.metadata)
+        losses = self.attribute_losses(output.attributes, batch)
         losses["labels"] = self.label_weight * losses["labels"]
         if not self.training:
             return losses
@@ -151,27 +141,26 @@ class FacesTask(DescribingTask[FacesEvaluator, FacesResult]):
         if faces is None:
             raise DataError(
                 f"{dataset_name(dataset)}: knows no people, so nobody can be told apart. Name "
-                "CelebAPeopleModule as data, or a data set with `faces` like its own."
+                "CelebAPeopleModule as data, or a dataset with `faces` like its own."
             )
-        return FacesEvaluator(self.job.make_evaluator(dataset), EmbeddingEvaluator(faces))
+        return FacesEvaluator(self.attribute_evaluator(dataset), EmbeddingEvaluator(faces))
 
     def collect(self, output: FacesOutput, batch: AttributeBatch) -> FacesOutput:
         """Return the output for a batch."""
-        self.job.collect(self.evaluator.attributes, output.attributes, batch)
+        self.collect_attributes(self.evaluator.attributes, output.attributes, batch)
         self.evaluator.embeddings.update(batch.ids, output.embeddings)
         return output
 
     def measure(self, stage: str) -> FacesResult:
         """Return the measures; while training, thresholds are chosen on the same images first."""
         trial = self.trainer.sanity_checking
-        choose = self.is_fitting and not trial
-        described = self.job.measure(self.evaluator.attributes, self.metadata, choose)
+        described = self.measure_attributes(self.evaluator.attributes)
         verification = None if trial else self.evaluator.embeddings.compute()
         if verification is not None and stage == "val":
             self.metadata[VERIFICATION_METADATA] = threshold_metadata(verification)
         return FacesResult(described, verification)
 
-    def numbers(self, result: FacesResult) -> dict[str, float]:
+    def numbers(self, result: FacesResult) -> dict[str, float]:  # type: ignore[override]
         """Return the attributes' means, the measures of verification and ``both``."""
         numbers = attribute_numbers(result.attributes)
         if result.verification is not None:

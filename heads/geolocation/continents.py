@@ -3,7 +3,7 @@
 Made for tables of measures, not for politics: borders run along the Ural and the Caucasus, the
 Bosphorus, Suez, Panama, the Bering Strait and west of New Guinea, and through the middle of the
 oceans, so that islands go with the nearest shore. They are right to about a hundred kilometers.
-Antarctica is everything south of 60 degrees. Outlines are ours.
+Antarctica is everything south of 60 degrees.
 """
 
 from functools import cache

@@ -74,7 +74,6 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
         self._partitions: tuple[Partition, ...] = ()
         self._parents: list[Tensor] = []
         self._centers: list[Tensor] = []
-        self._decoder: Decoder | None = None
         self._calibrating: CalibrationPhotos | None = None
 
     # --- the cells
@@ -96,9 +95,7 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
     @property
     def decoder(self) -> Decoder:
         """The decoder from probabilities to places."""
-        _ = self.partitions
-        assert self._decoder is not None
-        return self._decoder
+        return Decoder(self.partitions[-1], self.answer, levels=self.calibration.levels)
 
     def use_cells(self, tables: tuple[CellTable, ...]) -> None:
         """Define the cells.
@@ -118,16 +115,12 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
         self._centers = [
             torch.from_numpy(unit_vectors(each.latlng_deg)).float() for each in partitions
         ]
-        self._decoder = self._new_decoder()
         self.metadata[_CELLS] = [_as_plain(table) for table in tables]
 
     @property
     def calibration(self) -> Calibration:
         """The calibration of probabilities and radii; neutral before the first validation."""
         return Calibration.from_plain(self.metadata.get(_CALIBRATION))
-
-    def _new_decoder(self) -> Decoder:
-        return Decoder(self.partitions[-1], self.answer, levels=self.calibration.levels)
 
     def setup(self, stage: str) -> None:
         """Take the cells of the data, unless a checkpoint brought them."""
@@ -227,7 +220,6 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
             found = calibrate(scores, truth_deg, fine, self.answer, dataset)
             if found is not None:
                 self.metadata[_CALIBRATION] = found.calibration.to_plain()
-                self._decoder = self._new_decoder()
                 result = result._replace(
                     coverage=by_share(found.coverage),
                     median_radius_km=by_share(np.median(found.radii_km, axis=0).tolist()),
@@ -236,7 +228,7 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
         known = self.calibration if _CALIBRATION in self.metadata else None
         return result._replace(calibration=known)
 
-    def numbers(self, result: GeolocationResult) -> dict[str, float]:
+    def numbers(self, result: GeolocationResult) -> dict[str, float]:  # type: ignore[override]
         """Return the share within each distance and each radius, and the median error."""
         within = {f"within_{km}_km": share for km, share in result.within_km.items()}
         coverage = {f"coverage_{name}": share for name, share in result.coverage.items()}

@@ -104,7 +104,8 @@ def test_task__from_python__has_and_saves_the_common_options(made: type[Any]) ->
     network = Classifier(MobileNetV1(0.25), 2)
     task = made(network, **classes, **given)
     assert {name: getattr(task, name) for name in given} == given
-    options = {*options_of(made), *options_of(ImageTask)} - {"network"}
+    bases = [each for each in made.__mro__ if issubclass(each, ImageTask)]
+    options = {name for each in bases for name in options_of(each)} - {"network"}
     assert set(task.hparams) == options
     assert {name: task.hparams[name] for name in given | classes} == given | classes
 

@@ -132,7 +132,7 @@ def test_fit__teacher_of_other_attributes__refused(
     content["data"]["init_args"]["attributes"] = ["Wearing_Hat", "Red_Face", "Never"]
     with pytest.raises(SystemExit):
         fit(content, tmp_path / "student")
-    assert "the teacher speaks of Red_Face" in capsys.readouterr().err
+    assert "the teacher predicts Red_Face" in capsys.readouterr().err
 
 
 def test_cache_logits__then_learn_from_the_table_alone(
