@@ -38,6 +38,14 @@ class SampleEvaluator(Generic[N]):
         self._parts.append(part)
         self._paths.update(zip(part[0].tolist(), paths, strict=False))
 
+    def require_finite(self, logits: Any) -> None:
+        """Raise a ValueError if a logit of a tensor is not finite."""
+        if not bool(logits.isfinite().all()):
+            raise ValueError(
+                f"{self.dataset}: a logit is not finite. The weights may hold NaN: has the "
+                "training diverged?"
+            )
+
     def gather(self) -> N:
         """Give every process the samples of all; call it on all of them.
 

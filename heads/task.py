@@ -83,6 +83,9 @@ class ImageTask(LightningModule):
 
     kind: ClassVar[str] = "a network of images"
     """Name of its network in messages."""
+    keeps_crop = False
+    """Whether checkpoints hold ``crop_fraction``, the central part of an image that evaluation
+    takes, see ``CenterCrop``; None is the whole image, stretched."""
 
     def __init__(
         self,
@@ -141,6 +144,9 @@ class ImageTask(LightningModule):
         """Fill the backbone before training; a checkpoint, if there is one, is loaded after."""
         # log_dir is a collective call under DDP: every process asks for it, here and only here.
         self.run_dir = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        data = getattr(self.trainer, "datamodule", None)
+        if self.keeps_crop and stage == "fit" and data is not None:
+            self.metadata["crop_fraction"] = getattr(data.val_transform, "fraction", None)
         if stage != "fit" or self.weights is None or self.trainer.ckpt_path is not None:
             return
         backbone = _pretrained_part(self.network)

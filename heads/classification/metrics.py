@@ -111,11 +111,7 @@ class ClassificationEvaluator(SampleEvaluator[Predictions]):
                 f"and labels from {int(labels.min())} to {int(labels.max())}. Evaluate on data "
                 "with the model's classes."
             )
-        if not bool(logits.isfinite().all()):
-            raise ValueError(
-                f"{self.dataset}: a logit is not finite. The weights may hold NaN: has the "
-                "training diverged?"
-            )
+        self.require_finite(logits)
         scores, classes = logits.detach().float().softmax(dim=1).topk(min(TOP, known), dim=1)
         arrays = (each.cpu().numpy() for each in (ids, labels, classes, scores))
         self.add(Predictions(*arrays), paths)

@@ -39,9 +39,5 @@ class Classifier(ImageClassifier):
         self.pixel_mean, self.pixel_std = pixel_mean, pixel_std
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits (B, num_classes).
-
-        Args:
-            images: (B, 3, H, W) uint8 or float in [0, 255], RGB.
-        """
+        """Return the logits (B, num_classes) of images (B, 3, H, W) uint8 or float, RGB."""
         return super().forward(normalize_pixels(images, self.pixel_mean, self.pixel_std))

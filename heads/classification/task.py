@@ -71,11 +71,6 @@ class BatchMix:
             return kind(alpha=alpha, num_classes=num_classes)(images.float(), labels)
 
 
-CROP = "crop_fraction"
-"""Key of the metadata for the central part of an image that evaluation looks at, see
-``CenterCrop``; None is the whole image, stretched."""
-
-
 class ClassificationTask(EvaluatedTask[ClassificationEvaluator, ClassificationResult]):
     """Train, validate, test and predict with a classifier, such as ``Classifier``.
 
@@ -96,6 +91,7 @@ class ClassificationTask(EvaluatedTask[ClassificationEvaluator, ClassificationRe
     """
 
     kind = "a classifier"
+    keeps_crop = True
 
     def __init__(
         self,
@@ -111,13 +107,6 @@ class ClassificationTask(EvaluatedTask[ClassificationEvaluator, ClassificationRe
         self.loss = loss or nn.CrossEntropyLoss()
         self.mix = mix
         self.distillation = distillation
-
-    def setup(self, stage: str) -> None:
-        """Keep in checkpoints which part of an image evaluation looks at, for predictions."""
-        super().setup(stage)
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and data is not None:
-            self.metadata[CROP] = getattr(data.val_transform, "fraction", None)
 
     def losses(self, output: Tensor, batch: ClassificationBatch) -> dict[str, Tensor]:
         """Return the loss of logits (B, C), and what the teacher adds.
@@ -165,7 +154,7 @@ class ClassificationTask(EvaluatedTask[ClassificationEvaluator, ClassificationRe
         """Return top-1, top-5 and the measures of each class."""
         return self.evaluator.compute()
 
-    def numbers(self, result: ClassificationResult) -> dict[str, float]:  # type: ignore[override]
+    def numbers(self, result: ClassificationResult) -> dict[str, float]:
         """Return top-1 and top-5."""
         return {"top1": result.top1, "top5": result.top5}
 

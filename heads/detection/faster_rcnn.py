@@ -114,11 +114,7 @@ class FasterRCNN(ImageNetwork):
             freeze(self)
 
     def forward(self, images: Tensor) -> FasterRCNNOutput:
-        """Return the output of both stages.
-
-        Args:
-            images: (B, 3, H, W) uint8 or float in [0, 255], RGB; any size.
-        """
+        """Return the output of both stages for images (B, 3, H, W) uint8 or float, RGB."""
         (features,) = self.backbone(self.normalized(images))
         objectness, deltas = self.rpn(features)
         cells_hw = (int(features.shape[-2]), int(features.shape[-1]))

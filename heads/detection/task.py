@@ -112,7 +112,7 @@ class DetectionTask(EvaluatedTask[CocoEvaluator, CocoResult]):
         """Return COCO's measures."""
         return self.evaluator.compute()
 
-    def numbers(self, result: CocoResult) -> dict[str, float]:  # type: ignore[override]
+    def numbers(self, result: CocoResult) -> dict[str, float]:
         """Return COCO's twelve numbers."""
         return dict(result.numbers)
 

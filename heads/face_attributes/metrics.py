@@ -68,11 +68,7 @@ class AttributeEvaluator(SampleEvaluator[AttributePredictions]):
                 f"{labels.shape[1]} and names for {known}. Evaluate on data with the model's "
                 "attributes; data.attributes chooses them."
             )
-        if not bool(logits.isfinite().all()):
-            raise ValueError(
-                f"{self.dataset}: a logit is not finite. The weights may hold NaN: has the "
-                "training diverged?"
-            )
+        self.require_finite(logits)
         errors = np.full(len(ids), np.nan, dtype=np.float32)
         if landmark_errors is not None:
             errors = landmark_errors.float().numpy(force=True)

@@ -160,7 +160,7 @@ class FacesTask(DescribingTask[FacesEvaluator, FacesResult]):
             self.metadata[VERIFICATION_METADATA] = threshold_metadata(verification)
         return FacesResult(described, verification)
 
-    def numbers(self, result: FacesResult) -> dict[str, float]:  # type: ignore[override]
+    def numbers(self, result: FacesResult) -> dict[str, float]:
         """Return the attributes' means, the measures of verification and ``both``."""
         numbers = attribute_numbers(result.attributes)
         if result.verification is not None:
@@ -168,7 +168,7 @@ class FacesTask(DescribingTask[FacesEvaluator, FacesResult]):
             numbers["both"] = (numbers["mean_ap"] + numbers["accuracy"]) / 2
         return numbers
 
-    def table(self, result: FacesResult) -> str:  # type: ignore[override]
+    def table(self, result: FacesResult) -> str:
         """Return the measures of both jobs as text."""
         described = attribute_table(result.attributes)
         if result.verification is None:

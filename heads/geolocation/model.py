@@ -40,11 +40,7 @@ class CellClassifier(ImageNetwork):
         self.classifier = nn.Linear(self.backbone_info.channels[-1], sum(sizes))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the logits (B, C) of each partition, coarse before fine.
-
-        Args:
-            images: (B, 3, H, W) uint8 or float in [0, 255], RGB.
-        """
+        """Return the logits (B, C) of each partition, for images (B, 3, H, W) uint8 or float."""
         logits = self.classifier(
             self.dropout(self.backbone(self.normalized(images))[-1].mean(dim=(2, 3)))
         )

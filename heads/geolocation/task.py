@@ -26,9 +26,6 @@ from .decoding import (
 from .losses import CellLoss
 from .metrics import GeolocationEvaluator, GeolocationResult, by_share, format_table
 
-CROP = "crop_fraction"
-"""Metadata key of the central part of an image that evaluation takes, see ``CenterCrop``; None is
-the whole image, stretched."""
 _CELLS = "cells"
 _CALIBRATION = "calibration"
 _ARRAYS = ("latlng_deg", "photos", "spread_km")
@@ -56,6 +53,7 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
     """
 
     kind = "a network of geolocation"
+    keeps_crop = True
 
     def __init__(
         self,
@@ -128,8 +126,6 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
         data: Any = getattr(self.trainer, "datamodule", None)
         if not self._partitions and data is not None:
             self.use_cells(data.cell_tables)
-        if stage == "fit" and data is not None:
-            self.metadata[CROP] = getattr(data.val_transform, "fraction", None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the metadata back, and the cells with them."""
@@ -228,7 +224,7 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
         known = self.calibration if _CALIBRATION in self.metadata else None
         return result._replace(calibration=known)
 
-    def numbers(self, result: GeolocationResult) -> dict[str, float]:  # type: ignore[override]
+    def numbers(self, result: GeolocationResult) -> dict[str, float]:
         """Return the share within each distance and each radius, and the median error."""
         within = {f"within_{km}_km": share for km, share in result.within_km.items()}
         coverage = {f"coverage_{name}": share for name, share in result.coverage.items()}
