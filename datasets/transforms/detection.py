@@ -6,7 +6,7 @@ every process.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -80,8 +80,18 @@ class Resize:
         return stretch(pixels, self.size_hw), objects
 
 
-class _Drawing:
+class Drawing:
     """The options that `SSDAugment` and `Mosaic` share: mirroring, colors, decoding.
+
+    Args:
+        flip_p: Chance to mirror left to right.
+        fill_rgb: The color of what no image covers; the default is the mean color.
+        photometric: Any albumentations operation on colors; null is `ColorDistortion` as in SSD's
+            paper, ``albumentations.NoOp`` is none.
+        max_reduce: The smallest fraction 1/max_reduce at which a JPEG may be decoded; 1 always
+            decodes whole.
+        min_resolution: Decoded pixels for each pixel of the output that are enough. 0.7 takes
+            the fraction that is nearest to the output's size on a logarithmic scale.
 
     Raises:
         DataError: An option is out of its range; so for both.
@@ -89,11 +99,12 @@ class _Drawing:
 
     def __init__(
         self,
-        flip_p: float,
-        fill_rgb: tuple[int, int, int],
-        photometric: Photometric | None,
-        max_reduce: int,
-        min_resolution: float,
+        *,
+        flip_p: float = 0.5,
+        fill_rgb: tuple[int, int, int] = (123, 117, 104),
+        photometric: Photometric | None = None,
+        max_reduce: int = 8,
+        min_resolution: float = 0.7,
     ) -> None:
         check_option("flip_p", flip_p, 0 <= flip_p <= 1)
         check_option(
@@ -128,7 +139,7 @@ class _Drawing:
         return pixels, move_objects(objects, crop, placement)
 
 
-class SSDAugment(_Drawing):
+class SSDAugment(Drawing):
     """The augmentation of SSD (Liu et al. 2016, sections 2.2 and 3.6), for training.
 
     Zoom out onto a canvas of the mean color, crop with a least IoU, mirror, resize, distort the
@@ -149,14 +160,7 @@ class SSDAugment(_Drawing):
             paper's 0.1 of the area.
         crop_aspect: Range of a crop's width to height, as fractions of the canvas.
         crop_tries: Crops to draw before the whole image is used.
-        flip_p: Chance to mirror left to right.
-        fill_rgb: The mean color of the canvas.
-        photometric: Any albumentations operation on colors; null is `ColorDistortion` as in the
-            paper, ``albumentations.NoOp`` is none.
-        max_reduce: The smallest fraction 1/max_reduce at which a JPEG may be decoded; 1 always
-            decodes whole.
-        min_resolution: Decoded pixels for each pixel of the output that are enough. 0.7 takes
-            the fraction that is nearest to the output's size on a logarithmic scale.
+        **options: See `Drawing`.
     """
 
     def __init__(
@@ -169,13 +173,9 @@ class SSDAugment(_Drawing):
         crop_side: tuple[float, float] = (0.3, 1.0),
         crop_aspect: tuple[float, float] = (0.5, 2.0),
         crop_tries: int = 50,
-        flip_p: float = 0.5,
-        fill_rgb: tuple[int, int, int] = (123, 117, 104),
-        photometric: Photometric | None = None,
-        max_reduce: int = 8,
-        min_resolution: float = 0.7,
+        **options: Any,
     ) -> None:
-        super().__init__(flip_p, fill_rgb, photometric, max_reduce, min_resolution)
+        super().__init__(**options)
         self.size_hw = checked_size(size_hw)
         check_option("expand_p", expand_p, 0 <= expand_p <= 1)
         check_option("expand_max_ratio", expand_max_ratio, expand_max_ratio >= 1)
@@ -268,7 +268,7 @@ Tile = tuple[int, int, int, int]
 """Left, top, right, bottom in whole pixels of the network's input."""
 
 
-class Mosaic(_Drawing):
+class Mosaic(Drawing):
     """Makes one image of four; in training a data module uses it in place of its transform.
 
     A tile is filled without gaps: its image is stretched to the network's input, as in evaluation,
@@ -283,11 +283,7 @@ class Mosaic(_Drawing):
         centre: Range of the dividing point, as a fraction of each side.
         scale: Range of the size of images relative to evaluation.
         aspect: Range of the factor on width to height.
-        flip_p: Chance to mirror a part left to right.
-        fill_rgb: The color of a pixel that rounding may leave free at an edge.
-        photometric: As for `SSDAugment`; null is `ColorDistortion`.
-        max_reduce: The smallest fraction 1/max_reduce at which a JPEG may be decoded.
-        min_resolution: Decoded pixels for each pixel of the output that are enough.
+        **options: See `Drawing`.
     """
 
     def __init__(
@@ -298,13 +294,9 @@ class Mosaic(_Drawing):
         centre: tuple[float, float] = (0.3, 0.7),
         scale: tuple[float, float] = (0.4, 1.0),
         aspect: tuple[float, float] = (0.75, 1.3333),
-        flip_p: float = 0.5,
-        fill_rgb: tuple[int, int, int] = (123, 117, 104),
-        photometric: Photometric | None = None,
-        max_reduce: int = 8,
-        min_resolution: float = 0.7,
+        **options: Any,
     ) -> None:
-        super().__init__(flip_p, fill_rgb, photometric, max_reduce, min_resolution)
+        super().__init__(**options)
         check_option("p", p, 0 <= p <= 1)
         check_option("last_epochs", last_epochs, last_epochs >= 0)
         check_option("centre", centre, 0 < centre[0] <= centre[1] < 1)
