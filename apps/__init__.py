@@ -1,7 +1,6 @@
-"""What a person runs: the command lines, the Python API, images and tables.
+"""The command lines and the Python API.
 
-The names below are loaded when they are first used, so that whatever needs no torch starts without
-it.
+The names below are loaded on first use, so that code without torch starts quickly.
 """
 
 from importlib import import_module
@@ -37,26 +36,19 @@ __all__ = [
 ]
 
 _MODULES = {
-    "AnalyzedFace": "inference.face_analysis",
-    "ClassificationResult": "inference.classification",
-    "Classifier": "inference.classification",
-    "DetectionResult": "inference.detection",
-    "Detector": "inference.detection",
-    "Face": "inference.face_embedding",
-    "FaceAnalyzer": "inference.face_analysis",
-    "FaceAttributes": "inference.face_attributes",
-    "FaceDescription": "inference.face_attributes",
-    "FaceEmbedder": "inference.face_embedding",
-    "Gallery": "faces.gallery",
-    "Geolocator": "inference.geolocation",
-    "LocationResult": "inference.geolocation",
-    "Threshold": "inference.face_pipeline",
-    "Verification": "inference.face_pipeline",
-    "similarity": "inference.face_pipeline",
+    "faces.gallery": ("Gallery",),
+    "inference.classification": ("ClassificationResult", "Classifier"),
+    "inference.detection": ("DetectionResult", "Detector"),
+    "inference.face_analysis": ("AnalyzedFace", "FaceAnalyzer"),
+    "inference.face_attributes": ("FaceAttributes", "FaceDescription"),
+    "inference.face_embedding": ("Face", "FaceEmbedder"),
+    "inference.face_pipeline": ("Threshold", "Verification", "similarity"),
+    "inference.geolocation": ("Geolocator", "LocationResult"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

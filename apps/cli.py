@@ -28,7 +28,7 @@ from .training.runs import (
     run_loggers,
 )
 
-# Warnings that tell the user nothing he can act on.
+# Warnings on which the user cannot act.
 _MISLEADING = (
     ".*LightningCLI's args parameter is intended to run from within Python",
     ".*Experiment logs directory .* exists and is not empty",  # two loggers share it
@@ -39,7 +39,7 @@ _MISLEADING = (
 )
 
 
-# The usage that argparse would make lists every option in lines of over a hundred characters.
+# The usage of argparse would list every option, in lines of over a hundred characters.
 _USAGES = {
     name: {"usage": f"lightning {name} -c CONFIG [-c CONFIG ...] [--OPTION VALUE ...]"}
     for name in ("fit", "validate", "test", "predict")
@@ -62,9 +62,9 @@ class MobilevisionCLI(LightningCLI):
             )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Let the data say how many classes there are and what they are called.
+        """Link the number and the names of the classes of the data to the model.
 
-        A data module of a job without classes has no such attributes, and links nothing.
+        Nothing is linked for a data module without classes, which lacks these attributes.
         """
         add_trust(parser)
         parser.link_arguments(
@@ -77,10 +77,10 @@ class MobilevisionCLI(LightningCLI):
         )
 
     def _parse_ckpt_path(self) -> None:
-        """Leave the options as they are: Lightning puts those of the checkpoint over them."""
+        """Do nothing: Lightning would override the options by those of the checkpoint."""
 
     def before_instantiate_classes(self) -> None:
-        """Resolve ``--ckpt_path last``, and trust what this run's configuration names itself."""
+        """Resolve ``--ckpt_path last``, and trust the classes that the configuration names."""
         config = self.config[self.config.subcommand]
         config.weights_only = True
         self._trust.enter_context(trusting([*config.trust, *class_paths(config.as_dict())]))
@@ -88,22 +88,18 @@ class MobilevisionCLI(LightningCLI):
             config.ckpt_path = str(last_checkpoint(_root(config.trainer)))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer with a run directory and atomic checkpoints, unless told otherwise."""
+        """Build the trainer with atomic checkpoints and, by default, a run directory."""
         config = self._get(self.config_init, "trainer", default={})
         if config.get("logger") in (None, True) and not config.get("fast_dev_run"):
             kwargs["logger"] = run_loggers(_root(config))
-        kwargs["plugins"] = [*_as_list(config.get("plugins")), AtomicCheckpointIO()]
+        plugins = config.get("plugins") or []
+        plugins = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins]
+        kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
 
 def _root(trainer_config: Any) -> Path:
     return Path(trainer_config.get("default_root_dir") or "runs")
-
-
-def _as_list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def lightning(args: list[str] | None = None) -> None:

@@ -19,19 +19,19 @@ from ..datasets.files import SharedFilesWarning
 EXIT_FAULT = 1
 """The command ran and found faults."""
 EXIT_USAGE = 2
-"""The command could not run: a wrong option, wrong data, or no room for the output."""
+"""The command could not run: a wrong option, wrong data, or no space for the output."""
 EXIT_INTERRUPTED = 130
-"""Ctrl-C: 128 + SIGINT, as shells have it."""
+"""Ctrl-C: 128 + SIGINT, as in shells."""
 
 _SQLITE_NUMBERS = {8: errno.EROFS, 13: errno.ENOSPC, 14: errno.EACCES}
-"""SQLITE_READONLY, SQLITE_FULL and SQLITE_CANTOPEN, which has no better reason."""
+"""SQLITE_READONLY, SQLITE_FULL and SQLITE_CANTOPEN, which gives no better reason."""
 _RUST_NUMBER = re.compile(r"\(os error (\d+)\)")
 _FULL_DISK = re.compile("No space left on device|Disk quota exceeded", re.IGNORECASE)
-"""In texts of libraries that raise kinds of their own, such as Lance and Arrow."""
+"""In messages of libraries with their own exceptions, such as Lance and Arrow."""
 _UNWRITTEN = re.compile(
     r"basic_ios::clear|PytorchStreamWriter failed writing file|unexpected pos \d+ vs \d+"
 )
-"""OpenVINO and torch say that a file was not written, and not why."""
+"""Messages of OpenVINO and torch about unwritten files, which give no reason."""
 _ROOM = "free some space or name another place"
 _DISK_REMEDIES = {
     errno.EACCES: "change its permissions or name another place",
@@ -44,15 +44,14 @@ _DISK_REMEDIES = {
 
 @contextmanager
 def friendly_errors() -> Iterator[None]:
-    """Turn an error that the user can mend, or Ctrl-C, into one message and an exit status.
+    """Turn an error that the user can fix, or Ctrl-C, into a message and an exit status.
 
-    Such errors are a DataError, a WeightsError and an OSError about permissions or a full disk,
-    also as SQLite, Lance and other libraries report it, and where another exception wraps them:
-    jsonargparse raises its own for whatever a constructor raises. Every other exception is a fault
-    of the program and keeps its traceback.
+    Such errors are DataError, WeightsError and OSError about permissions or a full disk, as well as
+    their equivalents of SQLite, Lance and other libraries, and exceptions that wrap them, as
+    jsonargparse wraps errors of constructors. Other exceptions are bugs and keep their traceback.
 
     Raises:
-        SystemExit: 2 after an error that the user can mend, 130 after Ctrl-C.
+        SystemExit: 2 after an error that the user can fix, 130 after Ctrl-C.
     """
     try:
         with _plain_warnings():
@@ -70,7 +69,7 @@ def friendly_errors() -> Iterator[None]:
 
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """Show a warning about the user's own files without the line of code that gives it."""
+    """Show warnings about the user's own files without the line of code."""
     usual = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *rest: Any) -> None:
@@ -87,7 +86,7 @@ def _plain_warnings() -> Iterator[None]:
 
 
 def _message(error: BaseException) -> str | None:
-    """What to tell the user; None for a fault of the program."""
+    """Return the message for the user, None for a bug."""
     if isinstance(error, DataError) or _is_weights_error(error):
         return str(error)
     if _UNWRITTEN.search(str(error)):
@@ -104,27 +103,27 @@ def _message(error: BaseException) -> str | None:
 
 
 def _disk_error(error: BaseException) -> int | None:
-    """The operating system's number of an error, as far as the exception tells it."""
+    """Return the operating system's error number, if the exception has one."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     if (code := getattr(error, "sqlite_errorcode", None)) is not None:
-        return _SQLITE_NUMBERS.get(code & 0xFF)  # the rest says in which way
+        return _SQLITE_NUMBERS.get(code & 0xFF)  # the other bits are details
     if found := _RUST_NUMBER.search(str(error)):
         return int(found[1])
     return errno.ENOSPC if _FULL_DISK.search(str(error)) else None
 
 
 def _is_weights_error(error: BaseException) -> bool:
-    # Importing the backbone takes seconds, and before it is imported it raises nothing.
+    # Importing the backbone takes seconds, and it raises nothing before it is imported.
     backbone = sys.modules.get(f"{__name__.partition('.')[0]}.backbone.errors")
     return backbone is not None and isinstance(error, backbone.WeightsError)
 
 
 def _wrapped(error: BaseException) -> BaseException | None:
-    """The exception that ``error`` passes on.
+    """Return the exception that ``error`` wraps.
 
-    A fault that merely happened while another exception was handled passes nothing on, and must
-    not hide behind it: without ``from``, the message has to be repeated.
+    An error that merely occurred while another exception was handled wraps nothing; so without
+    ``from``, it has to repeat the other's message.
     """
     context = error.__context__
     if error.__cause__ is None and context is not None and str(context) in str(error):

@@ -1,4 +1,4 @@
-"""Published weights into our checkpoints: what a file holds decides which job it becomes."""
+"""Import of published weights as checkpoints; the content of a file decides its job."""
 
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -26,7 +26,7 @@ _TIMM_REPOSITORY = "timm/mobilenetv1_"
 
 
 class Imported(NamedTuple):
-    """What ``import_weights`` wrote."""
+    """The result of ``import_weights``."""
 
     path: Path
     job: str
@@ -35,11 +35,11 @@ class Imported(NamedTuple):
     categories: dict[int, str]
     """Category id -> name."""
     provenance: dict[str, Any]
-    """As it is stored in the checkpoint."""
+    """As stored in the checkpoint."""
 
 
 class _Job(NamedTuple):
-    """A network and what its checkpoint needs besides."""
+    """A network and the other content of its checkpoint."""
 
     task: type[DetectionTask] | type[ClassificationTask]
     plan: Plan
@@ -47,7 +47,7 @@ class _Job(NamedTuple):
     categories: dict[int, str]
     size_hw: tuple[int, int]
     metadata: dict[str, Any]
-    """What is stored of the conversion."""
+    """Stored properties of the conversion."""
 
 
 def import_weights(
@@ -59,20 +59,16 @@ def import_weights(
     labels: Path | None = None,
     licence: str | None = None,
 ) -> Imported:
-    """Turn published weights into a checkpoint of this package.
+    """Convert published weights to a checkpoint of this package.
 
     Args:
-        source: A file of a format that ``backbone.weights`` knows, or a public name that was
-            downloaded.
+        source: A file of a format of ``backbone.weights``, or a public name that was downloaded.
         out: The checkpoint to write, ``.ckpt``.
-        sha256: What the file must hash to.
-        size_hw: Input size in pixels; None takes what the file or its name says.
-        labels: Names of the file's classes, one a line; None takes those of ImageNet or COCO where
+        sha256: Expected hash of the file.
+        size_hw: Input size in pixels; None takes that of the file or its name.
+        labels: Names of the file's classes, one a line; None takes those of ImageNet or COCO if
             the number of classes is theirs.
-        licence: License of the weights; None takes what is known of the source.
-
-    Returns:
-        What was written.
+        licence: License of the weights; None takes the known one of the source.
 
     Raises:
         WeightsError: There are no such weights, or they do not fit.
@@ -111,11 +107,7 @@ def import_weights(
 
 
 def read_labels(path: Path) -> list[str]:
-    """Read names of classes, one a line.
-
-    Raises:
-        DataError: The file cannot be read or is empty.
-    """
+    """Read names of classes, one a line; a DataError if the file cannot be read or is empty."""
     try:
         names = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -144,13 +136,13 @@ def _detector(path: Path, size_hw: tuple[int, int] | None, names: list[str] | No
 
 
 def _detector_categories(source: TensorFlowSSD, names: list[str] | None) -> dict[int, str]:
-    """Category id, which is the column of the file, to name; unused columns have none."""
+    """Map category ids, which are the columns of the file, to names; unused columns have none."""
     path, columns = source.file.path, source.columns
     if names is None:
         if columns - 1 != COCO_IDS:
             raise WeightsError(
-                f"{path}: a detector of {columns - 1} classes, and not of COCO's {COCO_IDS} ids; "
-                "name them with --labels, one a line, the first for background"
+                f"{path}: a detector of {columns - 1} classes, not of COCO's {COCO_IDS} ids; name "
+                "them with --labels, one a line, the first for background"
             )
         return dict(COCO_CATEGORIES)
     if len(names) == columns - 1:
@@ -169,7 +161,7 @@ def _classifier(
     path = public.path
     if public.classifier is None:
         raise WeightsError(
-            f"{path}: holds no classifier but a backbone alone, which needs no import: give the "
+            f"{path}: holds only a backbone, without a classifier, and needs no import: give the "
             "file to a recipe as model.weights, or to MobileNetV1.from_pretrained"
         )
     num_classes = public.head_arguments["num_classes"]
@@ -177,7 +169,7 @@ def _classifier(
     size_hw = size_hw or public.size_hw
     if size_hw is None:
         raise WeightsError(
-            f"{path}: neither the file nor its name says its input size; give it, for instance "
+            f"{path}: the input size is not known from the file or its name; give it, for instance "
             "--size 224 224"
         )
     plan = Plan(
@@ -204,7 +196,7 @@ def _classifier_categories(path: Path, num_classes: int, names: list[str] | None
     if names is None:
         if num_classes != _IMAGENET_CLASSES:
             raise WeightsError(
-                f"{path}: a classifier of {num_classes} classes, and not of ImageNet's 1,000; name "
+                f"{path}: a classifier of {num_classes} classes, not of ImageNet's 1,000; name "
                 "them with --labels, one a line"
             )
         from torchvision.models import MobileNet_V2_Weights
@@ -240,7 +232,7 @@ _FOLDED = (
 
 
 def format_card(imported: Imported) -> str:
-    """Return what was imported, from where, and what can be done with it."""
+    """Format a summary of an import, with a next command."""
     provenance = imported.provenance
     preprocess = provenance["preprocess"]
     height, width = preprocess["size_hw"]

@@ -1,7 +1,4 @@
-"""The ``mobilevision`` command: everything that is not a training loop, and the way to that too.
-
-The modules in ``commands`` are light, so that help answers at once.
-"""
+"""The ``mobilevision`` command; the modules in ``commands`` are light, so that help is fast."""
 
 import difflib
 import sys
@@ -16,7 +13,7 @@ from .command import EXIT_USAGE, HelpFormatter, friendly_errors
 from .commands import COMMANDS
 
 TRAINING = ("fit", "validate", "test", "predict")
-"""Handed on unchanged to the command line of Lightning."""
+"""Passed on unchanged to the command line of Lightning."""
 
 _PROGRAM = "mobilevision"
 _WIDTH = 79
@@ -24,17 +21,13 @@ _TITLE = "Vision models that fit a phone or a CPU: trained, measured and shipped
 _PACKAGES = ("mobilevision", "torch", "torchvision", "lightning")
 _INDENT = "  "
 _SHOWN_FIRST = ("detect", "data check", "weights download", "import", "cost")
-"""Commands whose examples stand in the help of the whole; that of a group shows all of its own."""
+"""Commands whose examples are in the main help; the help of a group shows all of its own."""
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run a command line.
+    """Run a command line, by default that of the process, and return its exit status.
 
-    Args:
-        args: Words after the program's name; those of the process by default.
-
-    Returns:
-        The exit status: 0, or 1 where a check found faults.
+    The status is 0, or 1 if a check found faults.
 
     Raises:
         SystemExit: After help, the version and errors: 0, 2 for wrong options or data, 130 after
@@ -54,7 +47,7 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _split(words: list[str]) -> tuple[str, list[str]]:
-    """The longest start of the words that begins a command, and the words after it."""
+    """Split off the longest prefix of the words that starts a command."""
     path = ""
     for index, word in enumerate(words):
         longer = f"{path} {word}".strip()
@@ -65,7 +58,7 @@ def _split(words: list[str]) -> tuple[str, list[str]]:
 
 
 def _below(path: str) -> list[str]:
-    """The commands that are ``path`` or start with its words."""
+    """Return the commands that are ``path`` or start with its words."""
     return [name for name in COMMANDS if f"{name} ".startswith(f"{path} ".lstrip())]
 
 
@@ -86,7 +79,7 @@ def _run(path: str, words: list[str]) -> int:
 
 
 def _group(path: str, words: list[str]) -> NoReturn:
-    """Answer a command line that names no whole command: help, the version or an error."""
+    """Handle a command line without a complete command: help, the version or an error."""
     if words and words[0] in {"-h", "--help"}:
         print(_help(path))
         raise SystemExit(0)
@@ -133,7 +126,7 @@ def _help(path: str) -> str:
 
 
 def _examples(lines: Iterable[str]) -> str:
-    """Command lines below a heading; long ones go on after a backslash, as a shell reads them."""
+    """Format command lines; long ones are wrapped with backslashes, as for a shell."""
     shown = ["examples:"]
     for line in lines:
         wrapped = textwrap.wrap(line, _WIDTH - 2 * len(_INDENT) - 2, break_on_hyphens=False,
@@ -143,7 +136,7 @@ def _examples(lines: Iterable[str]) -> str:
 
 
 def _table(title: str, rows: Iterable[tuple[str, str]]) -> str:
-    """Names on the left, sentences on the right, wrapped to the width of a terminal."""
+    """Format names and sentences in two columns, wrapped to the width of a terminal."""
     left = 22
     lines = [title]
     for name, sentence in rows:
@@ -157,7 +150,7 @@ def _table(title: str, rows: Iterable[tuple[str, str]]) -> str:
 
 
 def _versions() -> str:
-    """The versions of the installed packages, without importing them: torch takes seconds."""
+    """Return the versions of the installed packages, without importing them, as that is slow."""
     from importlib.metadata import PackageNotFoundError, version
 
     lines: list[str] = []

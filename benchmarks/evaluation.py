@@ -4,8 +4,8 @@
     python benchmarks/evaluation.py --images 500
     python benchmarks/evaluation.py --ground_truth gt.json --results results.json
 
-Both get what :func:`evaluate_boxes` and a user of pycocotools would hand them; the time includes
-the index of the ground truth and of the results, not the reading of files. The engines take turns.
+The time includes the index of the ground truth and of the results, but not the reading of files.
+The engines take turns.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ def compare(
     detections: int = 50,
     repeats: int = 3,
 ) -> None:
-    """Print the time of both engines, their ratio, and whether the twelve numbers agree.
+    """Print the time of both engines, their ratio, and whether the twelve metrics agree.
 
     Args:
         ground_truth: annotations in the COCO format; generated where none are given.
@@ -68,7 +68,7 @@ def compare(
 def generate(
     images: int, detections: int, seed: int = 0
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Make ground truth and results of val2017's kind: 80 classes, 7.4 boxes in an image.
+    """Generate ground truth and results like val2017's: 80 classes, 7.4 boxes in an image.
 
     One box in a hundred is a crowd region. Half of the detections are moved ground truth, the
     others lie anywhere.

@@ -169,7 +169,7 @@ def _built(
         built = parser.instantiate(parser.parse_object(wanted))
     except DataError:
         raise
-    except Exception as error:  # whatever a constructor raises is about the named arguments
+    except Exception as error:  # any error of a constructor is about the named arguments
         what = constructor_error(error)
         raise DataError(f"{config}: data or teacher cannot be built: {what}") from error
     data = built["data"]

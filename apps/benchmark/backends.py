@@ -22,11 +22,7 @@ from .peers import write_peer
 
 
 class BareNetwork(nn.Module):
-    """A network without resize, decoding and NMS.
-
-    Args:
-        network: Pixels (B, 3, h, w) uint8 to tensors, nested in any way.
-    """
+    """A network, pixels (B, 3, h, w) uint8 to nested tensors, without resize, decoding and NMS."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -52,7 +48,7 @@ def alone(deployable: Deployable) -> Deployable:
 
 def bare_network(deployable: Deployable) -> nn.Module:
     """Return the network of a job without its adapter: pixels (B, 3, h, w) uint8 to any output."""
-    places = dict(deployable.module.answers.named_modules())
+    places = dict(deployable.module.adapted.named_modules())
     return next(places[name] for name in ("network", "task.network") if name in places)
 
 
@@ -117,11 +113,7 @@ class Made(NamedTuple):
 
 
 def check_engine(engine: str) -> None:
-    """Check that an engine is known.
-
-    Raises:
-        DataError: It is not.
-    """
+    """Raise a DataError if an engine is not known."""
     known = [ALL, EAGER, *FORMATS]
     if engine not in known:
         raise DataError(f"--engine {engine}: there are {', '.join(known)}.")
@@ -130,10 +122,7 @@ def check_engine(engine: str) -> None:
 def sides_of(model: Path, engine: str, folder: Path) -> Made:
     """Prepare a model in one engine or in all that are installed.
 
-    Args:
-        model: A checkpoint, which is exported for each engine, or an exported file, which has one.
-        engine: ``all``, ``eager`` or the name of a format.
-        folder: Folder for exported files.
+    A checkpoint is exported to ``folder`` for each engine; an exported file has one engine.
 
     Raises:
         DataError: The model cannot be read, or not be run by the engine.
@@ -176,13 +165,7 @@ def runnable_formats() -> list[str]:
 
 
 def others(words: Sequence[str], folder: Path, candidates: int, image: np.ndarray) -> list[Side]:
-    """Prepare the models to compare with: files as in ``sides_of``, or third-party networks.
-
-    Args:
-        words: Files, or names as in ``write_peer``.
-        folder: Folder for temporary files.
-        candidates: See ``write_peer``.
-        image: See ``write_peer``.
+    """Prepare the models to compare with: files as in ``sides_of``, names as in ``write_peer``.
 
     Raises:
         DataError: There is no such file or network.

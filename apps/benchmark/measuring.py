@@ -108,13 +108,8 @@ def measure(
 ) -> Measured:
     """Measure all sides, each in its own process, in turns.
 
-    Args:
-        sides: The model in its engines.
-        peers: The sides to compare with; if there are none, the first side.
-        image: (H, W, 3) uint8, as decoded.
-        settings: The options.
-        folder: Folder for temporary files.
-        advance: Called after each step; see ``Settings.steps``.
+    They are compared with the peers, or with the first side if there are none. The image is
+    (H, W, 3) uint8; ``advance`` is called after each step, see ``Settings.steps``.
 
     Raises:
         DataError: A side cannot be run.
@@ -147,16 +142,8 @@ def measure(
 def products_of(folder: Path, image: np.ndarray, threads: int) -> dict[str, float]:
     """Multiply large float32 matrices in every installed runtime, in turns.
 
-    Args:
-        folder: Folder for temporary files.
-        image: (H, W, 3) uint8, which processes need but the product ignores.
-        threads: Threads of each runtime.
-
     Returns:
         Runtime -> multiplications and additions per second, fastest first.
-
-    Raises:
-        DataError: A runtime cannot multiply.
     """
     path = write_image(image, folder)
     with ExitStack() as stack:
@@ -233,16 +220,10 @@ def figures_of(
     batch: int,
     compared: Sequence[int],
 ) -> Figures:
-    """Compute the figures of a side.
+    """Compute the figures of a side from the times of the turns.
 
-    Args:
-        number: Number of the side.
-        sides: All sides.
-        start: Measurements of its own processes.
-        rounds: Times of the turns.
-        ceiling: Multiplications and additions per second.
-        batch: Images in a batch for the throughput.
-        compared: Numbers of the sides to compare with.
+    The ceiling is in multiplications and additions per second; ``compared`` are the numbers of the
+    sides to compare with.
     """
     side = sides[number]
     many, alone = (number, THROUGHPUT), (number, NETWORK)

@@ -100,8 +100,8 @@ def write_peer(word: str, folder: Path, candidates: int, image: np.ndarray) -> t
     Args:
         word: Name such as ``torchvision:ssdlite320``, ``timm:resnet18`` or ``facenet``.
         folder: Folder for the file.
-        candidates: Pairs of a box and a class that pass a detector's score threshold.
-        image: (H, W, 3) uint8, on which they are counted.
+        candidates: Pairs of a box and a class in the image that pass a detector's score threshold.
+        image: (H, W, 3) uint8.
 
     Raises:
         DataError: There is no such network, or its package is not installed.
@@ -214,12 +214,7 @@ _MAKERS: dict[str, Callable[[str], Peer]] = {
 
 @torch.no_grad()
 def settle(network: nn.Module, run: Callable[[], object]) -> None:
-    """Give normalization the statistics of a few images, as in a trained network.
-
-    Args:
-        network: In evaluation mode.
-        run: Runs a few images through it.
-    """
+    """Give normalization the statistics of a few images, which ``run`` puts through the network."""
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -231,12 +226,9 @@ def settle(network: nn.Module, run: Callable[[], object]) -> None:
 
 @torch.no_grad()
 def wake(network: nn.Module, run: Callable[[], object], columns: int = _COCO_CLASSES) -> None:
-    """Make the scores of an untrained network differ between places and classes.
+    """Make the scores of an untrained detector differ between places and classes.
 
-    Args:
-        network: In evaluation mode.
-        run: Runs a few images through it.
-        columns: Classes of a detector, including background.
+    The arguments are as for ``settle``; ``columns`` are the classes, including background.
     """
     settle(network, run)
     for module in network.modules():

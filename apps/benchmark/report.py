@@ -39,15 +39,7 @@ _PANELS: tuple[tuple[str, Callable[[Figures], float | None], str], ...] = (
 
 
 def draw(figures: Sequence[Figures], title: str) -> Figure:
-    """Draw a panel of horizontal bars for each value that any side has.
-
-    Args:
-        figures: The figures of each side; the first is on top.
-        title: A line on top.
-
-    Returns:
-        The figure, made without pyplot so that the user's plots are not affected.
-    """
+    """Draw a panel of horizontal bars for each value that any side has, the first side on top."""
     columns = [
         (name, [value_of(row) for row in figures], shape) for name, value_of, shape in _PANELS
     ]
@@ -114,14 +106,7 @@ def cpu_name(info: Path = Path("/proc/cpuinfo")) -> str:
 def as_text(
     measured: Measured, settings: Settings, image_hw: tuple[int, int], skipped: dict[str, str]
 ) -> str:
-    """Format the report as a table with the conditions of the measurement.
-
-    Args:
-        measured: The measurements.
-        settings: The options.
-        image_hw: Height and width of the image.
-        skipped: Title of a side that is left out -> the reason.
-    """
+    """Format the report as a table with the conditions of the measurement and what was left out."""
     place = machine(settings.threads)
     rounds = measured.rounds
     total = len(rounds.readings)
@@ -153,10 +138,7 @@ def as_text(
 def doubts(dropped: int, total: int, above: Sequence[str]) -> list[str]:
     """Return warnings about the reliability of the figures; a constant load is not noticed.
 
-    Args:
-        dropped: Number of dropped rounds.
-        total: Number of all rounds.
-        above: Titles of the sides whose network is faster than the matrix ceiling.
+    ``above`` are the titles of the sides whose network is faster than the matrix ceiling.
     """
     found = []
     if total - dropped < _FEWEST_SHARE * total:
@@ -271,7 +253,6 @@ def benchmark(
 
     Raises:
         DataError: A model cannot be read or run, or an option is wrong.
-        OSError: The folder cannot be written.
     """
     check_engine(engine)
     size_hw = (image.shape[0], image.shape[1])

@@ -20,12 +20,7 @@ from .processes import timed
 
 
 class Commands:
-    """The requests that a process takes.
-
-    Args:
-        run: The model.
-        image: (H, W, 3) uint8.
-    """
+    """The requests to a process with a model and an image (H, W, 3) uint8."""
 
     def __init__(self, run: Run, image: np.ndarray) -> None:
         self._run = run

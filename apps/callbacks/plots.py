@@ -124,9 +124,6 @@ def draw_curves(points: Mapping[str, Sequence[tuple[int, float]]], title: str) -
     Args:
         points: (optimizer step, value) by logged name, or "learning rate".
         title: A line on top.
-
-    Returns:
-        The figure, made without pyplot so that the user's plots are not affected.
     """
     losses = sorted(name for name in points if name.startswith((_TRAIN_LOSS, "val/loss")))
     panels: list[tuple[str, list[str], Callable[[Axes, str, np.ndarray, str], None]]] = [
@@ -225,12 +222,7 @@ class ConfusionPlot(EvaluationPlot):
 
 
 def most_confused(confusion: np.ndarray, most: int = _MOST_PAIRS) -> list[Pair]:
-    """Return the most frequently confused pairs of classes, most frequent first.
-
-    Args:
-        confusion: (C, C) int64, rows are true classes.
-        most: Maximum number of pairs.
-    """
+    """Return the most frequently confused pairs of a matrix (C, C), whose rows are true classes."""
     wrong = confusion.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
@@ -325,15 +317,7 @@ def _short(name: str) -> str:
 
 
 def draw_roc(curves: Mapping[str, Roc], impostor_pairs: int) -> Figure:
-    """Draw ROC curves, with a logarithmic axis of false accepts that begins at one impostor pair.
-
-    Args:
-        curves: ROC by name, for the legend.
-        impostor_pairs: Number of impostor pairs of the curves.
-
-    Returns:
-        The figure, made without pyplot so that the user's plots are not affected.
-    """
+    """Draw ROC curves by name, with a logarithmic axis of false accepts from one impostor pair."""
     figure = Figure(figsize=(6.4, 5.2), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     lowest = 1 / max(impostor_pairs, 1)

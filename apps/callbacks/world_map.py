@@ -89,13 +89,7 @@ def _cartopy_lines() -> list[np.ndarray]:
 
 
 def draw_partition(partition: Partition, coastline: Sequence[np.ndarray], title: str) -> Figure:
-    """Draw cells, colored by their number of photos.
-
-    Args:
-        partition: The cells.
-        coastline: Lines of ``read_coastline``.
-        title: A line on top.
-    """
+    """Draw cells, colored by their number of photos, on lines of ``read_coastline``."""
     figure, axes = _world(coastline, title, coast_on_top=True)
     outlines, values, small = [], [], []
     for index in range(len(partition)):
@@ -128,13 +122,9 @@ def draw_partition(partition: Partition, coastline: Sequence[np.ndarray], title:
 def draw_predictions(
     truth_deg: np.ndarray, predicted_deg: np.ndarray, coastline: Sequence[np.ndarray], title: str
 ) -> Figure:
-    """Draw true positions, and great circles to the predicted ones.
+    """Draw true positions (N, 2) in degrees, and great circles to the predicted ones.
 
-    Args:
-        truth_deg: (N, 2) true positions; of more than 1,500 every n-th is drawn.
-        predicted_deg: (N, 2) predicted positions.
-        coastline: Lines of ``read_coastline``.
-        title: A line on top.
+    Of more than 1,500 every n-th is drawn; the coastline is from ``read_coastline``.
     """
     figure, axes = _world(coastline, title)
     kept = slice(None, None, -(-len(truth_deg) // _MOST_LINES))

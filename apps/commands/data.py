@@ -68,7 +68,7 @@ def _download_coco(arguments: Namespace) -> int:
 
 def _confirmed(root: Path) -> bool:
     if not sys.stdin.isatty():
-        raise DataError("nothing was downloaded: add --yes where nobody can be asked")
+        raise DataError("nothing was downloaded: add --yes if there is no terminal to ask on")
     print(f"Download into {root}? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() in {"y", "yes"}:
         return True

@@ -72,7 +72,7 @@ def network_of(
                 network = _configured(spec, arguments)
     except DataError:
         raise
-    except Exception as error:  # whatever a constructor raises is about the named arguments
+    except Exception as error:  # any error of a constructor is about the named arguments
         what = constructor_error(error)
         if _NUM_CLASSES in what and not arguments:
             what = "it leaves the number of classes to the data; give it with --num-classes"
@@ -125,11 +125,8 @@ def cost_of(
 ) -> tuple[str, tuple[int, int], Cost]:
     """Count a network for one image; return its name, the image's size and the cost.
 
-    Args:
-        config: See ``network_of``.
-        checkpoint: See ``network_of``.
-        num_classes: See ``network_of``.
-        size_hw: Size of the image in px; None takes that of the configuration or the checkpoint.
+    The arguments are as for ``network_of``; without ``size_hw``, the image has the size of the
+    configuration or the checkpoint.
 
     Raises:
         DataError: As for ``network_of``, or the size of the images is not known.

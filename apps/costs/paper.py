@@ -205,14 +205,14 @@ def narrow_or_shallow() -> Iterator[Row]:
 
 
 def width_multipliers() -> Iterator[Row]:
-    """Table 6: width multipliers."""
+    """Table 6."""
     figures = ((1.0, 569, 4.2), (0.75, 325, 2.6), (0.5, 149, 1.3), (0.25, 41, 0.5))
     for width_mult, mult_adds, params in figures:
         yield mobilenet_row(6, width_mult, 224, mult_adds, params)
 
 
 def resolutions() -> Iterator[Row]:
-    """Table 7: resolutions."""
+    """Table 7."""
     for resolution, mult_adds in ((224, 569), (192, 418), (160, 290), (128, 186)):
         yield mobilenet_row(7, 1.0, resolution, mult_adds, 4.2)
 

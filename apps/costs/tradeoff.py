@@ -140,15 +140,7 @@ def draw_tradeoff(results: Sequence[Result], title: str, accuracy_label: str) ->
     Colors are resolutions, markers width multipliers; results without them are gray stars with
     the name of their model. Both costs have logarithmic axes. The first panel has a dashed line
     fitted to each family of models; in the second, results of one resolution are joined, since
-    parameters do not depend on it.
-
-    Args:
-        results: The results.
-        title: A line on top.
-        accuracy_label: Label of the vertical axis; in percent if no accuracy is above 1.
-
-    Returns:
-        The figure, made without pyplot so that the user's plots are not affected.
+    parameters do not depend on it. Accuracies are in percent if none is above 1.
     """
     figure = Figure(figsize=(11, 5), dpi=120, layout="constrained")
     figure.suptitle(title, fontweight="bold")
@@ -156,7 +148,12 @@ def draw_tradeoff(results: Sequence[Result], title: str, accuracy_label: str) ->
     percent = all(0 <= result.accuracy <= 1 for result in results)
     if percent:
         results = [each._replace(accuracy=100 * each.accuracy) for each in results]
-    styles = _Styles.of(results)
+    resolutions = _known(result.resolution for result in results)
+    widths = _known(result.width_mult for result in results)
+    styles = _Styles(
+        dict(zip(resolutions, itertools.cycle(PALETTE))),
+        dict(zip(widths, itertools.cycle(_MARKERS))),
+    )
     _draw_panel(panels[0], results, "mult_adds", styles)
     _draw_panel(panels[1], results, "params", styles)
     lines = _draw_fits(panels[0], results)
@@ -174,15 +171,6 @@ class _Styles(NamedTuple):
 
     colors: dict[int, str]
     markers: dict[float, str]
-
-    @classmethod
-    def of(cls, results: Sequence[Result]) -> "_Styles":
-        resolutions = _known(result.resolution for result in results)
-        widths = _known(result.width_mult for result in results)
-        return cls(
-            dict(zip(resolutions, itertools.cycle(PALETTE))),
-            dict(zip(widths, itertools.cycle(_MARKERS))),
-        )
 
     def handles(self) -> list[Line2D]:
         """Return the entries of the legend: the colors as lines, the markers in gray."""
@@ -261,11 +249,6 @@ def _short(value: float) -> str:
 
 def write_tradeoff(results: Path, out: Path, accuracy: str | None = None) -> int:
     """Plot a file of results as PNG; return the number of results.
-
-    Args:
-        results: See ``read_results``.
-        out: The PNG to write or replace.
-        accuracy: See ``read_results``.
 
     Raises:
         DataError: As for ``read_results``.

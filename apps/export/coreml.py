@@ -1,4 +1,4 @@
-"""Core ML files: a folder ``.mlpackage``, whose network takes one image of its own size."""
+"""Core ML files: folders ``.mlpackage`` whose network takes one image of its own size."""
 
 import logging
 import os
@@ -23,19 +23,15 @@ from .nms import DECOMPOSITIONS, roi_align
 INPUT = "image"
 _TYPES = {"labels": np.int32}
 """Outputs that are not float32; Core ML has no int64."""
-_OF_OTHERS = "executorch_debug_handle_mapping.json"
-"""What coremltools puts beside a network for the profiler of ExecuTorch alone."""
+_DEBUG_FILE = "executorch_debug_handle_mapping.json"
+"""A file that coremltools writes for the profiler of ExecuTorch."""
 _ATEN = torch.ops.aten
 _KEPT = (_ATEN.zeros_like.default, _ATEN.grid_sampler.default)
-"""Taken as they are: zeros keep their type that way, and the core sampler has another name."""
+"""Not decomposed: zeros keep their type that way, and coremltools lacks the core sampler."""
 
 
 class ImageNetwork(nn.Module):
-    """A deployed network behind the input that Core ML makes of an image.
-
-    Args:
-        deployed: It is not copied.
-    """
+    """A deployed network with the input that Core ML makes of an image."""
 
     def __init__(self, deployed: DeployedNetwork) -> None:
         super().__init__()
@@ -43,7 +39,7 @@ class ImageNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs for (1, 3, H, W) float32 from 0 to 255, H and W the network's."""
-        return self.deployed.answers(image, self.deployed.size_hw)
+        return self.deployed.adapted(image, self.deployed.size_hw)
 
 
 class CoreMlFormat:
@@ -60,7 +56,7 @@ class CoreMlFormat:
         if options.batch not in (None, 1):
             raise DataError(
                 f"--batch {options.batch}: a Core ML file takes one image a call. Leave it out; "
-                "several at once are given to MLModel.predictions(fromBatch:)."
+                "for several at once there is MLModel.predictions(fromBatch:)."
             )
         with quiet_coremltools() as ct:
             try:
@@ -73,7 +69,7 @@ class CoreMlFormat:
             describe(model, self.metadata(deployable))
             with replaced_folder(out) as temporary:
                 model.save(str(temporary))
-                (temporary / _OF_OTHERS).unlink(missing_ok=True)
+                (temporary / _DEBUG_FILE).unlink(missing_ok=True)
             return {
                 "coremltools": ct.__version__,
                 "for": "iOS 16 and macOS 13",
@@ -84,9 +80,7 @@ class CoreMlFormat:
 
 @contextmanager
 def quiet_coremltools() -> Iterator[Any]:
-    """Import coremltools, without its progress and its doubts about every newer torch.
-
-    Its logger stays at errors.
+    """Import coremltools without its progress bars and its warnings about every newer torch.
 
     Raises:
         DataError: It is not installed.
@@ -104,17 +98,17 @@ def quiet_coremltools() -> Iterator[Any]:
 
 
 def image_program(deployable: Deployable) -> ExportedProgram:
-    """Trace a network as it takes an image, in operators that coremltools knows."""
+    """Trace a network with an image as input, in operators that coremltools knows."""
     network = ImageNetwork(deployable.module).eval()
     example = torch.zeros(1, 3, *deployable.metadata.size_hw)
     with torch.no_grad():
-        network(example)  # lets anchors be made as values
+        network(example)  # computes and caches the anchors, so that they are constants
         program = torch.export.export(network, (example,))
         return program.run_decompositions(coreml_operators())
 
 
 def convert(ct: Any, deployable: Deployable) -> Any:
-    """Return a network as an ``MLModel`` that is not loaded."""
+    """Convert a network to an ``MLModel``, without loading it."""
     height, width = deployable.metadata.size_hw
     return ct.convert(
         image_program(deployable),
@@ -131,16 +125,16 @@ def convert(ct: Any, deployable: Deployable) -> Any:
 
 
 def selects_layers() -> Callable[[Any], bool]:
-    """Return what says whether an operation is to be in float16: layers and what leads to them.
+    """Return a function that selects operations for float16: layers and everything before them.
 
     Boxes and their areas have to stay in float32: at 300 px, float16 has steps of a quarter of a
-    pixel and no number for an area. So does looking at features in places that boxes say.
+    pixel and cannot represent areas. The same holds for sampling features at the places of boxes.
     """
     chosen: set[str] = set()
     blocks: list[Any] = []
 
     def select(operation: Any) -> bool:
-        if not blocks:  # at the first operation, before any is changed
+        if not blocks:  # for the first operation, before any is changed
             blocks.append(operation.enclosing_block)
             for each in reversed(blocks[0].operations):
                 readers = [reader for value in each.outputs for reader in value.child_ops]
@@ -153,25 +147,25 @@ def selects_layers() -> Callable[[Any], bool]:
 
 
 def is_layer(operation: Any) -> bool:
-    """Whether an operation has weights; a linear layer without offsets is a product to Core ML."""
+    """Return whether an operation has weights; linear layers without bias are matrix products."""
     if operation.op_type == "matmul":
         return operation.inputs["y"].val is not None
     return operation.op_type in {"conv", "linear"}
 
 
 def coreml_metadata(metadata: ModelMetadata) -> ModelMetadata:
-    """What a file says: what an image is to be, and types that Core ML has."""
+    """Return the metadata of a file: an image as input, and Core ML's types."""
     height, width = metadata.size_hw
     image = f"an RGB image of {height}x{width} px"
-    said = f"{metadata.preparation}; one of them as {image}"
+    preparation = f"{metadata.preparation}; one of them as {image}"
     if metadata.preparation == AS_THEY_ARE:
-        said = f"{image}, resized to that before"
+        preparation = f"{image}, resized to that before"
     outputs = {name: text.replace("int64", "int32") for name, text in metadata.outputs.items()}
-    return replace(metadata, preparation=said, outputs=outputs)
+    return replace(metadata, preparation=preparation, outputs=outputs)
 
 
 def describe(model: Any, metadata: ModelMetadata) -> None:
-    """Put what a network is where Xcode and Core ML's own tools show it, and all of it as JSON."""
+    """Store the metadata where Xcode and Core ML's own tools show it, and all of it as JSON."""
     height, width = metadata.size_hw
     model.license = metadata.licence
     model.author = str((metadata.provenance.get("weights") or {}).get("source") or UNKNOWN)
@@ -184,9 +178,9 @@ def describe(model: Any, metadata: ModelMetadata) -> None:
 
 
 def coreml_operators() -> dict[Any, Any]:
-    """Torch's operators as coremltools 9 takes them, for ``ExportedProgram.run_decompositions``.
+    """Return the decompositions to the operators that coremltools 9 supports.
 
-    That is torch's core set, but for those that coremltools does not have or gets wrong.
+    That is torch's core set, except for those that coremltools lacks or converts incorrectly.
     """
     table = default_decompositions()
     for operator in _KEPT:
@@ -205,21 +199,21 @@ def coreml_operators() -> dict[Any, Any]:
 def whole_numbers(
     start: float, end: float, step: float = 1, dtype: torch.dtype | None = None, **_: Any
 ) -> Tensor:
-    """``torch.arange``, whose values become integers in coremltools whatever the type asked for."""
+    """Decompose ``torch.arange``, which coremltools makes integer whatever the type."""
     if dtype is None or not dtype.is_floating_point:
         return NotImplemented  # as it is
     return torch.arange(start, end, step, dtype=torch.int64).to(dtype)
 
 
 def gather(values: Tensor, dim: int, index: Tensor, sparse_grad: bool = False) -> Tensor:  # noqa: ARG001
-    """``torch.gather``, which Core ML has for numbers alone."""
+    """Decompose ``torch.gather`` of booleans, as Core ML has it only for numbers."""
     if values.dtype != torch.bool:
         return NotImplemented  # as it is
     return values.to(torch.int32).gather(dim, index).to(torch.bool)
 
 
 def whole_quotient(left: Tensor, right: Tensor | int) -> Tensor:
-    """``//`` of whole numbers from 0 to 2 ** 24, of which coremltools makes floats."""
+    """Decompose ``//`` of integers from 0 to 2 ** 24, which coremltools would make floats."""
     if left.dtype.is_floating_point:
         return NotImplemented  # as it is
     return (left.to(torch.float32) / right).to(left.dtype)

@@ -1,4 +1,4 @@
-"""ExecuTorch files: the network for XNNPACK, decoding and NMS for ExecuTorch's kernels."""
+"""ExecuTorch files: the network runs in XNNPACK, decoding and NMS in ExecuTorch's kernels."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -25,10 +25,9 @@ _MATMUL = torch.ops.aten.matmul.default
 
 
 class ExecutorchFormat:
-    """Programs of ExecuTorch; each entry of the metadata is a method that returns a string.
+    """Programs of ExecuTorch, in which each entry of the metadata is a method.
 
-    Shapes are fixed: images have the network's size, and there are as many as ``batch`` says, one
-    if it says nothing.
+    Shapes are fixed: images have the network's size, and the default batch size is 1.
     """
 
     suffix = ".pte"
@@ -51,32 +50,28 @@ class ExecutorchFormat:
 
 
 def refuse_foreign(program: ExportedProgram, out: Path) -> None:
-    """Make sure that a network has no operations but torch's own.
-
-    Raises:
-        DataError: It has others, for which ExecuTorch has no kernels.
-    """
+    """Raise a DataError if a network has operators other than torch's own, without kernels."""
     operators = {n.target for n in program.graph.nodes if isinstance(n.target, OpOverload)}
     foreign = sorted(str(each) for each in operators if each.namespace != "aten")
     if foreign:
         raise DataError(
-            f"{out}: ExecuTorch has no kernel for {', '.join(foreign)}, of which this network is "
-            "made. Choose onnx, openvino or exported-program."
+            f"{out}: ExecuTorch has no kernel for {', '.join(foreign)}, which this network uses. "
+            "Choose onnx, openvino or exported-program."
         )
 
 
 def matmul(left: Tensor, right: Tensor) -> Tensor:
-    """Product of two stacks of matrices, which ExecuTorch would copy first, to no purpose."""
+    """Multiply batches of matrices by ``bmm``, as ExecuTorch's ``matmul`` copies them first."""
     if left.ndim == right.ndim == 3 and left.shape[0] == right.shape[0]:
         return torch.bmm(left, right)
     return NotImplemented
 
 
 def network_configs() -> list[type[XNNPartitionerConfig]]:
-    """What XNNPACK can run, but for NMS.
+    """Return the configurations of XNNPACK's partitioner, restricted to operations outside NMS.
 
-    That has a product and a comparison in turn, many times. XNNPACK has no comparison: each product
-    would be a network of its own, whose making takes most of the time of an export.
+    NMS alternates products and comparisons many times. XNNPACK has no comparison, so each product
+    would become a partition of its own, and making those takes most of the time of an export.
     """
     return [_outside_nms(config) for config in ALL_PARTITIONER_CONFIGS]
 
@@ -90,7 +85,7 @@ def _outside_nms(config: type[XNNPartitionerConfig]) -> type[XNNPartitionerConfi
 
 
 def is_nms(node: Node) -> bool:
-    """Whether an operation comes from the module that does NMS."""
+    """Return whether an operation comes from the module that runs NMS."""
     modules = node.meta.get("nn_module_stack") or {}
     return any(
         str(kind).endswith(f".{ExportablePostProcess.__name__}") for _, kind in modules.values()

@@ -1,4 +1,4 @@
-"""Networks without what only training needs, whatever they are made of."""
+"""Networks of any job prepared for export, with resize and metadata."""
 
 import copy
 import hashlib
@@ -26,11 +26,11 @@ from .nms import make_exportable
 
 
 def for_export(network: nn.Module) -> nn.Module:
-    """Return a fixed copy of a network in which nothing of training is left.
+    """Return a copy of a network without anything that only training needs.
 
-    What ``fuse`` does not fold, such as normalization after a shared convolution, becomes a factor
+    Normalization that ``fuse`` does not fold, such as after a shared convolution, becomes a factor
     and an offset for each channel. Each map has one convolution for boxes and classes together, and
-    pixels are divided in the weights of the first.
+    the division of pixels becomes part of the weights of the first convolution.
     """
     foldable = any(isinstance(module, ConvNormAct) for module in network.modules())
     own = fuse(network) if foldable else copy.deepcopy(network).eval()
@@ -43,13 +43,13 @@ def for_export(network: nn.Module) -> nn.Module:
                 setattr(module, name, nn.Identity())
             elif isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size == 1:
                 setattr(module, name, Mean())
-            elif type(child) is Predictors:  # its other kinds have layers of their own before
+            elif type(child) is Predictors:  # subclasses have further layers before
                 setattr(module, name, MergedPredictors(child))
     return own.requires_grad_(False)
 
 
 def _divide_in_stem(network: nn.Module) -> None:
-    """Put the division of pixels into the first convolution, which is linear, in place."""
+    """Move the division of pixels into the weights of the first convolution, which is linear."""
     body = next((each for each in network.modules() if isinstance(each, MobileNetV1)), None)
     divisor = getattr(network, "pixel_std", None)
     if body is None or divisor is None or not isinstance(body.stem, FusedConvAct):
@@ -59,7 +59,7 @@ def _divide_in_stem(network: nn.Module) -> None:
 
 
 class Mean(nn.Module):
-    """``AdaptiveAvgPool2d(1)``, which exports with steps in memory to no purpose."""
+    """A replacement of ``AdaptiveAvgPool2d(1)``, whose export has superfluous copies."""
 
     def forward(self, features: Tensor) -> Tensor:
         """Return (B, C, 1, 1) for features (B, C, H, W)."""
@@ -67,12 +67,9 @@ class Mean(nn.Module):
 
 
 class MergedPredictors(nn.Module):
-    """SSD's ``Predictors`` with one convolution for each map, whose boxes come with their classes.
+    """SSD's ``Predictors`` with one convolution for each map, for boxes and classes together.
 
-    Four channels a box are too few for a convolution of their own to be worth its time.
-
-    Args:
-        original: Where the values come from.
+    A separate convolution with four channels for each box would be inefficient.
     """
 
     def __init__(self, original: Predictors) -> None:
@@ -85,14 +82,14 @@ class MergedPredictors(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """As ``Predictors``, all maps in one."""
         columns = [4, self.num_columns]
-        said = [conv(map_) for conv, map_ in zip(self.maps, maps, strict=True)]
-        rows = torch.cat([as_rows(each, sum(columns)) for each in said], dim=1)
+        outputs = [conv(map_) for conv, map_ in zip(self.maps, maps, strict=True)]
+        rows = torch.cat([as_rows(output, sum(columns)) for output in outputs], dim=1)
         deltas, logits = rows.split(columns, dim=2)
         return [(deltas, logits)]
 
 
 def _merged(predictor: MapPredictor, num_columns: int) -> nn.Conv2d:
-    """One 1x1 convolution: the offsets of a box, then its logits, box by box."""
+    """Merge two 1x1 convolutions; the channels are the offsets and logits of box after box."""
     boxes, classes = predictor.boxes, predictor.classes
     merged = nn.Conv2d(boxes.in_channels, boxes.out_channels + classes.out_channels, 1)
     for name, value in merged.named_parameters():
@@ -105,11 +102,7 @@ def _merged(predictor: MapPredictor, num_columns: int) -> nn.Conv2d:
 
 
 class ChannelAffine(nn.Module):
-    """Batch normalization with fixed statistics: a factor and an offset for each channel.
-
-    Args:
-        norm: Where the values come from; (B, C) or (B, C, H, W) in and out.
-    """
+    """Fixed batch normalization, (B, C) or (B, C, H, W): a factor and an offset for a channel."""
 
     def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
         super().__init__()
@@ -117,9 +110,7 @@ class ChannelAffine(nn.Module):
         factor = torch.rsqrt(var + norm.eps)
         if norm.affine:
             factor = factor * norm.weight.detach()
-        offset = -mean * factor
-        if norm.affine:
-            offset = offset + norm.bias.detach()
+        offset = -mean * factor + (norm.bias.detach() if norm.affine else 0)
         shape = (-1,) if isinstance(norm, nn.BatchNorm1d) else (-1, 1, 1)
         self.factor = nn.Buffer(factor.view(shape))
         self.offset = nn.Buffer(offset.view(shape))
@@ -134,38 +125,38 @@ _LARGEST = 1 << 16
 
 
 class DeployedNetwork(nn.Module):
-    """Images as they are decoded to named outputs.
+    """A network with resize: decoded images to named outputs.
 
     The resize is Pillow's (bilinear with antialiasing on uint8), as in training and evaluation.
-    Images that have the network's size already pass through it unchanged.
+    Images that have the network's size already are not changed by it.
 
     Args:
-        answers: Pixels of the network's size and the size of the images to the outputs.
-        size_hw: Height and width that the network works at.
+        adapted: Pixels of the network's size and the size of the images to the outputs.
+        size_hw: Height and width of the network's input.
     """
 
-    def __init__(self, answers: nn.Module, size_hw: tuple[int, int]) -> None:
+    def __init__(self, adapted: nn.Module, size_hw: tuple[int, int]) -> None:
         super().__init__()
-        self.answers = answers
+        self.adapted = adapted
         self.size_hw = size_hw
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs for images (B, H, W, 3) uint8 RGB."""
         image_hw = (images.shape[1], images.shape[2])
         pixels = images.permute(0, 3, 1, 2)
-        # Where sizes are left open they are no numbers, and the resize stays in the graph.
+        # Open sizes are symbols, not integers, and the resize then stays in the graph.
         if not all(isinstance(side, int) for side in image_hw) or image_hw != self.size_hw:
             pixels = F.interpolate(pixels, self.size_hw, mode="bilinear", antialias=True)
-        return self.answers(pixels, image_hw)
+        return self.adapted(pixels, image_hw)
 
 
 @dataclass(frozen=True)
 class Deployable:
-    """A network that is ready to be written.
+    """A network that is ready for export.
 
     Attributes:
-        module: Images (B, H, W, 3) uint8 RGB to the outputs that ``facts`` names, in order.
-        metadata: What the file is to say.
+        module: Images (B, H, W, 3) uint8 RGB to the outputs in ``metadata``, in order.
+        metadata: Metadata of the file.
     """
 
     module: DeployedNetwork
@@ -175,41 +166,32 @@ class Deployable:
         """Trace the network.
 
         Args:
-            batch: Images of each call; None leaves it open.
-            any_image: Whether images may have any size and are resized inside; False takes
-                images of the network's size alone.
+            batch: Images in a batch; None takes any number.
+            any_image: Whether to take and resize images of any size, or only images of the
+                network's size.
         """
         height, width = self.metadata.size_hw
-        if any_image:  # other numbers than the network's, which would be taken for fixed
+        if any_image:  # the network's own size would be taken for a constant
             height, width = height + 13, width + 29
+        names = {0: "batch"} if batch is None else {}
+        names |= {1: "height", 2: "width"} if any_image else {}
+        axes = {axis: Dim(name, min=1, max=_LARGEST) for axis, name in names.items()}
         example = torch.zeros(batch or 2, height, width, 3, dtype=torch.uint8)
         with torch.no_grad():
-            self.module(example)  # lets anchors be made as values
-            return torch.export.export(
-                self.module, (example,), dynamic_shapes=(self.open_axes(batch, any_image),)
-            )
-
-    def open_axes(self, batch: int | None = None, any_image: bool = True) -> dict[int, Any]:
-        """Axes of the images that are left open, as ``torch.export`` has them."""
-        axes: dict[int, Any] = {}
-        if batch is None:
-            axes[0] = Dim("batch", min=1, max=_LARGEST)
-        if any_image:
-            axes[1] = Dim("height", min=1, max=_LARGEST)
-            axes[2] = Dim("width", min=1, max=_LARGEST)
-        return axes
+            self.module(example)  # computes and caches the anchors, so that they are constants
+            return torch.export.export(self.module, (example,), dynamic_shapes=(axes,))
 
 
 def open_deployable(path: str | Path, size_hw: tuple[int, int] | None = None) -> Deployable:
-    """Make what is exported of a checkpoint of any job.
+    """Prepare a checkpoint of any job for export.
 
     Args:
-        path: A checkpoint that ``lightning fit`` or ``mobilevision import`` wrote.
-        size_hw: Height and width that the network works at; None takes those of training.
+        path: A checkpoint of ``lightning fit`` or ``mobilevision import``.
+        size_hw: Height and width of the network's input; None takes those of training.
 
     Raises:
-        DataError: It cannot be read or rebuilt, is for no job that can be exported, or does not
-            say its size.
+        DataError: It cannot be read or rebuilt, belongs to no job that can be exported, or has no
+            size.
     """
     path = Path(path)
     task = load_task(path, ImageTask)
@@ -217,7 +199,7 @@ def open_deployable(path: str | Path, size_hw: tuple[int, int] | None = None) ->
     size_hw = input_size(task, size_hw, str(path))
     metadata = replace(
         predictor.describe(task, size_hw),
-        licence=_license(task.metadata),
+        licence=str((task.metadata.get("provenance") or {}).get("licence") or UNKNOWN),
         provenance=_provenance(path, task.metadata),
     )
     adapted = adapt(predictor, task, prepare_for_export, size_hw)
@@ -225,16 +207,12 @@ def open_deployable(path: str | Path, size_hw: tuple[int, int] | None = None) ->
 
 
 def prepare_for_export(network: nn.Module) -> nn.Module:
-    """Return a copy of a network with nothing of training in it, and NMS that can be exported."""
+    """Return a copy of a network without training parts, and with NMS that can be exported."""
     return make_exportable(for_export(network))
 
 
-def _license(stored: dict[str, Any]) -> str:
-    return str((stored.get("provenance") or {}).get("licence") or UNKNOWN)
-
-
 def _provenance(path: Path, stored: dict[str, Any]) -> dict[str, Any]:
-    """Where a model comes from, and what wrote it: plain data."""
+    """Return the origin of a model and the versions that wrote it, as plain data."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return {
         "checkpoint": path.name,

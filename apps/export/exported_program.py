@@ -1,4 +1,4 @@
-"""Files of ``torch.export``: for torch itself, in Python or compiled ahead of time for C++."""
+"""Files of ``torch.export``, for torch in Python or compiled ahead of time for C++."""
 
 import copy
 import io
@@ -17,27 +17,27 @@ from .nms import DECOMPOSITIONS
 
 
 def plain_program(deployable: Deployable, options: ExportOptions) -> ExportedProgram:
-    """Trace a network into torch's own operators alone, none of ours."""
-    # Weights in channels_last order are taken for parts of others, and XNNPACK refuses them.
+    """Trace a network into torch's own operators only."""
+    # Weights in channels_last order are exported as views of others, which XNNPACK refuses.
     module = copy.deepcopy(deployable.module).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     program = replace(deployable, module=module).program(options.batch, options.any_image)
     return program.run_decompositions({**DECOMPOSITIONS})
 
 
 def written_metadata(deployable: Deployable, options: ExportOptions) -> ModelMetadata:
-    """What a file says, with the size that images must have where they are not resized inside."""
+    """Return the metadata of a file, with the size of the images if the file does not resize."""
     metadata = deployable.metadata
     if options.any_image:
         return metadata
     height, width = metadata.size_hw
-    said = f"{metadata.preparation}; resized to {height}x{width} px before"
+    preparation = f"{metadata.preparation}; resized to {height}x{width} px before"
     if metadata.preparation == AS_THEY_ARE:
-        said = f"uint8 RGB images (batch, {height}, {width}, 3), resized to that before"
-    return replace(metadata, preparation=said)
+        preparation = f"uint8 RGB images (batch, {height}, {width}, 3), resized to that before"
+    return replace(metadata, preparation=preparation)
 
 
 class ExportedProgramFormat:
-    """Archives of ``torch.export.save``; the metadata is its extra files."""
+    """Archives of ``torch.export.save``, with the metadata as extra files."""
 
     suffix = ".pt2"
 
@@ -45,7 +45,7 @@ class ExportedProgramFormat:
         """See ``Format``."""
         program = plain_program(deployable, options)
         entries = written_metadata(deployable, options).to_strings()
-        buffer = io.BytesIO()  # torch ends the process where a file cannot be written
+        buffer = io.BytesIO()  # torch ends the process if it cannot write a file
         torch.export.save(program, buffer, extra_files=entries)  # type: ignore[arg-type]
         write_atomically(out, buffer.getvalue())
         return {"torch": torch.__version__}

@@ -1,4 +1,4 @@
-"""``mobilevision export``: a checkpoint into a file, which is then run beside the checkpoint."""
+"""``mobilevision export``: write a checkpoint as a file, and compare the two."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,17 +19,17 @@ _COARSE_HW = (12, 16)
 
 
 class Exported(NamedTuple):
-    """What was written."""
+    """An exported file."""
 
     path: Path
     metadata: ModelMetadata
     size_bytes: int
-    """Of the file, or of the folder that it is."""
+    """Size of the file or folder."""
     notes: dict[str, Any]
-    """What the format says besides, such as its version."""
+    """Further properties, such as the version of the format."""
     differences: dict[str, float] | None
-    """Output -> largest difference to eager torch on a test image; None where nothing here runs
-    such files."""
+    """Output -> largest difference to eager torch on a test image; None if such files cannot run
+    here."""
 
 
 def export_checkpoint(
@@ -39,14 +39,14 @@ def export_checkpoint(
     size_hw: tuple[int, int] | None = None,
     options: ExportOptions | None = None,
 ) -> Exported:
-    """Write a checkpoint as a file of a format and run it beside eager torch.
+    """Write a checkpoint as a file of a format and compare its outputs with eager torch.
 
     Args:
-        checkpoint: Of any job.
+        checkpoint: Checkpoint of any job.
         out: The file to write or replace.
         format_name: One of ``FORMATS``.
-        size_hw: Height and width that the network works at; None takes those of training.
-        options: What is left open; None takes ``ExportOptions()``.
+        size_hw: Height and width of the network's input; None takes those of training.
+        options: The options; None takes ``ExportOptions()``.
 
     Raises:
         DataError: The checkpoint or the name of the output does not fit.
@@ -63,43 +63,26 @@ def export_checkpoint(
         )
     deployable = open_deployable(checkpoint, size_hw)
     notes = chosen.write(deployable, out, options)
-    size = size_of(out)
-    found = None
-    if out.suffix in EXPORTED_SUFFIXES:
-        found = differences(deployable, out, options)
+    found = differences(deployable, out, options) if out.suffix in EXPORTED_SUFFIXES else None
     metadata = written_metadata(deployable, options)
     if isinstance(chosen, OwnMetadata):
         metadata = chosen.metadata(deployable)
-    return Exported(out, metadata, size, notes, found)
+    return Exported(out, metadata, size_of(out), notes, found)
 
 
-def differences(
-    deployable: Deployable, path: Path, options: ExportOptions | None = None
-) -> dict[str, float]:
-    """Largest difference of each output between a file and eager torch, on a test image.
-
-    Args:
-        deployable: What the file was written of.
-        path: The file.
-        options: As it was written.
-
-    Raises:
-        DataError: The file cannot be opened.
-    """
-    options = options or ExportOptions()
+def differences(deployable: Deployable, path: Path, options: ExportOptions) -> dict[str, float]:
+    """Return the largest difference of each output between a file and eager torch."""
     size_hw = _IMAGE_HW if options.any_image else deployable.metadata.size_hw
     images = np.stack([made_up_image(size_hw)] * (options.batch or 1))
     with torch.inference_mode():
-        answers = deployable.module(torch.from_numpy(images))
-    expected = {
-        name: answer.numpy()
-        for name, answer in zip(deployable.metadata.outputs, answers, strict=True)
-    }
+        outputs = deployable.module(torch.from_numpy(images))
+    names = deployable.metadata.outputs
+    expected = {name: value.numpy() for name, value in zip(names, outputs, strict=True)}
     return largest_differences(expected, open_runtime(path, "cpu")(images))
 
 
 def made_up_image(size_hw: tuple[int, int]) -> np.ndarray:
-    """Return an image of smooth patches, always the same: (H, W, 3) uint8."""
+    """Generate an image of smooth patches, (H, W, 3) uint8, which is always the same."""
     coarse = np.random.default_rng(0).integers(0, 256, (*_COARSE_HW, 3), dtype=np.uint8)
     return cv2.resize(coarse, size_hw[::-1], interpolation=cv2.INTER_CUBIC)
 
@@ -107,10 +90,10 @@ def made_up_image(size_hw: tuple[int, int]) -> np.ndarray:
 def largest_differences(
     expected: dict[str, np.ndarray], found: dict[str, np.ndarray]
 ) -> dict[str, float]:
-    """Largest absolute difference of each output.
+    """Return the largest absolute difference of each output.
 
-    Detections whose scores are all but equal may change places; each expected box is compared with
-    the nearest one found of its class, and labels count those without any.
+    Detections with almost equal scores may change places; so each expected box is compared with the
+    nearest found box of its class, and the labels count expected boxes without any.
     """
     if "boxes" not in expected:
         return {name: _largest(expected[name] - found[name]) for name in expected}
@@ -135,7 +118,7 @@ def _largest(difference: np.ndarray) -> float:
 
 
 def format_exported(exported: Exported) -> str:
-    """What was written, as text."""
+    """Format a summary of an exported file."""
     metadata = exported.metadata
     height, width = metadata.size_hw
     lines = [
@@ -148,6 +131,6 @@ def format_exported(exported: Exported) -> str:
     if exported.differences is None:
         lines.append("  not run: nothing installed here runs such files")
     else:
-        told = ", ".join(f"{name} {value:.2g}" for name, value in exported.differences.items())
-        lines.append(f"  largest difference to torch on a test image: {told}")
+        values = ", ".join(f"{name} {value:.2g}" for name, value in exported.differences.items())
+        lines.append(f"  largest difference to torch on a test image: {values}")
     return "\n".join(lines)

@@ -1,7 +1,8 @@
-"""Which formats there are, what is left open in their files, and how a network gets into one."""
+"""The export formats and their options."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,22 +14,22 @@ from ..inference.runtime import ModelMetadata
 from .export_module import Deployable
 
 FIXED_SHAPES = ("executorch",)
-"""Formats whose files take images of the network's size alone, and a fixed number of them."""
+"""Formats whose files take only images of the network's size, and a fixed number of them."""
 INT8_FORMATS = ("onnx", "openvino")
-"""Formats that have files in int8."""
+"""Formats that support int8."""
 CALIBRATION_METHODS = ("minmax", "entropy", "percentile")
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Where the ranges of an int8 network come from, and how much may be lost.
+    """The options of int8 calibration.
 
     Attributes:
-        paths: Images as the network will meet them, prepared as the file's metadata says.
-        method: One of ``CALIBRATION_METHODS``: the extremes that were seen, the range that keeps
-            most information, or all but the rarest values.
-        limit_db: Signal to noise that the network's answers must keep; layers stay in float32, the
-            costliest first, until they do.
+        paths: Representative images.
+        method: One of ``CALIBRATION_METHODS``: the extreme values, the range that keeps most
+            information, or all but the rarest values.
+        limit_db: Signal-to-noise ratio that the network's outputs have to keep; layers stay in
+            float32, the costliest first, until they do.
 
     Raises:
         DataError: There are no images, or no such method.
@@ -48,14 +49,14 @@ class Calibration:
 
 
 def find_images(words: Sequence[str], count: int) -> tuple[Path, ...]:
-    """Images that the words of a command line mean, evenly spread if there are more.
+    """Find calibration images, evenly spread over all that are found.
 
     Args:
         words: Files, folders and patterns.
-        count: How many to take at most, at least 1.
+        count: Maximum number of images, at least 1.
 
     Raises:
-        DataError: A word names nothing, or the number is less than 1.
+        DataError: There is no such file, or the number is less than 1.
     """
     if count < 1:
         raise DataError(f"--calibrate-count {count}: must be at least 1")
@@ -66,13 +67,13 @@ def find_images(words: Sequence[str], count: int) -> tuple[Path, ...]:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What is left open in a file.
+    """The options of an exported file.
 
     Attributes:
-        batch: Images of each call; None takes any number, where the format allows it.
-        any_image: Whether images of any size are resized inside, where the format allows it;
-            otherwise they have to have the network's size.
-        int8: How the network gets into int8; None leaves it in float32.
+        batch: Images in a batch; None takes any number, if the format allows it.
+        any_image: Whether the file resizes images of any size, if the format allows it; otherwise
+            they have to have the network's size.
+        int8: Calibration for int8; None leaves the network in float32.
     """
 
     batch: int | None = None
@@ -81,26 +82,26 @@ class ExportOptions:
 
 
 def with_fixed_shapes(options: ExportOptions) -> ExportOptions:
-    """Return the options for one of ``FIXED_SHAPES``: one image if no number is given."""
+    """Return the options for one of ``FIXED_SHAPES``; the default batch size is 1."""
     return replace(options, batch=options.batch or 1, any_image=False)
 
 
 class Format(Protocol):
-    """A kind of file."""
+    """A file format."""
 
     @property
     def suffix(self) -> str:
-        """What the files, or folders, end in, such as ``.onnx``."""
+        """Suffix of the files or folders, such as ``.onnx``."""
         ...
 
     def write(self, deployable: Deployable, out: Path, options: ExportOptions) -> dict[str, Any]:
-        """Write a network with its metadata, whole or not at all.
+        """Write a network with its metadata, atomically.
 
         Returns:
-            What else is to be said of the file, such as the version of the format: plain data.
+            Further properties of the file, such as the version of the format, as plain data.
 
         Raises:
-            DataError: The format cannot hold this network, or what writes it is not installed.
+            DataError: The format does not support this network, or its package is not installed.
             OSError: The file cannot be written.
         """
         ...
@@ -108,74 +109,42 @@ class Format(Protocol):
 
 @runtime_checkable
 class OwnMetadata(Protocol):
-    """A format whose files take other images, or give other types, than the network."""
+    """A format whose files have other inputs or output types than the network."""
 
     def metadata(self, deployable: Deployable) -> ModelMetadata:
-        """Return what a file says of itself."""
+        """Return the metadata of a file."""
         ...
 
 
-def _onnx() -> Format:
-    from .onnx import OnnxFormat
-
-    return OnnxFormat()
-
-
-def _exported_program() -> Format:
-    from .exported_program import ExportedProgramFormat
-
-    return ExportedProgramFormat()
-
-
-def _openvino() -> Format:
-    from .openvino import OpenVinoFormat
-
-    return OpenVinoFormat()
-
-
-def _executorch() -> Format:
-    from .executorch import ExecutorchFormat
-
-    return ExecutorchFormat()
-
-
-def _coreml() -> Format:
-    from .coreml import CoreMlFormat
-
-    return CoreMlFormat()
-
-
-FORMATS: dict[str, Callable[[], Format]] = {
-    "onnx": _onnx,
-    "exported-program": _exported_program,
-    "openvino": _openvino,
-    "executorch": _executorch,
-    "coreml": _coreml,
+FORMATS = {
+    "onnx": ("onnx", "OnnxFormat", "export"),
+    "exported-program": ("exported_program", "ExportedProgramFormat", "export"),
+    "openvino": ("openvino", "OpenVinoFormat", "export,openvino"),
+    "executorch": ("executorch", "ExecutorchFormat", "executorch"),
+    "coreml": ("coreml", "CoreMlFormat", "export"),
 }
-"""Name of a format -> what makes its writer; the packages that it needs are imported only then."""
-EXTRAS = {"openvino": "export,openvino", "executorch": "executorch"}
-"""Name of a format -> extras of this package that it needs, where that is not ``export``."""
+"""Name of a format -> module and class, imported when they are used, and the package's extras."""
 
 
 def open_format(name: str, int8: bool = False) -> Format:
-    """Return what writes a format.
+    """Return the writer of a format.
 
     Args:
         name: One of ``FORMATS``.
-        int8: Whether its file is to be in int8.
+        int8: Whether the file is to be in int8.
 
     Raises:
-        DataError: There is none of this name, it has no files in int8, or a package that it
-            needs is not installed.
+        DataError: There is no such format, it does not support int8, or a package that it needs is
+            not installed.
     """
     if name not in FORMATS:
         raise DataError(f"--format {name}: there are {', '.join(FORMATS)}.")
     if int8 and name not in INT8_FORMATS:
         raise DataError(f"--int8: is for {' and '.join(INT8_FORMATS)}, not for {name}.")
+    module, class_name, extras = FORMATS[name]
     try:
-        return FORMATS[name]()
+        return getattr(import_module(f".{module}", __package__), class_name)()
     except ImportError as error:
-        extras = EXTRAS.get(name, "export")
         raise DataError(
             f"--format {name} needs the package {error.name}: pip install 'mobilevision[{extras}]'"
         ) from error

@@ -1,9 +1,8 @@
 """Detection operators that can be exported: non-maximum suppression (NMS) and RoIAlign.
 
-``heads.detection.postprocess`` looks at as many candidates as it takes, which no exported graph
-can. Here every anchor is looked at, and one operator, ``multiclass_nms``, decides which scores
-survive. Each format says how it runs that operator: ONNX has its own for it, and ``DECOMPOSITIONS``
-has public tensor operations for formats without one.
+``heads.detection.postprocess`` considers a varying number of candidates, which exported graphs
+cannot. Here every anchor is considered, and one operator, ``multiclass_nms``, selects the surviving
+scores. ONNX has an operator for it; ``DECOMPOSITIONS`` has tensor operations for the other formats.
 """
 
 import torch
@@ -17,9 +16,9 @@ from ...heads.detection.faster_rcnn_heads import Proposals, ProposalSelection, R
 from ...heads.detection.postprocess import PostProcess
 
 DENSE_CANDIDATES = 1024
-"""Best candidates of an image, all groups together, that the tensor operations look at."""
+"""Number of candidates of an image, all groups together, that the tensor operations consider."""
 DENSE_ROUNDS = 32
-"""Longest chain of boxes, each hiding the next, that the tensor operations follow to its end."""
+"""Longest chain of boxes, each suppressing the next, that the tensor operations resolve."""
 
 
 @library.custom_op("mobilevision::multiclass_nms", mutates_args=())
@@ -31,19 +30,19 @@ def multiclass_nms(
     candidates: int,
     wanted: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The best of what greedy NMS leaves in each group of each image.
+    """Run greedy NMS in each group of each image and return the best boxes.
 
     Args:
         boxes: (B, A, 4) float, xyxy.
         scores: (B, A, G) float: the boxes' scores in each of G groups, such as classes.
-        iou_threshold: A box goes if it overlaps a better one of its group by more than this.
-        score_threshold: Boxes must score more than this; at least 0.
-        candidates: Only that many of the best boxes of each group are looked at.
-        wanted: Boxes of each image, all groups together; at most A * G.
+        iou_threshold: A box is removed if it overlaps a better one of its group by more than this.
+        score_threshold: Boxes have to score more than this; at least 0.
+        candidates: Maximum number of boxes of each group that are considered, best first.
+        wanted: Number of boxes of each image, all groups together; at most A * G.
 
     Returns:
-        Scores (B, wanted) float, falling, 0 where there is nothing more; the boxes and the groups
-        that they are of, (B, wanted) int64 each, any where there is nothing.
+        Scores (B, wanted) float, falling, padded with 0; the indices of their boxes and groups,
+        (B, wanted) int64 each, undefined in the padding.
     """
     scores = _best_of_group(scores, candidates)
     kept = torch.zeros_like(scores)
@@ -72,20 +71,22 @@ def multiclass_nms_dense(
     candidates: int,
     wanted: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``multiclass_nms`` as tensor operations of fixed shapes, for formats without NMS.
+    """Run ``multiclass_nms`` as tensor operations of fixed shapes, for formats without NMS.
 
-    The answers are the same up to ``DENSE_CANDIDATES`` boxes above the threshold and
-    ``DENSE_ROUNDS``.
+    The outputs are the same for up to ``DENSE_CANDIDATES`` boxes above the threshold and chains of
+    up to ``DENSE_ROUNDS`` boxes.
     """
     count, flat = scores.shape[2], scores.flatten(1)
-    looked_at = min(max(DENSE_CANDIDATES, wanted), flat.shape[1])
-    best, index = flat.topk(looked_at, dim=1)  # (B, M), falling
+    considered = min(max(DENSE_CANDIDATES, wanted), flat.shape[1])
+    best, index = flat.topk(considered, dim=1)  # (B, M), falling
     rows, groups = index // count, index % count
     chosen = boxes.gather(1, rows[..., None].expand(-1, -1, 4))
-    later = torch.ones(looked_at, looked_at, device=boxes.device).tril(-1)  # [worse, better]
+    later = torch.ones(considered, considered, device=boxes.device).tril(-1)  # [worse, better]
     rivals = (groups[:, :, None] == groups[:, None, :]).to(best.dtype) * later
     hidden_by = rivals * (pairwise_iou(chosen, chosen) > iou_threshold).to(best.dtype)
     alive = ((best > score_threshold) & (rivals.sum(dim=2) < candidates)).to(best.dtype)
+    # Greedy NMS keeps a box if no better kept box hides it. Iterating that rule from "all alive"
+    # settles at least one more box of each chain in every round, best first, and then stays.
     kept = alive
     for _ in range(DENSE_ROUNDS):
         kept = alive * ((hidden_by @ kept[..., None])[..., 0] < 0.5).to(best.dtype)
@@ -94,7 +95,7 @@ def multiclass_nms_dense(
 
 
 MULTICLASS_NMS = torch.ops.mobilevision.multiclass_nms.default
-"""The operator as it stands in exported programs."""
+"""The operator in exported programs."""
 DECOMPOSITIONS = {MULTICLASS_NMS: multiclass_nms_dense}
 """For ``ExportedProgram.run_decompositions``."""
 
@@ -108,18 +109,18 @@ def roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """``torchvision.ops.roi_align`` by ``grid_sample``, for formats that have only that.
+    """Run ``torchvision.ops.roi_align`` by ``grid_sample``, for formats that have only that.
 
-    The same for boxes within the image, in the order of the images and as many of each, as
-    ``RoIHead`` gives them.
+    The outputs are the same for boxes within the image that are in the order of the images, with
+    the same number for each, as those of ``RoIHead``.
 
     Args:
         features: (B, C, H, W).
-        rows: (B x P, 5): position of the image (not looked at), then xyxy in pixels of it.
-        spatial_scale: From those to cells of the features.
-        pooled_height: Rows of the output.
-        pooled_width: Columns.
-        sampling_ratio: Samples in each direction that a cell of the output is the mean of.
+        rows: (B x P, 5): index of the image (not used), then xyxy in its pixels.
+        spatial_scale: Scale from these to cells of the features.
+        pooled_height: Height of the output.
+        pooled_width: Width of the output.
+        sampling_ratio: Samples in each direction that are averaged for a cell of the output.
         aligned: Whether the center of a cell is at a half; must be true.
 
     Returns:
@@ -148,11 +149,7 @@ def roi_align(
 
 
 class ExportablePostProcess(nn.Module):
-    """The answers of a ``PostProcess``, from operations that can be exported.
-
-    Args:
-        original: Its thresholds and numbers are taken.
-    """
+    """A ``PostProcess`` of operations that can be exported, with the limits of another one."""
 
     def __init__(self, original: PostProcess) -> None:
         super().__init__()
@@ -182,13 +179,13 @@ class ExportablePostProcess(nn.Module):
         )
 
     def _with_own_boxes(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (B, C * A, 4), and the best of all classes with their places among them.
+        """Run NMS for boxes (B, C, A, 4) of each class, with scores (B, C, A).
 
-        Args:
-            boxes: (B, C, A, 4); a class is then an image of its own.
-            scores: (B, C, A).
+        Returns:
+            The boxes as (B, C * A, 4), the best scores and their indices among these boxes.
         """
         classes, count = scores.shape[1:]
+        # The operator shares boxes between groups, so each class becomes an image of its own.
         each = min(self.max_detections, count)
         of_class, place, _ = multiclass_nms(
             boxes.reshape(-1, count, 4), scores.reshape(-1, count, 1),
@@ -202,11 +199,7 @@ class ExportablePostProcess(nn.Module):
 
 
 class ExportableProposals(nn.Module):
-    """The answers of a ``ProposalSelection``, from operations that can be exported.
-
-    Args:
-        original: Its thresholds and numbers are taken.
-    """
+    """A ``ProposalSelection`` of operations that can be exported, with the limits of another."""
 
     def __init__(self, original: ProposalSelection) -> None:
         super().__init__()
@@ -221,34 +214,32 @@ class ExportableProposals(nn.Module):
         deltas = rpn.box_deltas.float().gather(1, index[..., None].expand(-1, -1, 4))
         boxes = clip_boxes(box_coder.decode(deltas, rpn.anchors[index]), size_hw)
         large = ((boxes[..., 2:] - boxes[..., :2]) >= self.min_size).all(dim=-1)
-        # They are sorted: their places serve as scores, which no two share.
+        # The boxes are sorted, so their ranks serve as scores without ties.
         places = torch.arange(total, 0, -1, dtype=torch.float32, device=boxes.device)
         wanted = min(self.count, total)
         best, index, _ = multiclass_nms(
             boxes, (places * large)[..., None], self.iou_threshold, 0.0, total, wanted
         )
         kept = torch.zeros_like(boxes[..., 0]).scatter_add(1, index, (best > 0).to(boxes.dtype))
-        # What was kept comes first, in its order, then the others in theirs.
+        # Kept boxes come first, then the others, each in their order.
         _, front = (places + kept * float(total)).topk(wanted, dim=1)
         chosen = boxes.gather(1, front[..., None].expand(-1, -1, 4))
         return Proposals(chosen, kept.gather(1, front) > 0)
 
 
 def make_exportable(network: nn.Module) -> nn.Module:
-    """Replace the post-processing and proposals of a network, at any depth, by their twins here."""
+    """Replace post-processing and proposals in a network, at any depth, by exportable modules."""
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
-            twin = _TWINS.get(type(child))
-            if twin is not None:
-                setattr(module, name, twin(child))
+            if type(child) is PostProcess:
+                setattr(module, name, ExportablePostProcess(child))
+            elif type(child) is ProposalSelection:
+                setattr(module, name, ExportableProposals(child))
     return network
 
 
-_TWINS = {PostProcess: ExportablePostProcess, ProposalSelection: ExportableProposals}
-
-
 def _best_of_group(scores: Tensor, candidates: int) -> Tensor:
-    """Scores (B, A, G) with 0 for all but the best ``candidates`` of each group."""
+    """Set scores (B, A, G) to 0 except for the best ``candidates`` of each group."""
     if scores.shape[1] <= candidates:
         return scores
     last = scores.topk(candidates, dim=1).values[:, -1:]

@@ -1,9 +1,8 @@
-"""ONNX files, in float32 or int8: any number of images of any size, ONNX's own NMS."""
+"""ONNX files in float32 or int8: any number of images of any size, with ONNX's own NMS."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,23 +19,25 @@ from .formats import ExportOptions
 from .nms import MULTICLASS_NMS
 from .quantization import quantize, report_notes, with_provenance
 
-op: Any = opset18  # its annotations know no values of a graph that is being built
+OPSET = 18
+op: Any = opset18  # its annotations do not allow values of a graph under construction
 _FILTERS = 64
-"""Filters of a pointwise convolution that one thread of ONNX Runtime takes on at least."""
+"""Minimum number of filters of a pointwise convolution that a thread of ONNX Runtime takes."""
 _ROWS = 15
-"""Rows of the result that share a window of the image. Fewer make products of matrices slow,
-more make them multiply zeros."""
+"""Output rows that share a window of the image. With fewer, matrix products are slow; with more,
+they multiply more zeros."""
 _ONE_LEVEL = np.float32(1 - 4e-6)
-"""A step of uint8: halves, which torch rounds up, are just above the middle, where ONNX would round
-to even."""
+"""A step of uint8. Halves, which torch rounds up, become slightly more than a half, because ONNX
+rounds halves to even."""
 _OUTPUTS = {"TopK": 2}
 """Operators with more than one output."""
+_LEFTOVERS = {"BatchNormalization", "Dropout"}
 _BOOL, _FLOAT = onnx.TensorProto.BOOL, onnx.TensorProto.FLOAT
 _INT32, _INT64 = onnx.TensorProto.INT32, onnx.TensorProto.INT64
 
 
 class Recorder:
-    """``recorder.Add(a, b)`` writes an ``Add`` down and returns what comes out of it."""
+    """A recorder of nodes: ``recorder.Add(a, b)`` records an ``Add`` and returns its output."""
 
     def __init__(self) -> None:
         self.tape = ir.tape.Tape()
@@ -51,23 +52,25 @@ class Recorder:
 
 
 def speed_up(model: ir.Model) -> None:
-    """Run every pass on a graph in float32, in place."""
+    """Run every pass on a float32 graph, in place."""
     resize_as_torch(model)
     pool_without_reordering(model)
     share_rows_between_threads(model)
 
 
 def resize_as_torch(model: ir.Model) -> None:
-    """Resize (B, C, H, W) uint8 images across and then down, by products of matrices.
+    """Resize (B, C, H, W) uint8 images horizontally and then vertically, by matrix products.
 
-    This buys torch's pixels at the edges, where the exporter's own ``Resize`` weighs what is not
-    there, and time: 0.983 for going across row by row and 0.985 to 0.990 for the products. Other
-    runtimes that read ONNX get the same pixels. OpenVINO's files are made of the exporter's
-    ``Resize``, see ``openvino``.
+    Benefit: torch's pixels at the edges, where the exporter's own ``Resize`` also weighs pixels
+    outside the image, in every runtime that reads ONNX; and 0.983 of the time for going row by row,
+    0.985 to 0.990 for the products.
+
+    Correct because a bilinear resize is separable and linear: each direction is a product with a
+    matrix of triangle weights. Torch also rounds to uint8 between the directions. OpenVINO's files
+    are made from the exporter's ``Resize``, see ``openvino``.
     """
     for node in list(model.graph):
-        antialias = node.attributes.get("antialias")
-        if node.op_type != "Resize" or antialias is None or not antialias.as_int():
+        if node.op_type != "Resize" or not node.attributes.get_int("antialias", 0):
             continue
         pixels, resized = node.inputs[0], node.outputs[0]
         assert resized.shape is not None
@@ -81,102 +84,110 @@ def resize_as_torch(model: ir.Model) -> None:
 
 
 def _resize_across(ops: Any, pixels: Any, attributes: Any, shape: tuple[int, int]) -> Any:
-    """(B, C, H, W) to (B, C, H, width).
-
-    Exporters leave ``exclude_outside`` at its default, with which an edge weighs as if its last
-    pixel went on; torch looks at what is there. Threads of ONNX Runtime share the channels of what
-    is resized, and three are hard to share: across, each row may as well be a channel.
-    """
+    """Resize (B, C, H, W) to (B, C, H, width)."""
     channels, width = shape
+    # Threads of ONNX Runtime divide the channels, and three are hard to divide. Rows are
+    # independent of each other here, so each of them becomes a channel.
     rows = ops.Reshape(pixels, _ints(ops, 0, -1, 1, 0))
+    # By default, the last pixel is repeated beyond the edge; torch weighs only pixels of the image.
     options = {**attributes, "exclude_outside": 1, "axes": [3]}
     resized = ops.Resize(rows, None, None, _ints(ops, width), **options)
     return ops.Reshape(resized, _ints(ops, 0, channels, -1, width))
 
 
 def _resize_down(ops: Any, maps: Any, shape: tuple[int, int, int]) -> Any:
-    """(B, C, H, width) uint8 to (B, C, height, width) uint8.
+    """Resize (B, C, H, width) uint8 to (B, C, height, width) uint8.
 
-    A product of matrices, which is calculated for many pixels at once where ``Resize`` takes them
-    one by one. A few rows at a time, since others would be multiplied by zeros.
+    A matrix product computes many pixels at once, where ``Resize`` takes them one by one. The rows
+    are divided into groups, because most weights of a product for the whole image would be zero.
     """
     channels, height, width = shape
-    taps, shares = _resize_windows(ops, ops.Shape(maps, start=2, end=3), height)
+    taps, weights = _resize_windows(ops, ops.Shape(maps, start=2, end=3), height)
     windows = _as_float(ops, ops.Gather(maps, taps, axis=2))
     level = _constant(ops, _ONE_LEVEL)
-    rounded = ops.QuantizeLinear(ops.MatMul(shares, windows), level, _constant(ops, np.uint8(0)))
+    rounded = ops.QuantizeLinear(ops.MatMul(weights, windows), level, _constant(ops, np.uint8(0)))
     return ops.Reshape(rounded, _ints(ops, 0, channels, height, width))
 
 
 def _resize_windows(ops: Any, given: Any, wanted: int) -> tuple[Any, Any]:
-    """Which of ``given`` rows are looked at for each group of ``wanted`` rows, and their shares.
+    """Compute the input rows of each group of output rows, and their weights.
 
-    With s = given / wanted, row i weighs max(0, 1 - |i + 0.5 - s (j + 0.5)| / max(s, 1)) in row j.
-    Positions are counted in halves of 1 / wanted, and so are whole numbers.
+    With s = given / wanted, input row i has the weight max(0, 1 - |i + 0.5 - s (j + 0.5)| /
+    max(s, 1)) in output row j. All positions are multiplied by 2 * wanted, which makes them
+    integers: the center of input row i is 2 * wanted * i + wanted, that of output row j is
+    given * (2 j + 1), and the triangle reaches 2 * max(given, wanted) to either side.
 
     Args:
-        ops: Writes operators down.
-        given: (1,) int64.
-        wanted: Rows of the result.
+        ops: Records operators.
+        given: Number of input rows, (1,) int64.
+        wanted: Number of output rows.
 
     Returns:
-        Rows (groups, taps) int64; shares (groups, rows of a group, taps) float32, which sum to 1.
+        Input rows (groups, taps) int64; weights (groups, rows of a group, taps) float32, which sum
+        to 1 over the taps.
     """
     each = pixels_of_group(wanted, _ROWS)
-    centre = 2 * np.arange(wanted) + 1  # times given
-    reach = ops.Max(given, _ints(ops, wanted))  # times 2
+    center = 2 * np.arange(wanted) + 1  # to be multiplied by given
+    reach = ops.Max(given, _ints(ops, wanted))  # half of the triangle's reach
+    # Taps of a group: from the first row's reach to the last row's, rounded up.
     span = ops.Add(ops.Mul(given, _ints(ops, each - 1)), ops.Mul(reach, _ints(ops, 2)))
     taps = ops.Div(ops.Add(span, _ints(ops, 2 * wanted - 1)), _ints(ops, wanted))
     taps = ops.Min(taps, given)
+    # The first input row whose center lies within the reach, moved into the image.
     before = ops.Sub(ops.Mul(reach, _ints(ops, 2)), _ints(ops, wanted))
-    first = ops.Sub(ops.Mul(given, _constant(ops, centre[::each, None])), before)
+    first = ops.Sub(ops.Mul(given, _constant(ops, center[::each, None])), before)
     first = ops.Div(ops.Max(first, _ints(ops, 0)), _ints(ops, 2 * wanted))
     first = ops.Min(first, ops.Sub(given, taps))
-    number = ops.Range(_int(ops, 0), ops.Squeeze(taps), _int(ops, 1))
-    rows = ops.Add(first, number)
+    rows = ops.Add(first, ops.Range(_int(ops, 0), ops.Squeeze(taps), _int(ops, 1)))
     there = _as_float(ops, ops.Add(ops.Mul(rows, _ints(ops, 2 * wanted)), _ints(ops, wanted)))
     there = ops.Unsqueeze(there, _ints(ops, 1))
-    centers = centre.reshape(-1, each, 1).astype(np.float32)
+    centers = center.reshape(-1, each, 1).astype(np.float32)
     apart = ops.Abs(ops.Sub(there, ops.Mul(_as_float(ops, given), _constant(ops, centers))))
     inside = ops.Relu(ops.Sub(_as_float(ops, ops.Mul(reach, _ints(ops, 2))), apart))
     return rows, ops.Div(inside, ops.ReduceSum(inside, _ints(ops, 2)))
 
 
 def pixels_of_group(wanted: int, near: int) -> int:
-    """What divides the rows or columns of a result and comes nearest to a number, as a ratio."""
+    """Return the divisor of ``wanted`` whose ratio to ``near`` is closest to 1."""
     divisors = (each for each in range(1, wanted + 1) if wanted % each == 0)
     return min(divisors, key=lambda each: max(each / near, near / each))
 
 
 def pool_without_reordering(model: ir.Model) -> None:
-    """Write averages of whole maps as ``GlobalAveragePool``.
+    """Write means over whole maps as ``GlobalAveragePool``.
 
-    This buys not copying the map: ONNX Runtime pools in the layout of its convolutions, but brings
-    maps into the usual one before a ``ReduceMean``. A face network takes 0.967 of the time with
-    this, the parts of ``share_rows_between_threads`` and the division of pixels in the weights.
+    Benefit: the map is not copied. ONNX Runtime pools in the blocked layout of its convolutions,
+    but reorders maps before a ``ReduceMean``. A face network takes 0.967 of the time with this,
+    ``share_rows_between_threads`` and the division of pixels in the weights.
+
+    Correct because both are the mean over both axes of a (B, C, H, W) map.
     """
     for node in list(model.graph):
         if node.op_type != "ReduceMean" or _axes(node) != [2, 3]:
             continue
         ops = Recorder()
         pooled = ops.GlobalAveragePool(node.inputs[0])
-        _replace(model, [node], pooled if _keeps_axes(node) else ops.Flatten(pooled), ops)
+        keeps_axes = node.attributes.get_int("keepdims", 1)
+        _replace(model, [node], pooled if keeps_axes else ops.Flatten(pooled), ops)
 
 
 def share_rows_between_threads(model: ir.Model) -> None:
     """Divide pointwise convolutions of 65 to 128 filters before a depthwise one with a stride.
 
-    This buys 0.972 to 0.985 of the time. ONNX Runtime gives each of two threads one half of the
-    filters, and either reads the whole map, of which the other has just written one half. In parts
-    of 64 filters the threads share rows instead. What follows works channel by channel, and behind
-    its stride the parts are small enough to be put together again.
+    Benefit: 0.972 to 0.985 of the time. ONNX Runtime gives each of two threads half of the filters,
+    and each reads the whole map, half of which the other thread has just written. In parts of 64
+    filters, the threads divide the rows instead.
+
+    Correct because activations and depthwise convolutions keep channels apart: the parts may be
+    concatenated after them, where the stride has made them small.
     """
     for node in list(model.graph):
         chain = _chain(node)
         if chain is None:
             continue
         filters = len(_values(node.inputs[1]))
-        if not _FILTERS < filters <= 2 * _FILTERS or max(_stride(chain[2])) < 2:
+        strides = chain[2].attributes.get_ints("strides", (1,))
+        if not _FILTERS < filters <= 2 * _FILTERS or max(strides) < 2:
             continue
         ops = Recorder()
         bounds = ((0, _FILTERS), (_FILTERS, filters))
@@ -185,8 +196,8 @@ def share_rows_between_threads(model: ir.Model) -> None:
 
 
 def _chain(node: ir.Node) -> list[ir.Node] | None:
-    """A pointwise convolution, its activation, a depthwise one and its, if nothing branches off."""
-    if not _is_convolution(node) or _group(node) != 1:
+    """Find a pointwise and a depthwise convolution with their activations, without branches."""
+    if not _is_convolution(node) or node.attributes.get_int("group", 1) != 1:
         return None
     if _values(node.inputs[1]).shape[2:] != (1, 1):
         return None
@@ -200,27 +211,26 @@ def _chain(node: ir.Node) -> list[ir.Node] | None:
             return None
         chain.append(uses[0].node)
     depthwise, channels = chain[2], len(_values(node.inputs[1]))
-    if not _is_convolution(depthwise) or _group(depthwise) != channels:
+    if not _is_convolution(depthwise) or depthwise.attributes.get_int("group", 1) != channels:
         return None
     return chain if len(_values(depthwise.inputs[1])) == channels else None
 
 
 def _part(ops: Any, chain: list[ir.Node], channels: slice) -> Any:
-    """The chain for some of its filters."""
+    """Record a chain for some of its filters."""
     value = chain[0].inputs[0]
     for node in chain:
-        attributes = dict(node.attributes)
-        rest = list(node.inputs[1:])
+        attributes, rest = dict(node.attributes), list(node.inputs[1:])
         if node.op_type == "Conv":
             rest = [_constant(ops, _values(each)[channels]) for each in rest]
-            if _group(node) > 1:
+            if node.attributes.get_int("group", 1) > 1:
                 attributes["group"] = ir.AttrInt64("group", channels.stop - channels.start)
         value = getattr(ops, node.op_type)(value, *rest, **attributes)
     return value
 
 
 def _replace(model: ir.Model, nodes: list[ir.Node], new: ir.Value, ops: Recorder) -> None:
-    """Put what was written down in the place of nodes, of which the last one's output is used."""
+    """Replace nodes, of which only the last one's output is used, by recorded ones."""
     old = nodes[-1].outputs[0]
     new.shape, new.type = old.shape, old.type
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
@@ -229,7 +239,7 @@ def _replace(model: ir.Model, nodes: list[ir.Node], new: ir.Value, ops: Recorder
 
 
 def _is_convolution(node: ir.Node) -> bool:
-    """Whether it is one whose weights are known."""
+    """Return whether a node is a convolution with constant weights."""
     known = (each is not None and each.const_value is not None for each in node.inputs[1:])
     return node.op_type == "Conv" and all(known)
 
@@ -240,23 +250,8 @@ def _values(value: ir.Value | None) -> np.ndarray:
     return tensor.numpy()
 
 
-def _group(node: ir.Node) -> int:
-    group = node.attributes.get("group")
-    return 1 if group is None else group.as_int()
-
-
-def _stride(node: ir.Node) -> tuple[int, ...]:
-    strides = node.attributes.get("strides")
-    return (1,) if strides is None else tuple(strides.as_ints())
-
-
-def _keeps_axes(node: ir.Node) -> bool:
-    kept = node.attributes.get("keepdims")
-    return kept is None or bool(kept.as_int())
-
-
 def _axes(node: ir.Node) -> list[int]:
-    """Which axes of (B, C, H, W) are reduced, if they are known."""
+    """Return the reduced axes of a reduction, empty if they are not known."""
     given = node.inputs[1] if len(node.inputs) > 1 else None
     tensor = None if given is None else ir.convenience.get_const_tensor(given)
     if tensor is None or node.inputs[0] is None or node.inputs[0].shape is None:
@@ -273,12 +268,12 @@ def translate_nms(
     candidates: int,
     wanted: int,
 ) -> Any:
-    """``multiclass_nms`` in ONNX, with ONNX's own ``NonMaxSuppression``.
+    """Translate ``multiclass_nms`` to ONNX, with ONNX's own ``NonMaxSuppression``.
 
-    As in ``PostProcess`` the best candidates of all groups together are looked at first; all of
-    them only where those leave fewer than are wanted. Sorting the best boxes alone, and predicting
-    boxes and classes in one convolution, take 0.981 of the time. A single group is small: all of it
-    is looked at.
+    As in ``PostProcess``, NMS runs on the best candidates of all groups together, and on all
+    candidates only if fewer than the wanted boxes survive. Sorting only the best boxes, together
+    with predicting boxes and classes in one convolution, takes 0.981 of the time. A single group is
+    small enough to run on all of it.
     """
     limits = (iou_threshold, score_threshold, candidates, wanted)
     graph = NmsGraph(boxes, scores, op.Flatten(scores), *limits)
@@ -295,23 +290,22 @@ def translate_nms(
             then_branch=branch("all_candidates", graph.of_all),
             else_branch=branch("first_candidates", lambda inner: inner.Identity(places)),
         )
-    nothing = op.Constant(value_float=0.0)
     there = op.GreaterOrEqual(places, _int(op, 0))
-    index = op.Max(places, _int(op, 0))
+    index = op.Max(places, _int(op, 0))  # padding reads place 0, and its score is replaced below
     best = op.GatherElements(graph.flat, index, axis=1)
     of_group = _int(op, groups)
-    return op.Where(there, best, nothing), op.Div(index, of_group), op.Mod(index, of_group)
+    scores = op.Where(there, best, op.Constant(value_float=0.0))
+    return scores, op.Div(index, of_group), op.Mod(index, of_group)
 
 
 @dataclass(frozen=True)
 class NmsGraph:
-    """Graphs that say which candidates survive.
+    """Graphs that compute which candidates survive NMS.
 
     Attributes:
-        flat: (B, A * G): the scores as ``multiclass_nms`` counts their places.
+        flat: (B, A * G): the scores flattened; places are indices into it.
 
-    The others are the arguments of ``multiclass_nms``; the numbers of groups and of boxes are
-    known.
+    The others are the arguments of ``multiclass_nms``, with known numbers of groups and boxes.
     """
 
     boxes: Any
@@ -323,11 +317,11 @@ class NmsGraph:
     wanted: int
 
     def of_the_best(self, ops: Any, first: int) -> tuple[Any, Any]:
-        """Look at the best ``first`` of an image alone, which are few enough to be moved together.
+        """Run NMS on the ``first`` best candidates of each image.
 
         Returns:
-            (B, wanted) places among all scores, -1 where there is nothing more; and whether other
-            candidates could still be among those of any image.
+            (B, wanted) places, -1 for padding; and whether further candidates could be among the
+            wanted boxes of any image.
         """
         groups = self.scores.shape[2]
         last_axis, second_axis = _ints(ops, -1), _ints(ops, 1)
@@ -339,8 +333,10 @@ class NmsGraph:
             of_best = ops.GatherElements(rows, of_best, axis=1)
         group = ops.Mod(which, _int(ops, groups))
         boxes = ops.GatherND(self.boxes, ops.Unsqueeze(of_best, last_axis), batch_dims=1)
+        # ONNX's NMS wants the scores of all boxes in all groups, (B, G, first): each candidate has
+        # its score in its own group and 0, which is never above the threshold, in the others.
         shape = ops.Concat(ops.Shape(best, end=1), _ints(ops, groups, first), axis=0)
-        by_group = ops.ScatterElements(  # (B, G, first): each has a score in its own group alone
+        by_group = ops.ScatterElements(
             ops.Expand(ops.Constant(value_float=0.0), shape),
             ops.Unsqueeze(group, second_axis),
             ops.Unsqueeze(best, second_axis),
@@ -351,19 +347,20 @@ class NmsGraph:
         kept, place = self._best(ops, best, chosen)
         index = ops.Add(ops.Mul(of_best, _int(ops, groups)), group)
         places = ops.GatherElements(index, place, axis=1)
-        fewest = ops.ReduceMin(kept, second_axis)  # (B, 1)
+        # Undecided: fewer than the wanted boxes are kept, and the worst candidate is above the
+        # threshold, so that there may be more.
+        few = ops.Equal(ops.ReduceMin(kept, second_axis), ops.Constant(value_float=0.0))  # (B, 1)
         more = ops.Greater(
             ops.ReduceMin(best, second_axis), ops.Constant(value_float=self.score_threshold)
         )
-        few = ops.Equal(fewest, ops.Constant(value_float=0.0))
         undecided = ops.ReduceMax(ops.Cast(ops.And(few, more), to=_INT32), keepdims=0)
         return self._marked(ops, kept, places), ops.Cast(undecided, to=_BOOL)
 
     def _best_rows(self, ops: Any, first: int) -> tuple[Any, Any]:
-        """Rows (B, first) whose best score of any group is among the best, and their scores.
+        """Return the rows (B, first) with the best maximum over the groups, and their scores.
 
-        The best ``first`` scores of an image are all in them, and sorting those takes a fraction of
-        what sorting all would. No rows where all of them are meant.
+        The best ``first`` scores of an image are all in these rows, and sorting the rows takes a
+        fraction of sorting all scores. The rows are None if there are not more.
         """
         if self.scores.shape[1] <= first:
             return None, self.scores
@@ -373,11 +370,11 @@ class NmsGraph:
         return rows, ops.GatherND(self.scores, places, batch_dims=1)
 
     def of_all(self, ops: Any) -> Any:
-        """Look at every candidate; places as of ``of_the_best``."""
+        """Run NMS on every candidate; return places as ``of_the_best`` does."""
         scores, flat = self.scores, self.flat
         if scores.shape[1] > self.candidates:
             scores = best_of_group(ops, scores, self.score_threshold, self.candidates)
-            # Not Flatten: torch's optimizer loses constants of what it makes of it in a branch.
+            # Not Flatten: torch's optimizer loses the constants that it makes of it in a branch.
             flat = ops.Reshape(scores, ops.Shape(flat))
         chosen = self._nms(ops, self.boxes, ops.Transpose(scores, perm=[0, 2, 1]))
         groups = _int(ops, self.scores.shape[2])
@@ -386,7 +383,7 @@ class NmsGraph:
         return self._marked(ops, *self._best(ops, flat, chosen))
 
     def _nms(self, ops: Any, boxes: Any, scores: Any) -> Any:
-        """(N, 3): image, group and box of what greedy NMS leaves of scores (B, G, A)."""
+        """Run greedy NMS on scores (B, G, A); return image, group and box of the kept, (N, 3)."""
         return ops.NonMaxSuppression(
             boxes,
             scores,
@@ -396,7 +393,7 @@ class NmsGraph:
         )
 
     def _best(self, ops: Any, scores: Any, chosen: Any) -> tuple[Any, Any]:
-        """The best of scores (B, M) at the places (N, 2) that were chosen, 0 behind them."""
+        """Return the best of scores (B, M) at the places (N, 2) of ``chosen``, padded with 0."""
         nothing = ops.Expand(ops.Constant(value_float=0.0), ops.Shape(scores))
         kept = ops.ScatterND(nothing, chosen, ops.GatherND(scores, chosen))
         return ops.TopK(kept, _ints(ops, self.wanted), axis=1)
@@ -407,9 +404,9 @@ class NmsGraph:
 
 
 def best_of_group(ops: Any, scores: Any, score_threshold: float, candidates: int) -> Any:
-    """Scores (B, A, G) with 0 for all but the best ``candidates`` of each group.
+    """Set scores (B, A, G) to 0 except for the best ``candidates`` of each group.
 
-    As many are sorted as the fullest group has above the threshold, which is mostly a few.
+    TopK sorts only as many as the fullest group has above the threshold, which are usually few.
     """
     above = ops.Cast(ops.Greater(scores, ops.Constant(value_float=score_threshold)), to=_INT32)
     most = ops.ReduceMax(ops.ReduceSum(above, _ints(ops, 1)), keepdims=0)
@@ -421,19 +418,19 @@ def best_of_group(ops: Any, scores: Any, score_threshold: float, candidates: int
 
 
 def branch(name: str, build: Callable[[Any], Any]) -> ir.Graph:
-    """Return what an ``If`` does on one side; ``build`` makes its value with a ``Recorder``."""
+    """Return a branch of an ``If``; ``build`` makes its value with a ``Recorder``."""
     recorder = Recorder()
     value = build(recorder)
     return ir.Graph([], [value], nodes=recorder.tape.nodes, name=name)
 
 
 def _ints(ops: Any, *numbers: int) -> Any:
-    """1-D int64."""
+    """Return a 1-D int64 constant."""
     return ops.Constant(value_ints=list(numbers))
 
 
 def _int(ops: Any, number: int) -> Any:
-    """Scalar int64."""
+    """Return a scalar int64 constant."""
     return ops.Constant(value_int=number)
 
 
@@ -445,15 +442,11 @@ def _as_float(ops: Any, value: Any) -> Any:
     return ops.Cast(value, to=_FLOAT)
 
 
-OPSET = 18
-_AXES = ("batch", "height", "width")
-_LEFTOVERS = {"BatchNormalization", "Dropout"}
-
-
 def name_axes(model: onnx.ModelProto) -> None:
-    """Call the open axes of the images by their names, wherever they come up again."""
+    """Name the open axes of the images, wherever they occur in the graph."""
     dims = model.graph.input[0].type.tensor_type.shape.dim
-    names = {dim.dim_param: name for dim, name in zip(dims, _AXES, strict=False) if dim.dim_param}
+    axes = zip(dims, ("batch", "height", "width"), strict=False)
+    names = {dim.dim_param: name for dim, name in axes if dim.dim_param}
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in names:
@@ -461,19 +454,17 @@ def name_axes(model: onnx.ModelProto) -> None:
 
 
 class OnnxFormat:
-    """Files for ONNX Runtime and for whatever else reads ONNX."""
+    """Files for ONNX Runtime and other runtimes that read ONNX."""
 
     suffix = ".onnx"
 
     def write(self, deployable: Deployable, out: Path, options: ExportOptions) -> dict[str, Any]:
         """See ``Format``; for int8 a report is written beside the file."""
         if options.int8 is not None:
-            with TemporaryDirectory() as folder:
-                path = Path(folder) / "float.onnx"
-                deployable = with_provenance(deployable, options.int8)
-                # Of the passes, only the resize changes pixels; the others are for float32.
-                onnx.save(make_model(deployable, options, resize_as_torch), path)
-                report = quantize(path, out, deployable.metadata.size_hw, options.int8)
+            deployable = with_provenance(deployable, options.int8)
+            # Of the passes, only the resize changes pixels; the others are for float32.
+            model = make_model(deployable, options, resize_as_torch)
+            report = quantize(model, out, deployable.metadata.size_hw, options.int8)
             return {"opset": OPSET, **report_notes(report)}
         model = make_model(deployable, options, speed_up)
         with replaced_atomically(out) as temporary:
@@ -490,11 +481,11 @@ def make_model(
 
     Args:
         deployable: The network.
-        options: What is left open.
-        change: Done to the graph before it is checked; None leaves it as the exporter wrote it.
+        options: The open axes.
+        change: Pass that is run on the graph; None leaves it as exported.
 
     Raises:
-        ValueError: Something of training is left in it.
+        ValueError: An operator of training is left in it.
     """
     program = torch.onnx.export(
         deployable.program(options.batch, options.any_image),
@@ -508,7 +499,7 @@ def make_model(
     assert program is not None
     if change is not None:
         change(program.model)
-        RemoveUnusedNodesPass()(program.model)  # values that only what was replaced had
+        RemoveUnusedNodesPass()(program.model)  # values that only replaced nodes used
     model = program.model_proto
     left = _LEFTOVERS & {node.op_type for node in model.graph.node}
     if left:

@@ -1,4 +1,4 @@
-"""An ONNX file in int8: ranges from images, the costliest layers left in float32, a report."""
+"""Quantization of ONNX graphs to int8, calibrated on images, with a report on each layer."""
 
 import copy
 import json
@@ -38,59 +38,58 @@ Ranges = Mapping[str, tuple[float, float]]
 
 
 class Layer(NamedTuple):
-    """A layer with fixed weights."""
+    """A layer with constant weights."""
 
     name: str
-    """Of its node."""
+    """Name of its node."""
     kind: str
     source: str
-    """Tensor that goes in."""
+    """Input tensor."""
     weight: str
     output: str
-    """Tensor that comes out, behind the Clip or Relu that follows directly."""
+    """Output tensor, after the Clip or Relu that follows directly."""
     is_last: bool
-    """Whether no other layer comes behind."""
+    """Whether no other layer follows."""
 
 
 def find_layers(model: onnx.ModelProto) -> list[Layer]:
-    """List the layers that can be in int8, in their order: those before any NMS."""
+    """List the layers that can be quantized, in their order: those before any NMS."""
     values = constants(model)
     layers: list[Layer] = []
-    behind: dict[str, set[str]] = {}  # tensor -> layers that lead to it
-    after_choice: set[str] = set()
+    sources: dict[str, set[str]] = {}  # tensor -> the nearest layers before it
+    after_selection: set[str] = set()
     has_next: set[str] = set()
     for node in model.graph.node:
-        above = set().union(*(behind.get(name, set()) for name in node.input))
-        if node.op_type in _SELECTING or after_choice & set(node.input):
-            after_choice |= set(node.output)
+        above = set().union(*(sources.get(name, set()) for name in node.input))
+        if node.op_type in _SELECTING or after_selection & set(node.input):
+            after_selection |= set(node.output)
         elif _is_layer(node, values):
             has_next |= above
             above = {node.name}
-            output = _activated(model, node)
-            layers.append(
-                Layer(node.name, node.op_type, node.input[0], node.input[1], output, False)
-            )
-        behind |= dict.fromkeys(node.output, above)
+            tensors = (node.input[0], node.input[1], _activated(model, node))
+            layers.append(Layer(node.name, node.op_type, *tensors, is_last=False))
+        sources |= dict.fromkeys(node.output, above)
     return [layer._replace(is_last=layer.name not in has_next) for layer in layers]
 
 
-def answers_of(model: onnx.ModelProto, layers: Iterable[Layer]) -> list[str]:
-    """Tensors that the last layers answer with, before anything is calculated of them.
+def outputs_of(model: onnx.ModelProto, layers: Iterable[Layer]) -> list[str]:
+    """List the output tensors of the last layers, before anything is calculated from them.
 
-    One layer may give several, such as the offsets and the logits of boxes.
+    One layer may have several, such as the offsets and the logits of boxes. Operators that only
+    rearrange values are followed, so that the outputs are compared in their final parts.
     """
-    said = {layer.output for layer in layers if layer.is_last}
+    found = {layer.output for layer in layers if layer.is_last}
     passed_on: set[str] = set()
     for node in model.graph.node:
         given = set(node.input if node.op_type == "Concat" else node.input[:1])  # others are sizes
-        if node.op_type in _REARRANGING and given <= said:
-            said |= set(node.output)
+        if node.op_type in _REARRANGING and given <= found:
+            found |= set(node.output)
             passed_on |= given
-    return sorted(said - passed_on)
+    return sorted(found - passed_on)
 
 
 def constants(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    """Name -> fixed tensor."""
+    """Return the constant tensors by name."""
     found = {each.name: each for each in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
@@ -99,7 +98,7 @@ def constants(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
 
 
 def without_rest(model: onnx.ModelProto, outputs: Collection[str]) -> onnx.ModelProto:
-    """Return the part of a graph that leads to some of its tensors, which become its outputs."""
+    """Return the part of a graph before some of its tensors, which become its outputs."""
     part = onnx.ModelProto()
     part.CopyFrom(model)
     wanted, kept = set(outputs), []
@@ -119,12 +118,9 @@ def without_rest(model: onnx.ModelProto, outputs: Collection[str]) -> onnx.Model
 
 
 def quantized(model: onnx.ModelProto, layers: Iterable[Layer], ranges: Ranges) -> onnx.ModelProto:
-    """Return a copy of a graph with these layers in int8.
+    """Return a copy of a graph with some of its layers in int8.
 
-    Args:
-        model: Stays as it is.
-        layers: Of ``find_layers``.
-        ranges: Of the tensors that go into them, and that come out of all but the last.
+    The ranges are those of the layers' inputs, and of the outputs of all but the last.
     """
     layers = list(layers)
     if not layers:
@@ -134,7 +130,7 @@ def quantized(model: onnx.ModelProto, layers: Iterable[Layer], ranges: Ranges) -
         for name, (least, most) in ranges.items()
     }
     quantizer = QDQQuantizer(
-        onnx.shape_inference.infer_shapes(model),  # tensors of no known type would stay as they are
+        onnx.shape_inference.infer_shapes(model),  # tensors of unknown type are not quantized
         per_channel=True,
         reduce_range=False,
         weight_qType=QuantType.QInt8,
@@ -145,8 +141,8 @@ def quantized(model: onnx.ModelProto, layers: Iterable[Layer], ranges: Ranges) -
         op_types_to_quantize=list(KINDS),
         extra_options={"OpTypesToExcludeOutputQuantization": list(KINDS)},
     )
-    # What comes out of the last layers stays in float32; the runtimes need the others' outputs in
-    # uint8, behind the activation, to calculate these layers in int8.
+    # The runtimes run a layer in int8 only if its output, after the activation, is quantized. The
+    # outputs of the last layers stay in float32.
     for layer in layers:
         if not layer.is_last:
             quantizer.quantize_activation_tensor(layer.output)
@@ -159,6 +155,7 @@ def quantized(model: onnx.ModelProto, layers: Iterable[Layer], ranges: Ranges) -
 
 
 def _is_layer(node: onnx.NodeProto, values: Mapping[str, onnx.TensorProto]) -> bool:
+    """Return whether a node is a plain layer whose weights alone are constant."""
     if node.op_type not in KINDS or node.input[1] not in values or node.input[0] in values:
         return False
     plain = {"alpha": 1.0, "beta": 1.0}
@@ -172,7 +169,7 @@ def _is_layer(node: onnx.NodeProto, values: Mapping[str, onnx.TensorProto]) -> b
 
 
 def _activated(model: onnx.ModelProto, node: onnx.NodeProto) -> str:
-    """Tensor that comes out of a layer, behind the Clip or Relu that alone reads it."""
+    """Return the output of a layer, after a Clip or Relu if that is its only reader."""
     (output,) = node.output
     readers = [each for each in model.graph.node if output in each.input]
     if len(readers) == 1 and readers[0].op_type in ACTIVATIONS:
@@ -187,20 +184,20 @@ _METHODS = {
     "percentile": CalibrationMethod.Percentile,
 }
 _MEASURED = 4
-"""Images that costs are measured on."""
+"""Number of images on which costs are measured."""
 _CHUNK = 8
-"""Images whose activations a histogram holds in memory at a time."""
+"""Number of images whose activations are in memory at a time."""
 _INPUT = "images"
 _BEST_DB = 99.0
-_OWN, _WEIGHT = "answers.network.", ".weight"
+_OWN, _WEIGHT = "adapted.network.", ".weight"
 
 
 @dataclass(frozen=True)
 class Network:
-    """The part of a graph that is made of layers, and images to measure it on.
+    """The layers of a graph, and images on which they are measured.
 
     Attributes:
-        model: Its outputs are what the last layers answer.
+        model: Its outputs are those of the last layers.
         layers: In their order.
         images: Each (B, h, w, 3) uint8.
     """
@@ -211,24 +208,23 @@ class Network:
 
 
 def quantize(
-    source: Path, out: Path, size_hw: tuple[int, int], calibration: Calibration
+    model: onnx.ModelProto, out: Path, size_hw: tuple[int, int], calibration: Calibration
 ) -> dict[str, Any]:
-    """Write a float32 ONNX file again in int8, and its report beside it.
+    """Write a float32 ONNX graph as an int8 file, and its report beside it.
 
     Args:
-        source: Of ``mobilevision export``.
+        model: The graph; not changed.
         out: The file to write or replace; the report has ``REPORT_SUFFIX`` in place of the suffix.
-        size_hw: Height and width that the network works at.
-        calibration: What the user decides.
+        size_hw: Height and width of the network's input.
+        calibration: The user's options.
 
     Returns:
-        The report, plain data.
+        The report, as plain data.
 
     Raises:
         DataError: An image cannot be read, or no layer can be in int8 within the limit.
         OSError: A file cannot be written.
     """
-    model = onnx.load(source)
     network = open_network(model, size_hw, calibration)
     ranges = measure_ranges(network.model, network.images, calibration.method)
     costs = measure_costs(network, ranges)
@@ -258,16 +254,15 @@ def quantize(
 
 
 def with_provenance(deployable: Deployable, calibration: Calibration) -> Deployable:
-    """Return a network whose metadata says how its file in int8 was calibrated."""
+    """Add the calibration to the metadata of a network."""
     metadata = deployable.metadata
     how = {"method": calibration.method, "pictures": len(calibration.paths)}
-    return replace(
-        deployable, metadata=replace(metadata, provenance={**metadata.provenance, "int8": how})
-    )
+    provenance = {**metadata.provenance, "int8": how}
+    return replace(deployable, metadata=replace(metadata, provenance=provenance))
 
 
 def report_notes(report: dict[str, Any]) -> dict[str, Any]:
-    """What ``Format.write`` returns of a report."""
+    """Return the summary of a report for ``Format.write``."""
     layers = report["layers"]
     return {
         "int8 layers": f"{sum(layer['int8'] for layer in layers)} of {len(layers)}",
@@ -276,37 +271,37 @@ def report_notes(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def report_path(out: Path) -> Path:
-    """Where the report of a file is."""
+    """Return the path of the report of a file."""
     return out.with_suffix(REPORT_SUFFIX)
 
 
 def read_report(out: Path) -> dict[str, Any]:
-    """Return the report of a file."""
+    """Read the report of a file."""
     return json.loads(report_path(out).read_text())
 
 
 def open_network(
     model: onnx.ModelProto, size_hw: tuple[int, int], calibration: Calibration
 ) -> Network:
-    """Take what is made of layers out of a graph, and read the images.
+    """Extract the layers of a graph, and read the images.
 
     Raises:
         DataError: There are no layers, or an image cannot be read.
     """
     layers = find_layers(model)
     if not layers:
-        raise DataError("--int8: the network has no layers with fixed weights")
-    # A file may be for a fixed number of images.
+        raise DataError("--int8: the network has no layers with constant weights")
+    # A graph may have a fixed batch size.
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
     images = [
         np.repeat(stretch(ImageFile(path).read(), size_hw)[None], batch, axis=0)
         for path in calibration.paths
     ]
-    return Network(without_rest(model, answers_of(model, layers)), layers, images)
+    return Network(without_rest(model, outputs_of(model, layers)), layers, images)
 
 
 def measure_ranges(model: onnx.ModelProto, images: list[np.ndarray], method: str) -> Ranges:
-    """Least and largest value of what goes into and comes out of layers."""
+    """Measure the ranges of the inputs and outputs of all layers."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         onnx.save(model, path)
@@ -318,8 +313,7 @@ def measure_ranges(model: onnx.ModelProto, images: list[np.ndarray], method: str
             extra_options={"symmetric": False},
         )
         for start in tqdm(range(0, len(images), _CHUNK), "calibration", unit="chunk"):
-            feeds = iter([{_INPUT: each} for each in images[start : start + _CHUNK]])
-            calibrator.collect_data(_Reader(feeds))
+            calibrator.collect_data(_Reader(images[start : start + _CHUNK]))
         data = calibrator.compute_data()
     return {
         name: (float(np.min(each.range_value[0])), float(np.max(each.range_value[1])))
@@ -328,23 +322,23 @@ def measure_ranges(model: onnx.ModelProto, images: list[np.ndarray], method: str
 
 
 class _Reader(CalibrationDataReader):
-    """Images as ONNX Runtime's calibrators ask for them."""
+    """Images in the form of ONNX Runtime's calibrators."""
 
-    def __init__(self, feeds: Any) -> None:
-        self._feeds = feeds
+    def __init__(self, images: list[np.ndarray]) -> None:
+        self._feeds = iter([{_INPUT: each} for each in images])
 
     def get_next(self) -> Any:
-        """Return the next one, or None."""
+        """Return the next feed, or None."""
         return next(self._feeds, None)
 
 
 def measure_costs(network: Network, ranges: Ranges) -> dict[str, float]:
-    """Name of each layer -> signal to noise of the network's answers when it alone is in int8."""
+    """Measure the signal-to-noise ratio of the outputs with each layer alone in int8, by name."""
     images = network.images[:_MEASURED]
-    expected = answers(network.model, images)
+    expected = run(network.model, images)
     return {
         layer.name: signal_to_noise(
-            expected, answers(quantized(network.model, [layer], ranges), images)
+            expected, run(quantized(network.model, [layer], ranges), images)
         )
         for layer in tqdm(network.layers, "cost of layers", unit="layer")
     }
@@ -353,33 +347,33 @@ def measure_costs(network: Network, ranges: Ranges) -> dict[str, float]:
 def choose_layers(
     network: Network, ranges: Ranges, costs: dict[str, float], limit_db: float
 ) -> tuple[list[Layer], float]:
-    """Leave the costliest layers out, as many as it takes.
+    """Leave as many of the costliest layers in float32 as the limit requires.
 
     Returns:
-        The layers that go into int8, and the signal to noise that is kept, in dB.
+        The layers for int8, and the signal-to-noise ratio that they keep, in dB.
 
     Raises:
-        DataError: Not one can.
+        DataError: Not even one layer can be in int8.
     """
     images = network.images[:_MEASURED]
-    expected = answers(network.model, images)
+    expected = run(network.model, images)
     worst_first = sorted(network.layers, key=lambda layer: costs[layer.name])
     left_out, reached = 0, -_BEST_DB
     while left_out < len(network.layers):
         out = {layer.name for layer in worst_first[:left_out]}
         kept = [layer for layer in network.layers if layer.name not in out]
-        reached = signal_to_noise(expected, answers(quantized(network.model, kept, ranges), images))
+        reached = signal_to_noise(expected, run(quantized(network.model, kept, ranges), images))
         if reached >= limit_db:
             return kept, reached
-        left_out += 1 + left_out // 4  # rarely many, and then not one by one
+        left_out += 1 + left_out // 4  # rarely many, and then in larger steps
     raise DataError(
         f"--int8-limit {limit_db:g}: no layer can be in int8; the best that was reached is "
         f"{reached:.1f} dB. Take a lower limit."
     )
 
 
-def answers(model: onnx.ModelProto, images: list[np.ndarray]) -> list[list[np.ndarray]]:
-    """Outputs for each of some images."""
+def run(model: onnx.ModelProto, images: list[np.ndarray]) -> list[list[np.ndarray]]:
+    """Return the outputs of a graph for each image."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
@@ -389,16 +383,10 @@ def answers(model: onnx.ModelProto, images: list[np.ndarray]) -> list[list[np.nd
 
 
 def signal_to_noise(expected: list[list[np.ndarray]], found: list[list[np.ndarray]]) -> float:
-    """Signal to noise in dB: the power of the answers over that of their differences.
+    """Return the ratio of the power of the outputs to that of their errors in dB, at most 99.
 
-    Each output counts the same, whatever its size and scale.
-
-    Args:
-        expected: Image -> outputs.
-        found: The same, with noise.
-
-    Returns:
-        Decibels, at most 99.
+    ``expected`` and ``found`` have the outputs for each image. All outputs have the same weight,
+    whatever their size and scale.
     """
     shares = []
     for wanted, seen in zip(zip(*expected, strict=True), zip(*found, strict=True), strict=True):
@@ -412,7 +400,7 @@ def signal_to_noise(expected: list[list[np.ndarray]], found: list[list[np.ndarra
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """A report as a table, the costliest layers first."""
+    """Format a report as a table, the costliest layers first."""
     layers = sorted(report["layers"], key=lambda layer: layer["alone_db"])
     width = max(len(layer["name"]) for layer in layers)
     count = sum(layer["int8"] for layer in layers)

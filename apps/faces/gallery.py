@@ -175,13 +175,7 @@ class Gallery:
         dimension: int,
         threshold: Threshold | None = None,
     ) -> "Gallery":
-        """Open a gallery for a model; create it if there is none.
-
-        Args:
-            folder: The gallery.
-            model: Plain data that identifies the model.
-            dimension: Length of its embeddings.
-            threshold: As measured with it.
+        """Open a gallery for a model; create it if there is none. See the class for the arguments.
 
         Raises:
             DataError: As for the class, or the gallery belongs to another model, or the folder

@@ -56,14 +56,9 @@ def enroll(
 ) -> list[str]:
     """Add the faces of images to a person, all at once.
 
-    Args:
-        folder: The gallery; created if there is none.
-        name: The person.
-        inputs: Images, folders and patterns. An image that is already enrolled is not added
-            again, so an interrupted command may be repeated.
-        model: Options of the model.
-        largest: Take the largest of several faces; otherwise such an image is a fault, because it
-            is unclear whose face it is.
+    The gallery is created if there is none. Images that are already enrolled are not added again,
+    so an interrupted command may be repeated. An image with several faces is a fault, because it
+    is unclear whose face it is, unless the ``largest`` is taken.
 
     Returns:
         A message for each image without a face, or with that of another person.
@@ -108,7 +103,7 @@ def identify(
     count: int = 1,
     as_json: bool = False,
 ) -> list[str]:
-    """Print who the faces of images are, a line for each face.
+    """Print who the faces of images are, a line or a JSON object for each face.
 
     Args:
         folder: The gallery.
@@ -116,7 +111,7 @@ def identify(
         model: Options of the gallery's model.
         threshold: Minimum similarity of a match; None takes the measured one.
         count: Number of people for each face.
-        as_json: Print a JSON object for each face.
+        as_json: Print JSON.
 
     Returns:
         A message for each image that cannot be read.

@@ -162,7 +162,7 @@ def _measure(
     held_out: HeldOut, faces: Faces, rows: np.ndarray, stored: float | None
 ) -> VerificationResult:
     labels = _group_labels(held_out, faces)
-    assert faces.pairs is not None  # HeldOut.read says which
+    assert faces.pairs is not None  # set by HeldOut.read
     result = verify_pairs(rows, faces.pairs, faces.name, faces.identities)
     if not labels:
         return result

@@ -1,10 +1,10 @@
-"""Recipes compared on the same budget: each variant with each seed, and a table of what they reach.
+"""Comparisons of recipes with the same budget: variants trained with several seeds, and tables.
 
 A comparison is a YAML file::
 
-    config: ../../configs/quickstart.yaml   # seen from this file
+    config: ../../configs/quickstart.yaml   # relative to this file
     seeds: [1, 2, 3]
-    metrics: [AP, AP50]                     # of the last evaluation; these are the default
+    metrics: [AP, AP50]                     # of the last evaluation; the default
     options:                                # of every run, as on the command line of `lightning`
       trainer.max_epochs: 8
     variants:                               # name: further options; differences are to the first
@@ -15,8 +15,10 @@ A comparison is a YAML file::
 
 import csv
 import io
+import itertools
 import json
 import math
+import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,8 +29,10 @@ import yaml
 
 from ...datasets.errors import DataError
 from ...datasets.files import write_atomically
+from ..costs.networks import cost_of
 from .sweep import Outcome, Run
 
+_ABSENT = "-"
 _KEYS = {"config", "seeds", "metrics", "options", "variants"}
 _DEFAULT_METRICS = ("AP", "AP50")
 _SEED_OPTIONS = ("seed_everything", "data.seed")
@@ -36,15 +40,14 @@ _SEED_OPTIONS = ("seed_everything", "data.seed")
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared with what.
+    """A comparison of variants.
 
     Attributes:
-        config: The configuration that all runs start from.
-        seeds: Each variant is trained with each of them; network, order and augmentation follow.
-        metrics: Names in the ``*_metrics.json`` that a training leaves; the first is what
-            differences are taken of.
-        options: Option of ``lightning`` to its value, for all runs.
-        variants: Name to further options; the first is the one that the others are compared to.
+        config: The configuration of all runs.
+        seeds: Seeds of each variant, for network, order and augmentation.
+        metrics: Names in the ``*_metrics.json`` of a training; differences are taken of the first.
+        options: Values of options of ``lightning``, for all runs.
+        variants: Further options by name; the others are compared to the first.
     """
 
     config: Path
@@ -55,22 +58,22 @@ class Comparison:
 
 
 class Result(NamedTuple):
-    """What one run reached."""
+    """The result of a run."""
 
     variant: str
     seed: int
     metrics: dict[str, float]
-    """By name, those of the comparison; empty where the run failed."""
+    """The comparison's metrics by name; empty if the run failed."""
     minutes: float
-    """Wall-clock time of its process, start and evaluation included."""
+    """Wall-clock time of its process, including start and evaluation."""
     params: int | None
-    """Of the network; None where the run left no checkpoint that says how it was made."""
+    """Parameters of the network; None if the run left no checkpoint from which to build it."""
     mult_adds: int | None
-    """For one image, likewise."""
+    """Mult-adds for one image; None likewise."""
     directory: Path
-    """Of its newest version, or the run's."""
+    """Directory of its newest version, or of the run."""
     fault: str
-    """Why there are no metrics; empty where there are."""
+    """Why there are no metrics; empty if there are."""
 
 
 def read_comparison(path: Path) -> Comparison:
@@ -78,7 +81,7 @@ def read_comparison(path: Path) -> Comparison:
 
     Raises:
         DataError: The file is absent or no YAML, or an entry is missing, unknown or of a wrong
-            kind; the message names it.
+            kind.
     """
     try:
         content = yaml.safe_load(path.read_text())
@@ -100,7 +103,7 @@ def read_comparison(path: Path) -> Comparison:
         raise DataError(f"{path}: {wrong} cannot be folders; rename these variants")
     config = content.get("config")
     if not isinstance(config, str) or not (path.parent / config).is_file():
-        raise DataError(f"{path}: config: no such file {config!r}, seen from {path.parent}")
+        raise DataError(f"{path}: config: no such file {config!r} in {path.parent}")
     return Comparison(
         config=path.parent / config,
         seeds=check_seeds(content.get("seeds", [1]), path),
@@ -111,14 +114,14 @@ def read_comparison(path: Path) -> Comparison:
 
 
 def check_seeds(seeds: Any, source: Any) -> tuple[int, ...]:
-    """Seeds as a tuple.
+    """Return seeds as a tuple.
 
     Raises:
-        DataError: They are not different whole numbers of at least 0, or none; the message begins
-            with ``source``.
+        DataError: They are not different integers of at least 0; the message starts with
+            ``source``.
     """
     good = isinstance(seeds, (list, tuple)) and all(
-        type(seed) is int and seed >= 0 for seed in seeds
+        type(each) is int and each >= 0 for each in seeds
     )
     if not good or not seeds or len(set(seeds)) < len(seeds):
         raise DataError(f"{source}: seeds={seeds!r}: give different whole numbers of at least 0")
@@ -135,60 +138,43 @@ def _options(path: Path, name: str, value: Any) -> dict[str, Any]:
 
 
 def plan(comparison: Comparison, out: Path) -> list[Run]:
-    """The runs, seed by seed, so that an interrupted comparison has compared something.
+    """List the runs, seed by seed, so that an interrupted comparison has complete seeds.
 
-    Args:
-        comparison: What to compare.
-        out: Folder of all runs; each has ``out/VARIANT/seed_N``.
+    Each has the directory ``out/VARIANT/seed_N``.
     """
-    return [
-        Run(f"{name}, seed {seed}", _words(comparison, options, seed), _place(out, name, seed))
-        for seed in comparison.seeds
-        for name, options in comparison.variants.items()
-    ]
-
-
-def _place(out: Path, variant: str, seed: int) -> Path:
-    return out / variant / f"seed_{seed}"
-
-
-def _words(comparison: Comparison, options: dict[str, Any], seed: int) -> tuple[str, ...]:
-    settings = [
-        ("trainer.enable_progress_bar", False),
-        *((name, seed) for name in _SEED_OPTIONS),
-        *comparison.options.items(),
-        *options.items(),
-    ]
-    words = (f"--{name}={_value(value)}" for name, value in settings)
-    return ("fit", "-c", str(comparison.config), *words)
-
-
-def _value(value: Any) -> str:
-    # JSON is YAML, in which the command line reads values.
-    return value if isinstance(value, str) else json.dumps(value)
+    runs = []
+    for seed, (name, options) in itertools.product(comparison.seeds, comparison.variants.items()):
+        settings = [
+            ("trainer.enable_progress_bar", False),
+            *((option, seed) for option in _SEED_OPTIONS),
+            *comparison.options.items(),
+            *options.items(),
+        ]
+        words = (  # JSON is YAML, which the command line reads
+            f"--{option}={value if isinstance(value, str) else json.dumps(value)}"
+            for option, value in settings
+        )
+        args = ("fit", "-c", str(comparison.config), *words)
+        runs.append(Run(f"{name}, seed {seed}", args, out / name / f"seed_{seed}"))
+    return runs
 
 
 def collect(comparison: Comparison, outcomes: Sequence[Outcome]) -> list[Result]:
-    """What the runs of `plan` reached, in their order."""
-    names = [(name, seed) for seed in comparison.seeds for name in comparison.variants]
-    return [
-        _result(name, seed, comparison.metrics, outcome)
-        for (name, seed), outcome in zip(names, outcomes, strict=True)
-    ]
-
-
-def _result(variant: str, seed: int, wanted: Sequence[str], outcome: Outcome) -> Result:
-    directory = outcome.version or outcome.run.directory
-    metrics, fault = {}, "the training failed"
-    if outcome.succeeded:
-        metrics, fault = _metrics(directory, wanted)
-    params, mult_adds = _cost(directory)
-    minutes = outcome.seconds / 60
-    return Result(variant, seed, metrics, minutes, params, mult_adds, directory, fault)
+    """Return the results of the runs of ``plan``, in their order."""
+    results = []
+    names = itertools.product(comparison.seeds, comparison.variants)
+    for (seed, variant), outcome in zip(names, outcomes, strict=True):
+        directory = outcome.version or outcome.run.directory
+        metrics, fault = {}, "the training failed"
+        if outcome.succeeded:
+            metrics, fault = _metrics(directory, comparison.metrics)
+        values = (outcome.seconds / 60, *_cost(directory), directory, fault)
+        results.append(Result(variant, seed, metrics, *values))
+    return results
 
 
 def _metrics(directory: Path, wanted: Sequence[str]) -> tuple[dict[str, float], str]:
-    """The numbers that were asked for, and what is wrong where they are not there."""
+    """Return the metrics of a run, and the fault if they are not there."""
     found: dict[str, Any] = {}
     for path in sorted(directory.glob("*_metrics.json")):
         found |= json.loads(path.read_text())
@@ -199,9 +185,7 @@ def _metrics(directory: Path, wanted: Sequence[str]) -> tuple[dict[str, float], 
 
 
 def _cost(directory: Path) -> tuple[int | None, int | None]:
-    """Parameters and mult-adds of a run's network, at the size of its images."""
-    from ..costs.networks import cost_of
-
+    """Count the parameters and mult-adds of a run's network, at the size of its images."""
     checkpoint = next(directory.glob("checkpoints/*.ckpt"), None)
     if checkpoint is None:
         return None, None
@@ -214,47 +198,30 @@ def _cost(directory: Path) -> tuple[int | None, int | None]:
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean of numbers; NaN where there are none."""
-    return math.fsum(values) / len(values) if values else math.nan
+    """Return the mean of numbers, NaN if there are none."""
+    return statistics.fmean(values) if values else math.nan
 
 
 def differences(results: Sequence[Result], variant: str, first: str, metric: str) -> list[float]:
-    """By how much a variant is above the first one, for each seed that both have finished."""
-    values = {(row.variant, row.seed): row.metrics[metric] for row in results if row.metrics}
-    seeds = sorted({row.seed for row in results})
-    return [
-        values[variant, seed] - values[first, seed]
-        for seed in seeds
-        if (variant, seed) in values and (first, seed) in values
-    ]
-
-
-_ABSENT = "-"
+    """Return by how much a variant exceeds the first, for each seed that both have finished."""
+    values, base = (
+        {row.seed: row.metrics[metric] for row in results if row.variant == name and row.metrics}
+        for name in (variant, first)
+    )
+    return [values[seed] - base[seed] for seed in sorted(values.keys() & base.keys())]
 
 
 def write_tables(comparison: Comparison, results: Sequence[Result], out: Path) -> str:
-    """Write ``comparison.md``, ``comparison.csv`` and ``comparison.json``.
-
-    Args:
-        comparison: What was compared.
-        results: What the runs reached.
-        out: Folder for the three files.
-
-    Returns:
-        The Markdown.
-    """
+    """Write ``comparison.md``, ``.csv`` and ``.json`` to a folder; return the Markdown."""
     table = markdown(comparison, results)
-    for suffix, text in (
-        ("md", table),
-        ("csv", _csv(comparison, results)),
-        ("json", _json(comparison, results)),
-    ):
+    texts = {"md": table, "csv": _csv(comparison, results), "json": _json(comparison, results)}
+    for suffix, text in texts.items():
         write_atomically(out / f"comparison.{suffix}", text.encode())
     return table
 
 
 def markdown(comparison: Comparison, results: Sequence[Result]) -> str:
-    """A row for each variant: mean and each seed of the metrics, difference, time and cost."""
+    """Format a row for each variant: metrics of the seeds, their mean and difference, costs."""
     seeds = ", ".join(map(str, comparison.seeds))
     first = next(iter(comparison.variants))
     header = ["variant"]
@@ -292,19 +259,10 @@ def _csv(comparison: Comparison, results: Sequence[Result]) -> str:
     names = ["variant", "seed", *comparison.metrics]
     writer.writerow([*names, "minutes", "params", "mult_adds", "run", "fault"])
     for row in results:
-        values = [row.metrics.get(name, "") for name in comparison.metrics]
-        counts = ["" if count is None else count for count in (row.params, row.mult_adds)]
-        writer.writerow(
-            [
-                row.variant,
-                row.seed,
-                *values,
-                f"{row.minutes:.3f}",
-                *counts,
-                row.directory,
-                row.fault,
-            ]
-        )
+        metrics = (row.metrics.get(name) for name in comparison.metrics)
+        minutes = f"{row.minutes:.3f}"
+        counts = (minutes, row.params, row.mult_adds)
+        writer.writerow([row.variant, row.seed, *metrics, *counts, row.directory, row.fault])
     return text.getvalue()
 
 

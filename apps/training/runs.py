@@ -1,4 +1,4 @@
-"""Where a run writes: ``<root>/version_N``, its checkpoints and its logs."""
+"""The directory of a run, ``<root>/version_N``, with its checkpoints and logs, and resuming."""
 
 import ctypes
 import inspect
@@ -19,11 +19,11 @@ from ...heads.checkpoint import read_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that are whole or absent, and that run nothing when they are read.
+    """Checkpoints that are written atomically and read without running any code.
 
-    A checkpoint is written beside its target, flushed to the disk and then renamed, so a process
-    that is killed while it writes leaves the checkpoint before intact. Reading never unpickles
-    more than tensors and plain containers, and refuses classes that nobody trusts.
+    A checkpoint is written beside its target, flushed to disk and then renamed, so a process that
+    is killed while writing leaves the previous checkpoint intact. Reading unpickles only tensors
+    and plain containers, and refuses classes that are not trusted.
     """
 
     def save_checkpoint(
@@ -51,33 +51,28 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         map_location: Any = lambda storage, _: storage,
         weights_only: Any = None,  # noqa: ARG002
     ) -> dict[str, Any]:
-        """Read a checkpoint as plain data, whatever the caller asks; see ``read_checkpoint``.
+        """Read a checkpoint as plain data, even if the caller asks for more.
 
         Raises:
-            CheckpointError: There is no such file, it is not a whole checkpoint of plain data, or
-                it names a class that is not trusted.
+            CheckpointError: As for ``read_checkpoint``.
         """
         return read_checkpoint(path, map_location)
 
 
 def run_loggers(root: Path) -> list[Logger]:
-    """TensorBoard and CSV logs in the same new ``<root>/version_N``."""
+    """Return loggers for TensorBoard and CSV in the same new ``<root>/version_N``."""
     place = {"save_dir": root, "name": "", "version": next_version(root)}
     return [TensorBoardLogger(**place), CSVLogger(**place)]
 
 
 def next_version(root: Path) -> int:
-    """One more than the highest N of ``<root>/version_N``."""
+    """Return one more than the highest N of ``<root>/version_N``."""
     taken = [path.name.removeprefix("version_") for path in root.glob("version_*")]
     return max((int(number) for number in taken if number.isdecimal()), default=-1) + 1
 
 
 def last_checkpoint(root: Path) -> Path:
-    """The newest ``last.ckpt`` of all runs under ``root``.
-
-    Raises:
-        DataError: there is none.
-    """
+    """Return the newest ``last.ckpt`` of all runs under ``root``; a DataError if there is none."""
     found = list(root.glob("version_*/checkpoints/last.ckpt"))
     if not found:
         raise DataError(
@@ -93,7 +88,7 @@ _PROGRESS = ("params", "lr")  # of a parameter group; `initial_lr` is what a sch
 
 
 class ResumableTrainer(Trainer):
-    """Lightning's trainer, which says which options a resumed training does not follow."""
+    """Lightning's trainer, with warnings about options that a resumed training ignores."""
 
     def fit(
         self,
@@ -109,18 +104,18 @@ class ResumableTrainer(Trainer):
 
         Args:
             model: The task.
-            train_dataloaders: Batches to train on, in place of a data module.
-            val_dataloaders: Batches to validate on.
+            train_dataloaders: Training batches, instead of a data module.
+            val_dataloaders: Validation batches.
             datamodule: The data.
-            ckpt_path: Checkpoint of a training to go on with, or "last". Its optimizer and its
-                schedule go on, too, with the options that they were made with.
-            weights_only: Read data only; the command line insists on it.
-            reset_optimizer: Take the weights of ``ckpt_path`` alone, the averaged ones where it has
-                both: optimizer, schedule and epochs begin anew, with the options of this run.
+            ckpt_path: Checkpoint of a training to resume, or "last". Its optimizer and its schedule
+                continue with their original options.
+            weights_only: Read only plain data; the command line always does.
+            reset_optimizer: Take only the weights of ``ckpt_path``, the averaged ones if it has
+                both; optimizer, schedule and epochs start again with the options of this run.
 
         Raises:
-            DataError: ``reset_optimizer`` without a checkpoint, or the optimizer or the schedule
-                of the checkpoint is of another kind than that of the options.
+            DataError: ``reset_optimizer`` without a checkpoint, or the checkpoint has another kind
+                of optimizer or schedule than the options.
         """
         if reset_optimizer and ckpt_path is None:
             raise DataError(f"{_RESET} takes the weights of a checkpoint: name it with --ckpt_path")
@@ -139,13 +134,13 @@ class ResumableTrainer(Trainer):
 
 
 class _ResumedFiles(CheckpointIO):
-    """Checkpoints of which the one that is read is remembered, or loses all but its weights."""
+    """Checkpoint files that remember what is read, or reduce it to the weights."""
 
     def __init__(self, files: CheckpointIO, reset: bool) -> None:
         self.files = files
         self.reset = reset
         self.content: dict[str, Any] | None = None
-        """What was resumed; None after a reset, and before anything was read."""
+        """The resumed checkpoint; None after a reset, and before one is read."""
 
     def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
         self.files.save_checkpoint(checkpoint, path, storage_options)
@@ -156,22 +151,22 @@ class _ResumedFiles(CheckpointIO):
     def load_checkpoint(self, path: Any, *options: Any, **named: Any) -> dict[str, Any]:
         content = self.files.load_checkpoint(path, *options, **named)
         if self.reset:
-            rank_zero_info(f"Weights from {path}; optimizer, schedule and epochs begin anew")
+            rank_zero_info(f"Weights from {path}; optimizer, schedule and epochs start again")
             kept = {key: content[key] for key in _WEIGHTS if key in content}
-            # Callbacks without a state are still told, so that averages start from the weights.
+            # Callbacks are notified even without a state, so that averages start at the weights.
             empty = {"optimizer_states": [], "lr_schedulers": [], "callbacks": {}}
             return kept | empty | {"epoch": 0, "global_step": 0}
         if "optimizer_states" not in content:
             raise DataError(
-                f"{path}: holds weights alone, and no training to go on with. Add {_RESET} to "
-                "train from them"
+                f"{path}: holds weights alone, and no training to resume. Add {_RESET} to train "
+                "from them"
             )
         self.content = content
         return content
 
 
 class _Comparison(Callback):
-    """Compares what the options made with what a checkpoint is about to put in its place."""
+    """A callback that compares the options of this run with those of the resumed checkpoint."""
 
     def __init__(self, files: _ResumedFiles) -> None:
         self.files = files
@@ -188,18 +183,16 @@ class _Comparison(Callback):
         ]
         if ignored:
             rank_zero_warn(
-                "The checkpoint's optimizer and schedule go on as they were begun, and these "
-                f"options of this run do not apply: {'; '.join(ignored)}. With {_RESET} they "
-                "apply: weights alone are taken, and optimizer, schedule and epochs begin anew."
+                "The checkpoint's optimizer and schedule continue with their own options, and "
+                f"these options of this run do not apply: {'; '.join(ignored)}. With {_RESET} they "
+                "apply: only the weights are taken, and optimizer, schedule and epochs start again."
             )
 
 
 def _require_same_kinds(trainer: Trainer, module: LightningModule, content: dict) -> None:
-    """Refuse a state that torch would refuse in its own words, or take for what it is not.
+    """Raise a DataError if the checkpoint has another optimizer, schedule or parameter groups.
 
-    Raises:
-        DataError: The checkpoint is of another optimizer or schedule, or groups parameters
-            differently.
+    Torch would fail with an unclear message, or misinterpret the state.
     """
     stored = content.get("hyper_parameters") or {}
     for name in ("optimizer", "lr_scheduler"):
@@ -228,20 +221,20 @@ def _class_path(value: Any) -> str | None:
 
 
 def _optimizer_differences(trainer: Trainer, content: dict) -> Iterator[str]:
-    """Options of the optimizers; of each name the first group that differs."""
+    """Describe differing options of the optimizers, each for the first group that differs."""
     for optimizer, state in zip(trainer.optimizers, content["optimizer_states"], strict=False):
-        told: set[str] = set()
+        named: set[str] = set()
         for new, old in zip(optimizer.param_groups, state["param_groups"], strict=True):
             scheduled = "initial_lr" in new and "initial_lr" in old
             for key in new.keys() & old.keys() - set(_PROGRESS if scheduled else _PROGRESS[:1]):
                 name = "lr" if key == "initial_lr" else key
-                if _plain(new[key]) != _plain(old[key]) and name not in told:
-                    told.add(name)
+                if _plain(new[key]) != _plain(old[key]) and name not in named:
+                    named.add(name)
                     yield f"{name} {_plain(new[key])} (the checkpoint's is {_plain(old[key])})"
 
 
 def _schedule_differences(trainer: Trainer, content: dict) -> Iterator[str]:
-    """Options of the schedules: what their constructors take and their states bring back."""
+    """Describe differing options of the schedules: constructor arguments that are in the state."""
     schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
     for schedule, old in zip(schedules, content["lr_schedulers"], strict=False):
         new = schedule.state_dict()
@@ -255,7 +248,7 @@ def _schedule_differences(trainer: Trainer, content: dict) -> Iterator[str]:
 
 
 def _data_differences(trainer: Trainer, content: dict) -> Iterator[str]:
-    """The length of an epoch, which another batch size, data set or number of processes changes."""
+    """Describe another length of an epoch, due to batch size, dataset or number of processes."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     old = content.get(type(data).__qualname__) or {}
     before, now = old.get("batches_per_epoch"), trainer.num_training_batches
@@ -267,7 +260,7 @@ def _data_differences(trainer: Trainer, content: dict) -> Iterator[str]:
 
 
 def _plain(value: Any) -> Any:
-    """A number that may be a tensor, or a pair that may be a list, as what can be compared."""
+    """Make tensors and lists comparable with numbers and tuples."""
     if hasattr(value, "item"):
         return value.item()
     return tuple(value) if isinstance(value, list) else value
@@ -281,10 +274,9 @@ _SETTINGS = {_MMAP_THRESHOLD: 1 << 30, _TRIM_THRESHOLD: (1 << 31) - 1, _TOP_PAD:
 def keep_freed_memory() -> bool:
     """Tell glibc to reuse large blocks instead of returning them to the kernel.
 
-    By default each large tensor is mapped anew and its pages are zeroed by the kernel, step after
-    step. On two CPU cores a training step of SSD-300 took 0.95 s instead of 1.09 s in bfloat16 and
-    1.23 s instead of 1.61 s in float32 (batch 16, channels_last). Does nothing where the C library
-    is another one.
+    By default, each large tensor is mapped again and its pages are zeroed by the kernel in every
+    step. On two CPU cores, a training step of SSD-300 took 0.95 s instead of 1.09 s in bfloat16 and
+    1.23 s instead of 1.61 s in float32 (batch 16, channels_last). Other C libraries are left alone.
 
     Returns:
         Whether all settings were taken.

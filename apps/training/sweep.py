@@ -76,18 +76,11 @@ class _Record(NamedTuple):
 
 
 def run_grid(runs: Sequence[Run], title: str = "runs") -> list[Outcome]:
-    """Train all runs, one after the other, even if some of them fail.
+    """Train all runs, one after the other, even if some of them fail; return their outcomes.
 
     A run that was finished before with the same options and configuration files is skipped. An
     interrupted run is resumed from its newest ``last.ckpt``, or started again if it has none.
     Progress and the time left are shown on stderr.
-
-    Args:
-        runs: The runs, in this order.
-        title: Name of the progress bar.
-
-    Returns:
-        One outcome for each run, in the order of the runs.
 
     Raises:
         DataError: Two runs share a directory, a configuration file is missing, or a directory

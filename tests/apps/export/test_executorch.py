@@ -195,10 +195,10 @@ def test_format__operation_without_a_kernel__refused(
 def test_open_format__executorch_absent__names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "executorch" in runnable_formats()
 
-    def absent() -> None:
+    def absent(*_: object) -> None:
         raise ImportError("no executorch", name="executorch")
 
-    monkeypatch.setattr(formats, "FORMATS", dict.fromkeys(formats.FORMATS, absent))
+    monkeypatch.setattr(formats, "import_module", absent)
     with pytest.raises(DataError, match=r"executorch: pip install 'mobilevision\[executorch\]'"):
         open_format("executorch")
     assert runnable_formats() == []

@@ -25,16 +25,16 @@ pytest.importorskip("onnxscript")
 
 from mobilevision.apps.export.quantization import (  # noqa: E402 (after what may be absent)
     Network,
-    answers,
-    answers_of,
     choose_layers,
     find_layers,
     format_report,
     measure_costs,
     measure_ranges,
+    outputs_of,
     quantize,
     quantized,
     read_report,
+    run,
     signal_to_noise,
     without_rest,
 )
@@ -92,11 +92,11 @@ def test_find_layers__order_and_ends() -> None:
     assert [each.is_last for each in layers] == [False, True]
 
 
-def test_answers_of__what_is_split_counts_apart(exported: Callable[[str], Exported]) -> None:
+def test_outputs_of__what_is_split_counts_apart(exported: Callable[[str], Exported]) -> None:
     model = two_layers()
-    assert answers_of(model, find_layers(model)) == ["second"]
+    assert outputs_of(model, find_layers(model)) == ["second"]
     model = onnx.load(exported("ssd").path)
-    part = without_rest(model, answers_of(model, find_layers(model)))
+    part = without_rest(model, outputs_of(model, find_layers(model)))
     session = onnxruntime.InferenceSession(
         part.SerializeToString(), providers=["CPUExecutionProvider"]
     )
@@ -119,11 +119,11 @@ def test_quantized__numbers_by_hand() -> None:
     np.testing.assert_array_equal(stored["w2_quantized"][..., 0, 0], [[64, -127]])
     assert not {"w1", "b1", "w2"} & set(stored)
     # 2 * 1.27 + 1 * 0.5 + 0.5 = 3.54 is 150.45 steps of 6 / 255; -0.04 + 0.254 + 3 - 1 is 94.095
-    ((second, third),) = answers(eight, [pixels(2, 1, 30)])
+    ((second, third),) = run(eight, [pixels(2, 1, 30)])
     step = 6 / 255
     assert second.item() == pytest.approx(150 * step * 0.64 - 94 * step * 1.27, abs=1e-5)
     assert third.item() == pytest.approx(second.item())
-    ((clipped, _),) = answers(eight, [pixels(9, 0, 0)])
+    ((clipped, _),) = run(eight, [pixels(9, 0, 0)])
     assert clipped.item() == pytest.approx(6 * 0.64, abs=1e-5)
 
 
@@ -134,7 +134,7 @@ def test_quantized__some_layers__others_as_they_were() -> None:
     kinds = [node.op_type for node in quantized(model, [two], RANGES).graph.node]
     assert kinds.count("QuantizeLinear") == 1
     wide = quantized(two_layers(clip=3.0), [one], RANGES)  # it clips more than rounding does
-    ((second, _),) = answers(wide, [pixels(9, 0, 0)])
+    ((second, _),) = run(wide, [pixels(9, 0, 0)])
     assert second.item() == pytest.approx(round(3 / 6 * 255) * 6 / 255 * 0.635, abs=1e-4)
 
 
@@ -142,7 +142,7 @@ def test_quantized__channel_without_weight__keeps_its_bias(monkeypatch: pytest.M
     weak = FIRST * np.array([[1e-12], [1]], np.float32)
     monkeypatch.setitem(globals(), "FIRST", weak)
     model = two_layers(bias=(3.0, 0.0))
-    ((second, _),) = answers(quantized(model, find_layers(model), RANGES), [pixels(5, 0, 0)])
+    ((second, _),) = run(quantized(model, find_layers(model), RANGES), [pixels(5, 0, 0)])
     assert second.item() == pytest.approx(3.0 * 0.64, abs=0.02)
 
 
@@ -209,14 +209,14 @@ def test_quantize__small_network__near_and_smaller(
     source, out = exported(kind).path, tmp_path / "small.onnx"
     metadata = open_runtime(source).metadata
     paths = find_images([str(photos)], 6)
-    report = quantize(source, out, metadata.size_hw, Calibration(paths, limit_db=15.0))
+    report = quantize(onnx.load(source), out, metadata.size_hw, Calibration(paths, limit_db=15.0))
     assert out.stat().st_size < 0.6 * source.stat().st_size
     assert report["signal_to_noise_db"] >= 15
     assert any(layer["int8"] for layer in report["layers"])
     assert read_report(out) == report
-    run, images = open_runtime(out, "cpu"), ImageFile(paths[1]).read()[None]
-    assert run.metadata == metadata
-    found, expected = run(images), open_runtime(source, "cpu")(images)
+    small, images = open_runtime(out, "cpu"), ImageFile(paths[1]).read()[None]
+    assert small.metadata == metadata
+    found, expected = small(images), open_runtime(source, "cpu")(images)
     name = next(iter(metadata.outputs))
     apart = np.linalg.norm(found[name] - expected[name]) / np.linalg.norm(expected[name])
     assert 0 < apart < 0.3
