@@ -6,6 +6,7 @@ For the comparison rows of the MobileNet paper and for teachers. Each extractor 
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -189,22 +190,19 @@ class VggSsdFeatures(PeerFeatures):
         )
 
 
-def _classifier(name: str, **options: bool) -> Callable[..., nn.Module]:
-    def build(num_classes: int) -> nn.Module:
-        from torchvision.models import get_model
+def _classifier(name: str, num_classes: int, **options: bool) -> nn.Module:
+    from torchvision.models import get_model
 
-        return get_model(name, weights=None, num_classes=num_classes, **options)
-
-    return build
+    return get_model(name, weights=None, num_classes=num_classes, **options)
 
 
 PEERS: dict[str, tuple[int, Callable[..., nn.Module]]] = {
-    "AlexNet": (224, _classifier("alexnet")),
-    "GoogLeNet": (224, _classifier("googlenet", **_NO_SIDE_HEADS)),
-    "Inception V3": (299, _classifier("inception_v3", **_NO_SIDE_HEADS)),
-    "ResNet-50": (224, _classifier("resnet50")),
-    "SqueezeNet": (224, _classifier("squeezenet1_0")),
-    "VGG-16": (224, _classifier("vgg16")),
+    "AlexNet": (224, partial(_classifier, "alexnet")),
+    "GoogLeNet": (224, partial(_classifier, "googlenet", **_NO_SIDE_HEADS)),
+    "Inception V3": (299, partial(_classifier, "inception_v3", **_NO_SIDE_HEADS)),
+    "ResNet-50": (224, partial(_classifier, "resnet50")),
+    "SqueezeNet": (224, partial(_classifier, "squeezenet1_0")),
+    "VGG-16": (224, partial(_classifier, "vgg16")),
 }
 """Name in the paper's tables -> (input size in px, constructor that takes ``num_classes``)."""
 

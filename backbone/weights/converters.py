@@ -245,7 +245,7 @@ class SlimFile:
         self.path = path
         self.kind = kind
         arrays = readers[kind](path)
-        self.anchors = {name: arrays.pop(name) for name in list(arrays) if name[:7] == "anchors"}
+        self.anchors = {key: arrays.pop(key) for key in list(arrays) if key.startswith("anchors")}
         """Anchors of a detector, (A, 4) float32, see ``read_tflite``."""
         tensors = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in arrays.items()}
         self.tensors = FileTensors(path, tensors)

@@ -20,24 +20,11 @@ from .converters import (
     PublicModel,
     read_keras,
     read_slim,
-    slim_layers,
     timm_to_mobilenet,
 )
 from .converters import STEM as TIMM_STEM
 from .formats import file_format, load_torch_file, read_state_dict
 from .hub import resolve_weights
-
-__all__ = [
-    "LoadedWeights",
-    "PublicModel",
-    "WeightsError",
-    "load_classifier",
-    "load_pretrained",
-    "load_weights",
-    "read_public",
-    "slim_layers",
-    "timm_to_mobilenet",
-]
 
 _STEM = "stem.conv.weight"
 _PREFIXES = ("network.backbone.", "backbone.", "")

@@ -232,20 +232,6 @@ class CocoEvaluator:
         labels = detections.labels.cpu().numpy()
         real = labels >= 0
         xywh = np.concatenate((boxes[..., :2], boxes[..., 2:] - boxes[..., :2]), axis=-1)
-        self._check(ids, xywh, scores, labels, real)
-        for row, image_id in enumerate(ids):
-            kept = real[row]
-            found = _Found(xywh[row][kept], scores[row][kept], labels[row][kept])
-            self._found.setdefault(image_id, found)
-
-    def _check(
-        self,
-        ids: list[int],
-        xywh: np.ndarray,
-        scores: np.ndarray,
-        labels: np.ndarray,
-        real: np.ndarray,
-    ) -> None:
         finite = np.isfinite(xywh).all(axis=-1) & np.isfinite(scores)
         bad = real & ~(finite & (xywh[..., 2:] >= 0).all(axis=-1))
         if bad.any():
@@ -260,6 +246,10 @@ class CocoEvaluator:
                 f"{self.dataset}: the model finds class {labels.max()}, the data has "
                 f"{len(self._category_ids)} classes. Evaluate on data with the model's classes."
             )
+        for row, image_id in enumerate(ids):
+            kept = real[row]
+            found = _Found(xywh[row][kept], scores[row][kept], labels[row][kept])
+            self._found.setdefault(image_id, found)
 
     def gather(self) -> None:
         """Give every process the detections of all; call it on all of them.

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mobilevision.backbone import MobileNetV1
+from mobilevision.backbone.weights.converters import slim_layers
 from mobilevision.backbone.weights.formats import (
     LARGEST_NETWORK_BYTES,
     FileTensors,
@@ -22,7 +23,6 @@ from mobilevision.backbone.weights.loading import (
     WeightsError,
     load_pretrained,
     load_weights,
-    slim_layers,
 )
 
 WIDTH = 1 / 32

@@ -9,11 +9,11 @@ from PIL import Image
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.external_backbones import TorchvisionFeatures
 from mobilevision.backbone.layers import calibrate_norms
+from mobilevision.backbone.weights.converters import slim_layers
 from mobilevision.backbone.weights.loading import (
     WeightsError,
     load_classifier,
     load_weights,
-    slim_layers,
 )
 
 
@@ -227,7 +227,7 @@ def test_from_pretrained__checkpoint_made_of_objects__says_what_to_do(tmp_path: 
     state = MobileNetV1(width_mult=0.25).state_dict()
     own = {f"network.backbone.{name}": value for name, value in state.items()}
     torch.save({"state_dict": own, "hyper_parameters": {}}, tmp_path / "own.ckpt")
-    with pytest.raises(WeightsError, match=r"does not say .* load_weights\(backbone, path\)"):
+    with pytest.raises(WeightsError, match=r"does not describe .* load_weights\(backbone, path\)"):
         MobileNetV1.from_pretrained(tmp_path / "own.ckpt")
 
 

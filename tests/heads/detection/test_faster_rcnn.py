@@ -7,7 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.layers import calibrate_norms
-from mobilevision.backbone.weights.loading import load_weights, slim_layers
+from mobilevision.backbone.weights.converters import slim_layers
+from mobilevision.backbone.weights.loading import load_weights
 from mobilevision.datasets.types import DetectionTarget, stack_targets
 from mobilevision.heads.detection.faster_rcnn import FasterRCNN
 from mobilevision.heads.detection.faster_rcnn_heads import GridAnchors, ProposalSelection
