@@ -21,7 +21,7 @@ from ...heads.detection.prediction_heads import MapPredictor, Predictors, as_row
 from ...heads.task import ImageTask
 from ..inference.jobs import predictor_of
 from ..inference.runtime import ModelMetadata
-from ..inference.torch import adapt, input_size
+from ..inference.torch import AdaptedNetwork, input_size
 from .nms import make_exportable
 
 
@@ -202,7 +202,8 @@ def open_deployable(path: str | Path, size_hw: tuple[int, int] | None = None) ->
         licence=str((task.metadata.get("provenance") or {}).get("licence") or UNKNOWN),
         provenance=_provenance(path, task.metadata),
     )
-    adapted = adapt(predictor, task, prepare_for_export, size_hw)
+    network = predictor.adapted(task, prepare_for_export)
+    adapted = AdaptedNetwork(network, predictor.outputs, size_hw)
     return Deployable(DeployedNetwork(adapted, size_hw).eval(), metadata)
 
 

@@ -6,7 +6,7 @@
     result = classify("dog.jpg")
     result.name, result.score, result.names[:5], result.scores[:5]
 
-Free of torch; the runtime that the model's file is for is imported when it is loaded.
+No torch: the runtime of a model's file is imported when the model is loaded.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ...datasets.errors import DataError
-from ...datasets.images import IMAGENET_CROP, center_crop
+from ...datasets.images import IMAGENET_CROP
 from .predictor import ImageLike, ImageSource, Predictor, Prepared, as_images
-from .runtime import AS_THEY_ARE, ModelMetadata, cropped
+from .runtime import ModelMetadata, Runtime, cropped
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,14 +34,14 @@ _CROP = "crop_fraction"
 
 @dataclass(frozen=True, eq=False)
 class ClassificationResult:
-    """The K most probable classes of one image, by falling probability.
+    """The K most probable classes of one image, the most probable first.
 
     Attributes:
         scores: (K,) float32, probabilities in [0, 1].
         labels: (K,) int64, class indices: positions in ``categories``.
-        categories: Id -> name of all classes that the model knows.
-        probabilities: (C,) float32 of all classes in their order, adding to 1.
-        image: What was looked at.
+        categories: Id -> name of all classes of the model.
+        probabilities: (C,) float32 of all classes in their order; their sum is 1.
+        image: The image.
     """
 
     scores: np.ndarray
@@ -63,11 +63,11 @@ class ClassificationResult:
 
     @property
     def score(self) -> float:
-        """Its probability."""
+        """The probability of the most probable class."""
         return float(self.scores[0])
 
     def to_dict(self) -> dict[str, float]:
-        """Name -> probability of the K classes, by falling probability."""
+        """Return name -> probability of the K classes, the most probable first."""
         return dict(zip(self.names, self.scores.tolist(), strict=True))
 
     def __repr__(self) -> str:
@@ -76,18 +76,22 @@ class ClassificationResult:
 
 
 class Classifier(Predictor[ClassificationResult]):
-    """Tells what an image shows, out of the classes that it was trained on.
+    """Classifies images.
 
-    Images are prepared as evaluation does in training: most data modules take the central part in
-    the network's shape, which the checkpoint says.
+    Images are prepared as in the evaluation of training: most data modules take the central part,
+    in the shape of the network's input, which is stored in the checkpoint.
     """
 
     job = "classification"
     columns: ClassVar[dict[str, type]] = {"rank": int, "class": str, "probability": float}
     hint = (
-        "Give a checkpoint of `lightning fit`; ImageNet weights of the paper's authors are made "
-        "one by `mobilevision import`."
+        "Give a checkpoint of `lightning fit`, or make one of the ImageNet weights of the paper's "
+        "authors with `mobilevision import`."
     )
+
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__(runtime)
+        self.crop_fraction = runtime.metadata.details.get(_CROP, IMAGENET_CROP)
 
     @staticmethod
     def task_class() -> "type[ClassificationTask]":
@@ -98,13 +102,8 @@ class Classifier(Predictor[ClassificationResult]):
 
     @classmethod
     def describe(cls, task: "ClassificationTask", size_hw: tuple[int, int]) -> ModelMetadata:
-        """See ``Predictor``; which part of an image is looked at is among the details."""
-        crop = task.metadata.get(_CROP, IMAGENET_CROP)
-        preparation = AS_THEY_ARE if crop is None else cropped(crop)
-        return ModelMetadata(
-            cls.job, size_hw, dict(task.categories), dict(_OUTPUTS), preparation=preparation,
-            details={_CROP: crop},
-        )  # fmt: skip
+        """See ``Predictor``; the details hold the central part of an image that is used."""
+        return _metadata(task.categories, size_hw, task.metadata.get(_CROP, IMAGENET_CROP))
 
     @staticmethod
     def outputs(network: "nn.Module", pixels: "Tensor", *_: Any) -> "tuple[Tensor, ...]":
@@ -121,43 +120,27 @@ class Classifier(Predictor[ClassificationResult]):
         crop_fraction: float | None = IMAGENET_CROP,
         device: str = "auto",
     ) -> "Classifier":
-        """Make a classifier of a network that was built in Python; the network is copied.
+        """Make a classifier of a copy of a network.
 
         Args:
             network: (B, 3, H, W) uint8 RGB to logits (B, C).
             categories: Id -> name; the position is the class index.
             size_hw: Height and width of the network's input, as in training.
-            crop_fraction: Side of the central part that is looked at; None stretches the whole.
-            device: As for ``load``.
+            crop_fraction: See ``Predictor``.
+            device: See ``load``.
 
         Raises:
             DataError: There is no such device.
         """
         from .torch import run_network
 
-        metadata = ModelMetadata(
-            cls.job, size_hw, dict(categories), dict(_OUTPUTS), details={_CROP: crop_fraction}
-        )
+        metadata = _metadata(categories, size_hw, crop_fraction)
         return cls(run_network(cls, network, metadata, device))
 
     def __call__(  # type: ignore[override]
         self, images: ImageLike | Iterable[ImageLike], top: int = 5, batch_size: int = 16
     ) -> "ClassificationResult | list[ClassificationResult]":
-        """Classify images.
-
-        Args:
-            images: A path, a Pillow image, an array (H, W, 3) uint8 RGB, a tensor (3, H, W), or any
-                iterable of them, of mixed kinds and sizes.
-            top: Classes of each result, at most.
-            batch_size: Images that go through the network at once.
-
-        Returns:
-            A result for a single image, a list for anything else; an empty list for an empty one.
-
-        Raises:
-            DataError: An image cannot be read; use ``stream`` to go on with the others. Or an
-                option is out of its range.
-        """
+        """Classify images; ``top`` is the maximum number of classes. See ``Predictor``."""
         sources, single = as_images(images)
         results: list[Any] = list(self.stream(sources, top, batch_size, strict=True))
         return results[0] if single else results
@@ -169,37 +152,15 @@ class Classifier(Predictor[ClassificationResult]):
         batch_size: int = 16,
         strict: bool = False,
     ) -> Iterator[ClassificationResult | DataError]:
-        """Classify any number of images, holding only a few of them.
-
-        Args:
-            images: For instance ``datasets.images.ImageFile`` objects; read as they are used.
-            top: As for calling the classifier.
-            batch_size: As for calling the classifier.
-            strict: Whether an image that cannot be read raises its error, in place of yielding it.
-
-        Returns:
-            For each image in order its result, or the error that says why it cannot be read.
-
-        Raises:
-            DataError: An option is out of its range.
-        """
-        if batch_size < 1 or top < 1:
-            raise DataError(f"batch_size={batch_size}, top={top}: both must be at least 1")
-        return self.run(images, batch_size, strict, top=top)
+        """Classify images one after the other. See ``Predictor``; ``top`` as in calling."""
+        if top < 1:
+            raise DataError(f"top={top}: must be at least 1")
+        return super().stream(images, batch_size, strict, top=top)
 
     def rows(self, result: ClassificationResult) -> Iterable[tuple[Any, ...]]:
         """See ``Predictor``: the K classes."""
         ranks = range(1, len(result.names) + 1)
         return zip(ranks, result.names, result.scores.tolist(), strict=True)
-
-    def prepare(self, image: ImageSource) -> Prepared:
-        """Read an image as evaluation does in training."""
-        fraction = self.runtime.metadata.details.get(_CROP, IMAGENET_CROP)
-        if fraction is None:
-            return super().prepare(image)
-        pixels = image.read()
-        size_hw = (pixels.shape[0], pixels.shape[1])
-        return Prepared(center_crop(pixels, self.size_hw, fraction), size_hw)
 
     def decode(  # type: ignore[override]
         self,
@@ -214,3 +175,12 @@ class Classifier(Predictor[ClassificationResult]):
             yield ClassificationResult(
                 probabilities[labels], labels, self.categories, probabilities, image
             )
+
+
+def _metadata(
+    categories: Mapping[int, str], size_hw: tuple[int, int], crop: float | None
+) -> ModelMetadata:
+    return ModelMetadata(
+        Classifier.job, size_hw, dict(categories), dict(_OUTPUTS), preparation=cropped(crop),
+        details={_CROP: crop},
+    )  # fmt: skip

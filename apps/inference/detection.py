@@ -6,7 +6,7 @@
     result = detector("street.jpg")
     result.names, result.scores, result.boxes
 
-Free of torch; the runtime that the model's file is for is imported when it is loaded.
+No torch: the runtime of a model's file is imported when the model is loaded.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ...heads.detection.task import DetectionNetwork, DetectionTask
 
 DEFAULT_THRESHOLD = 0.5
-"""The least score of an object that people want to see."""
+"""Minimum score of the objects in a result."""
 _OUTPUTS = {
     "boxes": "(batch, detections, 4) float32: x1, y1, x2, y2 in pixels of the image given",
     "scores": "(batch, detections) float32 from 0 to 1, falling",
@@ -38,16 +38,16 @@ _OUTPUTS = {
 
 @dataclass(frozen=True, eq=False)
 class DetectionResult:
-    """The K objects found in one image, by falling score. K may be 0.
+    """The K objects in one image, by falling score. K may be 0.
 
     Attributes:
         boxes: (K, 4) float32, xyxy in pixels of the original image, EXIF rotation applied;
-            within the image.
+            clipped to the image.
         scores: (K,) float32 in [0, 1].
         labels: (K,) int64, class indices: positions in ``categories``.
-        categories: category id -> name of all classes that the model knows.
-        size_hw: Height and width of the original image in pixels.
-        image: Where the pixels are.
+        categories: Category id -> name of all classes of the model.
+        size_hw: Height and width of the original image, in pixels.
+        image: The image.
     """
 
     boxes: np.ndarray
@@ -83,7 +83,7 @@ class DetectionResult:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Class name -> number of objects, the most frequent first."""
+        """Class name -> number of objects, the most frequent class first."""
         return dict(Counter(self.names).most_common())
 
     @property
@@ -92,33 +92,28 @@ class DetectionResult:
         return np.array(list(self.categories), dtype=np.int64)[self.labels]
 
     def above(self, score_threshold: float) -> "DetectionResult":
-        """Those objects that score at least ``score_threshold``."""
+        """Return the objects that score at least ``score_threshold``."""
         kept = self.scores >= np.float32(score_threshold)
         return replace(
             self, boxes=self.boxes[kept], scores=self.scores[kept], labels=self.labels[kept]
         )
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """Rows of COCO's results format: image_id, category_id, bbox (x, y, w, h) and score.
+        """Return rows of COCO's results format: image_id, category_id, bbox (x, y, w, h), score.
 
         Args:
-            image_id: The image's id in the annotation file that the results are for.
+            image_id: The image's id in the annotation file that the results belong to.
         """
         boxes = self.boxes.astype(np.float64)
-        xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-        rows = zip(
-            self.category_ids.tolist(),
-            xywh.tolist(),
-            self.scores.astype(np.float64).tolist(),
-            strict=True,
-        )
+        boxes[:, 2:] -= boxes[:, :2]
+        columns = (self.category_ids, boxes, self.scores.astype(np.float64))
         return [
             {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
-            for category, box, score in rows
+            for category, box, score in zip(*map(np.ndarray.tolist, columns), strict=True)
         ]
 
     def to_supervision(self) -> "SupervisionDetections":
-        """The same as ``supervision.Detections``, with names in ``data["class_name"]``.
+        """Return the objects as ``supervision.Detections``, with ``data["class_name"]``.
 
         Raises:
             DataError: The package is not installed.
@@ -137,10 +132,7 @@ class DetectionResult:
         )
 
     def plot(self, score_threshold: float = 0.0) -> Image.Image:
-        """Draw the objects onto their image, which is read again.
-
-        Args:
-            score_threshold: Objects below it are not drawn.
+        """Draw the objects that reach a threshold onto their image, which is read again.
 
         Raises:
             DataError: The file can no longer be read.
@@ -152,12 +144,12 @@ class DetectionResult:
 
 
 class Detector(Predictor[DetectionResult]):
-    """Finds objects: a detector that takes images as people have them."""
+    """Finds objects in images."""
 
     job = "detection"
     hint = (
-        "Give a checkpoint of `lightning fit`; a public COCO detector is made by `mobilevision "
-        "weights download ssd_mobilenet_v1_0.75_coco_quant` and `mobilevision import "
+        "Give a checkpoint of `lightning fit`, or convert a public COCO detector: `mobilevision "
+        "weights download ssd_mobilenet_v1_0.75_coco_quant`, then `mobilevision import "
         "ssd_mobilenet_v1_0.75_coco_quant --out ssd.ckpt`."
     )
 
@@ -182,17 +174,18 @@ class Detector(Predictor[DetectionResult]):
     ) -> "tuple[Tensor, ...]":
         """See ``Predictor``: boxes, scores and labels."""
         detector = cast("DetectionNetwork", network)
-        found = detector.detect(detector(pixels), size_hw)
-        boxes = found.boxes
+        detections = detector.detect(detector(pixels), size_hw)
+        boxes = detections.boxes
         if image_hw is not None:
             import torch
 
-            down, across = (
-                torch.scalar_tensor(given / works, device=boxes.device)
-                for given, works in zip(image_hw, size_hw, strict=True)
+            # Tensors, because the sizes of an exported network's images may be symbolic.
+            scale_y, scale_x = (
+                torch.scalar_tensor(side / input_side, device=boxes.device)
+                for side, input_side in zip(image_hw, size_hw, strict=True)
             )
-            boxes = boxes * torch.stack([across, down, across, down])
-        return boxes, found.scores, found.labels
+            boxes = boxes * torch.stack([scale_x, scale_y, scale_x, scale_y])
+        return boxes, detections.scores, detections.labels
 
     @classmethod
     def from_network(
@@ -202,13 +195,13 @@ class Detector(Predictor[DetectionResult]):
         size_hw: tuple[int, int] = (300, 300),
         device: str = "auto",
     ) -> "Detector":
-        """Make a detector of a network that was built in Python; the network is copied.
+        """Make a detector of a copy of a network.
 
         Args:
-            network: Follows ``DetectionNetwork``, such as ``SSD``.
+            network: A ``DetectionNetwork``, such as ``SSD``.
             categories: Category id -> name; the position is the class index.
             size_hw: Height and width that images are stretched to, as in training.
-            device: As for ``load``.
+            device: See ``load``.
 
         Raises:
             DataError: There is no such device.
@@ -223,23 +216,13 @@ class Detector(Predictor[DetectionResult]):
         score_threshold: float = DEFAULT_THRESHOLD,
         batch_size: int = 8,
     ) -> "DetectionResult | list[DetectionResult]":
-        """Find objects.
+        """Find objects. See ``Predictor``.
 
         Args:
-            images: A path, a Pillow image, an array (H, W, 3) uint8 RGB, a tensor (3, H, W), or any
-                iterable of them, of mixed kinds and sizes. Gray images, alpha and EXIF rotation
-                are taken care of; see ``MemoryImage``.
-            score_threshold: Objects below it are left out; 0 leaves all that the network's own
+            images: See ``Predictor``.
+            score_threshold: Objects below it are left out; 0 keeps all that the network's own
                 post-processing keeps.
-            batch_size: Images that go through the network at once.
-
-        Returns:
-            A result for a single image, a list for anything else; an empty list for an empty one.
-            An image in which nothing is found has a result without objects.
-
-        Raises:
-            DataError: An image cannot be read; use ``stream`` to go on with the others. Or an
-                option is out of its range.
+            batch_size: See ``Predictor``.
         """
         sources, single = as_images(images)
         results: list[Any] = list(self.stream(sources, score_threshold, batch_size, strict=True))
@@ -252,28 +235,10 @@ class Detector(Predictor[DetectionResult]):
         batch_size: int = 8,
         strict: bool = False,
     ) -> Iterator[DetectionResult | DataError]:
-        """Find objects in any number of images without holding more than a few of them.
-
-        Images are decoded in background threads, ahead of the network by two batches.
-
-        Args:
-            images: For instance ``datasets.images.ImageFile`` objects; read as they are used.
-            score_threshold: As for calling the detector.
-            batch_size: As for calling the detector.
-            strict: Whether an image that cannot be read raises its error, in place of yielding it.
-
-        Returns:
-            For each image in order its result, or the error that says why it cannot be read.
-
-        Raises:
-            DataError: An option is out of its range.
-        """
-        if batch_size < 1 or not 0 <= score_threshold <= 1:
-            raise DataError(
-                f"batch_size={batch_size}, score_threshold={score_threshold}: the first must be at "
-                "least 1, the second from 0 to 1."
-            )
-        return self.run(images, batch_size, strict, score_threshold=score_threshold)
+        """Find objects image by image. See ``Predictor``; ``score_threshold`` as in calling."""
+        if not 0 <= score_threshold <= 1:
+            raise DataError(f"score_threshold={score_threshold}: must be from 0 to 1")
+        return super().stream(images, batch_size, strict, score_threshold=score_threshold)
 
     def decode(  # type: ignore[override]
         self,
@@ -282,7 +247,7 @@ class Detector(Predictor[DetectionResult]):
         *,
         score_threshold: float = DEFAULT_THRESHOLD,
     ) -> Iterator[DetectionResult]:
-        """See ``Predictor``; boxes come in pixels of the network's input."""
+        """See ``Predictor``; the boxes of the outputs are in pixels of the network's input."""
         rows = zip(outputs["boxes"], outputs["scores"], outputs["labels"], images, strict=True)
         for boxes, scores, labels, (image, prepared) in rows:
             kept = (labels >= 0) & (scores >= np.float32(score_threshold))

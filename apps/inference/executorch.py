@@ -1,4 +1,4 @@
-"""ExecuTorch files in ExecuTorch's own runtime, as they run on phones."""
+"""ExecuTorch files in ExecuTorch's own runtime, which also runs on phones."""
 
 import struct
 import warnings
@@ -11,24 +11,24 @@ from ...datasets.errors import DataError
 from .runtime import PREFIX, ModelMetadata
 
 _HEADER = struct.Struct("<4x4s4s4xQQQ")
-"""Two marks, the bytes of the program, where the weights begin and how many bytes they have."""
-_ENTRY = "forward"
+"""Two magic numbers, size of the program, offset and size of the weights, all in bytes."""
 
 
 class ExecutorchRuntime:
     """A file that ``mobilevision export --format executorch`` wrote, ready to run.
 
-    The file takes a fixed number of images: more are given to it in turn, and black ones fill up.
+    The file takes a fixed number of images: more are run in several batches, the last of which is
+    padded with black images.
 
     Args:
         path: The file.
         device: "auto" or "cpu".
-        threads: Threads within an operation, those of the whole process; None leaves it to
-            ExecuTorch.
+        threads: Number of threads within an operation, for the whole process; None takes
+            ExecuTorch's default.
 
     Raises:
         DataError: executorch is not installed, there is no such device, or the file cannot be read
-            or does not say what it is.
+            or has no metadata.
     """
 
     def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:
@@ -49,7 +49,7 @@ class ExecutorchRuntime:
                 if name.startswith(PREFIX)
             }
             self.metadata = ModelMetadata.from_strings(entries, str(path))
-            self._method = self._program.load_method(_ENTRY)
+            self._method = self._program.load_method("forward")
             self._shape = tuple(self._method.method_meta().input_tensor_meta(0).sizes())
         except RuntimeError as error:
             raise DataError(
@@ -62,7 +62,7 @@ class ExecutorchRuntime:
         """See ``Runtime``.
 
         Raises:
-            DataError: The images do not have the size that the file takes.
+            DataError: The images do not have the input size of the file.
         """
         batch, height, width, _ = self._shape
         if images.shape[1:] != self._shape[1:]:
@@ -73,8 +73,8 @@ class ExecutorchRuntime:
             )
         parts = [self._run(images[at : at + batch]) for at in range(0, len(images), batch)]
         return {
-            name: np.concatenate(found)[: len(images)]
-            for name, found in zip(self._names, zip(*parts, strict=True), strict=True)
+            name: np.concatenate(outputs)[: len(images)]
+            for name, outputs in zip(self._names, zip(*parts, strict=True), strict=True)
         }
 
     def _run(self, images: np.ndarray) -> list[np.ndarray]:
@@ -86,12 +86,12 @@ class ExecutorchRuntime:
 
 
 def check_whole(path: Path) -> None:
-    """Make sure that a file is a program and none of it is missing.
+    """Check that a file is a whole program.
 
-    ExecuTorch ends the process, or reads past the end, where that is not so.
+    ExecuTorch would abort the process, or read past the end of the file.
 
     Raises:
-        DataError: It is none, or its end is missing.
+        DataError: It is no program, or its end is missing.
     """
     with path.open("rb") as file:
         header = file.read(_HEADER.size)
@@ -111,7 +111,7 @@ def check_whole(path: Path) -> None:
 def _import_library(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that its interface may change
+            warnings.simplefilter("ignore")  # of an interface that may change
             from executorch.extension.pybindings import portable_lib
     except ImportError as error:
         raise DataError(

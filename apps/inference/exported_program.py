@@ -1,4 +1,4 @@
-"""Files of ``torch.export`` in torch."""
+"""Files of ``torch.export`` in torch, checked so that an untrusted file cannot run code."""
 
 import io
 import json
@@ -46,10 +46,10 @@ def read_checked(path: Path) -> tuple[io.BytesIO, dict[str, str]]:
     """Read an archive that ``mobilevision export --format exported-program`` wrote.
 
     Args:
-        path: The file; nothing in it is trusted.
+        path: The file, which is not trusted.
 
     Returns:
-        A copy for ``torch.export.load``, and the entries of metadata.
+        A copy for ``torch.export.load``, and the entries of the metadata.
 
     Raises:
         DataError: It is no such archive, or it holds something that could run code.
@@ -61,7 +61,7 @@ def read_checked(path: Path) -> tuple[io.BytesIO, dict[str, str]]:
             contents = {name.partition("/")[2]: archive.read(name) for name in names}
         root = names[0].partition("/")[0]
         if len(contents) != len(names) or any(not name.startswith(f"{root}/") for name in names):
-            raise _refusal(path, "names of entries that are there twice")
+            raise _refusal(path, "entries that have the same name")
         for name in contents:
             if not _KNOWN.fullmatch(name):
                 raise _refusal(path, f"the entry {name}")
@@ -86,7 +86,7 @@ def read_checked(path: Path) -> tuple[io.BytesIO, dict[str, str]]:
 
 
 def _check_tensors(path: Path, config: dict[str, Any]) -> None:
-    """Weights and constants have to be numbers, not pickles."""
+    """Check that weights and constants are stored as raw numbers, not as pickles."""
     for name, entry in config["config"].items():
         known = re.fullmatch(r"(weight|tensor)_\d+", entry["path_name"])
         if entry["use_pickle"] is not False or not known:
@@ -94,14 +94,18 @@ def _check_tensors(path: Path, config: dict[str, Any]) -> None:
 
 
 def _checked_model(path: Path, content: bytes) -> dict[str, Any]:
-    """The graph without notes of where it comes from, which running it does not need."""
+    """Return the graph, checked, without its provenance, which is not needed to run it.
+
+    Loading looks up operators and container types by name and evaluates symbolic sizes, so each of
+    them must match a pattern of harmless ones.
+    """
     model = json.loads(content)
     model["guards_code"] = []
     model["graph_module"]["metadata"] = {}
     for node in model["graph_module"]["graph"]["nodes"]:
         node["metadata"] = {}
     if not all(re.fullmatch(r"[su]\d+", name) for name in model["range_constraints"]):
-        raise _refusal(path, "ranges of what is no size")
+        raise _refusal(path, "ranges of something that is no size")
     for key, value in _entries(model):
         if value is None:
             continue
@@ -119,26 +123,29 @@ def _checked_model(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def _name(value: Any) -> str:
-    """An operator's name; outputs of graphs have targets that are no names."""
+    """Return an operator's name; the targets of a graph's outputs are not strings."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def _entries(value: Any) -> Iterator[tuple[str, Any]]:
-    """All keys with their values, at any depth."""
+    """Yield all keys with their values, at any depth."""
     if isinstance(value, dict):
         yield from value.items()
-    for below in value.values() if isinstance(value, dict) else value:
-        if isinstance(below, dict | list):
-            yield from _entries(below)
+    for child in value.values() if isinstance(value, dict) else value:
+        if isinstance(child, dict | list):
+            yield from _entries(child)
 
 
 def _plain_example(content: bytes) -> bytes:
-    """The example of the input, written again: torch unpickles anything if plain reading fails."""
+    """Return the example of the input, saved anew.
+
+    ``torch.export.load`` unpickles anything where ``weights_only`` fails, so that is tried here.
+    """
     buffer = io.BytesIO()
     require_plausible_zip(io.BytesIO(content), "the example of the input")
     try:
         example = torch.load(io.BytesIO(content), weights_only=True)
-    except Exception as error:  # whatever the unpickler meets
+    except Exception as error:  # the unpickler raises any kind
         raise ValueError(f"the example of the input: {error}") from error
     torch.save(example, buffer)
     return buffer.getvalue()
@@ -166,11 +173,12 @@ class ExportedProgramRuntime:
     Args:
         path: The file.
         device: "auto" or a device of torch.
-        threads: Threads within an operation, those of the whole process; None leaves them.
+        threads: Number of threads within an operation, for the whole process; None leaves it as it
+            is.
 
     Raises:
-        DataError: There is no such device, or the file cannot be read, does not say what it is or
-            holds what could run code.
+        DataError: There is no such device, or the file cannot be read, has no metadata or holds
+            something that could run code.
     """
 
     def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:
@@ -179,7 +187,7 @@ class ExportedProgramRuntime:
         self.metadata = ModelMetadata.from_strings(entries, str(path))
         try:
             program = torch.export.load(archive)
-        except Exception as error:  # whatever an archive of another version meets
+        except Exception as error:  # archives of other versions raise any kind
             raise DataError(
                 f"{path}: torch {torch.__version__} cannot open it: {error}. Export the "
                 "checkpoint again."
@@ -194,7 +202,7 @@ class ExportedProgramRuntime:
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See ``Runtime``."""
         with torch.inference_mode():
-            found = self._module(torch.from_numpy(images).to(self._device))
-            return {
-                name: output.cpu().numpy() for name, output in zip(self._names, found, strict=True)
-            }
+            outputs = self._module(torch.from_numpy(images).to(self._device))
+        return {
+            name: output.cpu().numpy() for name, output in zip(self._names, outputs, strict=True)
+        }

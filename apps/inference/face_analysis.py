@@ -7,7 +7,7 @@
         face.box, face.landmarks, face.score, face.embedding, face.probabilities["Smiling"]
     analyze.verify("a.jpg", "b.jpg").same
 
-Free of torch until a model is loaded.
+No torch until a model is loaded.
 """
 
 from collections.abc import Mapping
@@ -47,13 +47,7 @@ class AnalyzedFace(FaceDescription):
 
 
 class FaceAnalyzer(FaceDescriber[AnalyzedFace], FaceComparer[AnalyzedFace]):
-    """Finds faces, crops them by their landmarks and says who they are like and what they show.
-
-    Args:
-        runtime: What runs the network; ``FaceAnalyzer.load`` and ``from_network`` make one.
-        finder: What finds faces; by default MTCNN, made when it is first needed, so that crops do
-            without it.
-    """
+    """Finds faces, embeds them and predicts their attributes in one pass; see ``FacePredictor``."""
 
     job = "faces"
     hint = "Give a checkpoint of `lightning fit -c configs/face.yaml`."
@@ -67,13 +61,13 @@ class FaceAnalyzer(FaceDescriber[AnalyzedFace], FaceComparer[AnalyzedFace]):
 
     @classmethod
     def describe(cls, task: "FacesTask", size_hw: tuple[int, int]) -> ModelMetadata:
-        """See ``Predictor``; the thresholds of both jobs travel along."""
+        """See ``Predictor``; the metadata hold the thresholds of both jobs."""
         thresholds = stored_thresholds(task.categories.values(), task.metadata)
         return _metadata(task.network, thresholds, size_hw, measured_details(task.metadata))
 
     @staticmethod
     def outputs(network: "nn.Module", pixels: "Tensor", *_: Any) -> "tuple[Tensor, ...]":
-        """See ``Predictor``: embeddings, then what attribute networks put out."""
+        """See ``Predictor``: embeddings, then the outputs of attribute networks."""
         output = network(pixels)
         return output.embeddings.float(), *attribute_tensors(output.attributes)
 
@@ -87,15 +81,15 @@ class FaceAnalyzer(FaceDescriber[AnalyzedFace], FaceComparer[AnalyzedFace]):
         device: str = "auto",
         finder: FaceFinder | None = None,
     ) -> "FaceAnalyzer":
-        """Make it of a network that was built in Python; the network is copied.
+        """Make a predictor of a copy of a network.
 
         Args:
             network: (B, 3, H, W) uint8 RGB to ``FacesOutput``, such as ``FacesNetwork``.
-            thresholds: Attribute -> the probability from which on it is said to be there, in the
-                network's order.
+            thresholds: Attribute -> minimum probability that counts as present, in the network's
+                order.
             size_hw: Height and width of the crops, as in training.
-            threshold: Least similarity of one person, as measured with this network.
-            device: As for ``load``.
+            threshold: Minimum similarity of one person, as measured with this network.
+            device: See ``load``.
             finder: As for the class.
 
         Raises:
@@ -105,12 +99,6 @@ class FaceAnalyzer(FaceDescriber[AnalyzedFace], FaceComparer[AnalyzedFace]):
 
         metadata = _metadata(network, thresholds, size_hw, given_details(threshold))
         return cls(run_network(cls, network, metadata, device), finder)
-
-    @property
-    def dimension(self) -> int:
-        """Length of an embedding."""
-        black = np.zeros((1, *self.size_hw, 3), np.uint8)  # a face of nobody tells it
-        return self.runtime(black)["embeddings"].shape[1]
 
     def face(
         self,

@@ -6,7 +6,7 @@
     for face in describe("group.jpg"):
         face.box, face.probabilities["Smiling"], face.present["Smiling"], face.names
 
-Free of torch until a model is loaded.
+No torch until a model is loaded.
 """
 
 from collections.abc import Mapping
@@ -46,11 +46,11 @@ class FaceDescription:
 
     Attributes:
         box: (4,) float32, xyxy in px of the original image, EXIF rotation applied.
-        landmarks: (5, 2) float32, x and y in px: eyes, nose, corners of the mouth, as seen in the
-            image left before right; NaN where the image was a crop already.
-        score: Of the detection, in [0, 1]; 1 where the image was a crop already.
+        landmarks: (5, 2) float32, x and y in px: eyes, nose, corners of the mouth, the left one in
+            the image first; NaN if the image was a crop already.
+        score: Score of the detection, in [0, 1]; 1 if the image was a crop already.
         values: (A,) float32, the probabilities in the order of ``thresholds``.
-        thresholds: Attribute -> the probability from which on it is said to be there.
+        thresholds: Attribute -> minimum probability that counts as present.
     """
 
     box: np.ndarray
@@ -72,8 +72,8 @@ class FaceDescription:
 
     @property
     def names(self) -> list[str]:
-        """The attributes that are said to be there."""
-        return [name for name, there in self.present.items() if there]
+        """The attributes that are present."""
+        return [name for name, present in self.present.items() if present]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self.names) or 'nothing'})"
@@ -83,16 +83,16 @@ D = TypeVar("D", bound=FaceDescription)
 
 
 class FaceDescriber(FacePredictor[D]):
-    """Finds faces and says their attributes, alone or beside another job."""
+    """Base of the APIs that find faces and predict their attributes."""
 
     @property
     def thresholds(self) -> dict[str, float]:
-        """Attribute -> the probability from which on it is said to be there, in their order."""
+        """Attribute -> minimum probability that counts as present, in the network's order."""
         return self.runtime.metadata.thresholds
 
     @property
     def attributes(self) -> list[str]:
-        """Their names, in the network's order."""
+        """The names of the attributes, in the network's order."""
         return list(self.thresholds)
 
     def crop(self, image: np.ndarray, landmarks: np.ndarray | None) -> np.ndarray:
@@ -101,13 +101,7 @@ class FaceDescriber(FacePredictor[D]):
 
 
 class FaceAttributes(FaceDescriber[FaceDescription]):
-    """Finds faces, crops them by their landmarks and says their attributes.
-
-    Args:
-        runtime: What runs the network; ``FaceAttributes.load`` and ``from_network`` make one.
-        finder: What finds faces; by default MTCNN, made when it is first needed, so that crops do
-            without it.
-    """
+    """Finds faces and predicts their attributes; see ``FacePredictor``."""
 
     job = "face_attributes"
     hint = "Give a checkpoint of `lightning fit -c configs/face_attributes.yaml`."
@@ -130,7 +124,7 @@ class FaceAttributes(FaceDescriber[FaceDescription]):
 
     @staticmethod
     def outputs(network: "nn.Module", pixels: "Tensor", *_: Any) -> "tuple[Tensor, ...]":
-        """See ``Predictor``: logits, probabilities, and landmarks where the network has them."""
+        """See ``Predictor``: logits, probabilities, and landmarks if the network has them."""
         return attribute_tensors(network(pixels))
 
     @classmethod
@@ -142,14 +136,14 @@ class FaceAttributes(FaceDescriber[FaceDescription]):
         device: str = "auto",
         finder: FaceFinder | None = None,
     ) -> "FaceAttributes":
-        """Make it of a network that was built in Python; the network is copied.
+        """Make a predictor of a copy of a network.
 
         Args:
             network: (B, 3, H, W) uint8 RGB to ``AttributeOutput``, such as ``AttributeNetwork``.
-            thresholds: Attribute -> the probability from which on it is said to be there, in the
-                network's order.
+            thresholds: Attribute -> minimum probability that counts as present, in the network's
+                order.
             size_hw: Height and width of the crops, as in training.
-            device: As for ``load``.
+            device: See ``load``.
             finder: As for the class.
 
         Raises:
@@ -174,12 +168,12 @@ class FaceAttributes(FaceDescriber[FaceDescription]):
 
 
 def attribute_tensors(output: "AttributeOutput") -> "tuple[Tensor, ...]":
-    """Logits, probabilities, and landmarks where the network has them."""
+    """Return logits, probabilities, and landmarks if the network has them."""
     logits = output.logits.float()
     both = (logits, logits.sigmoid())
     return both if output.landmarks is None else (*both, output.landmarks.float())
 
 
 def attribute_outputs(head: Any) -> dict[str, str]:
-    """What ``attribute_tensors`` returns of a network with this head: name -> what it holds."""
+    """Return name -> meaning of the ``attribute_tensors`` of a network with this head."""
     return {**_OUTPUTS, **({} if getattr(head, "points", None) is None else _LANDMARKS)}

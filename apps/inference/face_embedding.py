@@ -50,13 +50,7 @@ class Face(NamedTuple):
 
 
 class FaceEmbedder(FaceComparer[Face]):
-    """Finds faces, aligns them by their landmarks and embeds them.
-
-    Args:
-        runtime: What runs the network; ``FaceEmbedder.load`` and ``from_network`` make one.
-        finder: What finds faces; by default MTCNN, made when it is first needed, so that
-            ``embed_aligned`` does without it.
-    """
+    """Finds faces, aligns them by their landmarks and embeds them; see ``FacePredictor``."""
 
     job = "face_embedding"
     hint = (
@@ -83,9 +77,9 @@ class FaceEmbedder(FaceComparer[Face]):
         _size_hw: tuple[int, int],
         image_hw: tuple[Any, Any] | None,
     ) -> "tuple[Tensor, ...]":
-        """See ``Predictor``: embeddings; only ours are of unit length by themselves."""
+        """See ``Predictor``: the embeddings."""
         embeddings = network(pixels).float()
-        if image_hw is None:
+        if image_hw is None:  # not exported: a caller's network may not normalize them itself
             from torch.nn.functional import normalize
 
             embeddings = normalize(embeddings, dim=1)
@@ -100,21 +94,19 @@ class FaceEmbedder(FaceComparer[Face]):
         finder: FaceFinder | None = None,
         trust: Iterable[str] = (),
     ) -> "FaceEmbedder":
-        """Load a checkpoint of ``FaceEmbeddingTask``, an exported one, or others' face networks.
+        """Load a checkpoint, an exported file or a face network of another project.
 
         Args:
-            model: The file, a checkpoint or what ``mobilevision export`` made of one; or
-                ``facenet:vggface2``, ``onnx:FILE``, ``ncnn:FILE.param``.
-            device: "auto" takes an accelerator where there is one, else the CPU. Others' networks
-                run where their library has them.
-            size: Side in px of the aligned faces; None takes that of training.
+            model: A checkpoint or an exported file; or ``facenet:vggface2``, ``onnx:FILE``,
+                ``ncnn:FILE.param``.
+            device: See ``Predictor``; the networks of other projects choose their own.
+            size: Side of the aligned faces, in px; None takes that of training.
             finder: As for the class.
-            trust: Packages whose classes a checkpoint may name besides those of this package;
-                never for a file of a stranger.
+            trust: See ``Predictor``.
 
         Raises:
-            DataError: No such file, or no face network in it; the message says what to do.
-            WeightsError: Another people's network cannot be read, or its library is absent.
+            DataError: There is no such file, or no face network in it.
+            WeightsError: The network of another project cannot be read, or its library is absent.
         """
         if ":" in str(model):
             from ...heads.face_embedding.teachers import open_teacher
@@ -147,13 +139,13 @@ class FaceEmbedder(FaceComparer[Face]):
         device: str = "auto",
         finder: FaceFinder | None = None,
     ) -> "FaceEmbedder":
-        """Make an embedder of a network that was built in Python; the network is copied.
+        """Make an embedder of a copy of a network.
 
         Args:
             network: (B, 3, size, size) uint8 RGB to (B, D), such as ``FaceNetwork``.
-            size: Side in px of the aligned faces, as in training.
-            threshold: As measured with this network.
-            device: As for ``load``.
+            size: Side of the aligned faces, in px, as in training.
+            threshold: The threshold that was measured with this network.
+            device: See ``load``.
             finder: As for the class.
 
         Raises:
@@ -168,11 +160,6 @@ class FaceEmbedder(FaceComparer[Face]):
     def size(self) -> int:
         """Side of the aligned faces, in pixels."""
         return self.size_hw[0]
-
-    @property
-    def dimension(self) -> int:
-        """Length of an embedding."""
-        return self.embed_aligned([]).shape[1]
 
     def crop(self, image: np.ndarray, landmarks: np.ndarray | None) -> np.ndarray:
         """See ``FacePredictor``."""
@@ -195,51 +182,39 @@ class FaceEmbedder(FaceComparer[Face]):
         crops: ImageLike | Iterable[ImageLike],
         batch_size: int = 32,
     ) -> np.ndarray:
-        """Embed faces that are cut out and aligned already, as ``align_face`` does.
+        """Embed faces that are cropped and aligned already, as by ``align_face``.
 
         Args:
-            crops: Images of any kind, as for calling the embedder; those of another size are
-                stretched to the network's.
-            batch_size: Faces that go through the network at once.
+            crops: Images of any kind, as for calling; those of another size are stretched.
+            batch_size: Number of faces that go through the network at once.
 
         Returns:
             (N, D) float32 of unit length; N is 1 for a single crop.
 
         Raises:
-            DataError: An image cannot be read, or an option is out of its range.
+            DataError: An image cannot be read, or an option is out of range.
         """
         images, _ = as_images(crops)
         rows: list[Any] = list(self.stream_aligned(images, batch_size, strict=True))
-        if rows:
-            return np.stack(rows)
-        size = self.size  # a face of nobody tells the dimension
-        return self.runtime(np.zeros((1, size, size, 3), np.uint8))["embeddings"][:0]
+        return np.stack(rows) if rows else np.empty((0, self.dimension), np.float32)
 
     def stream_aligned(
         self, crops: Iterable[ImageSource], batch_size: int = 32, strict: bool = False
     ) -> Iterator[np.ndarray | DataError]:
-        """Embed any number of aligned faces, holding only a few of them.
-
-        Args:
-            crops: As for ``stream``.
-            batch_size: Faces that go through the network at once.
-            strict: Whether an image that cannot be read raises its error, in place of yielding it.
+        """Embed aligned faces one after the other, see ``stream``.
 
         Yields:
-            For each crop in order its embedding (D,) float32, or why it cannot be read.
-
-        Raises:
-            DataError: An option is out of its range.
+            For each crop in order its embedding (D,) float32, or the error if it cannot be read.
         """
         for faces in self.stream(crops, batch_size, aligned=True, strict=strict):
             yield faces if isinstance(faces, DataError) else faces[0].embedding
 
 
 class TeacherRuntime:
-    """A face network of another project behind ``Runtime``; nobody measured its threshold here.
+    """The ``Runtime`` of a face network of another project, without a measured threshold.
 
     Args:
-        teacher: From ``open_teacher``; opened here.
+        teacher: From ``open_teacher``; its weights are loaded here.
 
     Raises:
         WeightsError: It cannot be read, or its library is absent.
@@ -247,7 +222,7 @@ class TeacherRuntime:
 
     def __init__(self, teacher: "FaceTeacher") -> None:
         self.teacher = teacher
-        teacher.embed(np.zeros((1, teacher.size, teacher.size, 3), np.uint8))  # opens it
+        teacher.embed(np.zeros((1, teacher.size, teacher.size, 3), np.uint8))  # loads the weights
         self.metadata = _metadata((teacher.size, teacher.size), {})
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -262,9 +237,9 @@ def _metadata(size_hw: tuple[int, int], details: dict[str, Any]) -> ModelMetadat
 
 
 def model_fingerprint(model: str | Path) -> dict[str, Any]:
-    """What tells a model from others: plain data, equal where its embeddings are.
+    """Return plain data that identifies a model and is equal for equal embeddings.
 
-    Of a checkpoint the weights count, not its name or what else is in it, such as the threshold.
+    Of a checkpoint only the weights count, not its name or other content such as the threshold.
 
     Args:
         model: As for ``FaceEmbedder.load``.
@@ -272,10 +247,11 @@ def model_fingerprint(model: str | Path) -> dict[str, Any]:
     Raises:
         DataError: It is a checkpoint that cannot be read.
     """
+    path = Path(model)
     digest = hashlib.sha256()
-    if Path(model).is_file() and is_exported(model):
-        return {"kind": "exported", "sha256": hashlib.sha256(Path(model).read_bytes()).hexdigest()}
-    if Path(model).is_file():
+    if path.is_file() and is_exported(model):
+        return {"kind": "exported", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    if path.is_file():
         from ...heads.checkpoint import read_checkpoint
 
         checkpoint = read_checkpoint(model)
@@ -285,9 +261,9 @@ def model_fingerprint(model: str | Path) -> dict[str, Any]:
         return {"kind": "checkpoint", "sha256": digest.hexdigest()}
     kind, _, rest = str(model).partition(":")
     path = Path(rest)
-    files = [path, path.with_suffix(".bin")] if path.suffix == ".param" else [path]
     if not path.is_file():
         return {"kind": str(model)}
+    files = [path, path.with_suffix(".bin")] if path.suffix == ".param" else [path]
     for file in files:
         digest.update(file.read_bytes() if file.is_file() else b"")
     return {"kind": kind, "sha256": digest.hexdigest()}

@@ -1,6 +1,6 @@
-"""Find faces, crop them, run a network on the crops, compare embeddings: what all face APIs share.
+"""Base of all face APIs: find faces, crop them, run a network on the crops, compare embeddings.
 
-Free of torch until a model is loaded.
+No torch until a model is loaded.
 """
 
 from abc import abstractmethod
@@ -30,30 +30,30 @@ class Verification(NamedTuple):
     similarity: float
     """Cosine of the two embeddings, in [-1, 1]."""
     threshold: float
-    """Least similarity of one person."""
+    """Minimum similarity of one person."""
     far: float | None
-    """Share of pairs of different people that reach the threshold, as measured with it; None where
-    the threshold was given by the caller."""
+    """Measured share of pairs of different people that reach the threshold; None if the caller gave
+    the threshold."""
 
 
 class Threshold(NamedTuple):
-    """Where the line between one person and two is drawn, and how it was measured."""
+    """The decision threshold between one person and two, with its measured error."""
 
     similarity: float
-    """Least cosine of one person."""
+    """Minimum cosine of one person."""
     far: float
-    """Share of pairs of different people that reached it."""
+    """Share of pairs of different people that reached it, the false accept rate."""
 
 
 class FacePredictor(Predictor[F]):
     """Finds faces, crops them by their landmarks and runs a network on the crops.
 
-    A subclass says how a face is cropped and what is made of the network's outputs.
+    A subclass defines how a face is cropped, and how a result is made of the network's outputs.
 
     Args:
-        runtime: What runs the network; ``load`` makes one.
-        finder: What finds faces; by default MTCNN, made when it is first needed, so that crops do
-            without it.
+        runtime: Runs the network; ``load`` and ``from_network`` make one.
+        finder: Finds faces; by default MTCNN, which is loaded on first use, so that aligned crops
+            do not need it.
     """
 
     def __init__(self, runtime: Runtime, finder: FaceFinder | None = None) -> None:
@@ -69,31 +69,18 @@ class FacePredictor(Predictor[F]):
         finder: FaceFinder | None = None,
         trust: Iterable[str] = (),
     ) -> Self:
-        """Load a checkpoint, or what ``mobilevision export`` made of one.
-
-        Args:
-            path: The file.
-            device: "auto" takes an accelerator where there is one, else the CPU.
-            size_hw: Height and width of the crops; None takes those of training.
-            finder: As for the class.
-            trust: Packages whose classes a checkpoint may name besides those of this package;
-                never for a file of a stranger.
-
-        Raises:
-            DataError: No such file or device, or no model of this job in it; the message says what
-                to do.
-        """
+        """See ``Predictor``; ``size_hw`` is that of the crops, ``finder`` as for the class."""
         model = super().load(path, device, size_hw, trust)
         model._finder = finder
         return model
 
     @abstractmethod
     def crop(self, image: np.ndarray, landmarks: np.ndarray | None) -> np.ndarray:
-        """Return a face of an image as the network sees it.
+        """Return a face of an image as the network's input.
 
         Args:
             image: (H, W, 3) uint8 RGB.
-            landmarks: (5, 2) float32, px; None where the image is a crop already.
+            landmarks: (5, 2) float32, px; None if the image is a crop already.
 
         Returns:
             (h, w, 3) uint8 RGB.
@@ -107,11 +94,11 @@ class FacePredictor(Predictor[F]):
         score: float,
         outputs: Mapping[str, np.ndarray],
     ) -> F:
-        """Make a result of a found face and of the network's outputs for its crop."""
+        """Return the result of a detected face and of the network's outputs for its crop."""
 
     @property
     def finder(self) -> FaceFinder:
-        """What finds faces.
+        """The finder of faces.
 
         Raises:
             DataError: It is MTCNN, and facenet-pytorch is not installed.
@@ -129,23 +116,17 @@ class FacePredictor(Predictor[F]):
         *,
         aligned: bool = False,
     ) -> list[F] | list[list[F]]:
-        """Find the faces of images and ask the network about them.
+        """Find the faces of images and run the network on them. See ``Predictor``.
 
         Args:
-            images: A path, a Pillow image, an array (H, W, 3) uint8 RGB, a tensor (3, H, W), or any
-                iterable of them, of mixed kinds and sizes. Gray images, alpha and EXIF rotation
-                are taken care of; see ``MemoryImage``.
-            batch_size: Images that are looked at together.
-            aligned: Each image is one face, framed as this model's crops are; none is looked
-                for. Its box is the image, its landmarks are NaN and its score is 1.
+            images: See ``Predictor``.
+            batch_size: Number of images at once.
+            aligned: Each image is one face, framed like this model's crops, so that none is
+                searched for. Its box is the image, its landmarks are NaN and its score is 1.
 
         Returns:
-            The faces of a single image, the largest first; for anything else a list of such
-            lists. An image without faces has an empty list.
-
-        Raises:
-            DataError: An image cannot be read; use ``stream`` to go on with the others. Or an
-                option is out of its range.
+            The faces of a single image, the largest first; a list of such lists for anything else.
+            An image without faces has an empty list.
         """
         sources, single = as_images(images)
         results: list[Any] = list(self.stream(sources, batch_size, aligned=aligned, strict=True))
@@ -159,21 +140,9 @@ class FacePredictor(Predictor[F]):
         aligned: bool = False,
         strict: bool = False,
     ) -> Iterator[list[F] | DataError]:
-        """Find the faces of any number of images, holding only a few of them.
+        """Find the faces of images one after the other. See ``Predictor``.
 
-        Images are decoded in background threads, ahead of the networks by one batch.
-
-        Args:
-            images: For instance ``datasets.images.ImageFile`` objects; read as they are used.
-            batch_size: As for calling it.
-            aligned: As for calling it.
-            strict: Whether an image that cannot be read raises its error, in place of yielding it.
-
-        Yields:
-            For each image in order its faces, or the error that says why it cannot be read.
-
-        Raises:
-            DataError: An option is out of its range.
+        Images are decoded one batch ahead; ``aligned`` as in calling.
         """
         if batch_size < 1:
             raise DataError(f"batch_size={batch_size}: must be at least 1")
@@ -182,12 +151,11 @@ class FacePredictor(Predictor[F]):
         prepared = prepare_ahead(images, lambda image: image.read(), ahead=batch_size)
         while batch := list(islice(prepared, batch_size)):
             good = [pixels for _, pixels in batch if not isinstance(pixels, DataError)]
-            found = find(good) if good else []
-            rows = iter(self._results(good, found, batch_size))
+            results = iter(self._results(good, find(good) if good else [], batch_size))
             for _, pixels in batch:
                 if strict and isinstance(pixels, DataError):
                     raise pixels
-                yield pixels if isinstance(pixels, DataError) else next(rows)
+                yield pixels if isinstance(pixels, DataError) else next(results)
 
     def _results(
         self, images: Sequence[np.ndarray], found: Sequence[FacesFound], batch_size: int
@@ -197,17 +165,17 @@ class FacePredictor(Predictor[F]):
             for image, faces in zip(images, found, strict=True)
             for landmarks in faces.landmarks
         ]
-        outputs = self._rows(crops, batch_size)
+        outputs = self._outputs(crops, batch_size)
         return [
             [self.face(box, landmarks, float(score), next(outputs))
              for box, landmarks, score in zip(*faces, strict=True)]
             for faces in found
         ]  # fmt: skip
 
-    def _rows(
+    def _outputs(
         self, crops: Sequence[np.ndarray], batch_size: int
     ) -> Iterator[dict[str, np.ndarray]]:
-        """Run the network on any number of crops; its outputs for each."""
+        """Yield the network's outputs for each of any number of crops."""
         for start in range(0, len(crops), batch_size):
             batch = np.stack(crops[start : start + batch_size])
             outputs = self.runtime(batch)
@@ -216,7 +184,7 @@ class FacePredictor(Predictor[F]):
 
 
 def _whole_images(pixels: Sequence[np.ndarray]) -> list[FacesFound]:
-    """Each image is a face whose landmarks nobody has looked for."""
+    """Return each image as one face without landmarks."""
     return [
         FacesFound(
             np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32),
@@ -244,8 +212,17 @@ class FaceComparer(FacePredictor[E]):
 
     @property
     def threshold(self) -> Threshold | None:
-        """The threshold that was measured with this model; None where none was."""
-        return measured_threshold(self.runtime.metadata.details)
+        """The threshold that was measured with this model; None if none was."""
+        measured = self.runtime.metadata.details.get(VERIFICATION_METADATA) or {}
+        if measured.get("threshold") is None or measured.get("far") is None:
+            return None
+        return Threshold(float(measured["threshold"]), float(measured["far"]))
+
+    @property
+    def dimension(self) -> int:
+        """Length of an embedding."""
+        black = np.zeros((1, *self.size_hw, 3), np.uint8)
+        return self.runtime(black)["embeddings"].shape[1]
 
     def verify(
         self,
@@ -253,29 +230,28 @@ class FaceComparer(FacePredictor[E]):
         b: ImageLike | Embedded,
         threshold: float | None = None,
     ) -> Verification:
-        """Say whether two faces are of one person.
+        """Decide whether two faces are of one person.
 
         Args:
-            a: An image, of which the largest face is taken; a face that was found; or an
-                embedding (D,).
+            a: An image, whose largest face is taken; a face that was found; or an embedding (D,).
             b: Another one.
-            threshold: Least similarity of one person; by default the one that was measured with
+            threshold: Minimum similarity of one person; by default the one that was measured with
                 this model.
 
         Returns:
-            The answer, and the measured share of pairs of different people for which it would be
-            "same" by mistake. Where few people were measured, or the images are of another kind,
-            that share is another one.
+            The decision, and the measured share of pairs of different people that are taken for
+            one person. The share is an estimate: it differs for other kinds of images, and is
+            uncertain if few people were measured.
 
         Raises:
-            DataError: An image cannot be read or has no face, or nobody measured the threshold.
+            DataError: An image cannot be read or has no face, or there is no measured threshold.
         """
         measured = self.threshold if threshold is None else None
         if threshold is None and measured is None:
             raise DataError(
                 "this model has no measured threshold. Give one, such as threshold=0.4; "
-                "`mobilevision verify` with --store measures it and puts it into the checkpoint; "
-                "each validation of a training does so, too."
+                "`mobilevision verify` with --store measures it and stores it in the checkpoint; "
+                "so does each validation in training."
             )
         limit = measured.similarity if measured else cast(float, threshold)
         alike = float(similarity(self._embedding(a, "first"), self._embedding(b, "second")))
@@ -284,8 +260,7 @@ class FaceComparer(FacePredictor[E]):
     def _embedding(self, value: Any, place: str) -> np.ndarray:
         if isinstance(value, np.ndarray) and value.ndim == 1:
             return value
-        known = getattr(value, "embedding", None)
-        if known is not None:
+        if (known := getattr(value, "embedding", None)) is not None:
             return known
         faces = cast("list[E]", self(value))
         if not faces:
@@ -295,32 +270,24 @@ class FaceComparer(FacePredictor[E]):
 
 
 def measured_details(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a checkpoint's metadata that says how two faces are told apart."""
+    """Return the entry of a checkpoint's metadata that holds the measured threshold."""
     measured = stored.get(VERIFICATION_METADATA)
     return {} if measured is None else {VERIFICATION_METADATA: measured}
 
 
 def given_details(threshold: Threshold | None) -> dict[str, Any]:
-    """The same for a threshold that a caller has."""
+    """Return the same entry for a threshold of the caller."""
     if threshold is None:
         return {}
     return {VERIFICATION_METADATA: {"threshold": threshold.similarity, "far": threshold.far}}
 
 
-def measured_threshold(metadata: Mapping[str, Any]) -> Threshold | None:
-    """Return the threshold in metadata of a checkpoint or a file; None where it is not measured."""
-    measured = metadata.get(VERIFICATION_METADATA) or {}
-    if measured.get("threshold") is None or measured.get("far") is None:
-        return None
-    return Threshold(float(measured["threshold"]), float(measured["far"]))
-
-
 def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Cosine of embeddings, in [-1, 1]; 1 is the same direction.
+    """Return the cosine of embeddings, in [-1, 1]; 1 is the same direction.
 
     Args:
         a: (..., D) floats of any length but zero.
-        b: (..., D), of a shape that broadcasts with the first: (D,) with (N, D) is one against
+        b: (..., D), of a shape that broadcasts with that of ``a``: (D,) with (N, D) is one against
             many, (N, 1, D) with (M, D) is all against all.
 
     Returns:
@@ -332,8 +299,8 @@ def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     first, second = (np.asarray(value, dtype=np.float64) for value in (a, b))
     if first.ndim == 0 or second.ndim == 0 or first.shape[-1] != second.shape[-1]:
         raise DataError(
-            f"embeddings of shapes {first.shape} and {second.shape}: the last sizes have to be the "
-            "same. Embeddings of different models cannot be compared."
+            f"embeddings of shapes {first.shape} and {second.shape}: the last sizes must be equal. "
+            " Embeddings of different models cannot be compared."
         )
     lengths = [np.linalg.norm(value, axis=-1) for value in (first, second)]
     for length in lengths:

@@ -1,4 +1,4 @@
-"""The jobs there are: the one table to which a new one is added."""
+"""The table of all jobs, to which a new one is added."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ PREDICTORS: tuple[type[Predictor[Any]], ...] = (
 
 
 def predictor_of(task: "ImageTask") -> type[Predictor[Any]]:
-    """Return what predicts with a task, and says what is exported of it.
+    """Return the predictor of a task.
 
     Raises:
         DataError: There is none.

@@ -1,12 +1,12 @@
-"""MTCNN's three networks as one function over images of any sizes and any number of faces.
+"""MTCNN as one function over images of any sizes with any number of faces.
 
 Zhang et al. 2016, "Joint Face Detection and Alignment using Multi-task Cascaded Convolutional
-Networks", Section II: the first network proposes boxes at all places and scales, the second refuses
-most of them, the third places the box and five landmarks. The networks and their weights are those
-of the package facenet-pytorch; the steps between them are here, because that package's own stop
-with an exception for images of different sizes, for images smaller than a face and where every
-proposal is empty. They follow its conventions (boxes counted from 1, sides one pixel longer than
-the difference of the edges), which its weights were trained with.
+Networks", Section II: the first network (P-Net) proposes boxes at all places and scales, the second
+(R-Net) rejects most of them, the third (O-Net) refines the box and places five landmarks. Networks
+and weights are those of the package facenet-pytorch. The steps between them are implemented here,
+because that package fails for images of different sizes, for images smaller than a face and where
+all proposals are empty. Its conventions are kept, because its weights were trained with them: boxes
+are counted from 1 and include their last pixel, so that a side is one more than the difference.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,18 +21,18 @@ from torchvision.ops import nms
 from ...datasets.errors import DataError
 
 _CELL, _STRIDE = 12, 2
-"""Side in px of what the first network looks at, and the distance of its places."""
+"""Receptive field and stride of the first network, in px."""
 _SCALE_STEP = 0.709
 _IOU_IN_SCALE, _IOU = 0.5, 0.7
 _CHUNK = 512
-"""Crops that go through the second and third network at once."""
+"""Number of crops that go through the second and third network at once."""
 
 
 class Faces(NamedTuple):
     """The K faces of one image, by falling score."""
 
     boxes: Tensor
-    """(K, 4) float32, xyxy in px; may reach over the edge of the image."""
+    """(K, 4) float32, xyxy in px; may extend beyond the image."""
     landmarks: Tensor
     """(K, 5, 2) float32, x and y in px: eyes, nose, corners of the mouth."""
     scores: Tensor
@@ -43,8 +43,8 @@ class FaceCascade(nn.Module):
     """Finds faces and their five landmarks.
 
     Args:
-        min_face_px: Side of the smallest faces looked for; small ones cost most of the time.
-        thresholds: Least scores of the three networks.
+        min_face_px: Side of the smallest faces; most of the time is spent on small ones.
+        thresholds: Minimum scores of the three networks.
 
     Raises:
         DataError: facenet-pytorch is not installed.
@@ -76,8 +76,9 @@ class FaceCascade(nn.Module):
         return self._placed(pixels, boxes)
 
     def _proposals(self, image: Tensor) -> Tensor:
-        """Square boxes (K, 4) of one image, from all scales."""
+        """Return square boxes (K, 4) of one image, from all scales (stage 1)."""
         height, width = image.shape[-2:]
+        # The image pyramid begins where the smallest face fills the receptive field.
         scale = _CELL / self.min_face_px
         found = [(image.new_empty(0, 4), image.new_empty(0), image.new_empty(0, 4))]
         while min(height, width) * scale >= _CELL:
@@ -91,24 +92,26 @@ class FaceCascade(nn.Module):
         return _squares(boxes[kept] + shifts[kept] * sides.repeat(1, 2))
 
     def _refined(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
+        """Return the square boxes of each image that pass the second network (stage 2)."""
         crops, boxes = _crops(images, boxes, 24)
         outputs = _in_chunks(self.refine, crops, (4, 2))
         refined = []
-        for own, (shifts, scores) in _passing(boxes, outputs, self.thresholds[1]):
-            kept = nms(own, scores, _IOU)
-            refined.append(_squares(_shifted(own[kept], shifts[kept])))
+        for candidates, (shifts, scores) in _passing(boxes, outputs, self.thresholds[1]):
+            kept = nms(candidates, scores, _IOU)
+            refined.append(_squares(_shifted(candidates[kept], shifts[kept])))
         return refined
 
     def _placed(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Faces]:
+        """Return the boxes that pass the third network, with their landmarks (stage 3)."""
         crops, boxes = _crops(images, boxes, 48)
         outputs = _in_chunks(self.place, crops, (4, 10, 2))
         faces = []
-        for own, (shifts, points, scores) in _passing(boxes, outputs, self.thresholds[2]):
-            # The network says all x and then all y, as fractions of the box.
+        for candidates, (shifts, points, scores) in _passing(boxes, outputs, self.thresholds[2]):
+            # The network predicts all x and then all y, as fractions of the box.
             fractions = points.unflatten(1, (2, 5)).transpose(1, 2)
-            sides = (own[:, 2:] - own[:, :2] + 1)[:, None]
-            landmarks = own[:, None, :2] - 1 + fractions * sides
-            placed = _shifted(own, shifts)
+            sides = (candidates[:, 2:] - candidates[:, :2] + 1)[:, None]
+            landmarks = candidates[:, None, :2] - 1 + fractions * sides
+            placed = _shifted(candidates, shifts)
             kept = _nms_of_smaller(placed, scores, _IOU)
             faces.append(Faces(placed[kept], landmarks[kept], scores[kept]))
         return faces
@@ -117,16 +120,16 @@ class FaceCascade(nn.Module):
 def _passing(
     boxes: Sequence[Tensor], outputs: Sequence[Tensor], threshold: float
 ) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """Boxes and outputs of each image, less those whose score is too low.
+    """Yield boxes and outputs of each image without those of a low score.
 
-    The scores are the second column of the last output.
+    The last output holds probabilities of no face and face.
     """
-    counts = [len(own) for own in boxes]
+    counts = [len(candidates) for candidates in boxes]
     split = (output.split(counts) for output in outputs)
-    for own, *parts in zip(boxes, *split, strict=True):
+    for candidates, *parts in zip(boxes, *split, strict=True):
         scores = parts[-1][:, 1]
         passed = scores > threshold
-        yield own[passed], [*(part[passed] for part in parts[:-1]), scores[passed]]
+        yield candidates[passed], [*(part[passed] for part in parts[:-1]), scores[passed]]
 
 
 def _networks() -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -138,20 +141,19 @@ def _networks() -> tuple[nn.Module, nn.Module, nn.Module]:
             "finding faces needs facenet-pytorch: pip install 'mobilevision[faces]'"
         ) from error
     folder = Path(cast(str, facenet_pytorch.__file__)).parent / "data"
-    networks = []
-    for make, name in ((mtcnn.PNet, "pnet"), (mtcnn.RNet, "rnet"), (mtcnn.ONet, "onet")):
-        network: Any = make(pretrained=False)
+    networks: Any = (mtcnn.PNet, mtcnn.RNet, mtcnn.ONet)
+    networks = tuple(make(pretrained=False) for make in networks)
+    for network, name in zip(networks, ("pnet", "rnet", "onet"), strict=True):
         network.load_state_dict(torch.load(folder / f"{name}.pt", weights_only=True))
-        networks.append(network)
-    return networks[0], networks[1], networks[2]
+    return networks
 
 
 def _cells(
     shifts: Tensor, scores: Tensor, scale: float, threshold: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes (K, 4), scores and shifts of the places of one scale that pass."""
+    """Return boxes (K, 4), scores and shifts of the places of one scale that pass the threshold."""
     places = (scores >= threshold).nonzero()
-    corners = places.flip(1) * _STRIDE + 1.0
+    corners = places.flip(1) * _STRIDE + 1.0  # (row, column) to (x, y), counted from 1
     boxes = torch.cat([corners, corners + (_CELL - 1)], dim=1).div(scale).floor()
     passed = scores[places[:, 0], places[:, 1]]
     kept = nms(boxes, passed, _IOU_IN_SCALE)
@@ -159,12 +161,13 @@ def _cells(
 
 
 def _shifted(boxes: Tensor, shifts: Tensor) -> Tensor:
+    """Apply the box regression: each edge moves by a fraction of the side."""
     sides = boxes[:, 2:] - boxes[:, :2] + 1
     return boxes + shifts * sides.repeat(1, 2)
 
 
 def _squares(boxes: Tensor) -> Tensor:
-    """Boxes with both sides as long as the longer one, about the same center."""
+    """Return boxes about the same centers with both sides as long as the longer one."""
     sides = boxes[:, 2:] - boxes[:, :2]
     side = sides.amax(dim=1, keepdim=True)
     corner = boxes[:, :2] + sides * 0.5 - side * 0.5
@@ -174,19 +177,19 @@ def _squares(boxes: Tensor) -> Tensor:
 def _crops(
     images: Sequence[Tensor], boxes: Sequence[Tensor], side: int
 ) -> tuple[Tensor, list[Tensor]]:
-    """What the boxes of each image show, (N, 3, side, side), and the boxes that show anything."""
+    """Crop the boxes of each image: (N, 3, side, side), and the boxes that overlap their image."""
     crops, kept = [], []
-    for image, own in zip(images, boxes, strict=True):
+    for image, candidates in zip(images, boxes, strict=True):
         height, width = image.shape[-2:]
-        limits = torch.tensor([width, height, width, height], device=own.device)
-        edges = own.trunc().long()
+        limits = torch.tensor([width, height, width, height], device=candidates.device)
+        edges = candidates.trunc().long()
         edges = torch.cat([edges[:, :2].clamp_min(1) - 1, edges[:, 2:].minimum(limits[2:])], dim=1)
-        seen = (edges[:, 2:] > edges[:, :2]).all(dim=1)
+        visible = (edges[:, 2:] > edges[:, :2]).all(dim=1)
         crops += [
             F.adaptive_avg_pool2d(image[:, y0:y1, x0:x1], side)
-            for x0, y0, x1, y1 in edges[seen].tolist()
+            for x0, y0, x1, y1 in edges[visible].tolist()
         ]
-        kept.append(own[seen])
+        kept.append(candidates[visible])
     empty = images[0].new_empty(0, 3, side, side)
     return torch.stack(crops) if crops else empty, kept
 
@@ -194,7 +197,7 @@ def _crops(
 def _in_chunks(
     network: Callable[[Tensor], tuple[Tensor, ...]], crops: Tensor, widths: tuple[int, ...]
 ) -> tuple[Tensor, ...]:
-    """A network over many crops: its outputs (N, width)."""
+    """Run a network on any number of crops and return its outputs (N, width)."""
     if not len(crops):
         return tuple(crops.new_empty(0, width) for width in widths)
     parts = [network(chunk) for chunk in crops.split(_CHUNK)]
@@ -202,15 +205,15 @@ def _in_chunks(
 
 
 def _nms_of_smaller(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
-    """Rows that stay, by falling score, where overlap is measured by the smaller of two boxes.
+    """Run NMS with the intersection over the smaller area; return the kept rows by falling score.
 
-    A face within a face is then one of them, however small it is.
+    Unlike with IoU, a box within another one is suppressed, however small it is.
     """
     order = scores.argsort(descending=True)
-    own = boxes[order]
-    areas = (own[:, 2:] - own[:, :2] + 1).prod(dim=1)
-    low = torch.maximum(own[:, None, :2], own[None, :, :2])
-    high = torch.minimum(own[:, None, 2:], own[None, :, 2:])
+    ordered = boxes[order]
+    areas = (ordered[:, 2:] - ordered[:, :2] + 1).prod(dim=1)
+    low = torch.maximum(ordered[:, None, :2], ordered[None, :, :2])
+    high = torch.minimum(ordered[:, None, 2:], ordered[None, :, 2:])
     shared = (high - low + 1).clamp_min(0).prod(dim=2)
     over = shared > threshold * torch.minimum(areas[:, None], areas[None])
     alive = torch.ones(len(order), dtype=torch.bool, device=boxes.device)

@@ -1,4 +1,4 @@
-"""ONNX files in ONNX Runtime. Free of torch."""
+"""ONNX files in ONNX Runtime, without torch."""
 
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,7 @@ from .runtime import ModelMetadata
 
 _CPU = "CPUExecutionProvider"
 _PROVIDERS = {"cpu": [_CPU], "cuda": ["CUDAExecutionProvider", _CPU]}
-"""What a device is called -> the providers of ONNX Runtime, the best first."""
-_INPUT = "images"
+"""Device -> execution providers of ONNX Runtime, the best first."""
 
 
 class OnnxRuntime:
@@ -19,12 +18,12 @@ class OnnxRuntime:
 
     Args:
         path: The file.
-        device: "auto", "cpu" or "cuda"; auto takes CUDA where ONNX Runtime has it.
-        threads: Threads within an operation; None leaves it to ONNX Runtime.
+        device: "auto", "cpu" or "cuda"; auto takes CUDA if ONNX Runtime has it.
+        threads: Number of threads within an operation; None takes ONNX Runtime's default.
 
     Raises:
-        DataError: onnxruntime is not installed, it has no such device, or the file cannot be read
-            or does not say what it is.
+        DataError: onnxruntime is not installed or has no such device, or the file cannot be read or
+            has no metadata.
     """
 
     def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:
@@ -43,7 +42,7 @@ class OnnxRuntime:
                 str(path), options, providers=providers
             )
             entries = self._session.get_modelmeta().custom_metadata_map
-        except Exception as error:  # onnxruntime has its own kinds, and text may be no UTF-8
+        except Exception as error:  # its own kinds, and UnicodeDecodeError
             raise DataError(
                 f"{path}: ONNX Runtime cannot open it: {error}. Export the checkpoint again."
             ) from error
@@ -52,12 +51,12 @@ class OnnxRuntime:
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See ``Runtime``."""
-        found = self._session.run(self._names, {_INPUT: images})
-        return dict(zip(self._names, found, strict=True))
+        outputs = self._session.run(self._names, {"images": images})
+        return dict(zip(self._names, outputs, strict=True))
 
 
 def choose_providers(device: str, available: list[str]) -> list[str]:
-    """Providers for a device, the best first.
+    """Return the execution providers for a device, the best first.
 
     Raises:
         DataError: ONNX Runtime has none for it here.

@@ -1,4 +1,4 @@
-"""OpenVINO files in OpenVINO. Free of torch."""
+"""OpenVINO files in OpenVINO, without torch."""
 
 import json
 from pathlib import Path
@@ -10,27 +10,27 @@ from ...datasets.errors import DataError
 from .runtime import ModelMetadata
 
 METADATA_ENTRY = ("mobilevision", "facts")
-"""Where in a file's rt_info its metadata is."""
+"""Path of the metadata in a file's rt_info."""
 _BEST_FIRST = ("GPU", "CPU")
 _PRECISIONS = {"": "f32", "f32": "f32", "bf16": "bf16", "f16": "f16"}
-"""What follows a device's colon -> OpenVINO's word for the precision of float operations."""
+"""Suffix of a device's name -> OpenVINO's name for the precision of float operations."""
 
 
 class OpenVinoRuntime:
     """A file that ``mobilevision export --format openvino`` wrote, ready to run.
 
-    Float operations run in float32, as in the checkpoint, where OpenVINO by itself would take
-    bfloat16 on some CPUs. "cpu:bf16" asks for that: faster, and answers differ in the third digit.
+    Float operations run in float32, as in the checkpoint; OpenVINO's default is bfloat16 on some
+    CPUs. "cpu:bf16" asks for that: it is faster, and outputs differ in the third digit.
 
     Args:
-        path: The .xml; its .bin lies beside it.
-        device: "auto", or what OpenVINO calls it, such as "cpu" or "gpu", with ":bf16" or ":f16"
-            behind it where the device calculates so.
-        threads: Threads of the CPU; None leaves it to OpenVINO.
+        path: The .xml; its .bin must be in the same folder.
+        device: "auto", or a device of OpenVINO, such as "cpu" or "gpu", followed by ":bf16" or
+            ":f16" if the device supports it.
+        threads: Number of CPU threads; None takes OpenVINO's default.
 
     Raises:
-        DataError: openvino is not installed, it has no such device or precision, or the file
-            cannot be read or does not say what it is.
+        DataError: openvino is not installed or has no such device or precision, or the file cannot
+            be read or has no metadata.
     """
 
     def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:
@@ -52,35 +52,31 @@ class OpenVinoRuntime:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
             model = core.read_model(path)
-            said = model.get_rt_info(list(METADATA_ENTRY)) if has_metadata(model) else None
+            place = list(METADATA_ENTRY)
+            stored = model.get_rt_info(place) if model.has_rt_info(place) else "{}"
             self._compiled = core.compile_model(model, name, settings)
         except RuntimeError as error:
             raise DataError(
                 f"{path}: OpenVINO cannot open it: {error}. Export the checkpoint again."
             ) from error
-        self.metadata = ModelMetadata.from_strings(_entries(said), str(path))
+        self.metadata = ModelMetadata.from_strings(_entries(stored), str(path))
         self._names = list(self.metadata.outputs)
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See ``Runtime``."""
-        found = self._compiled({"images": np.ascontiguousarray(images)})
-        return {name: found[name] for name in self._names}
-
-
-def has_metadata(model: Any) -> bool:
-    """Whether a model of OpenVINO says what it is."""
-    return bool(model.has_rt_info(list(METADATA_ENTRY)))
+        outputs = self._compiled({"images": np.ascontiguousarray(images)})
+        return {name: outputs[name] for name in self._names}
 
 
 def choose_device(device: str, core: Any) -> tuple[str, str]:
-    """Device and precision in OpenVINO's words.
+    """Return OpenVINO's names of device and precision.
 
     Args:
         device: As for ``OpenVinoRuntime``.
-        core: Of OpenVINO.
+        core: ``openvino.Core()``.
 
     Raises:
-        DataError: There is no such device here, or it does not calculate so.
+        DataError: There is no such device, or it does not support the precision.
     """
     kind, _, precision = device.partition(":")
     available = list(core.available_devices)
@@ -92,20 +88,17 @@ def choose_device(device: str, core: Any) -> tuple[str, str]:
             f"device {device}: OpenVINO has {', '.join(available)} here. Choose auto or cpu."
         )
     if precision not in _PRECISIONS:
-        raise DataError(f"device {device}: behind the colon stands bf16 or f16, or nothing.")
+        raise DataError(f"device {device}: after the colon there may be bf16 or f16.")
     wanted = _PRECISIONS[precision]
-    able = {each.lower() for each in core.get_property(name, "OPTIMIZATION_CAPABILITIES")}
-    if precision and {"f32": "fp32", "f16": "fp16"}.get(wanted, wanted) not in able:
-        raise DataError(
-            f"device {device}: this {name} does not calculate in {precision}. Leave it out."
-        )
+    supported = {each.lower() for each in core.get_property(name, "OPTIMIZATION_CAPABILITIES")}
+    if precision and {"f32": "fp32", "f16": "fp16"}.get(wanted, wanted) not in supported:
+        raise DataError(f"device {device}: this {name} does not support {precision}. Leave it out.")
     return name, wanted
 
 
-def _entries(said: Any) -> dict[str, str]:
-    if said is None:
-        return {}
+def _entries(stored: Any) -> dict[str, str]:
+    """Return the metadata of a model; none if it is damaged."""
     try:
-        return json.loads(said.astype(str) if hasattr(said, "astype") else str(said))
+        return json.loads(stored.astype(str) if hasattr(stored, "astype") else str(stored))
     except ValueError:
         return {}

@@ -1,4 +1,4 @@
-"""What the Python APIs of all jobs share: load a model, read images, batch them, run it, decode."""
+"""Base of the Python API of every job: load a model, read and batch images, run it, decode."""
 
 import os
 import sys
@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ...datasets.errors import DataError
-from ...datasets.images import ImageFile, rgb_pixels, stretch
+from ...datasets.images import ImageFile, center_crop, rgb_pixels, stretch
 from ...heads.trust import trusting
-from .runtime import EXPORTED_SUFFIXES, ModelMetadata, Runtime, is_exported, open_runtime
+from .runtime import EXPORTED_SUFFIXES, ModelMetadata, Runtime, open_runtime
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,15 +27,16 @@ if TYPE_CHECKING:
 ImageLike = Union[str, os.PathLike[str], Image.Image, np.ndarray, "Tensor"]
 """One image: a file, a Pillow image, an array (H, W, 3) or a tensor (3, H, W)."""
 
+CHECKPOINT_SUFFIX = ".ckpt"
 _MAX_THREADS = 4
-_LARGEST_CHANNELS = 4
 
 P = TypeVar("P")
+R = TypeVar("R")
 T = TypeVar("T")
 
 
 class ImageSource(Protocol):
-    """An image that is read when it is asked for; ``datasets.images.ImageFile`` is one."""
+    """An image that is decoded on demand, such as ``datasets.images.ImageFile``."""
 
     def read(self) -> np.ndarray:
         """Return (H, W, 3) uint8 RGB, EXIF rotation applied; raises DataError."""
@@ -43,27 +44,24 @@ class ImageSource(Protocol):
 
 
 class MemoryImage:
-    """An image that somebody holds in memory; nothing is converted until it is read.
+    """An image in memory, which is not converted until it is read.
 
     Args:
         source: A Pillow image of any mode; an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)
             uint8, gray or RGB with or without alpha; or a tensor (H, W), (1, H, W), (3, H, W) or
             (4, H, W), uint8 or float in [0, 1], on any device.
-        name: What messages call it.
+        name: The name of the image in messages.
     """
 
     def __init__(self, source: "Image.Image | np.ndarray | Tensor", name: str = "image") -> None:
         self.source = source
         self.name = name
 
-    def __repr__(self) -> str:
-        return f"MemoryImage({self.name!r})"
-
     def read(self) -> np.ndarray:
         """Return (H, W, 3) uint8 RGB; alpha is dropped, EXIF rotation of a Pillow image applied.
 
         Raises:
-            DataError: Another type of pixels or another shape, or a side of zero pixels.
+            DataError: The type or the shape is not supported, or a side has zero pixels.
         """
         if isinstance(self.source, Image.Image):
             return self._read_pillow(self.source)
@@ -77,7 +75,7 @@ class MemoryImage:
             return rgb_pixels(ImageOps.exif_transpose(image), self.name)
         except DataError:
             raise
-        except Exception as error:  # Pillow reads its files late, and raises nearly anything
+        except Exception as error:  # Pillow decodes lazily, and raises nearly anything
             raise DataError(f"{self.name}: Pillow cannot decode it: {error}") from error
 
     def _read_tensor(self, tensor: Any) -> np.ndarray:
@@ -86,9 +84,9 @@ class MemoryImage:
             pixels = pixels.float()
             if pixels.numel() and not (pixels.min() >= 0 and pixels.max() <= 1):
                 raise DataError(
-                    f"{self.name}: float tensors hold pixels in [0, 1], this one reaches from "
+                    f"{self.name}: pixels of float tensors must be in [0, 1], but these range from "
                     f"{pixels.min():.4g} to {pixels.max():.4g}. Give uint8 in [0, 255], or undo "
-                    "the normalization: the network does its own."
+                    "the normalization, which is part of the network."
                 )
             pixels = (pixels * 255).round().byte()
         array = pixels.numpy()
@@ -97,43 +95,42 @@ class MemoryImage:
     def _as_rgb(self, pixels: np.ndarray) -> np.ndarray:
         if pixels.dtype != np.uint8:
             raise DataError(
-                f"{self.name}: pixels are {pixels.dtype}. Give uint8 in [0, 255], RGB; for floats "
-                "in [0, 1] that is (pixels * 255).round().astype('uint8')."
+                f"{self.name}: pixels are {pixels.dtype}. Give uint8 RGB in [0, 255]; convert "
+                "floats in [0, 1] by (pixels * 255).round().astype('uint8')."
             )
         if pixels.ndim == 2:
             pixels = pixels[..., None]
         if pixels.ndim != 3 or 0 in pixels.shape or pixels.shape[2] not in (1, 3, 4):
             raise self._wrong_shape(pixels.shape)
-        channels = [0, 0, 0] if pixels.shape[2] == 1 else [0, 1, 2]
-        same = pixels.shape[2] == 3
-        return np.ascontiguousarray(pixels if same else pixels[..., channels])
+        if pixels.shape[2] != 3:
+            pixels = pixels[..., [0, 0, 0] if pixels.shape[2] == 1 else [0, 1, 2]]
+        return np.ascontiguousarray(pixels)
 
     def _wrong_shape(self, shape: tuple[int, ...]) -> DataError:
         return DataError(
             f"{self.name}: an image of shape {tuple(shape)}. Arrays are (height, width, 3), "
-            "tensors (3, height, width), and no side is zero; transpose it or check where it "
-            "comes from."
+            "tensors (3, height, width), and no side is zero; transpose it or check its source."
         )
 
 
 def is_tensor(value: Any) -> bool:
-    """Whether a value is a torch tensor; torch is not imported for it."""
+    """Return whether a value is a torch tensor, without importing torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
 
 def as_images(images: ImageLike | Iterable[ImageLike]) -> tuple[Iterator[ImageSource], bool]:
-    """Make images of what a caller has.
+    """Convert one image or several to image sources.
 
     Args:
-        images: One image, or any iterable of images, which is read as it is used. An array
+        images: One image, or any iterable of images, which is consumed lazily. An array
             (B, H, W, C) or a tensor (B, C, H, W) is B images.
 
     Returns:
-        The images in their order, and whether it was a single one.
+        The images in order, and whether there was a single one.
 
     Raises:
-        DataError: It is neither; within an iterable, when the iterator comes to it.
+        DataError: It is no image; within an iterable, when the iterator reaches it.
     """
     if isinstance(images, str | os.PathLike | Image.Image):
         return iter([_as_image(images, "image")]), True
@@ -142,8 +139,7 @@ def as_images(images: ImageLike | Iterable[ImageLike]) -> tuple[Iterator[ImageSo
             return iter([_as_image(images, "image")]), True
     elif not isinstance(images, Iterable):
         raise _no_image(images, "image")
-    many = enumerate(images)  # type: ignore[arg-type]
-    return (_as_image(image, f"image {index}") for index, image in many), False
+    return (_as_image(image, f"image {index}") for index, image in enumerate(images)), False  # type: ignore[arg-type]
 
 
 def _as_image(image: Any, name: str) -> ImageSource:
@@ -164,18 +160,18 @@ def _no_image(value: Any, name: str) -> DataError:
 def prepare_ahead(
     items: Iterable[P], prepare: Callable[[P], T], ahead: int
 ) -> Iterator[tuple[P, T | DataError]]:
-    """Prepare items in background threads while the caller works on those before.
+    """Prepare items in background threads while the caller works on the ones before.
 
-    At most ``ahead`` results wait, so memory does not grow with the number of items. A single item
-    is prepared without threads.
+    At most ``ahead`` results are kept, so memory does not grow with the number of items. A single
+    item is prepared without threads.
 
     Args:
-        items: What to prepare, such as images to decode.
-        prepare: Called once for each, from several threads.
+        items: The items, such as images to decode.
+        prepare: Called once for each item, from several threads.
         ahead: At least 1.
 
     Yields:
-        Each item, in order, with what was made of it, or the DataError that was raised.
+        Each item, in order, with its result or the DataError that was raised.
     """
     source = iter(items)
     first = list(islice(source, 2))
@@ -205,44 +201,42 @@ def _attempt(prepare: Callable[[P], T], item: P) -> T | DataError:
         return error
 
 
-CHECKPOINT_SUFFIX = ".ckpt"
-
-R = TypeVar("R")
-
-
 class Prepared(NamedTuple):
-    """An image as a network takes it."""
+    """An image as the input of a network."""
 
     pixels: np.ndarray
-    """(h, w, 3) uint8 RGB, of the network's size."""
+    """(h, w, 3) uint8 RGB, of the network's input size."""
     size_hw: tuple[int, int]
     """Of the original image, in pixels."""
 
 
 class Predictor(ABC, Generic[R]):
-    """A model that takes images as people have them, one class for each job.
+    """A model that predicts images of any kind; each job has a subclass.
 
-    A job says what its task is (``task_class``), what its network puts out (``outputs``), what a
-    file is to say of it (``describe``), and what is made of the outputs (``decode``). The first
-    three serve checkpoints and ``mobilevision export`` alike.
+    A subclass defines the LightningModule (``task_class``), the outputs of the network
+    (``outputs``), the metadata of an exported file (``describe``), and how a result is made of the
+    outputs (``decode``). Checkpoints and ``mobilevision export`` both use the first three.
 
     Args:
-        runtime: What runs the network; ``load`` makes one.
+        runtime: Runs the network; ``load`` makes one.
 
     Attributes:
-        job: What files call it.
-        hint: What to do where there is no model yet.
+        job: The name of the job in files.
+        hint: Where to get a model, for messages.
         columns: Name -> type of the columns of a table of results, see ``rows``.
+        crop_fraction: Side of the central part of an image that the network sees, relative to the
+            whole; None stretches the whole image.
     """
 
     job: ClassVar[str]
     hint: ClassVar[str] = "Give a checkpoint of `lightning fit` or `mobilevision import`."
     columns: ClassVar[dict[str, type]] = {}
+    crop_fraction: float | None = None
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
 
-    # --- what a job says
+    # --- defined by each job
 
     @staticmethod
     @abstractmethod
@@ -252,7 +246,7 @@ class Predictor(ABC, Generic[R]):
     @classmethod
     @abstractmethod
     def describe(cls, task: Any, size_hw: tuple[int, int]) -> ModelMetadata:
-        """Return what a model of a task says of itself: all but its origin."""
+        """Return the metadata of a task's model, without license and provenance."""
 
     @staticmethod
     @abstractmethod
@@ -266,15 +260,15 @@ class Predictor(ABC, Generic[R]):
         """Run a network and return the outputs that ``describe`` names, in order.
 
         Args:
-            network: As ``adapted`` made it.
-            pixels: (B, 3, h, w) uint8 RGB, of the network's size.
+            network: Made by ``adapted``.
+            pixels: (B, 3, h, w) uint8 RGB, of the network's input size.
             size_hw: That size.
             image_hw: See ``AdaptedNetwork``.
         """
 
     @staticmethod
     def adapted(task: Any, prepare: "Prepare") -> "nn.Module":
-        """Return what ``outputs`` runs: the network of a task, copied and made ready."""
+        """Return the first argument of ``outputs``: a prepared copy of the task's network."""
         return prepare(task.network)
 
     def decode(
@@ -287,8 +281,8 @@ class Predictor(ABC, Generic[R]):
 
         Args:
             outputs: Name -> array (B, ...).
-            images: The images and how they were prepared.
-            **options: Those of the job.
+            images: The images, and their pixels at the network's input size.
+            **options: Options of the job.
         """
         raise NotImplementedError
 
@@ -297,11 +291,14 @@ class Predictor(ABC, Generic[R]):
         raise NotImplementedError
 
     def prepare(self, image: ImageSource) -> Prepared:
-        """Read an image and bring it to the network's size, by default stretched."""
+        """Read an image and resize it to the network's input size, as in evaluation."""
         pixels = image.read()
-        return Prepared(stretch(pixels, self.size_hw), (pixels.shape[0], pixels.shape[1]))
+        original_hw = (pixels.shape[0], pixels.shape[1])
+        if self.crop_fraction is None:
+            return Prepared(stretch(pixels, self.size_hw), original_hw)
+        return Prepared(center_crop(pixels, self.size_hw, self.crop_fraction), original_hw)
 
-    # --- what all of them do
+    # --- shared by all jobs
 
     @classmethod
     def load(
@@ -311,35 +308,36 @@ class Predictor(ABC, Generic[R]):
         size_hw: tuple[int, int] | None = None,
         trust: Iterable[str] = (),
     ) -> Self:
-        """Load a checkpoint, trained or imported, or what ``mobilevision export`` made of one.
+        """Load a checkpoint, trained or imported, or a file that ``mobilevision export`` wrote.
 
         Args:
             path: The file.
-            device: "auto" takes an accelerator where there is one, else the CPU; or what the
-                runtime calls its devices, such as "cpu" or "cuda:1".
-            size_hw: Height and width that the network works at; None takes those of training.
-            trust: Packages whose classes a checkpoint may name besides those of this package;
-                never for a file of a stranger.
+            device: "auto" takes an accelerator if there is one, else the CPU. Other names are
+                those of the runtime, such as "cpu" or "cuda:1".
+            size_hw: Height and width of the network's input; None takes those of training.
+            trust: Packages whose classes a checkpoint may name, in addition to this one. Never
+                trust any for a file from a stranger.
 
         Raises:
-            DataError: No such file or device, or no model of this job in it; the message says what
-                to do.
+            DataError: There is no such file or device, or no model of this job in it.
         """
         path = Path(path)
         cls.require_model(path, size_hw)
-        if is_exported(path):
+        if path.suffix != CHECKPOINT_SUFFIX:
             return cls(cls.accept(open_runtime(path, device), path, size_hw))
-        from .torch import open_checkpoint
+        from ...heads.checkpoint import load_task
+        from .torch import run_task
 
         with trusting(trust):
-            return cls(open_checkpoint(cls, path, device, size_hw))
+            task = load_task(path, cls.task_class())
+            return cls(run_task(cls, task, device, size_hw, str(path)))
 
     @classmethod
     def require_model(cls, path: Path, size_hw: tuple[int, int] | None = None) -> None:
-        """Refuse what is no model at all, before any runtime is imported.
+        """Check path and size before any runtime is imported.
 
         Raises:
-            DataError: No such file, one of another kind, or no such size.
+            DataError: There is no such file, its suffix is unknown, or the size is not positive.
         """
         if not path.is_file():
             raise DataError(f"{path}: no such model. {cls.hint}")
@@ -355,18 +353,18 @@ class Predictor(ABC, Generic[R]):
     def accept(
         cls, runtime: Runtime, path: Path, size_hw: tuple[int, int] | None = None
     ) -> Runtime:
-        """Return an exported file that was opened, if it is for this job and of this size.
+        """Return the runtime of an exported file if the file fits.
 
         Raises:
-            DataError: It is for another job, or works at another size.
+            DataError: The file is for another job, or its input size is another one.
         """
-        found = runtime.metadata.job
-        if found != cls.job:
-            from .jobs import PREDICTORS  # they import this module
+        job = runtime.metadata.job
+        if job != cls.job:
+            from .jobs import PREDICTORS  # which imports this module
 
-            readers = [each.__name__ for each in PREDICTORS if each.job == found]
+            readers = [each.__name__ for each in PREDICTORS if each.job == job]
             remedy = f" Open it with {readers[0]}.load." if readers else ""
-            raise DataError(f"{path}: is a model for {found}, not for {cls.job}.{remedy}")
+            raise DataError(f"{path}: is a model for {job}, not for {cls.job}.{remedy}")
         if size_hw is not None and tuple(size_hw) != runtime.metadata.size_hw:
             height, width = runtime.metadata.size_hw
             raise DataError(
@@ -393,16 +391,16 @@ class Predictor(ABC, Generic[R]):
         Args:
             images: A path, a Pillow image, an array (H, W, 3) uint8 RGB, a tensor (3, H, W), or any
                 iterable of them, of mixed kinds and sizes. Gray images, alpha and EXIF rotation
-                are taken care of; see ``MemoryImage``.
-            batch_size: Images that go through the network at once.
-            **options: Those of the job, see ``decode``.
+                are handled; see ``MemoryImage``.
+            batch_size: Number of images that go through the network at once.
+            **options: Options of the job, see ``decode``.
 
         Returns:
             A result for a single image, a list for anything else; an empty list for an empty one.
 
         Raises:
-            DataError: An image cannot be read; use ``stream`` to go on with the others. Or an
-                option is out of its range.
+            DataError: An image cannot be read (``stream`` continues with the others), or an option
+                is out of range.
         """
         sources, single = as_images(images)
         results: list[Any] = list(
@@ -417,34 +415,29 @@ class Predictor(ABC, Generic[R]):
         strict: bool = False,
         **options: Any,
     ) -> Iterator[R | DataError]:
-        """Predict any number of images, holding only a few of them; see ``run``."""
-        if batch_size < 1:
-            raise DataError(f"batch_size={batch_size}: must be at least 1")
-        return self.run(images, batch_size, strict, **options)
+        """Predict any number of images, holding only a few of them in memory.
 
-    def run(
-        self,
-        images: Iterable[ImageSource],
-        batch_size: int,
-        strict: bool = False,
-        **options: Any,
-    ) -> Iterator[R | DataError]:
-        """Predict any number of images, holding only a few of them.
-
-        Images are decoded in background threads, ahead of the network by two batches.
+        Images are decoded in background threads, two batches ahead of the network.
 
         Args:
-            images: Read as they are used.
-            batch_size: Images that go through the network at once.
-            strict: Whether an image that cannot be read ends it.
-            **options: Handed to ``decode``.
+            images: For instance ``datasets.images.ImageFile`` objects; consumed lazily.
+            batch_size: Number of images that go through the network at once.
+            strict: Raise the error of an image that cannot be read instead of yielding it.
+            **options: Options of the job, see ``decode``.
 
-        Yields:
-            For each image in order its result, or the error that says why it cannot be read.
+        Returns:
+            For each image in order its result, or the error if it cannot be read.
 
         Raises:
-            DataError: An image cannot be read, where it is strict.
+            DataError: An option is out of range.
         """
+        if batch_size < 1:
+            raise DataError(f"batch_size={batch_size}: must be at least 1")
+        return self._run(images, batch_size, strict, **options)
+
+    def _run(
+        self, images: Iterable[ImageSource], batch_size: int, strict: bool, **options: Any
+    ) -> Iterator[R | DataError]:
         prepared = prepare_ahead(images, self.prepare, ahead=2 * batch_size)
         while batch := list(islice(prepared, batch_size)):
             good = [(image, made) for image, made in batch if isinstance(made, Prepared)]

@@ -1,7 +1,7 @@
-"""Run models: one protocol, and one class for each runtime. Free of torch."""
+"""The protocol of runtimes, a model's metadata, and the runtime of each kind of file. No torch."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,17 +11,18 @@ import numpy as np
 from ...datasets.errors import DataError
 
 PREFIX = "mobilevision."
-"""Before the name of each entry in a file's metadata."""
+"""Prefix of each entry in a file's metadata."""
 METADATA_FORMAT = 1
 _FORMAT_KEY = f"{PREFIX}format"
 
-
 AS_THEY_ARE = "uint8 RGB images (batch, height, width, 3) of any size, as they are"
-"""Preparation of images where there is nothing to do."""
+"""Preparation of images that the network takes as they are."""
 
 
-def cropped(fraction: float) -> str:
-    """Preparation of images of which the central part is looked at."""
+def cropped(fraction: float | None) -> str:
+    """Return the preparation of images whose central part is used; None is the whole."""
+    if fraction is None:
+        return AS_THEY_ARE
     return (
         f"the central {fraction:g} of each image in the shape of size_hw, uint8 RGB "
         "(batch, height, width, 3)"
@@ -30,19 +31,19 @@ def cropped(fraction: float) -> str:
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """What a model is, plain data throughout.
+    """Description of a model, all of it plain data.
 
     Attributes:
-        job: What it does: ``detection``, ``classification``, ``face_attributes``,
+        job: The job: ``detection``, ``classification``, ``face_attributes``,
             ``face_embedding``, ``faces`` (both face jobs in one pass) or ``geolocation``.
-        size_hw: Height and width in pixels that the network works at.
-        categories: Id -> name; the position is the class index. Empty where there are no classes.
-        outputs: Name of each output in order -> what it holds.
-        thresholds: Name -> the value from which on something is said to be there.
-        preparation: What is to be done to an image before it is given to the file.
-        details: What else users of the job need, such as the cells of geolocation.
-        license: Of the weights.
-        provenance: Where the model comes from and what wrote the file.
+        size_hw: Height and width of the network's input, in pixels.
+        categories: Id -> name; the position is the class index. Empty if there are no classes.
+        outputs: Name -> meaning of each output, in order.
+        thresholds: Name -> minimum value that counts as present.
+        preparation: How an image is prepared before it is given to the file.
+        details: Further data of the job, such as the cells of geolocation.
+        licence: License of the weights.
+        provenance: The source of the model and the program that wrote the file.
     """
 
     job: str
@@ -62,14 +63,14 @@ class ModelMetadata:
 
     @classmethod
     def from_strings(cls, entries: Mapping[str, str], source: str) -> "ModelMetadata":
-        """Read them back.
+        """Read the entries of ``to_strings``.
 
         Args:
-            entries: A file's metadata; entries of others are passed over.
+            entries: A file's metadata; other entries are ignored.
             source: The file, for messages.
 
         Raises:
-            DataError: The file has no such entries, or they are newer or damaged.
+            DataError: There are no such entries, or they are newer or damaged.
         """
         if _FORMAT_KEY not in entries:
             raise DataError(
@@ -105,7 +106,7 @@ class Runtime(Protocol):
 
     @property
     def metadata(self) -> ModelMetadata:
-        """What the model says of itself."""
+        """The description of the model."""
         ...
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -114,52 +115,29 @@ class Runtime(Protocol):
 
 
 EXPORTED_SUFFIXES = (".onnx", ".pt2", ".xml", ".pte")
-"""Of the files that ``mobilevision export`` writes and something here runs."""
-
-
-def runtime_class(suffix: str) -> Callable[[Path, str, int | None], Runtime]:
-    """Return what runs files of a suffix; only its own libraries are imported.
-
-    Args:
-        suffix: One of ``EXPORTED_SUFFIXES``.
-
-    Raises:
-        ValueError: There is no such suffix.
-    """
-    match suffix:
-        case ".onnx":
-            from .onnx import OnnxRuntime as Chosen
-        case ".xml":
-            from .openvino import OpenVinoRuntime as Chosen
-        case ".pte":
-            from .executorch import ExecutorchRuntime as Chosen
-        case ".pt2":
-            from .exported_program import ExportedProgramRuntime as Chosen
-        case _:
-            raise ValueError(f"{suffix!r}: there are {', '.join(EXPORTED_SUFFIXES)}")
-    return Chosen
+"""Suffixes of the files that ``mobilevision export`` writes and a runtime here opens."""
 
 
 def is_exported(model: str | Path) -> bool:
-    """Whether a model is named like what ``mobilevision export`` writes.
+    """Return whether a model has the suffix of an exported file.
 
-    ``onnx:FILE`` is not: that word stands for a face network of another project.
+    ``onnx:FILE`` does not count: that prefix stands for a face network of another project.
     """
     return Path(model).suffix in EXPORTED_SUFFIXES and not str(model).startswith("onnx:")
 
 
 def open_runtime(path: str | Path, device: str = "auto", threads: int | None = None) -> Runtime:
-    """Open an exported file with the runtime that its suffix stands for.
+    """Open an exported file with the runtime of its suffix; only its own libraries are imported.
 
     Args:
-        path: What ``mobilevision export`` wrote.
-        device: "auto" takes the best that the runtime finds; or what the runtime calls its devices,
-            such as "cpu".
-        threads: Threads of the runtime; None leaves it to it.
+        path: A file that ``mobilevision export`` wrote.
+        device: "auto" takes the best device that the runtime finds; other names are those of the
+            runtime, such as "cpu".
+        threads: Number of threads; None takes the runtime's default.
 
     Raises:
-        DataError: There is no such file, device or runtime, or the file cannot be read or does not
-            say what it is.
+        DataError: There is no such file, device or runtime, or the file cannot be read or has no
+            metadata.
     """
     path = Path(path)
     if path.suffix not in EXPORTED_SUFFIXES:
@@ -170,4 +148,13 @@ def open_runtime(path: str | Path, device: str = "auto", threads: int | None = N
         raise DataError(f"{path}: no such file. `mobilevision export` writes one of a checkpoint.")
     if threads is not None and threads < 1:
         raise DataError(f"threads={threads}: must be at least 1")
-    return runtime_class(path.suffix)(path, device, threads)
+    match path.suffix:
+        case ".onnx":
+            from .onnx import OnnxRuntime as Chosen
+        case ".xml":
+            from .openvino import OpenVinoRuntime as Chosen
+        case ".pte":
+            from .executorch import ExecutorchRuntime as Chosen
+        case _:
+            from .exported_program import ExportedProgramRuntime as Chosen
+    return Chosen(path, device, threads)

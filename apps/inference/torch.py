@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from ...backbone.fuse import fuse
 from ...backbone.layers import ConvNormAct
 from ...datasets.errors import DataError
-from ...heads.checkpoint import load_task
 from ...heads.task import ImageTask
 from .runtime import ModelMetadata
 
@@ -20,16 +18,16 @@ if TYPE_CHECKING:
     from .predictor import Predictor
 
 Prepare = Callable[[nn.Module], nn.Module]
-"""Copies a network and makes it ready, for instance ``for_inference``."""
+"""Copies a network and prepares it, such as ``for_inference``."""
 
 
 class AdaptedNetwork(nn.Module):
     """A network of any job from pixels to its named outputs, for eager torch and for export.
 
     Args:
-        network: (B, 3, h, w) uint8 RGB to whatever the job's networks give.
+        network: (B, 3, h, w) uint8 RGB to any output.
         outputs: ``Predictor.outputs`` of the job.
-        size_hw: Height and width that the network works at.
+        size_hw: Height and width of the network's input.
     """
 
     def __init__(
@@ -49,28 +47,21 @@ class AdaptedNetwork(nn.Module):
         """Return the outputs in the order of the metadata.
 
         Args:
-            pixels: (B, 3, h, w) uint8, of the network's size.
-            image_hw: Height and width of the images before they were resized; None where whoever
-                resized them scales the results back.
+            pixels: (B, 3, h, w) uint8, of the network's input size.
+            image_hw: Height and width of the images before they were resized; None if the caller
+                scales the results back.
         """
         return self.outputs(self.network, pixels, self.size_hw, image_hw)
 
 
-def adapt(
-    predictor: "type[Predictor[Any]]", task: ImageTask, prepare: Prepare, size_hw: tuple[int, int]
-) -> AdaptedNetwork:
-    """Make a task's network ready to run on its own; the task stays as it is."""
-    return AdaptedNetwork(predictor.adapted(task, prepare), predictor.outputs, size_hw)
-
-
 class TorchRuntime:
-    """A network in eager torch behind ``Runtime``.
+    """The ``Runtime`` of a network in eager torch.
 
     The number of threads is left to the user: ``torch.set_num_threads``.
 
     Args:
-        network: Ready to run, see ``adapt``; it is moved to the device.
-        metadata: What it is; its outputs are those of the network, in order.
+        network: Ready to run; it is moved to the device.
+        metadata: Its outputs are those of the network, in order.
         device: "auto" or a device of torch.
 
     Raises:
@@ -86,7 +77,7 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """See ``Runtime``; images have the network's size."""
+        """See ``Runtime``; images have the network's input size."""
         adapted = self.network
         pixels = as_batch(images, self.device)
         outputs = adapted.outputs(adapted.network, pixels, adapted.size_hw, None)
@@ -99,7 +90,7 @@ class TorchRuntime:
 def run_network(
     predictor: "type[Predictor[Any]]", network: nn.Module, metadata: ModelMetadata, device: str
 ) -> TorchRuntime:
-    """Make a runtime of a network that was built in Python; the network is copied."""
+    """Make a runtime of a copy of a network."""
     adapted = AdaptedNetwork(for_inference(network), predictor.outputs, metadata.size_hw)
     return TorchRuntime(adapted, metadata, device)
 
@@ -111,43 +102,30 @@ def run_task(
     size_hw: tuple[int, int] | None = None,
     source: str = "the task",
 ) -> TorchRuntime:
-    """Make a runtime of a trained task; the task is copied.
+    """Make a runtime of a copy of a trained task.
 
     Args:
-        predictor: The job's.
-        task: As trained.
-        device: As for ``TorchRuntime``.
-        size_hw: Height and width that the network works at; None takes those of training.
-        source: What messages call it.
+        predictor: The predictor of the job.
+        task: The task.
+        device: See ``TorchRuntime``.
+        size_hw: Height and width of the network's input; None takes those of training.
+        source: The task's name in messages.
 
     Raises:
-        DataError: There is no such device, or nothing says how large the images are.
+        DataError: There is no such device, or the input size is unknown.
     """
     size_hw = input_size(task, size_hw, source)
-    metadata = predictor.describe(task, size_hw)
-    return TorchRuntime(adapt(predictor, task, for_inference, size_hw), metadata, device)
-
-
-def open_checkpoint(
-    predictor: "type[Predictor[Any]]", path: Path, device: str, size_hw: tuple[int, int] | None
-) -> TorchRuntime:
-    """Open a checkpoint of a job; see ``run_task``.
-
-    Raises:
-        CheckpointError: It cannot be read or rebuilt, or is for another job.
-        DataError: As for ``run_task``.
-    """
-    task = load_task(path, predictor.task_class())
-    return run_task(predictor, task, device, size_hw, str(path))
+    adapted = AdaptedNetwork(predictor.adapted(task, for_inference), predictor.outputs, size_hw)
+    return TorchRuntime(adapted, predictor.describe(task, size_hw), device)
 
 
 def input_size(
     task: ImageTask, size_hw: tuple[int, int] | None = None, source: str = "the task"
 ) -> tuple[int, int]:
-    """Height and width that a network works at: those asked for, else those of training.
+    """Return height and width of a network's input: those asked for, else those of training.
 
     Raises:
-        DataError: Nothing says them, or one is below 1.
+        DataError: The size is unknown, or a side is below 1.
     """
     size_hw = size_hw or task.metadata.get("size_hw")
     if size_hw is None:
@@ -162,22 +140,22 @@ def input_size(
 
 
 def as_batch(images: np.ndarray, device: torch.device | None = None) -> Tensor:
-    """(B, H, W, 3) uint8 as (B, 3, H, W) on a device, None the CPU, whose memory is the array's.
+    """Return images (B, H, W, 3) uint8 as (B, 3, H, W), channels_last like decoded images.
 
-    Rows of pixels as decoded are what channels_last is in memory.
+    They are moved to the device; None is the CPU, where they share the memory of the array.
     """
     return torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
 
 
 def for_inference(network: nn.Module) -> nn.Module:
-    """Return a copy of a network that is fast to run: folded, fixed and channels_last."""
+    """Return a copy of a network for fast inference: folded, frozen and channels_last."""
     foldable = any(isinstance(module, ConvNormAct) for module in network.modules())
-    own = fuse(network) if foldable else copy.deepcopy(network).eval()
-    return own.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    copied = fuse(network) if foldable else copy.deepcopy(network).eval()
+    return copied.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def choose_device(device: str | torch.device) -> torch.device:
-    """The device that a name means; "auto" is an accelerator where there is one.
+    """Return the device of a name; "auto" is an accelerator if there is one.
 
     Raises:
         DataError: There is no such device.
@@ -187,5 +165,5 @@ def choose_device(device: str | torch.device) -> torch.device:
         return accelerator or torch.device("cpu")
     try:
         return torch.empty(0, device=device).device
-    except Exception as error:  # each backend has its own kinds
+    except Exception as error:  # each backend raises its own kinds
         raise DataError(f"device {device}: {error}. Choose auto or cpu.") from error

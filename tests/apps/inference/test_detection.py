@@ -118,9 +118,11 @@ def test_call__threshold__leaves_out_lower_scores() -> None:
     assert [len(detector(white, score_threshold=value)) for value in (0, 0.1, 0.11, 0.9, 1)] == [
         *(2, 2, 1, 1, 0)
     ]
-    for options in ({"score_threshold": 1.5}, {"score_threshold": np.nan}, {"batch_size": 0}):
+    for threshold in (1.5, np.nan):
         with pytest.raises(DataError, match="from 0 to 1"):
-            detector(white, **options)
+            detector(white, score_threshold=threshold)
+    with pytest.raises(DataError, match="batch_size=0"):
+        detector(white, batch_size=0)
 
 
 def test_call__broken_file__raises_and_stream_goes_on(tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def test_similarity__by_hand() -> None:
     ("a", "b", "message"),
     [
         (np.ones(3), np.ones(4), "different models"),
-        (np.float32(1), np.ones(4), "have to be the"),
+        (np.float32(1), np.ones(4), "must be equal"),
         (np.zeros(3), np.ones(3), "length zero"),
         (np.array([np.nan, 1]), np.ones(2), "not finite"),
     ],

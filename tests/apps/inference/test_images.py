@@ -92,7 +92,7 @@ def test_as_images__generator__is_read_as_it_is_used(pixels: np.ndarray) -> None
         (np.zeros((0, 4, 3), np.uint8), r"shape \(0, 4, 3\)"),
         (np.zeros(4, np.uint8), r"shape \(4,\)"),
         (torch.zeros(3, 0, 4), r"shape \(0, 4, 3\)"),
-        (torch.full((3, 2, 2), 7.0), r"in \[0, 1\], this one reaches from 7 to 7"),
+        (torch.full((3, 2, 2), 7.0), r"in \[0, 1\], but these range from 7 to 7"),
         (torch.full((3, 2, 2), torch.nan), r"in \[0, 1\]"),
         (torch.zeros(3, 2, 2, dtype=torch.int64), "pixels are int64"),
         (Image.new("F", (2, 2)), "mode 'F'"),
