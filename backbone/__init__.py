@@ -1,7 +1,7 @@
 """MobileNet, the protocol of backbones, and the loading of weights."""
 
 from .features import Backbone, FeatureInfo
-from .fuse import fuse
+from .layers import fuse
 from .mobilenet import ImageClassifier, MobileNetV1
 
 __all__ = ["Backbone", "FeatureInfo", "ImageClassifier", "MobileNetV1", "fuse"]

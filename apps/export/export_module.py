@@ -13,11 +13,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from ...backbone.fuse import FusedConvAct, fuse
-from ...backbone.layers import ConvNormAct
+from ...backbone.layers import ConvNormAct, FusedConvAct, fuse
 from ...backbone.mobilenet import MobileNetV1
 from ...heads.checkpoint import load_task
-from ...heads.detection.prediction_heads import MapPredictor, Predictors, as_rows
+from ...heads.detection.ssd import MapPredictor, Predictors, as_rows
 from ...heads.task import ImageTask
 from ..inference.jobs import predictor_of
 from ..inference.runtime import ModelMetadata

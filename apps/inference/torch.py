@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...backbone.fuse import fuse
-from ...backbone.layers import ConvNormAct
+from ...backbone.layers import ConvNormAct, fuse
 from ...datasets.errors import DataError
 from ...heads.task import ImageTask
 from .runtime import ModelMetadata

@@ -27,8 +27,7 @@ if TYPE_CHECKING:  # exported, for type checkers
         SmoothL1BoxLoss,
     )
     from .postprocess import PostProcess
-    from .prediction_heads import DepthwisePredictors, Predictors, SharedPredictors
-    from .ssd import SSD
+    from .ssd import SSD, DepthwisePredictors, Predictors, SharedPredictors
     from .task import DetectionTask
 
 __getattr__ = lazy_attributes(
@@ -51,8 +50,7 @@ __getattr__ = lazy_attributes(
             "SmoothL1BoxLoss",
         ),
         "postprocess": ("PostProcess",),
-        "prediction_heads": ("DepthwisePredictors", "Predictors", "SharedPredictors"),
-        "ssd": ("SSD",),
+        "ssd": ("SSD", "DepthwisePredictors", "Predictors", "SharedPredictors"),
         "task": ("DetectionTask",),
     },
 )

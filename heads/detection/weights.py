@@ -18,8 +18,7 @@ from ...backbone.weights.loading import WeightsError
 from ..checkpoint import Plan
 from .anchors import DefaultBoxes
 from .postprocess import PostProcess
-from .prediction_heads import MapPredictor
-from .ssd import SSD, ExtraMap
+from .ssd import SSD, ExtraMap, MapPredictor
 
 EXTRAS_SCOPE = "FeatureExtractor/MobilenetV1/Conv2d_13_pointwise"
 # The file's box offsets are (y, x, height, width), those of this package (x, y, width, height).

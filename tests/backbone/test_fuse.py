@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mobilevision.backbone import ImageClassifier, MobileNetV1, fuse
-from mobilevision.backbone.fuse import FusedConvAct
-from mobilevision.backbone.layers import ConvNormAct, freeze_norms
+from mobilevision.backbone.layers import ConvNormAct, FusedConvAct, freeze_norms
 from mobilevision.backbone.weights.loading import load_classifier
 from mobilevision.heads.detection.ssd import SSD
 

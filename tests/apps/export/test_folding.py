@@ -11,7 +11,7 @@ from mobilevision.apps.export.export_module import MergedPredictors, for_export
 from mobilevision.backbone import MobileNetV1
 from mobilevision.heads.classification.model import Classifier
 from mobilevision.heads.detection import SSD
-from mobilevision.heads.detection.prediction_heads import Predictors
+from mobilevision.heads.detection.ssd import Predictors
 
 
 def test_merged_predictors__same_answers_as_two_convolutions() -> None:

@@ -2,11 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from mobilevision.heads.detection.prediction_heads import (
-    DepthwisePredictors,
-    Predictors,
-    SharedPredictors,
-)
+from mobilevision.heads.detection.ssd import DepthwisePredictors, Predictors, SharedPredictors
 
 KINDS = [Predictors, DepthwisePredictors, SharedPredictors]
 

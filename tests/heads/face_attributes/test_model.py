@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from mobilevision.backbone import MobileNetV1
-from mobilevision.backbone.fuse import fuse
+from mobilevision.backbone.layers import fuse
 from mobilevision.heads.face_attributes import AttributeHead, AttributeNetwork
 from mobilevision.heads.face_attributes.model import landmarks_in_pixels
 

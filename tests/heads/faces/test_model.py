@@ -6,7 +6,7 @@ from torch import nn
 
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.cost import count_cost
-from mobilevision.backbone.fuse import fuse
+from mobilevision.backbone.layers import fuse
 from mobilevision.heads.face_attributes import AttributeNetwork
 from mobilevision.heads.face_embedding import FaceNetwork
 from mobilevision.heads.faces import FacesNetwork
