@@ -5,8 +5,8 @@ Free of torch, as far as the model's runtime is.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import groupby, tee
 from pathlib import Path, PurePosixPath
@@ -27,7 +27,6 @@ from ..inference.detection import DEFAULT_THRESHOLD, DetectionResult, Detector
 from ..inference.predictor import prepare_ahead
 from .inputs import InputFile, Video, find_files, mp4_writer, output_names
 from .runner import Job, Listed, Made, ProgressStore, file_digest, file_key, run_over_files
-from .tables import json_list
 
 
 @dataclass(frozen=True)
@@ -389,3 +388,22 @@ def _summary(tally: Tally, options: DetectOptions, results: Path) -> str:
         lines.append(f"Videos, results by frame: {options.out / 'videos'}")
     lines.append(f"Detections in the COCO results format: {results}")
     return "\n".join(lines)
+
+
+@contextmanager
+def json_list(path: Path) -> Iterator[Callable[[Iterable[Any]], None]]:
+    """Write a JSON list row by row, each on a line; the file appears when the list is complete.
+
+    Gives a function that adds rows.
+    """
+    with replaced_atomically(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        separator = "[\n"
+
+        def add(rows: Iterable[Any]) -> None:
+            nonlocal separator
+            for row in rows:
+                file.write(separator + json.dumps(row, separators=(",", ":"), ensure_ascii=False))
+                separator = ",\n"
+
+        yield add
+        file.write("[]\n" if separator == "[\n" else "\n]\n")

@@ -1,9 +1,8 @@
 """Write tables and lists that are too long for the memory: Parquet, CSV and JSON. Free of torch."""
 
 import csv
-import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -211,25 +210,3 @@ def text_table(
 
             yield add
             flush()
-
-
-@contextmanager
-def json_list(path: Path) -> Iterator[Callable[[Iterable[Any]], None]]:
-    """Write a JSON list row by row; the file appears when the list is complete.
-
-    Gives a function that adds rows, each on a line of its own.
-
-    Args:
-        path: The file.
-    """
-    with replaced_atomically(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        separator = "[\n"
-
-        def add(rows: Iterable[Any]) -> None:
-            nonlocal separator
-            for row in rows:
-                file.write(separator + json.dumps(row, separators=(",", ":"), ensure_ascii=False))
-                separator = ",\n"
-
-        yield add
-        file.write("[]\n" if separator == "[\n" else "\n]\n")

@@ -285,7 +285,7 @@ class SSD(ImageNetwork):
         boxes_per_cell = self.anchors.boxes_per_cell
         self.predictors = (predictors or Predictors)(channels, boxes_per_cell, num_classes + 1)
         self.box_coder = BoxCoder()
-        self.loss = loss or MultiBoxLoss()
+        self.loss = loss  # None until training asks for it: inference needs none
         self.postprocess = postprocess or PostProcess()
         for module in self.extras.modules():
             if isinstance(module, nn.Conv2d):
@@ -309,6 +309,8 @@ class SSD(ImageNetwork):
 
     def compute_losses(self, output: SSDOutput, target: DetectionTarget) -> dict[str, Tensor]:
         """Return the parts of the loss, scalars to be summed; in evaluation too."""
+        if self.loss is None:
+            self.loss = MultiBoxLoss()
         return self.loss(output, target, self.box_coder, self.score_activation)
 
     def scores(self, output: SSDOutput) -> Tensor:

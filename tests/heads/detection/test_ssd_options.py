@@ -88,6 +88,7 @@ def test_option__lowers_its_loss_on_one_batch(option: str) -> None:
 @pytest.mark.parametrize("option", OPTIONS)
 def test_option__gives_every_parameter_a_gradient(option: str) -> None:
     model = ssd(option).train()
+    model.loss = model.loss or MultiBoxLoss()
     if isinstance(model.loss.classification, MinedCrossEntropy):
         model.loss.classification.min_negatives = 5000  # so that every map has a negative
     losses = model.compute_losses(model(random_images()), objects())
