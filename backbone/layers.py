@@ -187,9 +187,7 @@ def freeze_norms(module: nn.Module) -> int:
     """Replace every BatchNorm2d below ``module`` by a ``FrozenBatchNorm2d``, in place.
 
     For batches too small to normalize by. Weights that are loaded later are taken as usual.
-
-    Returns:
-        The number of layers.
+    Returns the number of layers.
     """
     count = 0
     for parent in list(module.modules()):
@@ -293,14 +291,11 @@ _ONEDNN_ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
 
 
 class FusedConvAct(PaddedConv2d):
-    """A convolution with bias and activation that replaces a ``ConvNormAct``.
+    """A convolution with bias and activation that replaces a ``ConvNormAct`` in evaluation mode.
 
     Its parameters take no gradient. In an exported or compiled network, where gradients of the
-    input are recorded, and on other devices it consists of public operators; otherwise of oneDNN's
-    convolution with the activation inside.
-
-    Args:
-        layer: The layer to fold, as it is in evaluation mode.
+    input are recorded, and on other devices it consists of public operators; otherwise of
+    oneDNN's convolution with the activation inside.
     """
 
     def __init__(self, layer: ConvNormAct) -> None:

@@ -72,13 +72,10 @@ class Faults:
             raise DataError(f'on_error is {self.on_error!r}; choose "raise" or "skip".')
 
     def add(self, kind: FaultKind, message: str, count: int = 1) -> None:
-        """Record a fault, or raise it.
+        """Record ``count`` faults, or raise the first.
 
-        Args:
-            kind: the kind of fault.
-            message: the file, the annotation id where there is one, and what is wrong. The kind's
-                fix is added unless it ends in a full stop.
-            count: number of faults of this kind that the message stands for.
+        ``message`` has the file, the annotation id where there is one, and what is wrong.
+        The kind's fix is added unless it ends in a full stop.
 
         Raises:
             DataError: under ``on_error="raise"``.

@@ -180,10 +180,10 @@ def download(
     backoff_s: float = 1.0,
     progress: bool = True,
 ) -> bool:
-    """Fetch a file, continuing where an earlier attempt stopped.
+    """Fetch a file, continuing where an earlier attempt stopped; return False if it was there.
 
-    The bytes go to ``<target>.part``, which is renamed once its checksum is right. A target that
-    exists and is right is kept.
+    The bytes go to ``<target>.part``, which is renamed once its checksum is right. A target
+    that exists and is right is kept.
 
     Args:
         url: http or https address.
@@ -193,9 +193,6 @@ def download(
         attempts: Number of attempts in a row that may bring no bytes, at least 1.
         backoff_s: Wait in seconds between them; it doubles up to a minute.
         progress: Show progress bars on stderr.
-
-    Returns:
-        True if it was fetched, False if it was there.
 
     Raises:
         DataError: The address is wrong, the server keeps failing, the disk is too full, or the

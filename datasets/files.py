@@ -58,11 +58,7 @@ def make_private(*paths: Path) -> None:
 
 
 def create_private(path: Path) -> None:
-    """Create an empty private file, or make an existing file private.
-
-    Raises:
-        OSError: It cannot be created, or belongs to another user.
-    """
+    """Create an empty private file, or make a file private; raises as `make_private` does."""
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY, PRIVATE_FILE))
     make_private(path)
 
@@ -75,11 +71,7 @@ def _all(paths: tuple[Path, ...]) -> Iterator[Path]:
 
 
 def read_json(file: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
-    """Read a JSON file.
-
-    Args:
-        file: The file, in UTF-8, -16 or -32.
-        object_hook: Is handed each object while it is parsed; see ``json.loads``.
+    """Read a JSON file in UTF-8, -16 or -32; for ``object_hook`` see ``json.loads``.
 
     Raises:
         DataError: The file is absent, cannot be read, is no JSON, or nests too deep.
@@ -100,10 +92,7 @@ def read_json(file: Path, object_hook: Callable[[dict[str, Any]], Any] | None = 
 def read_text(file: Path, what: str, fix: str = "Restore it from its source, in UTF-8.") -> str:
     """Read a text file in UTF-8, with or without a byte order mark.
 
-    Args:
-        file: The file.
-        what: What it should be, for messages ("list of names").
-        fix: The remedy in messages.
+    Messages say ``what`` it should be, such as "list of names", and the remedy, ``fix``.
 
     Raises:
         DataError: The file is absent, cannot be read, or is not UTF-8.
@@ -130,9 +119,8 @@ def read_csv(path: Path) -> list[list[str]]:
 def open_table(path: Path) -> tuple[list[str], Callable[[str], Sequence[Any]]]:
     """Open a table with a heading: ``.parquet``, which needs pyarrow, or csv.
 
-    Returns:
-        The names of the columns, and a function that reads the values of one of them; those of a
-        csv are strings, stripped.
+    Returns the names of the columns, and a function that reads the values of one of them; those
+    of a csv are strings, stripped.
 
     Raises:
         DataError: The table is absent, unreadable or empty, or a line of a csv has another number
@@ -167,11 +155,7 @@ def write_csv(path: Path, heading: Iterable[Any], rows: Iterable[Iterable[Any]])
 
 
 def import_parquet(path: Path) -> Any:
-    """Return ``pyarrow.parquet``.
-
-    Raises:
-        DataError: pyarrow is not installed; the message names ``path``.
-    """
+    """Return ``pyarrow.parquet``; without pyarrow raise a `DataError` that names ``path``."""
     try:
         from pyarrow import parquet
     except ImportError as error:
@@ -198,11 +182,7 @@ def check_files(path: Path, files: Sequence[str]) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a whole file, see `replaced_atomically`.
-
-    Raises:
-        OSError: The folder cannot be written; the old file is untouched.
-    """
+    """Write a whole file, see `replaced_atomically`."""
     with replaced_atomically(path) as temporary:
         temporary.write_bytes(data)
 
@@ -288,16 +268,11 @@ def existing_files(paths: Sequence[str] | np.ndarray) -> np.ndarray:
 
 
 class FileNames:
-    """The files that an annotation file names, below one folder.
+    """The files that an annotation file names, below one folder that its names are relative to.
 
-    Backslashes are read as separators unless a file is really called so. Of an absolute path that
-    does not exist, the last parts are looked for below the folder.
-
-    Args:
-        folder: The folder that relative names are relative to.
-
-    Attributes:
-        foreign: Number of absolute paths of another machine that were found by their last parts.
+    Backslashes are read as separators unless a file is really called so. Of an absolute path
+    that does not exist, the last parts are looked for below the folder; ``foreign`` counts
+    those found.
     """
 
     def __init__(self, folder: Path) -> None:

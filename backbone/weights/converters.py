@@ -225,10 +225,7 @@ _NUMBERS = [np.dtype(name) for name in ("f2", "f4", "f8", "u1", "i1", "i2", "i4"
 
 
 class SlimFile:
-    """The arrays of a TF-slim file and the metadata of its input.
-
-    Args:
-        path: An ``.npz`` or a ``.tflite`` file.
+    """The arrays of a TF-slim file, ``.npz`` or ``.tflite``, and the metadata of its input.
 
     Raises:
         WeightsError: No such file, a damaged one or one of another kind, or no MobileNet in it.
@@ -343,14 +340,11 @@ _NAMES = {1.0: "mobilenetv1_100", 1.25: "mobilenetv1_125"}
 
 
 def timm_to_mobilenet(state: dict[str, Tensor], path: Path = Path("state dict")) -> PublicModel:
-    """Return the network that a state dict of timm holds.
-
-    Args:
-        state: Names and tensors of one of timm's three MobileNetV1 models.
-        path: Where they come from, for messages.
+    """Return the network of a state dict of one of timm's three MobileNetV1 models.
 
     Raises:
-        WeightsError: It is another network, or a tensor is missing, left over or of another shape.
+        WeightsError: It is another network, or a tensor is missing, left over or of another shape;
+            the message names ``path``.
     """
     tensors = FileTensors(path, state)
     if STEM not in tensors:

@@ -24,12 +24,7 @@ _SIZE_IN_NAME = re.compile(r"_(\d{2,3})(?=_|\.|$)")
 
 
 class FileTensors:
-    """Named tensors that are taken out one by one; none may be left at the end.
-
-    Args:
-        path: The file they come from, for messages.
-        tensors: Name -> tensor, names as in the file.
-    """
+    """Named tensors of the file ``path`` that are taken out one by one; none may be left."""
 
     def __init__(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
         self.path = path
@@ -50,11 +45,7 @@ class FileTensors:
         return shape
 
     def take(self, name: str, shape: Sequence[int]) -> Tensor:
-        """Take a tensor out, as float32.
-
-        Args:
-            name: Its name in the file.
-            shape: What it has to be, in the file's own order of axes.
+        """Take a tensor out, as float32; ``shape`` is in the file's own order of axes.
 
         Raises:
             WeightsError: It is not there, has another shape or values that are not finite.
@@ -130,10 +121,8 @@ def file_format(path: Path) -> FileFormat:
 def require_plausible_size(path: str | Path, declared: int, stored: int) -> None:
     """Refuse a file that unpacks to far more than it holds, before anything is unpacked.
 
-    Args:
-        path: The file, for the message.
-        declared: Bytes that its content takes in memory, by its own table of contents.
-        stored: Bytes of the file itself.
+    ``declared`` are the bytes that its content takes in memory, by its own table of contents,
+    and ``stored`` those of the file itself.
 
     Raises:
         WeightsError: It declares more than both its own size and ``LARGEST_NETWORK_BYTES``.
@@ -149,14 +138,10 @@ def require_plausible_zip(file: Path | IO[bytes], path: str | Path) -> None:
     """Check what a zip archive, such as an ``.npz`` file or a checkpoint, declares to hold.
 
     Reading an entry never gives more bytes than declared. A file that is no zip archive passes:
-    ``torch.save`` wrote none before PyTorch 1.6.
-
-    Args:
-        file: The archive.
-        path: What messages call it.
+    ``torch.save`` wrote none before PyTorch 1.6. Messages call it ``path``.
 
     Raises:
-        WeightsError: see ``require_plausible_size``, or the archive is damaged.
+        WeightsError: See ``require_plausible_size``, or the archive is damaged.
     """
     if not zipfile.is_zipfile(file):
         return

@@ -104,10 +104,7 @@ def cached_path(name: str) -> Path:
 
 
 def resolve_weights(name_or_path: str | Path) -> Path:
-    """Return the existing file of a public name or a path.
-
-    Args:
-        name_or_path: A key of ``PUBLIC_WEIGHTS``, ``hf:OWNER/REPOSITORY[@REVISION]`` or a path.
+    """Return the existing file of a public name, of ``hf:OWNER/REPOSITORY[@REVISION]`` or a path.
 
     Raises:
         WeightsError: There is no such name or file, or the weights were not downloaded yet.
@@ -184,15 +181,11 @@ def commit_of(path: Path) -> str | None:
 
 
 def fetch(name: str, sha256: str | None = None) -> tuple[Path, str]:
-    """Download the file of a name, with a progress bar on stderr, and verify it.
+    """Download ``hf:OWNER/REPOSITORY[@REVISION]``, with a progress bar on stderr, and verify it.
 
-    Args:
-        name: ``hf:OWNER/REPOSITORY[@REVISION]``.
-        sha256: The expected sum; None takes the one that the hub states for this revision, which
-            guards against damage on the way, not against another file at the hub.
-
-    Returns:
-        The file in the hub's cache, and its sha256.
+    Without ``sha256`` the sum is that of the hub for this revision, which guards against damage
+    on the way, not against another file at the hub. Returns the file in the hub's cache
+    and its sha256.
 
     Raises:
         WeightsError: The download fails, there is no sum to compare with, or it differs; the file

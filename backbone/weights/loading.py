@@ -15,13 +15,7 @@ from torch import Tensor, nn
 from ..errors import WeightsError
 from ..layers import Activation, set_folded_bias
 from ..mobilenet import BLOCKS, ImageClassifier, MobileNetV1, scale_channels
-from .converters import (
-    MOST_WIDTH,
-    PublicModel,
-    read_keras,
-    read_slim,
-    timm_to_mobilenet,
-)
+from .converters import MOST_WIDTH, PublicModel, read_keras, read_slim, timm_to_mobilenet
 from .converters import STEM as TIMM_STEM
 from .formats import file_format, load_torch_file, read_state_dict
 from .hub import resolve_weights
@@ -54,14 +48,13 @@ def load_weights(backbone: nn.Module, path: str | Path) -> LoadedWeights:
     """Fill a backbone from a weight file, in place.
 
     A ``MobileNetV1`` takes files of all formats; blocks of the file past its last one are left
-    out. Any other backbone takes its own state dict, or a checkpoint of this package whose network
-    holds such a backbone.
+    out. Any other backbone takes its own state dict, or a checkpoint of this package whose
+    network holds such a backbone.
 
     Args:
         backbone: The network to fill; its width and padding must be the file's, and unless
             normalization is folded in, its ``norm_eps``.
-        path: A public name (see ``backbone.weights.hub``) that was downloaded, a file of one of the
-            formats above, or a checkpoint of this package whose network holds such a backbone.
+        path: A public name (see ``backbone.weights.hub``) that was downloaded, or a file.
 
     Raises:
         WeightsError: No such name or file, an unknown format, a tensor missing, left over or of
@@ -87,10 +80,6 @@ def load_pretrained(
 ) -> tuple[MobileNetV1, LoadedWeights]:
     """Make the backbone of a weight file, with its weights, in evaluation mode.
 
-    Args:
-        name_or_path: As for ``load_weights``.
-        out_strides: As for ``MobileNetV1``.
-
     Raises:
         WeightsError: As ``load_weights``, or a checkpoint does not describe its backbone.
     """
@@ -112,14 +101,11 @@ def load_pretrained(
 
 
 def load_classifier(path: str | Path, width_mult: float | None = None) -> ImageClassifier:
-    """Return the classifier of a published weight file, in evaluation mode.
-
-    Args:
-        path: A public name or a file, as for ``load_weights``; no checkpoint.
-        width_mult: What the file's width has to be; None takes what it is.
+    """Return the classifier of a published weight file, in evaluation mode; no checkpoint.
 
     Raises:
-        WeightsError: as ``load_weights``, or there is no classifier in the file.
+        WeightsError: As ``load_weights``, there is no classifier in the file, or its width is not
+            ``width_mult`` (None takes what it is).
     """
     public = read_public(resolve_weights(path))
     if public.classifier is None:

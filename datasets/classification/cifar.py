@@ -80,9 +80,6 @@ class CifarModule(ClassificationDataModule):
         size_hw: height and width of the network's input in pixels.
         **options: see `ClassificationDataModule`; the default of ``train_transform`` is
             ``PadCrop(size_hw)``, that of ``val_transform`` is ``WholeImage(size_hw)``.
-
-    Raises:
-        DataError: a file is absent.
     """
 
     def __init__(

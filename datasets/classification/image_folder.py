@@ -110,9 +110,6 @@ class ImageFolderModule(ClassificationDataModule):
         split_seed: seed of that choice.
         categories: key -> folder name of the classes, in class order; null takes all folders.
         **options: see `ClassificationDataModule`.
-
-    Raises:
-        DataError: there is no data, or an option is out of its range.
     """
 
     def __init__(
@@ -197,9 +194,6 @@ class CsvModule(ClassificationDataModule):
         test: the test table; null uses the validation split.
         categories: key -> name of the classes, in class order; null takes all labels.
         **options: see `ClassificationDataModule`.
-
-    Raises:
-        DataError: there is no data, or it is faulty.
     """
 
     def __init__(

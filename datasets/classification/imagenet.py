@@ -43,9 +43,6 @@ class ImageNetModule(ClassificationDataModule):
         val: folder of the validation split in it; null looks for it. It holds a folder for each
             class, or all images, with the development kit beside it.
         **options: see `ClassificationDataModule`.
-
-    Raises:
-        DataError: a folder is absent.
     """
 
     def __init__(

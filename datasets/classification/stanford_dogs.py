@@ -33,9 +33,6 @@ class StanfordDogsModule(ClassificationDataModule):
     Args:
         root: folder with ``Images`` and the lists.
         **options: see `ClassificationDataModule`.
-
-    Raises:
-        DataError: a file is absent.
     """
 
     def __init__(self, root: str | Path, **options: Any) -> None:

@@ -138,11 +138,7 @@ class CheckReport:
 
 
 def check_dataset(
-    root: str | Path,
-    *,
-    quick: bool = False,
-    workers: int | None = None,
-    progress: bool = True,
+    root: str | Path, *, quick: bool = False, workers: int | None = None, progress: bool = True
 ) -> CheckReport:
     """Check a detection dataset in COCO's or Pascal VOC's format without stopping at a fault.
 

@@ -83,7 +83,7 @@ def download_coco(
     base_url: str = BASE_URL,
     progress: bool = True,
 ) -> list[CocoArchive]:
-    """Fetch what a folder lacks of COCO, into the official layout.
+    """Fetch what a folder lacks of COCO into the official layout; return the fetched archives.
 
     Each archive is downloaded into the folder, verified, unpacked and deleted before the next.
     After an interruption the same call continues.
@@ -94,9 +94,6 @@ def download_coco(
         splits: "train", "val" or both.
         base_url: Server, or a mirror with the same paths and files.
         progress: Show progress bars on stderr.
-
-    Returns:
-        The fetched archives.
 
     Raises:
         DataError: See ``download`` and ``unzip``; also if the disk is too full for everything.

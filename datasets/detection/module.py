@@ -256,9 +256,6 @@ class CocoDataModule(DetectionDataModule):
         categories: id -> name of the classes to use, in class order; null takes all that the
             annotation file declares.
         **options: see `DetectionDataModule`.
-
-    Raises:
-        DataError: there is no data.
     """
 
     def __init__(
@@ -307,9 +304,6 @@ class VocDataModule(DetectionDataModule):
         voc_classes: whether the classes are VOC's twenty; null uses them if every file names VOC
             as its source.
         **options: see `DetectionDataModule`.
-
-    Raises:
-        DataError: there is no data, or it is faulty.
     """
 
     def __init__(

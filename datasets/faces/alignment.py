@@ -41,11 +41,9 @@ def scaled_template(size: int, template_xy: np.ndarray = ARCFACE_TEMPLATE) -> np
 def fit_similarity(source_xy: np.ndarray, target_xy: np.ndarray) -> np.ndarray:
     """Fit rotation, scale and shift from points (K, 2) to others by least squares, K at least 2.
 
-    The solution of Umeyama (1991) in two dimensions, where a similarity without mirroring is the
-    multiplication by one complex number and a shift.
-
-    Returns:
-        (2, 3) float64, for `cv2.warpAffine`.
+    The solution of Umeyama (1991) in two dimensions, where a similarity without mirroring is
+    the multiplication by one complex number and a shift. Returns (2, 3) float64, for
+    `cv2.warpAffine`.
 
     Raises:
         DataError: The points are not finite or all at one place.
@@ -73,17 +71,14 @@ def align_face(
 ) -> np.ndarray:
     """Crop a face (size, size, 3) uint8 so that its landmarks lie at the template's.
 
-    Bilinear; outside the image the crop is black. A face more than twice as large as the crop is
-    averaged down first, since bilinear interpolation would skip pixels.
+    Bilinear; outside the image the crop is black. A face more than twice as large as the crop
+    is averaged down first, since bilinear interpolation would skip pixels.
 
     Args:
         image: (H, W, 3) uint8.
-        landmarks_xy: (5, 2), px, in the order of `ARCFACE_TEMPLATE`.
+        landmarks_xy: (5, 2), px, in the order of `ARCFACE_TEMPLATE`; as for `fit_similarity`.
         size: side of the crop in px.
         template_xy: (5, 2), at 112 px for any ``size``.
-
-    Raises:
-        DataError: The landmarks are not finite or all at one place.
     """
     matrix = fit_similarity(landmarks_xy, scaled_template(size, template_xy))
     return warp_face(image, matrix, size)
@@ -144,11 +139,11 @@ def crop_face(
     size_hw: tuple[int, int],
     jitter: Jitter | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Crop a face with its surroundings.
+    """Crop a face with its surroundings; return it with its landmarks in the crop.
 
-    With landmarks it is `align_face` with `ATTRIBUTE_TEMPLATE` at the crop's height, without equal
-    columns on the left and on the right. Without, it is the largest central part of the crop's
-    shape. Outside the image the crop is black.
+    With landmarks it is `align_face` with `ATTRIBUTE_TEMPLATE` at the crop's height, without
+    equal columns on the left and on the right. Without, it is the largest central part of the
+    crop's shape. Outside the image the crop is black.
 
     Args:
         image: (H, W, 3) uint8.
@@ -157,8 +152,7 @@ def crop_face(
         jitter: Change of the crop.
 
     Returns:
-        The crop (h, w, 3) uint8, and the landmarks in it, (5, 2) float32, px; NaN if they are not
-        known.
+        The crop (h, w, 3) uint8 and (5, 2) float32, px; NaN if they are not known.
 
     Raises:
         DataError: The landmarks are all at one place.

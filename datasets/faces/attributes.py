@@ -50,13 +50,9 @@ class AttributeSample(NamedTuple):
 
 
 class AttributeDataset(TableDataset[AttributeSample]):
-    """Cropped faces with their labels.
+    """Cropped faces with their labels; see `TableDataset` for the other arguments.
 
     Args:
-        table: The faces.
-        transform: Makes the crop.
-        seed: See `ImageDataset`, as for ``on_error``.
-        on_error: See there.
         missing: Number of files that were left out because they do not exist.
 
     Attributes:

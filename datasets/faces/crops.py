@@ -28,14 +28,8 @@ class FaceCropping(Protocol):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Read an image and return the crop (h, w, 3) uint8 RGB and its landmarks (5, 2) float32.
 
-        Args:
-            image: The file.
-            landmarks: (5, 2), px; not finite if they are not known, and then the image is a face
-                already, framed as CelebA's.
-            rng: The only source of randomness.
-
-        Raises:
-            DataError: The image cannot be read.
+        ``landmarks`` (5, 2) are px; where they are not finite, the image is a face already,
+        framed as CelebA's. An image that cannot be read is a `DataError`.
         """
         ...
 

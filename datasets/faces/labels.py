@@ -57,12 +57,10 @@ def label_counts(labels: np.ndarray) -> np.ndarray:
 def as_labels(
     values: np.ndarray, source: Path, rows: Sequence[str], attributes: Sequence[str]
 ) -> np.ndarray:
-    """Convert numbers (N, A) to labels: 1 is yes; 0, or -1 as CelebA has it, no; NaN not known.
+    """Convert numbers (N, A) to labels (N, A) int8 as in `LabelTable`.
 
-    ``source``, N ``rows`` and A ``attributes`` are names for messages.
-
-    Returns:
-        (N, A) int8 as in `LabelTable`.
+    1 is yes; 0, or -1 as CelebA has it, no; NaN not known. ``source``, N ``rows`` and A
+    ``attributes`` are names for messages.
 
     Raises:
         DataError: There is another number, or both 0 and -1, so that "no" is ambiguous.

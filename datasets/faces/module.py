@@ -149,20 +149,17 @@ class FaceDataModule(ImageDataModule):
 
 
 class PeopleDataset(AttributeDataset):
-    """Faces with labels, people and pairs.
+    """Faces with labels, people and pairs; see `AttributeDataset` for the other arguments.
 
     Args:
         table: The faces; all images lie in one folder.
         transform: Makes the crop.
-        pairs_per_fold: Pairs of one person, and of two, in each of ten folds; None draws none.
-        **options: See `AttributeDataset`.
+        pairs_per_fold: Pairs of one person, and of two, in each of ten folds; None draws none. It
+            is a `DataError` if they cannot be drawn.
 
     Attributes:
         faces: The files with their people and pairs, in the order of the table. They are cropped
             by ``transform``, not aligned by their landmarks.
-
-    Raises:
-        DataError: Pairs are asked for and cannot be drawn.
     """
 
     def __init__(

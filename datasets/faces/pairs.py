@@ -99,16 +99,14 @@ def _names(path: Path, line: int, parts: Sequence[str], same: bool) -> tuple[str
 def make_pairs(identities: np.ndarray, per_fold: int, seed: int = 0, name: str = "faces") -> Pairs:
     """Draw pairs as LFW's were made: folds of different people, as many same as different pairs.
 
-    Each fold has ``per_fold`` same pairs and as many different ones, or fewer if there are fewer.
+    Each fold has ``per_fold`` same pairs and as many different ones, or fewer if there are
+    fewer. There are ten folds, or fewer if there are fewer than 20 people.
 
     Args:
         identities: (N,) int64, person index; -1 is not used.
         per_fold: At least 1.
         seed: Seed of the draw.
         name: Name of the faces in messages.
-
-    Returns:
-        Pairs in ten folds, or in fewer if there are fewer than 20 people.
 
     Raises:
         DataError: There are not two folds of two people, or nobody has two images.

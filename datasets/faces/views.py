@@ -77,13 +77,9 @@ class ViewRecipe:
 class FaceViews:
     """Views of faces, functions of the seed, the file's name, the view and the list of files.
 
-    View 0 is the plain aligned face. A view shows the same at the teacher's size and the student's.
-
-    Args:
-        faces: The files. Faces are blended with others of them, so other lists have other views.
-        size: Side in px.
-        seed: At least 0.
-        recipe: Strength of the views.
+    View 0 is the plain aligned face. A view shows the same at the teacher's size and the
+    student's. Faces are blended with others of the list, so other lists have other views.
+    ``size`` is in px, and ``seed`` at least 0.
     """
 
     def __init__(

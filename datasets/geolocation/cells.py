@@ -206,9 +206,7 @@ _SPHERE_KM2 = 4 * np.pi * EARTH_RADIUS_KM**2
 class Partition:
     """Cells that do not overlap; the position of a cell is its class index.
 
-    Attributes:
-        table: the cells.
-        name: its name in messages.
+    ``name`` is that of the partition in messages.
 
     Raises:
         DataError: a token is invalid, or two cells overlap.

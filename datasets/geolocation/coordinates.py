@@ -81,11 +81,7 @@ def check_positions(latlng_deg: np.ndarray, what: str) -> None:
 
 
 def read_positions(path: str | Path, name: str | None = None) -> PositionTable:
-    """Read a table of photos.
-
-    Args:
-        path: a .csv or .parquet file.
-        name: the name of the data in results; None is the file's.
+    """Read a table of photos, .csv or .parquet; its data is called ``name`` or as the file.
 
     Raises:
         DataError: The table does not exist, lacks a column or has no rows, names a file twice, or

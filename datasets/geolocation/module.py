@@ -215,14 +215,7 @@ class PhotoTableModule(PhotoDataModule):
 
 
 class ShardImage(ImageFile):
-    """A photo in a shard; nothing is read until it is asked for.
-
-    Args:
-        path: the shard.
-        offset: position of the photo's bytes in it.
-        length: number of bytes.
-        name: the photo's name in messages.
-    """
+    """A photo in a shard: ``length`` bytes from ``offset`` on, read when they are asked for."""
 
     restore = "Write the shard again."
 

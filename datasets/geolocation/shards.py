@@ -57,8 +57,8 @@ def write_shards(
 ) -> tuple[ShardIndex, list[str]]:
     """Write the photos of a table, in its order, as shards with an index.
 
-    Existing shards with the same photos are kept, so an interrupted run continues. The same input
-    gives the same bytes.
+    Existing shards with the same photos are kept, so an interrupted run continues. The same
+    input gives the same bytes. Returns the index, and the files that were left out.
 
     Args:
         table: the photos.
@@ -67,9 +67,6 @@ def write_shards(
         photos_per_shard: at least 1.
         skip_missing: leave out files that are absent or empty.
         progress: show a progress bar on stderr.
-
-    Returns:
-        The index, and the files that were left out.
 
     Raises:
         DataError: An option is out of its range, or a file is absent or empty.

@@ -59,9 +59,6 @@ class SyntheticClassificationModule(ImageFolderModule):
             of the network's input.
         picture_seed: seed of the images; ``seed`` is that of order and augmentation.
         **options: see `ClassificationDataModule`.
-
-    Raises:
-        DataError: the folder holds something else, or an option is out of its range.
     """
 
     def __init__(

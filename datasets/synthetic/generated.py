@@ -20,18 +20,11 @@ SMALLEST_SIDE = 64
 
 
 def write_generated(root: Path, recipe: dict[str, Any], write: Callable[[Path], None]) -> bool:
-    """Make a folder, unless the same one is there already.
+    """Make a folder, unless the same one is there already; return False if it was.
 
     It appears only when it is complete: everything is written next to it under another name and
-    renamed at the end.
-
-    Args:
-        root: Folder to make. It may exist if it is empty or holds the same dataset.
-        recipe: Plain data that identifies the dataset.
-        write: Fills a folder.
-
-    Returns:
-        True if it was written, False if it was there.
+    renamed at the end. ``recipe`` is plain data that identifies the dataset; ``write`` fills a
+    folder.
 
     Raises:
         DataError: The folder holds something else, or images made with other parameters.
@@ -72,11 +65,8 @@ def write_splits(
         kind: Tells this kind of dataset from others.
         progress: Show a progress bar on stderr.
 
-    Returns:
-        True if it was written, False if it was there.
-
     Raises:
-        DataError: A parameter is out of range, or the folder holds something else.
+        DataError: A parameter is out of range; see also `write_generated`.
     """
     for split, count in counts.items():
         if count < (split in ("train", "val")):

@@ -29,9 +29,6 @@ class SyntheticDataModule(CocoDataModule):
             the network's input.
         scene_seed: seed of the scenes; ``seed`` is that of order and augmentation.
         **options: see `DetectionDataModule`.
-
-    Raises:
-        DataError: the folder holds something else, or an option is out of its range.
     """
 
     def __init__(
@@ -78,9 +75,6 @@ class GeneratedWorldModule(PhotoTableModule):
         min_photos: cells with fewer are dropped.
         max_level: S2 level of the smallest cells.
         **options: see `PhotoDataModule`.
-
-    Raises:
-        DataError: the folder holds something else, or an option is out of its range.
     """
 
     def __init__(

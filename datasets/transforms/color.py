@@ -83,11 +83,8 @@ def color_matrix(
 ) -> np.ndarray:
     """Return the affine map of RGB values in [0, 255], (3, 4) float32; the last column is added.
 
-    Args:
-        brightness: Added to every value, of 255.
-        contrast: Factor on every value.
-        saturation: Factor on the distance from gray; 0 gives gray.
-        hue_deg: Rotation of the hue in degrees.
+    ``brightness`` is added to every value, of 255; ``contrast`` is a factor on every value,
+    ``saturation`` one on the distance from gray; ``hue_deg`` turns the hue, in degrees.
     """
     angle = np.deg2rad(hue_deg)
     cos, sin = saturation * np.cos(angle), saturation * np.sin(angle)

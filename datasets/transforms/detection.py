@@ -357,9 +357,7 @@ class Mosaic(Drawing):
 
     @staticmethod
     def join(
-        tiles: Sequence[Tile],
-        parts: Sequence[tuple[np.ndarray, Objects]],
-        size_hw: tuple[int, int],
+        tiles: Sequence[Tile], parts: Sequence[tuple[np.ndarray, Objects]], size_hw: tuple[int, int]
     ) -> tuple[np.ndarray, Objects]:
         """Join the parts of `fill`, one for each of the tiles of `divide`.
 

@@ -100,18 +100,16 @@ def sample_crop(
 ) -> Rect:
     """Draw a part of the canvas that shows enough of at least one object (SSD, section 2.2).
 
-    A crop is accepted if one box has at least ``rule.min_iou`` with it, one box has its center in
-    it, and it shows at least a pixel of the image. Without boxes only the last counts.
+    A crop is accepted if one box has at least ``rule.min_iou`` with it, one box has its center
+    in it, and it shows at least a pixel of the image. Without boxes only the last counts. All
+    tries are drawn at once; if none is accepted, it is the canvas.
 
     Args:
         canvas: What to crop from; it contains the image.
         size_hw: Size of the image, which lies at [0, W) x [0, H).
         boxes: (N, 4) xyxy of the objects, without crowd regions.
-        rule: What to draw and what to accept. All tries are drawn at once.
+        rule: What to draw and what to accept.
         rng: Source of randomness.
-
-    Returns:
-        The first accepted crop, or the canvas if none was.
     """
     fractions = _sample_fractions(rule, rng)
     origin, extent = np.array(canvas[:2]), np.subtract(canvas[2:], canvas[:2])

@@ -76,10 +76,7 @@ class Decoder:
     """
 
     def __init__(
-        self,
-        partition: Partition,
-        answer: Answer = "cell",
-        levels: Sequence[float] = HELD,
+        self, partition: Partition, answer: Answer = "cell", levels: Sequence[float] = HELD
     ) -> None:
         self.partition = partition
         self.answer = answer
