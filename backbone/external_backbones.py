@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import WeightsError
-from .features import FeatureInfo
+from .mobilenet import FeatureInfo
 from .weights.formats import read_state_dict
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -37,14 +37,17 @@ CHECKPOINT_ENTRY = "mobilevision"
 CHECKPOINT_FORMAT = 1
 
 RENAMED = {
+    "backbone.features": "backbone.mobilenet",
+    "backbone.fuse": "backbone.layers",
     "backbone.norms": "backbone.layers",
     "backbone.peers": "backbone.external_backbones",
     "heads.classification.mixing": "heads.classification.task",
     "heads.classification.mixup": "heads.classification.task",
     "heads.classification.teacher": "heads.classification.task",
+    "heads.detection.anchors": "heads.detection.boxes",
     "heads.detection.box_losses": "heads.detection.losses",
     "heads.detection.matching": "heads.detection.assigners",
-    "heads.detection.outputs": "heads.detection.anchors",
+    "heads.detection.outputs": "heads.detection.boxes",
     "heads.detection.prediction_heads": "heads.detection.ssd",
     "heads.detection.predictors": "heads.detection.ssd",
     "heads.detection.pyramid": "heads.detection.fpn",

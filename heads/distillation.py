@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from ..backbone.errors import WeightsError
-from ..backbone.features import normalize_pixels
+from ..backbone.mobilenet import normalize_pixels
 from ..datasets.errors import DataError
 from ..datasets.vectors import VectorTable, read_vectors
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..backbone.features import normalize_pixels
 from ..backbone.layers import calibrate_norms
+from ..backbone.mobilenet import normalize_pixels
 from ..backbone.weights.loading import load_weights
 from ..datasets.errors import DataError
 from .checkpoint import CHECKPOINT_ENTRY, CHECKPOINT_FORMAT, load_task

@@ -4,8 +4,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from ...backbone.features import Backbone, normalize_pixels, require_features
-from ...backbone.mobilenet import ImageClassifier
+from ...backbone.mobilenet import Backbone, ImageClassifier, normalize_pixels, require_features
 
 
 class Classifier(ImageClassifier):

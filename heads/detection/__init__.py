@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from .. import lazy_attributes
 
 if TYPE_CHECKING:  # exported, for type checkers
-    from .anchors import DefaultBoxes, MultiscaleAnchors
     from .assigners import ATSSAssigner, MaxIoUAssigner, SimOTAAssigner
+    from .boxes import DefaultBoxes, MultiscaleAnchors
     from .coco_metrics import CocoEvaluator
     from .distillation import SSDDistillation
     from .faster_rcnn import FasterRCNN
@@ -33,8 +33,8 @@ if TYPE_CHECKING:  # exported, for type checkers
 __getattr__ = lazy_attributes(
     __name__,
     {
-        "anchors": ("DefaultBoxes", "MultiscaleAnchors"),
         "assigners": ("ATSSAssigner", "MaxIoUAssigner", "SimOTAAssigner"),
+        "boxes": ("DefaultBoxes", "MultiscaleAnchors"),
         "coco_metrics": ("CocoEvaluator",),
         "distillation": ("SSDDistillation",),
         "faster_rcnn": ("FasterRCNN",),

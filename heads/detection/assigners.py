@@ -7,8 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ...datasets.types import DetectionTarget
-from .anchors import ScoreActivation, SSDOutput
-from .boxes import BoxCoder, area, pairwise_intersection, pairwise_iou
+from .boxes import BoxCoder, ScoreActivation, SSDOutput, area, pairwise_intersection, pairwise_iou
 
 
 class Matches(NamedTuple):

@@ -1,7 +1,12 @@
-"""Box arithmetic, vectorized over the batch.
+"""Boxes: arithmetic, offsets from anchors, and the anchors of SSD, vectorized over the batch.
 
-Boxes are xyxy in absolute pixels unless named otherwise.
+Boxes are xyxy in absolute pixels unless a name says otherwise.
 """
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -83,3 +88,174 @@ def clip_boxes(boxes: Tensor, size_hw: tuple[int, int]) -> Tensor:
     height, width = size_hw
     limit = boxes.new_tensor([width, height, width, height])
     return torch.minimum(boxes.clamp_min(0), limit)
+
+
+ScoreActivation = Literal["softmax", "sigmoid"]
+BACKGROUND = 0  # class k of the data is column k + 1 of the logits
+
+
+class MapLayout(NamedTuple):
+    """The order of the anchors of one map: cell by cell, all boxes of a cell together."""
+
+    cells: int
+    """Height times width of the map."""
+    boxes_per_cell: int
+    """Anchors of a cell, all with the same center."""
+
+
+class SSDOutput(NamedTuple):
+    """The network's output at each of A anchors, in training and in evaluation alike."""
+
+    box_deltas: Tensor
+    """(B, A, 4) encoded offsets from the anchors."""
+    class_logits: Tensor
+    """(B, A, num_classes + 1); column 0 is background."""
+    anchors: Tensor
+    """(A, 4) float32 xyxy in pixels of the network's input."""
+    layout: tuple[MapLayout, ...] = ()
+    """How the A anchors are spread over the maps; only ``ATSSAssigner`` reads it."""
+
+
+SizeHW = tuple[int, int]
+
+
+class AnchorGrid(nn.Module):
+    """Base of the anchors: the same boxes around the center of every cell of a map.
+
+    Args:
+        boxes_per_cell: Boxes at each position of each map.
+    """
+
+    def __init__(self, boxes_per_cell: Sequence[int]) -> None:
+        super().__init__()
+        self.boxes_per_cell = tuple(boxes_per_cell)
+        self._cache: dict[tuple[SizeHW, tuple[SizeHW, ...], torch.device], Tensor] = {}
+
+    def shapes(self, size_hw: SizeHW) -> list[list[tuple[float, float]]]:
+        """Return height and width of each map's boxes as fractions of an image of ``size_hw``."""
+        raise NotImplementedError
+
+    def layout(self, map_sizes_hw: Sequence[SizeHW]) -> tuple[MapLayout, ...]:
+        """Return how the boxes are spread over maps of these sizes."""
+        return tuple(
+            MapLayout(height * width, boxes)
+            for (height, width), boxes in zip(map_sizes_hw, self.boxes_per_cell, strict=True)
+        )
+
+    def forward(
+        self, size_hw: SizeHW, map_sizes_hw: Sequence[SizeHW], device: torch.device
+    ) -> Tensor:
+        """Return the boxes (A, 4) float32 xyxy in pixels of an image of ``size_hw``.
+
+        Rows run over maps, then rows of cells, then cells, then boxes of a cell; centers are at
+        (i + 0.5) / cells. Boxes reach over the image's edge where their center is near it.
+        """
+        key = ((size_hw[0], size_hw[1]), tuple(map_sizes_hw), device)
+        if key in self._cache:
+            return self._cache[key]
+        boxes = self._make(*key)
+        if not torch.compiler.is_exporting():  # there they have shapes and no values
+            self._cache[key] = boxes
+        return boxes
+
+    @torch.inference_mode(False)  # what validation makes first has to serve training too
+    def _make(self, size_hw: SizeHW, maps_hw: Sequence[SizeHW], device: torch.device) -> Tensor:
+        rows = []
+        for (map_height, map_width), shapes in zip(maps_hw, self.shapes(size_hw), strict=True):
+            y = (torch.arange(map_height, dtype=torch.float64) + 0.5) / map_height
+            x = (torch.arange(map_width, dtype=torch.float64) + 0.5) / map_width
+            rows.append(boxes_around(y, x, torch.tensor(shapes, dtype=torch.float64)))
+        height, width = size_hw
+        pixels = torch.tensor([width, height, width, height], dtype=torch.float64)
+        return (torch.cat(rows) * pixels).float().to(device)
+
+
+def boxes_around(y: Tensor, x: Tensor, shapes_hw: Tensor) -> Tensor:
+    """Return boxes (H * W * S, 4) xyxy of shapes (S, 2) around the cells at y (H,) and x (W,)."""
+    half = shapes_hw.flip(1) / 2
+    centers = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1)[:, :, None]
+    return torch.cat([centers - half, centers + half], dim=-1).reshape(-1, 4)
+
+
+class DefaultBoxes(AnchorGrid):
+    """SSD's default boxes (Liu et al. 2016, Section 2.2), as the MobileNet paper's SSD has them.
+
+    They are TensorFlow's: scales rise linearly from ``min_scale`` to ``max_scale``, one for each
+    map. The finest map has three boxes a cell: ``lowest_scale`` at ratio 1, its own scale at ratios
+    2 and 1/2. The others have one for each of ``aspect_ratios`` and one of ratio 1 at the geometric
+    mean of their scale and the next (the last map's next scale is 1).
+
+    Sizes are fractions of the image's height and width, so on an image that is not square a box
+    of ratio 1 has the image's own shape.
+
+    Args:
+        num_maps: How many feature maps the boxes are for.
+        min_scale: Scale of the finest map.
+        max_scale: Scale of the coarsest map.
+        lowest_scale: Scale of the additional small box on the finest map.
+        aspect_ratios: Width / height of the boxes on all maps but the finest.
+    """
+
+    def __init__(
+        self,
+        num_maps: int = 6,
+        min_scale: float = 0.2,
+        max_scale: float = 0.95,
+        lowest_scale: float = 0.1,
+        aspect_ratios: Sequence[float] = (1.0, 2.0, 1 / 2, 3.0, 1 / 3),
+    ) -> None:
+        step = (max_scale - min_scale) / max(num_maps - 1, 1)
+        scales = [min_scale + step * index for index in range(num_maps)] + [1.0]
+        shapes = [[(lowest_scale, 1.0), (scales[0], 2.0), (scales[0], 0.5)]]
+        for scale, following in list(pairwise(scales))[1:]:
+            mean = math.sqrt(scale * following)
+            shapes.append([*((scale, ratio) for ratio in aspect_ratios), (mean, 1.0)])
+        super().__init__([len(of_map) for of_map in shapes])
+        self.shapes_hw = [
+            [(scale / math.sqrt(ratio), scale * math.sqrt(ratio)) for scale, ratio in of_map]
+            for of_map in shapes
+        ]
+
+    def shapes(self, size_hw: SizeHW) -> list[list[tuple[float, float]]]:  # noqa: ARG002
+        """See ``AnchorGrid``; the fractions are those of any image."""
+        return self.shapes_hw
+
+
+class MultiscaleAnchors(AnchorGrid):
+    """Anchors in pixels that grow with the map's stride (Lin et al. 2017, RetinaNet, Section 4).
+
+    The defaults are those of TensorFlow's SSD with a feature pyramid: six boxes a cell, sides of 4
+    and 4 sqrt(2) strides at ratio 1, the ratios at equal area. RetinaNet has nine (three scales).
+
+    Args:
+        strides: Input pixels for each step of each map, finest first.
+        scale: Side of the smallest square box, in strides.
+        scales_per_octave: Sizes between one map and the next.
+        aspect_ratios: Width / height.
+    """
+
+    def __init__(
+        self,
+        strides: Sequence[int] = (8, 16, 32, 64, 128),
+        scale: float = 4.0,
+        scales_per_octave: int = 2,
+        aspect_ratios: Sequence[float] = (1.0, 2.0, 0.5),
+    ) -> None:
+        super().__init__([scales_per_octave * len(aspect_ratios)] * len(strides))
+        self.sizes_px = [
+            [stride * scale * 2 ** (step / scales_per_octave) for step in range(scales_per_octave)]
+            for stride in strides
+        ]
+        self.aspect_ratios = tuple(aspect_ratios)
+
+    def shapes(self, size_hw: SizeHW) -> list[list[tuple[float, float]]]:
+        """See ``AnchorGrid``."""
+        height, width = size_hw
+        return [
+            [
+                (size / math.sqrt(ratio) / height, size * math.sqrt(ratio) / width)
+                for size in sizes
+                for ratio in self.aspect_ratios
+            ]
+            for sizes in self.sizes_px
+        ]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...backbone.errors import WeightsError
 from ..checkpoint import load_task
 from ..distillation import SoftLabels, SoftTargets
-from .anchors import ScoreActivation, SSDOutput
+from .boxes import ScoreActivation, SSDOutput
 from .task import DetectionTask
 
 

@@ -18,10 +18,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...backbone.features import ImageNetwork
 from ...backbone.layers import Padding
 from ...backbone.layers import freeze_norms as freeze
-from ...backbone.mobilenet import BLOCKS, MobileNetV1
+from ...backbone.mobilenet import BLOCKS, ImageNetwork, MobileNetV1
 from ...datasets.types import Detections, DetectionTarget
 from .boxes import BoxCoder
 from .faster_rcnn_heads import (

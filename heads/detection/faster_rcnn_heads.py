@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms, roi_align
 
 from ...backbone.layers import DepthwiseSeparable, Padding
-from .anchors import boxes_around
-from .boxes import BoxCoder, clip_boxes
+from .boxes import BoxCoder, boxes_around, clip_boxes
 
 
 class RPNOutput(NamedTuple):

@@ -11,9 +11,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ...datasets.types import PADDING_LABEL, DetectionTarget
-from .anchors import BACKGROUND
 from .assigners import Matches, match_anchors
-from .boxes import BoxCoder, area, pairwise_intersection, pairwise_iou
+from .boxes import BACKGROUND, BoxCoder, area, pairwise_intersection, pairwise_iou
 from .faster_rcnn_heads import Proposals, RoIOutput, RPNOutput
 from .losses import hardest
 

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
-from ...backbone.features import FeatureInfo, require_features
 from ...backbone.layers import ConvNormAct
+from ...backbone.mobilenet import FeatureInfo, require_features
 
 # As in TensorFlow's SSD with a feature pyramid, but for the momentum: see ``MobileNetV1``.
 NORM = partial(nn.BatchNorm2d, eps=1e-3, momentum=0.03)

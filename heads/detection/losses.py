@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torchvision.ops import complete_box_iou_loss, generalized_box_iou_loss, sigmoid_focal_loss
 
 from ...datasets.types import DetectionTarget
-from .anchors import BACKGROUND, ScoreActivation, SSDOutput
 from .assigners import Assigner, Matches, MaxIoUAssigner
-from .boxes import BoxCoder
+from .boxes import BACKGROUND, BoxCoder, ScoreActivation, SSDOutput
 
 MIN_SIDE_PX = 1e-3  # of a decoded box
 

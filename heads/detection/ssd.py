@@ -19,11 +19,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from ...backbone.features import ImageNetwork
 from ...backbone.layers import ConvNormAct, DepthwiseSeparable, PaddedConv2d, Padding
+from ...backbone.mobilenet import ImageNetwork
 from ...datasets.types import Detections, DetectionTarget
-from .anchors import AnchorGrid, DefaultBoxes, ScoreActivation, SSDOutput
-from .boxes import BoxCoder
+from .boxes import AnchorGrid, BoxCoder, DefaultBoxes, ScoreActivation, SSDOutput
 from .losses import AnchorLoss, MultiBoxLoss
 from .postprocess import PostProcess
 

@@ -16,7 +16,7 @@ from ...backbone.weights.formats import FileTensors
 from ...backbone.weights.hub import resolve_weights
 from ...backbone.weights.loading import WeightsError
 from ..checkpoint import Plan
-from .anchors import DefaultBoxes
+from .boxes import DefaultBoxes
 from .postprocess import PostProcess
 from .ssd import SSD, ExtraMap, MapPredictor
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...backbone.features import ImageNetwork
+from ...backbone.mobilenet import ImageNetwork
 
 LANDMARKS = 5
 

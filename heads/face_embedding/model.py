@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from ...backbone.features import ImageNetwork
+from ...backbone.mobilenet import ImageNetwork
 
 Pooling = Literal["mean", "depthwise"]
 """``mean``: global average pooling. ``depthwise``: a learned weight for each place and channel

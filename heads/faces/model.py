@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from ...backbone.features import ImageNetwork
+from ...backbone.mobilenet import ImageNetwork
 from ..face_attributes.model import AttributeHead, AttributeOutput
 from ..face_embedding.model import EmbeddingHead, Pooling
 

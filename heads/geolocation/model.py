@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ...backbone.features import ImageNetwork
+from ...backbone.mobilenet import ImageNetwork
 
 
 class CellClassifier(ImageNetwork):

@@ -12,9 +12,8 @@ from mobilevision.datasets.types import DetectionTarget
 from mobilevision.heads import distillation
 from mobilevision.heads.detection import faster_rcnn_losses
 from mobilevision.heads.detection import losses as detection_losses
-from mobilevision.heads.detection.anchors import MapLayout, SSDOutput
 from mobilevision.heads.detection.assigners import ATSSAssigner, Matches, SimOTAAssigner
-from mobilevision.heads.detection.boxes import BoxCoder
+from mobilevision.heads.detection.boxes import BoxCoder, MapLayout, SSDOutput
 from mobilevision.heads.detection.distillation import soft_class_losses
 from mobilevision.heads.detection.faster_rcnn_heads import Proposals, RoIOutput, RPNOutput
 from mobilevision.heads.face_attributes import losses as attribute_losses

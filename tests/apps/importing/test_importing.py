@@ -26,7 +26,7 @@ from mobilevision.datasets.detection.module import CocoDataModule
 from mobilevision.datasets.errors import DataError
 from mobilevision.heads.classification import ClassificationTask
 from mobilevision.heads.detection import DetectionTask
-from mobilevision.heads.detection.anchors import SSDOutput
+from mobilevision.heads.detection.boxes import SSDOutput
 
 Capture = pytest.CaptureFixture[str]
 EXACT = {

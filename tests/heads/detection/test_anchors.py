@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mobilevision.heads.detection.anchors import DefaultBoxes, MultiscaleAnchors
+from mobilevision.heads.detection.boxes import DefaultBoxes, MultiscaleAnchors
 
 MAPS_300 = [(19, 19), (10, 10), (5, 5), (3, 3), (2, 2), (1, 1)]
 CPU = torch.device("cpu")

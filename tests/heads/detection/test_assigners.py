@@ -7,12 +7,6 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from mobilevision.datasets.types import DetectionTarget, stack_targets
-from mobilevision.heads.detection.anchors import (
-    DefaultBoxes,
-    MapLayout,
-    MultiscaleAnchors,
-    SSDOutput,
-)
 from mobilevision.heads.detection.assigners import (
     Assigner,
     ATSSAssigner,
@@ -22,7 +16,13 @@ from mobilevision.heads.detection.assigners import (
     class_cost,
     match_anchors,
 )
-from mobilevision.heads.detection.boxes import BoxCoder
+from mobilevision.heads.detection.boxes import (
+    BoxCoder,
+    DefaultBoxes,
+    MapLayout,
+    MultiscaleAnchors,
+    SSDOutput,
+)
 
 CLASSES = 4
 SIZE_HW = (160, 200)

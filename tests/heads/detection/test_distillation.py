@@ -15,7 +15,7 @@ from mobilevision.backbone.errors import WeightsError
 from mobilevision.datasets.detection.module import CocoDataModule
 from mobilevision.datasets.synthetic.detection import write_scenes
 from mobilevision.heads.detection import SSD, DetectionTask
-from mobilevision.heads.detection.anchors import SSDOutput
+from mobilevision.heads.detection.boxes import SSDOutput
 from mobilevision.heads.detection.distillation import SSDDistillation, soft_class_losses
 
 NAMES = {3: "cat", 7: "dog"}

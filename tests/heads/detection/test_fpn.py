@@ -6,7 +6,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from mobilevision.backbone import MobileNetV1
-from mobilevision.backbone.features import Backbone
+from mobilevision.backbone.mobilenet import Backbone
 from mobilevision.heads.detection.fpn import FeaturePyramid
 
 

@@ -9,9 +9,8 @@ from torchvision.models.detection import ssd as torchvision_ssd
 from torchvision.models.detection._utils import BoxCoder as TorchvisionBoxCoder
 
 from mobilevision.datasets.types import DetectionTarget, stack_targets
-from mobilevision.heads.detection.anchors import SSDOutput
 from mobilevision.heads.detection.assigners import Matches, match_anchors
-from mobilevision.heads.detection.boxes import BoxCoder
+from mobilevision.heads.detection.boxes import BoxCoder, SSDOutput
 from mobilevision.heads.detection.losses import (
     AnchorLoss,
     FocalLoss,

@@ -23,6 +23,7 @@ from mobilevision.heads.detection import (
     FocalLoss,
     IoUBoxLoss,
     MinedCrossEntropy,
+    MultiBoxLoss,
     MultiscaleAnchors,
     SharedPredictors,
     SimOTAAssigner,

@@ -4,7 +4,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from mobilevision.backbone.features import Backbone
+from mobilevision.backbone.mobilenet import Backbone
 
 
 class BrightnessNetwork(nn.Module):
