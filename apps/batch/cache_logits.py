@@ -1,4 +1,4 @@
-"""Tables of a teacher's logits for every image of a dataset, from which students learn."""
+"""Tables of a teacher's logits for every image of a dataset, for distillation."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,17 +19,7 @@ from ...heads.distillation import ModelTeacher
 from ...heads.face_attributes.task import AttributeTeacher
 from ..costs.networks import constructor_error, entry, read_config
 from .inputs import InputFile
-from .runner import (
-    Job,
-    Listed,
-    Made,
-    file_digest,
-    file_key,
-    pack,
-    print_faults,
-    run_over_files,
-    unpack,
-)
+from .runner import Job, Listed, Made, file_digest, pack, print_faults, run_over_files, unpack
 
 DataModule = ClassificationDataModule | AttributeDataModule
 
@@ -37,14 +27,14 @@ _TEACHER = ("model", "init_args", "distillation", "init_args", "teacher")
 
 
 class LogitsJob(Job):
-    """The logits of a teacher for the images of a dataset, by position; see ``Job``.
+    """The ``Job`` that computes the logits of a teacher.
 
     Args:
         teacher: Prepared for the dataset's classes.
         data: Makes the loader.
         dataset: Its images are transformed as for validation.
         device: Where the teacher runs.
-        depends: What the logits depend on.
+        depends: See ``Job``.
     """
 
     def __init__(
@@ -70,7 +60,7 @@ class LogitsJob(Job):
         waiting = iter(zip(listed, positions, strict=True))
         for batch in self.data.loader(self.dataset, sampler=positions):
             logits = self.teacher(batch.images.to(self.device), batch.paths).cpu().numpy()
-            # Under on_error="skip" the next readable image stands in for one that is broken.
+            # With on_error="skip", a broken image is replaced by the next one, with its own id.
             for row, read in zip(logits, batch.ids.tolist(), strict=True):
                 file, position = next(waiting)
                 if read == position:
@@ -84,14 +74,14 @@ def cache_logits(
 ) -> VectorTable:
     """Run a teacher over the images of a configuration's data and write its logits.
 
-    The images are transformed as for validation: nothing is random. ``<out>.progress`` keeps what
-    is done, so that a run that was stopped goes on.
+    The images are transformed as for validation, without randomness. A run that was stopped is
+    continued from ``<out>.progress``.
 
     Args:
         config: A YAML with ``data``, a module for classification or face attributes. Its model's
             ``distillation`` may name the teacher.
         out: ``.npz``, ``.csv`` or ``.parquet``. Files in the data's root are named relative to it.
-        checkpoint: The teacher, a checkpoint of the same job; None takes the configuration's.
+        checkpoint: The teacher, a checkpoint of the same job; None takes that of the configuration.
         split: train, val or test.
 
     Raises:
@@ -109,13 +99,12 @@ def cache_logits(
     depends = {**wanted, "split": split, "teachers": _digests(wanted.get("teacher"), checkpoint)}
     job = LogitsJob(teacher, data, dataset, device, depends)
     files = (InputFile(Path(path), _relative(path, data.root)) for path in dataset.paths)
-    named = ((file, file.name, file_key(file)) for file in files)
-    with run_over_files(named, job, Path(f"{out}.progress")) as store:
+    with run_over_files(files, job, Path(f"{out}.progress")) as store:
         if count := store.counts().faults:
             print_faults(store, count)
             raise DataError(
-                f"{count:,} images cannot be read; a table needs all of them. Restore or remove "
-                "them; the others are done already."
+                f"{count:,} images cannot be read, but a table needs all of them. Restore or "
+                "remove them; the others are done."
             )
         results = [(file.name, unpack(made)[0]) for file, made in store.results()]
     names, vectors = zip(*results, strict=True)
@@ -125,10 +114,10 @@ def cache_logits(
 
 
 def _digests(teacher: Any, checkpoint: Path | None) -> dict[str, str]:
-    """The files that a teacher is made of, and their contents."""
-    options = (teacher or {}).get("init_args", {}) if isinstance(teacher, dict) else {}
-    words = [str(each) for each in (*options.values(), checkpoint) if isinstance(each, str | Path)]
-    return {word: file_digest(Path(word)) for word in words if Path(word).is_file()}
+    """Return the files of a teacher with their digests."""
+    options = teacher.get("init_args", {}) if isinstance(teacher, dict) else {}
+    names = [str(each) for each in (*options.values(), checkpoint) if isinstance(each, str | Path)]
+    return {name: file_digest(Path(name)) for name in names if Path(name).is_file()}
 
 
 def _relative(path: str, root: Path) -> str:
@@ -146,7 +135,7 @@ def _compare_attributes(data: DataModule, teacher: ModelTeacher) -> None:
 
 
 def _wanted(config: Path, checkpoint: Path | None) -> dict[str, Any]:
-    """What a configuration says of the data and, unless a checkpoint is given, of the teacher."""
+    """Return the data of a configuration and, unless there is a checkpoint, its teacher."""
     settings = read_config(config)
     wanted = {"data": settings.get("data"), "teacher": entry(settings, *_TEACHER)}
     if checkpoint is not None:

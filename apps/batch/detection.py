@@ -1,6 +1,6 @@
 """Detect objects in any number of files: COCO results, annotated images and videos.
 
-Free of torch, as far as the model's runtime is.
+No torch, unless the model's runtime needs it.
 """
 
 import json
@@ -26,18 +26,17 @@ from ...heads.detection.coco_metrics import CocoResult, evaluate_boxes, format_t
 from ..inference.detection import DEFAULT_THRESHOLD, DetectionResult, Detector
 from ..inference.predictor import prepare_ahead
 from .inputs import InputFile, Video, find_files, mp4_writer, output_names
-from .runner import Job, Listed, Made, ProgressStore, file_digest, file_key, run_over_files
+from .runner import Job, Listed, Made, ProgressStore, file_digest, run_over_files
 
 
 @dataclass(frozen=True)
 class Numbering:
-    """Which image id each image has.
+    """The image ids of the images.
 
     Attributes:
         ids: Path -> image id.
-        annotations: What they are measured against, with the paths of the images; None where
-            there are no annotations.
-        faults: A message for each image that has no place in the annotations.
+        annotations: The ground truth, with the paths of the images; None if there is none.
+        faults: A message for each image that the annotations do not name.
     """
 
     ids: dict[Path, int]
@@ -48,18 +47,18 @@ class Numbering:
 def number_images(
     files: Sequence[InputFile], annotation_file: Path | None, categories: dict[int, str]
 ) -> Numbering:
-    """Give every image an image id: 1, 2, ... or that of the annotation file.
+    """Give every image an image id: that of the annotation file, or 1, 2, ...
 
-    Annotations are matched by file name: the end of an image's path has to be the ``file_name``.
+    Annotations are matched by name: the path of an image must end in its ``file_name``.
 
     Args:
         files: From ``find_files``; videos have no id.
         annotation_file: COCO annotations, or None.
-        categories: Those of the model.
+        categories: Id -> name of the model's categories.
 
     Raises:
-        DataError: The annotations are faulty, name one image twice among the files, have none of
-            the files, or mean other classes by the model's category ids.
+        DataError: The annotations are faulty, match two of the files by one name or none of the
+            files, or give the model's category ids to other classes.
     """
     image_paths = [file.path for file in files if not file.is_video]
     if annotation_file is None:
@@ -77,7 +76,7 @@ def number_images(
     paths = np.array([str(rows[row]) for row in chosen], dtype=object)
     matched = annotations.select(chosen)
     matched = replace(matched, images=matched.images._replace(paths=paths), faults=Faults("skip"))
-    fitted = fit_to_images(matched)  # unreadable ones are left out here and reported by detection
+    fitted = fit_to_images(matched)  # unreadable images are reported by detection
     faults += fitted.faults.messages.get(FaultKind.SIZE, [])
     pairs = zip(fitted.images.paths.tolist(), fitted.images.ids.tolist(), strict=True)
     return Numbering({Path(path): number for path, number in pairs}, fitted, faults)
@@ -96,7 +95,7 @@ def _check_categories(file: Path, declared: dict[int, str], known: dict[int, str
 
 
 def _match(images: Sequence[Path], file_names: Sequence[str]) -> tuple[dict[int, Path], list[Path]]:
-    """Row of the annotations -> image, and the images that have no row."""
+    """Return row of the annotations -> image, and the images without a row."""
     by_name: dict[str, list[tuple[int, tuple[str, ...]]]] = {}
     for row, name in enumerate(file_names):
         parts = PurePosixPath(name).parts
@@ -104,17 +103,17 @@ def _match(images: Sequence[Path], file_names: Sequence[str]) -> tuple[dict[int,
     rows: dict[int, Path] = {}
     unknown = []
     for path in images:
-        own = path.absolute().parts
+        path_parts = path.absolute().parts
         fitting = [(len(parts), row) for row, parts in by_name.get(path.name, [])
-                   if own[-len(parts) :] == parts]  # fmt: skip
+                   if path_parts[-len(parts) :] == parts]  # fmt: skip
         if not fitting:
             unknown.append(path)
             continue
-        row = max(fitting)[1]
+        row = max(fitting)[1]  # the longest name is the most specific
         if row in rows:
             raise DataError(
                 f"{rows[row]} and {path} are both called {file_names[row]}, which the annotations "
-                "have once. Give one of them, or only the folder that the annotations are for."
+                "have once. Give one of them, or only the folder of the annotated images."
             )
         rows[row] = path
     return rows, unknown
@@ -123,20 +122,19 @@ def _match(images: Sequence[Path], file_names: Sequence[str]) -> tuple[dict[int,
 def write_results(path: Path, store: ProgressStore, numbering: Numbering) -> None:
     """Write all detections in images in COCO's results format, in the order of the files.
 
-    Beside it goes ``<name of path>_images.json``, COCO's description of the images by image id,
-    where the ids were made here.
+    Image ids without an annotation file are described, in COCO's format, in
+    ``<name of path>_images.json`` in the same folder.
 
     Args:
         path: The results file.
-        store: What was found.
+        store: The results of ``DetectJob``.
         numbering: The image ids; files without one are left out.
     """
     images = []
     with json_list(path) as add_rows:
         for file, number, entry in _entries(store, numbering):
-            keys = ("image_id", "category_id", "bbox", "score")
             add_rows(
-                dict(zip(keys, (number, row[0], row[1:5], row[5]), strict=True))
+                {"image_id": number, "category_id": row[0], "bbox": row[1:5], "score": row[5]}
                 for row in entry["found"]
             )
             height, width = entry["size_hw"]
@@ -147,11 +145,11 @@ def write_results(path: Path, store: ProgressStore, numbering: Numbering) -> Non
 
 
 def measure(path: Path, store: ProgressStore, numbering: Numbering) -> CocoResult:
-    """The COCO numbers of a results file, on the images in which detection has run.
+    """Return the COCO metrics of a results file, on the images that are done.
 
     Args:
         path: From ``write_results``.
-        store: What was found.
+        store: The results of ``DetectJob``.
         numbering: With annotations.
     """
     assert numbering.annotations is not None
@@ -167,7 +165,7 @@ def measure(path: Path, store: ProgressStore, numbering: Numbering) -> CocoResul
 def _entries(
     store: ProgressStore, numbering: Numbering
 ) -> Iterator[tuple[Listed, int, dict[str, Any]]]:
-    """File, image id and entry of every image that has an id and is done."""
+    """Yield file, image id and result of every image that has an id and is done."""
     for file, made in store.results():
         if file.path in numbering.ids:
             yield file, numbering.ids[file.path], json.loads(made.content)
@@ -180,13 +178,13 @@ _NAMED_CLASSES = 12
 
 @dataclass(frozen=True)
 class DetectOptions:
-    """What is done with what is found.
+    """Options of ``detect``.
 
     Attributes:
-        out: Folder for everything that is written.
-        score_threshold: Objects below it are neither drawn nor counted; results have them, down to
-            what the network's own post-processing keeps, because measures need them.
-        batch_size: Images that go through the network at once.
+        out: Folder of the output.
+        score_threshold: Objects below it are neither drawn nor counted. The results include them,
+            down to the network's own threshold, because average precision needs them.
+        batch_size: Number of images that go through the network at once.
         images: Whether to write annotated images and videos.
     """
 
@@ -198,13 +196,13 @@ class DetectOptions:
 
 @dataclass
 class Tally:
-    """What a run came to, earlier runs included."""
+    """Counts of this run's files, with the results of earlier runs."""
 
     images: int = 0
     videos: int = 0
     frames: int = 0
     objects: Counter[str] = field(default_factory=Counter)
-    """Class name -> objects at the score threshold or above."""
+    """Class name -> number of objects at the score threshold or above."""
     faults: list[str] = field(default_factory=list)
     """A message for each file that could not be read."""
 
@@ -218,15 +216,15 @@ def detect(
     device: str = "auto",
     size_hw: tuple[int, int] | None = None,
 ) -> Tally:
-    """Detect in files, write what is found, print a summary and, with annotations, the measures.
+    """Detect in files, write the results, print a summary and, with annotations, the metrics.
 
-    ``<out>/progress.sqlite`` has every file that is done. A run with the same model and options
-    goes on from it; other ones begin anew and say so.
+    ``<out>/progress.sqlite`` keeps the results of every file, from which a run with the same model
+    and options is continued. Other runs begin anew and print that they do.
 
     Args:
         inputs: Files, folders and patterns; see ``find_files``.
         model: A file that ``Detector.load`` reads.
-        options: What to do with what is found.
+        options: See there.
         results: File for the COCO results of the images.
         annotations: COCO annotations of the images.
         device: See ``Detector.load``.
@@ -237,14 +235,13 @@ def detect(
 
     Raises:
         DataError: An input is absent, the model or the annotations cannot be used, or an option is
-            out of its range.
+            out of range.
     """
     files = find_files(inputs, leave_out=options.out)
     detector = Detector.load(model, device, size_hw)
     numbering = number_images(files, annotations, detector.categories)
     job = DetectJob(detector, model, options)
-    named = [(file, file.name, file_key(file)) for file in files]
-    with run_over_files(named, job, options.out / PROGRESS_NAME) as store:
+    with run_over_files(files, job, options.out / PROGRESS_NAME) as store:
         tally = _tally(store)
         tally.faults += numbering.faults
         write_results(results, store, numbering)
@@ -259,16 +256,16 @@ def detect(
 
 
 class DetectJob(Job):
-    """Objects in images and in the frames of videos; see ``Job``.
+    """The ``Job`` that detects objects in images and in the frames of videos.
 
-    Annotated images are ``<out>/pictures/<name>.jpg``, annotated videos
-    ``<out>/videos/<name>.mp4`` with ``<name>.json``: COCO results whose image ids are frame
-    numbers from 0. They are there before a file counts as done.
+    Annotated images are ``<out>/pictures/<name>.jpg``, annotated videos ``<out>/videos/<name>.mp4``
+    with ``<name>.json``: COCO results whose image ids are frame numbers from 0. They are complete
+    before a file counts as done.
 
     Args:
         detector: The model.
         model: Its file, which the results depend on.
-        options: What to do.
+        options: See there.
     """
 
     def __init__(self, detector: Detector, model: Path, options: DetectOptions) -> None:
@@ -284,11 +281,11 @@ class DetectJob(Job):
         self._names: dict[int, str] = {}
 
     def begin(self, store: ProgressStore) -> None:
-        """Give every file that is not done a name for what is written of it, none of them twice."""
+        """Give the output of every file that is not done a unique name."""
         taken = [json.loads(made.content)["name"] for _, made in store.results()]
-        left = list(store.pending())
-        names = output_names([InputFile(file.path, file.name) for file in left], taken)
-        self._names = {file.position: name for file, name in zip(left, names, strict=True)}
+        pending = list(store.pending())
+        names = output_names([InputFile(file.path, file.name) for file in pending], taken)
+        self._names = {file.position: name for file, name in zip(pending, names, strict=True)}
 
     def __call__(self, files: Iterable[Listed]) -> Iterator[tuple[Listed, Made | DataError]]:
         """See ``Job``."""
@@ -297,7 +294,7 @@ class DetectJob(Job):
             yield from make(group)
 
     def _images(self, files: Iterable[Listed]) -> Iterator[tuple[Listed, Made | DataError]]:
-        """Images are drawn in background threads."""
+        """Detect in images, and draw them in background threads."""
         listed, read = tee(files)
         sources = (ImageFile(file.path) for file in read)
         outcomes = self.detector.stream(sources, 0.0, self.options.batch_size)
@@ -331,7 +328,7 @@ class DetectJob(Job):
                 yield file, error
 
     def _video(self, file: Listed) -> Made:
-        """Detect in every frame; nothing is written of a video that breaks off."""
+        """Detect in every frame; nothing is written if the video ends too early."""
         options, name = self.options, self._names[file.position]
         video = Video(file.path)
         base = options.out / "videos" / name
@@ -394,7 +391,7 @@ def _summary(tally: Tally, options: DetectOptions, results: Path) -> str:
 def json_list(path: Path) -> Iterator[Callable[[Iterable[Any]], None]]:
     """Write a JSON list row by row, each on a line; the file appears when the list is complete.
 
-    Gives a function that adds rows.
+    Yields a function that adds rows.
     """
     with replaced_atomically(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         separator = "[\n"

@@ -1,9 +1,9 @@
-"""Embed and describe the faces of any number of files, one table each."""
+"""Tables of the faces of any number of files: embeddings, landmarks, attributes."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, tee
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -19,7 +19,7 @@ from ...datasets.images import ImageFile
 from ..drawing import draw_attributes
 from ..inference.face_analysis import FaceAnalyzer
 from ..inference.face_attributes import FaceAttributes, FaceDescription
-from ..inference.face_detector import FaceFinder, FacesFound, MTCNNFinder
+from ..inference.face_detector import FaceFinder, MTCNNFinder
 from ..inference.face_embedding import Face, FaceEmbedder, model_fingerprint
 from ..inference.predictor import prepare_ahead
 from .inputs import InputFile
@@ -28,22 +28,19 @@ from .runner import (
     Job,
     Listed,
     Made,
-    Named,
-    file_key,
     named_files,
+    over_images,
     pack,
     print_summary,
     run_over_files,
     unpack,
 )
-from .tables import Column, check_parquet, check_table, row_table
+from .tables import Column, check_table, row_table
 
 Outcome = tuple[Listed, np.ndarray | DataError]
 
 _JPEG_QUALITY = 92
 _BOX_COLUMNS = ("x1", "y1", "x2", "y2")
-YES = "_yes"
-"""End of the columns that say yes (1) or no (0) at the stored threshold."""
 
 
 class RowMaker(Protocol):
@@ -51,12 +48,12 @@ class RowMaker(Protocol):
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """What the numbers of a row are."""
+        """The columns of the numbers of a row."""
         ...
 
     @property
     def about(self) -> dict[str, Any]:
-        """What the rows depend on, besides the model and the file: plain data."""
+        """Plain data that the rows depend on, besides the model and the file."""
         ...
 
     def __call__(self, files: Iterable[Listed]) -> Iterator[Outcome]:
@@ -65,11 +62,11 @@ class RowMaker(Protocol):
 
 
 class FoundFaces:
-    """Faces found in images: box, landmarks, score and embedding of each.
+    """Makes rows of the faces in images: box, landmarks, score and embedding.
 
     Args:
         embedder: The model.
-        batch_size: Images that are looked at together.
+        batch_size: Number of images at once.
         largest: Only the largest face of an image.
     """
 
@@ -88,28 +85,32 @@ class FoundFaces:
 
     def __call__(self, files: Iterable[Listed]) -> Iterator[Outcome]:
         """See ``RowMaker``."""
-        listed, read = tee(files)
-        outcomes = self.embedder.stream((ImageFile(file.path) for file in read), self.batch_size)
-        for file, faces in zip(listed, outcomes, strict=True):
-            yield file, faces if isinstance(faces, DataError) else self._rows(faces)
+        stop = 1 if self.largest else None
+        return over_images(
+            files,
+            lambda images: self.embedder.stream(images, self.batch_size),
+            lambda _, faces: _rows(faces[:stop], self.columns),
+        )
 
-    def _rows(self, faces: list[Face]) -> np.ndarray:
-        width = sum(column.width or 1 for column in self.columns)
-        kept = faces[:1] if self.largest else faces
-        rows = [
-            np.concatenate([[number], face.box, face.landmarks.ravel(), [face.score],
-                            face.embedding])
-            for number, face in enumerate(kept)
-        ]  # fmt: skip
-        return np.array(rows, dtype=np.float32).reshape(-1, width)
+
+def _rows(faces: Sequence[Face | FaceDescription], columns: Sequence[Column]) -> np.ndarray:
+    """Return the rows (K, N) of faces, with what the model predicts of them."""
+    rows = []
+    for number, face in enumerate(faces):
+        row = [[number], face.box, face.landmarks.ravel(), [face.score]]
+        if isinstance(face, FaceDescription):
+            row += [face.values, list(face.present.values())]
+        rows.append(np.concatenate([*row, getattr(face, "embedding", [])]))
+    width = sum(column.width or 1 for column in columns)
+    return np.array(rows, dtype=np.float32).reshape(-1, width)
 
 
 class AlignedFaces:
-    """Embeddings of images that are aligned faces already.
+    """Makes a row of the embedding of each image, which is an aligned face.
 
     Args:
         embedder: The model.
-        batch_size: Faces that go through the network at once.
+        batch_size: Number of faces that go through the network at once.
     """
 
     def __init__(self, embedder: FaceEmbedder, batch_size: int) -> None:
@@ -120,21 +121,21 @@ class AlignedFaces:
 
     def __call__(self, files: Iterable[Listed]) -> Iterator[Outcome]:
         """See ``RowMaker``."""
-        listed, read = tee(files)
-        crops = (ImageFile(file.path) for file in read)
-        outcomes = self.embedder.stream_aligned(crops, self.batch_size)
-        for file, row in zip(listed, outcomes, strict=True):
-            yield file, row if isinstance(row, DataError) else row[None]
+        return over_images(
+            files,
+            lambda images: self.embedder.stream_aligned(images, self.batch_size),
+            lambda _, embedding: embedding[None],
+        )
 
 
 class ViewsOfFaces:
-    """Embeddings of several views of each face; see ``datasets.faces.views``.
+    """Makes rows of the embeddings of several views of a face; see ``datasets.faces.views``.
 
     Args:
         embedder: The model, usually a teacher.
-        views: Draws them; of the files that are listed, in that order.
-        count: Views of each file, from view 0, the plain face.
-        batch_size: Views that go through the network at once.
+        views: Draws the views of the listed files, in the same order.
+        count: Number of views of each file; view 0 is the plain face.
+        batch_size: Number of views that go through the network at once.
     """
 
     def __init__(
@@ -144,10 +145,7 @@ class ViewsOfFaces:
         self.views = views
         self.count = count
         self.batch_size = batch_size
-        self.columns = (
-            Column("view", None, "int32"),
-            Column("embedding", embedder.dimension),
-        )
+        self.columns = (Column("view", None, "int32"), Column("embedding", embedder.dimension))
         self.about = {"rows": "views", "count": count, "fingerprint": views.fingerprint}
 
     def __call__(self, files: Iterable[Listed]) -> Iterator[Outcome]:
@@ -164,20 +162,19 @@ class ViewsOfFaces:
             if isinstance(faces, DataError):
                 yield file, faces
                 continue
-            starts = range(0, self.count, self.batch_size)
             parts = [
                 self.embedder.runtime(faces[start : start + self.batch_size])["embeddings"]
-                for start in starts
+                for start in range(0, self.count, self.batch_size)
             ]
             yield file, np.concatenate([numbers, np.concatenate(parts)], axis=1)
 
 
 class FoundLandmarks:
-    """The five landmarks of the largest face, ten numbers, so that data is aligned once.
+    """Makes a row of the five landmarks of the largest face, ten numbers, to align it later.
 
     Args:
-        finder: What finds faces.
-        batch_size: Images that are looked at together.
+        finder: Finds faces.
+        batch_size: Number of images at once.
     """
 
     columns = (Column("vector", 10),)
@@ -195,23 +192,22 @@ class FoundLandmarks:
             found = iter(self.finder(good))
             for file, image in batch:
                 failed = isinstance(image, DataError)
-                yield file, image if failed else _landmarks(next(found))
-
-
-def _landmarks(faces: FacesFound) -> np.ndarray:
-    return faces.landmarks[:1].reshape(-1, 10)
+                yield file, image if failed else next(found).landmarks[:1].reshape(-1, 10)
 
 
 class DescribedFaces:
-    """Faces of images: box, landmarks, score, and of each attribute probability and answer.
+    """Makes rows of the faces in images: box, landmarks, score and attributes.
+
+    An attribute has a probability, and in a column that ends in ``_yes`` whether it reaches the
+    stored threshold (1 or 0).
 
     Args:
-        describe: The model; with a ``FaceAnalyzer`` each row ends in the face's embedding.
-        batch_size: Images that are looked at together.
-        aligned: Each image is one face, framed as CelebA's aligned images are.
+        describe: The model; the rows of a ``FaceAnalyzer`` end in the face's embedding.
+        batch_size: Number of images at once.
+        aligned: Each image is one face, framed like CelebA's aligned images.
         largest: Only the largest face of an image.
-        images: Folder for annotated images, ``<number>_<name>.jpg``, numbered in the order of
-            the files; None draws nothing.
+        images: Folder for annotated images, ``<number>_<name>.jpg``, numbered in the order of the
+            files; None draws nothing.
     """
 
     def __init__(
@@ -231,7 +227,7 @@ class DescribedFaces:
         self.columns = (
             Column("face", None, "int32"),
             *(Column(name, None) for name in (*_BOX_COLUMNS, *LANDMARK_COLUMNS, "score", *names)),
-            *(Column(f"{name}{YES}", None, "int8") for name in names),
+            *(Column(f"{name}_yes", None, "int8") for name in names),
         )
         if isinstance(describe, FaceAnalyzer):
             self.columns += (Column("embedding", describe.dimension),)
@@ -245,26 +241,15 @@ class DescribedFaces:
 
     def __call__(self, files: Iterable[Listed]) -> Iterator[Outcome]:
         """See ``RowMaker``."""
-        listed, read = tee(files)
-        sources = (ImageFile(file.path) for file in read)
-        outcomes = self.describe.stream(sources, self.batch_size, aligned=self.aligned)
-        for file, faces in zip(listed, outcomes, strict=True):
-            if isinstance(faces, DataError):
-                yield file, faces
-                continue
+
+        def make(file: Listed, faces: Sequence[FaceDescription]) -> np.ndarray:
             kept = faces[:1] if self.largest else faces
             if self.images is not None:
                 self._draw(self.images, file, kept)
-            yield file, self._rows(kept)
+            return _rows(kept, self.columns)
 
-    def _rows(self, faces: Sequence[FaceDescription]) -> np.ndarray:
-        width = sum(column.width or 1 for column in self.columns)
-        rows = [
-            np.concatenate([[number], face.box, face.landmarks.ravel(), [face.score], face.values,
-                            list(face.present.values()), getattr(face, "embedding", [])])
-            for number, face in enumerate(faces)
-        ]  # fmt: skip
-        return np.array(rows, dtype=np.float32).reshape(-1, width)
+        stream, size = self.describe.stream, self.batch_size
+        return over_images(files, lambda images: stream(images, size, aligned=self.aligned), make)
 
     def _draw(self, folder: Path, file: Listed, faces: Sequence[FaceDescription]) -> None:
         drawn = draw_attributes(ImageFile(file.path).read(), faces)
@@ -273,24 +258,8 @@ class DescribedFaces:
             Image.fromarray(drawn).save(temporary, quality=_JPEG_QUALITY)
 
 
-@dataclass(frozen=True)
-class Work:
-    """What is to be done.
-
-    Attributes:
-        out: The table, ``.parquet`` or ``.csv``; beside it is ``<out>.progress``, from which a run
-            goes on.
-        model: What the table says of its model; also what the rows depend on.
-        metadata: What readers of the table need to know besides, in its schema.
-    """
-
-    out: Path
-    model: dict[str, Any]
-    metadata: dict[str, str]
-
-
 class _RowJob(Job):
-    """A ``RowMaker`` as a ``Job``."""
+    """The ``Job`` of a ``RowMaker``."""
 
     def __init__(self, make_rows: RowMaker, model: Mapping[str, Any]) -> None:
         self.make_rows = make_rows
@@ -301,41 +270,50 @@ class _RowJob(Job):
             yield file, rows if isinstance(rows, DataError) else pack(rows)
 
 
-def make_table(work: Work, files: Iterable[Named], make_rows: RowMaker) -> Counts:
-    """Make the rows of all files that are not done, write the table, and say what came of it.
+def make_table(
+    out: Path,
+    model: Mapping[str, Any],
+    files: Iterable[InputFile],
+    make_rows: RowMaker,
+    metadata: Mapping[str, str] | None = None,
+) -> Counts:
+    """Make the rows of all files that are not done, write the table, and print a summary.
 
     Args:
-        work: The table and the model.
+        out: The table, ``.parquet`` or ``.csv``. A run that was stopped is continued from
+            ``<out>.progress``.
+        model: Plain data that identifies the model, on which the rows depend.
         files: See ``run_over_files``.
-        make_rows: What to make of a file.
+        make_rows: Makes the rows of a file.
+        metadata: Further metadata of the table.
 
     Returns:
         Counts of files, rows and faults.
 
     Raises:
-        DataError: A word of the command line names nothing, or the table cannot be written.
+        DataError: An argument of the command line matches no file, or the table cannot be written.
     """
-    check_table(work.out)
-    job = _RowJob(make_rows, work.model)
-    with run_over_files(files, job, Path(f"{work.out}.progress")) as store:
-        about = {"mobilevision": json.dumps(job.depends), **work.metadata}
-        with row_table(work.out, make_rows.columns, about) as add:
+    check_table(out)
+    job = _RowJob(make_rows, model)
+    with run_over_files(files, job, Path(f"{out}.progress")) as store:
+        about = {"mobilevision": json.dumps(job.depends), **(metadata or {})}
+        with row_table(out, make_rows.columns, about) as add:
             for file, made in store.results():
                 if made.rows:
                     add(file.name, unpack(made))
-        return print_summary(work.out, store)
+        return print_summary(out, store)
 
 
 @dataclass(frozen=True)
 class Views:
-    """Which faces of a data set are drawn, and how often.
+    """Options of the views of the faces of a dataset.
 
     Attributes:
-        count: Views of each face, from view 0, the plain face.
+        count: Number of views of each face; view 0 is the plain face.
         layout: Aligned faces in folders (or others, with ``landmarks``), or CelebA.
-        parts: Of CelebA.
+        parts: Splits of CelebA.
         landmarks: Table of the five landmarks of each file.
-        seed: Of the views.
+        seed: Seed of the views.
     """
 
     count: int
@@ -348,11 +326,11 @@ class Views:
         """List the faces of the one folder that is the input.
 
         Raises:
-            DataError: There is another number of inputs, or the data set is faulty.
+            DataError: There is another number of inputs, or the dataset is faulty.
         """
         if len(inputs) != 1 or self.count < 1:
             raise DataError(
-                f"--views {self.count}: at least 1, and of one data set; give one folder"
+                f"--views {self.count}: must be at least 1, and of one dataset; give one folder"
             )
         if self.layout == "celeba":
             return CelebAFaces(inputs[0], cast("Sequence[CelebAPart]", self.parts)).read()
@@ -374,45 +352,40 @@ def embed(
 
     Args:
         inputs: Files, folders and patterns.
-        model: As ``FaceEmbedder.load`` takes it.
+        model: See ``FaceEmbedder.load``, also for ``device`` and ``size``.
         out: The table, ``.parquet``.
         aligned: The images are aligned faces.
         largest: Only the largest face of each image.
-        views: Views of the faces of a data set, instead of the files.
-        batch_size: Images at once in the network.
-        device: See ``FaceEmbedder.load``.
-        size: See ``FaceEmbedder.load``.
+        views: Embed views of the faces of a dataset instead.
+        batch_size: Number of images at once.
+        device: See there.
+        size: See there.
 
     Returns:
         Counts of files, rows and faults.
 
     Raises:
-        DataError: Options exclude each other or are out of their range, an input is absent, or the
-            model cannot be used.
-        WeightsError: Another people's network cannot be read.
+        DataError: Options exclude each other or are out of range, an input is absent, or the model
+            cannot be used.
+        WeightsError: The network of another project cannot be read.
     """
-    check_parquet(out)
+    check_table(out, (".parquet",))
     if aligned + largest + (views is not None) > 1 or batch_size < 1:
         raise DataError(
             "--aligned, --largest and --views exclude each other, and --batch-size is at least 1"
         )
     faces = views.read(inputs) if views else None
     embedder = FaceEmbedder.load(model, device, size)
-    extra: dict[str, str] = {}
-    make: RowMaker
-    files: Iterable[Named]
+    identity = {**model_fingerprint(model), "size": embedder.size}
     if views and faces:
         drawn = FaceViews(faces, embedder.size, views.seed)
+        files = (InputFile(faces.root / name, name) for name in faces.files)
         make = ViewsOfFaces(embedder, drawn, views.count, batch_size)
-        extra = {"fingerprint": drawn.fingerprint}
-        files = _files_of(faces)
-    else:
-        make = (AlignedFaces if aligned else FoundFaces)(embedder, batch_size)
-        if largest:
-            make = FoundFaces(embedder, batch_size, largest)
-        files = named_files(inputs)
-    metadata = {**model_fingerprint(model), "size": embedder.size}
-    return make_table(Work(out, metadata, extra), files, make)
+        return make_table(out, identity, files, make, {"fingerprint": drawn.fingerprint})
+    make = (
+        AlignedFaces(embedder, batch_size) if aligned else FoundFaces(embedder, batch_size, largest)
+    )
+    return make_table(out, identity, named_files(inputs), make)
 
 
 def find_faces(
@@ -423,23 +396,22 @@ def find_faces(
     Args:
         inputs: Files, folders and patterns.
         out: The table, ``.parquet``: ``file`` and ``vector``, ten numbers x and y in px, as the
-            face data sets take it.
-        batch_size: Images that are looked at together.
+            face datasets take it.
+        batch_size: Number of images at once.
         device: See ``MTCNNFinder``.
 
     Returns:
         Counts of files, rows and faults.
 
     Raises:
-        DataError: An input is absent, or an option is out of its range.
+        DataError: An input is absent, or an option is out of range.
     """
-    check_parquet(out)
+    check_table(out, (".parquet",))
     if batch_size < 1:
         raise DataError("--batch-size is at least 1")
     finder = MTCNNFinder(device=device)
-    metadata = {"model": "mtcnn", "min_score": finder.min_score, "longest_px": finder.longest_px}
-    make = FoundLandmarks(finder, batch_size)
-    return make_table(Work(out, metadata, {}), named_files(inputs), make)
+    model = {"model": "mtcnn", "min_score": finder.min_score, "longest_px": finder.longest_px}
+    return make_table(out, model, named_files(inputs), FoundLandmarks(finder, batch_size))
 
 
 def describe_files(
@@ -453,16 +425,16 @@ def describe_files(
     device: str = "auto",
     embeddings: bool = False,
 ) -> Counts:
-    """Describe the faces of files in one table; see ``make_table``.
+    """Describe the faces of files in one table; see ``make_table`` and ``DescribedFaces``.
 
     Args:
         inputs: Files, folders and patterns.
-        model: A model of ``FaceAttributes``, with ``embeddings`` of ``FaceAnalyzer``.
+        model: A model of ``FaceAttributes``, or with ``embeddings`` of ``FaceAnalyzer``.
         out: The table, ``.parquet`` or ``.csv``.
-        aligned: As for ``DescribedFaces``, and so are the next three.
-        largest: Only the largest face of an image.
-        images: Folder for annotated images.
-        batch_size: Images that are looked at together.
+        aligned: See ``DescribedFaces``.
+        largest: See there.
+        images: See there.
+        batch_size: See there.
         device: See ``FaceAttributes.load``.
         embeddings: Whether the model embeds faces, too.
 
@@ -470,19 +442,12 @@ def describe_files(
         Counts of files, rows and faults.
 
     Raises:
-        DataError: An input is absent, the table cannot be written, or an option is out of its
-            range.
+        DataError: An input is absent, the table cannot be written, or an option is out of range.
         WeightsError: The model cannot be used.
     """
     if batch_size < 1:
         raise DataError("--batch-size is at least 1")
     describe = (FaceAnalyzer if embeddings else FaceAttributes).load(model, device)
     make = DescribedFaces(describe, batch_size, aligned, largest, images)
-    metadata = {**model_fingerprint(str(model)), "size_hw": list(describe.size_hw)}
-    return make_table(Work(out, metadata, {}), named_files(inputs), make)
-
-
-def _files_of(faces: Faces) -> Iterator[Named]:
-    for name in faces.files:
-        file = InputFile(faces.root / name, name)
-        yield file, name, file_key(file)
+    identity = {**model_fingerprint(str(model)), "size_hw": list(describe.size_hw)}
+    return make_table(out, identity, named_files(inputs), make)

@@ -1,10 +1,9 @@
-"""Tell where the images of any number of files were taken, as lines, JSON and GeoJSON."""
+"""Geolocate the images of any number of files: printed lines, JSON and GeoJSON."""
 
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,22 @@ from ...datasets.errors import DataError
 from ...datasets.files import write_atomically
 from ...datasets.geolocation.exif import NoPosition, exif_position
 from ...datasets.geolocation.geodesy import distance_km
-from ...datasets.images import ImageFile
 from ...heads.geolocation.metrics import WITHIN_KM, shares_within
 from ..inference.geolocation import Geolocator, LocationResult
 from .inputs import find_files
-from .runner import Job, Listed, Made, file_digest, file_key, print_faults, run_over_files
+from .runner import Job, Listed, Made, file_digest, over_images, print_faults, run_over_files
 
 
 @dataclass(frozen=True)
 class LocateOptions:
-    """What is done with what is found.
+    """Options of ``locate``.
 
     Attributes:
-        top: Places of each image.
-        batch_size: Images that go through the network at once.
-        compare_exif: Read the images' own GPS positions and compare.
-        geojson: File for answers and outlines of cells, or None.
-        out: File of JSON lines, one an image; a run goes on from it. Or None.
+        top: Number of places of each image.
+        batch_size: Number of images that go through the network at once.
+        compare_exif: Compare with the GPS positions in the images.
+        geojson: File for positions and outlines of cells, or None.
+        out: File for a line of JSON for each image, from which a run is continued, or None.
     """
 
     top: int = 5
@@ -43,21 +41,21 @@ class LocateOptions:
 def locate(
     inputs: Sequence[str], geolocator: Geolocator, model: Path, options: LocateOptions
 ) -> int:
-    """Locate images, print a line for each, and write what the options ask for.
+    """Locate images, print a line for each, and write the files of the options.
 
     Args:
         inputs: Files, folders and patterns; see ``find_files``.
         geolocator: The model.
         model: Its file, which the results depend on.
-        options: What to do.
+        options: See there.
 
     Returns:
         The number of images that could not be read.
 
     Raises:
-        DataError: An input is absent, or an option is out of its range.
+        DataError: An input is absent, or an option is out of range.
     """
-    files = [(file, file.name, file_key(file)) for file in find_files(inputs) if not file.is_video]
+    files = [file for file in find_files(inputs) if not file.is_video]
     if not files:
         raise DataError("only videos: give images")
     progress = None if options.out is None else Path(f"{options.out}.progress")
@@ -82,7 +80,7 @@ def locate(
 
 
 class _LocateJob(Job):
-    """Places of images; see ``Job``."""
+    """The ``Job`` that locates images."""
 
     def __init__(self, geolocator: Geolocator, model: Path, options: LocateOptions) -> None:
         self.geolocator = geolocator
@@ -99,11 +97,8 @@ class _LocateJob(Job):
         }
 
     def __call__(self, files: Iterable[Listed]) -> Iterator[tuple[Listed, Made | DataError]]:
-        listed, read = tee(files)
-        images = (ImageFile(file.path) for file in read)
-        results = self.geolocator.stream(images, self.options.top, self.options.batch_size)
-        for file, result in zip(listed, results, strict=True):
-            yield file, result if isinstance(result, DataError) else self._made(file, result)
+        stream, top, size = self.geolocator.stream, self.options.top, self.options.batch_size
+        return over_images(files, lambda images: stream(images, top, size), self._made)
 
     def _made(self, file: Listed, result: LocationResult) -> Made:
         entry = {"file": file.name, **result.to_dict()}
@@ -114,11 +109,11 @@ class _LocateJob(Job):
         return Made(1, json.dumps(entry).encode())
 
 
-def _compared(path: Path, answer_deg: tuple[float, float]) -> dict[str, Any]:
+def _compared(path: Path, predicted_deg: tuple[float, float]) -> dict[str, Any]:
     position = exif_position(path)
     if isinstance(position, NoPosition):
         return {"reason": position.name.lower()}
-    error = float(distance_km(np.array(position), np.array(answer_deg)))
+    error = float(distance_km(np.array(position), np.array(predicted_deg)))
     return {"latitude": position[0], "longitude": position[1], "error_km": error}
 
 
@@ -132,24 +127,20 @@ def _line(entry: dict[str, Any]) -> str:
     exif = entry.get("exif")
     if exif is None:
         return line
-    return f"{line}  {_exif_text(exif)}"
-
-
-def _exif_text(exif: dict[str, Any]) -> str:
     if "error_km" in exif:
         place = f"{exif['latitude']:.5f}, {exif['longitude']:.5f}"
-        return f"EXIF {place}, {exif['error_km']:,.1f} km away"
-    return "EXIF position broken" if exif["reason"] == "broken" else "no EXIF position"
+        return f"{line}  EXIF {place}, {exif['error_km']:,.1f} km away"
+    return f"{line}  {'EXIF position broken' if exif['reason'] == 'broken' else 'no EXIF position'}"
 
 
 def _comparison(entries: Sequence[dict[str, Any]]) -> str:
-    """The five distances over the images that have a position of their own."""
+    """Return the shares within five distances, over the images that have a GPS position."""
     errors = [entry["exif"]["error_km"] for entry in entries if "error_km" in entry["exif"]]
     reasons = Counter(entry["exif"]["reason"] for entry in entries if "reason" in entry["exif"])
     without = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items()) or "none"
     lines = [f"Compared with EXIF: {len(errors):,} images (without a position: {without})"]
     if errors:
         shares = shares_within(np.array(errors))
-        said = "  ".join(f"{shares[km]:.3f} within {km} km" for km in WITHIN_KM)
-        lines.append(f"  {said}  median {float(np.median(errors)):,.1f} km")
+        within = "  ".join(f"{shares[km]:.3f} within {km} km" for km in WITHIN_KM)
+        lines.append(f"  {within}  median {float(np.median(errors)):,.1f} km")
     return "\n".join(lines)

@@ -1,6 +1,6 @@
-"""Words of a command line as files: images and videos, folders of them, patterns. Free of torch.
+"""Arguments of a command line as files: images, videos, folders of them, patterns. No torch.
 
-What commands write for each file gets a name of its own, too.
+Also unique names for the output of each file, and reading and writing of videos.
 """
 
 import errno
@@ -21,36 +21,36 @@ from ...datasets.files import replaced_atomically
 from ..inference.predictor import MemoryImage
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"})
-"""Extensions, in lower case, of the files that count as videos."""
+"""Suffixes of videos, in lower case."""
 
 
 class InputFile(NamedTuple):
-    """A file to work on."""
+    """An input file."""
 
     path: Path
     name: str
-    """Relative to the folder that was given, or the bare name of a file that was given."""
+    """By default relative to the folder that was given, or the name of the file that was given."""
 
     @property
     def is_video(self) -> bool:
-        """Whether its extension is that of a video; anything else is tried as an image."""
+        """Whether the suffix is that of a video; any other file is treated as an image."""
         return self.path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def find_files(inputs: Sequence[str], leave_out: Path | None = None) -> list[InputFile]:
-    """List the files that the words of a command line mean, each once, in their order.
+    """List the files of the arguments of a command line, each once, in order.
 
-    A folder stands for the images and videos in it and below it, by name; hidden ones and other
-    files are left aside. A pattern such as ``photos/*.jpg`` or ``**/*.png`` stands for what it
-    matches, for shells that do not expand it. A file is taken whatever it is called.
+    A folder stands for the images and videos in it and its subfolders, sorted by name, without
+    hidden and other files. A pattern such as ``photos/*.jpg`` or ``**/*.png`` stands for its
+    matches, for shells that do not expand it. A single file may have any name.
 
     Args:
         inputs: Files, folders and patterns.
-        leave_out: A folder whose files are no input, such as that of the output.
+        leave_out: A folder to skip, such as that of the output.
 
     Raises:
-        DataError: A word names nothing, a folder holds neither images nor videos, or the name of
-            a file is not UTF-8.
+        DataError: An argument matches no file, a folder has neither images nor videos, or the name
+            of a file is not UTF-8.
     """
     found: dict[str, InputFile] = {}
     for file in walk_files(inputs, leave_out):
@@ -59,18 +59,18 @@ def find_files(inputs: Sequence[str], leave_out: Path | None = None) -> list[Inp
 
 
 def walk_files(inputs: Sequence[str], leave_out: Path | None = None) -> Iterator[InputFile]:
-    """As ``find_files``, one by one, for more files than should be held in memory.
+    """Yield the files of ``find_files`` one by one, for more files than memory can hold.
 
-    A file that two words mean comes twice, and the error of a word comes when it is its turn.
+    A file that two arguments match comes twice; the error of an argument is raised at its turn.
     """
-    for word in inputs:
-        for file in _files_of(word, leave_out):
+    for argument in inputs:
+        for file in _files_of(argument, leave_out):
             _check_name(file.path)
             yield file
 
 
 def _check_name(path: Path) -> None:
-    """Insist on a path that tables, JSON and messages can hold."""
+    """Check that tables, JSON and messages can hold a path."""
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
@@ -79,15 +79,15 @@ def _check_name(path: Path) -> None:
         ) from error
 
 
-def _files_of(word: str, leave_out: Path | None) -> Iterable[InputFile]:
-    path = Path(word)
+def _files_of(argument: str, leave_out: Path | None) -> Iterable[InputFile]:
+    path = Path(argument)
     if path.is_dir():
         return _files_of_folder(path, leave_out)
     if path.exists():
         return [InputFile(path, path.name)]
-    matches = sorted(glob.glob(word, recursive=True)) if glob.has_magic(word) else []
+    matches = sorted(glob.glob(argument, recursive=True)) if glob.has_magic(argument) else []
     if not matches:
-        raise DataError(f"{word}: no such file or folder, and no pattern that matches one.")
+        raise DataError(f"{argument}: no such file or folder, and no pattern that matches one.")
     folders = [Path(match) for match in matches if os.path.isdir(match)]
     files = [Path(match) for match in matches if not os.path.isdir(match)]
     if not files:
@@ -102,8 +102,8 @@ def _files_of_folder(folder: Path, leave_out: Path | None) -> Iterator[InputFile
         yield file
     if empty:
         raise DataError(
-            f"{folder}: no images or videos in this folder. Known are "
-            f"{', '.join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))}; name others one by one."
+            f"{folder}: no images or videos in this folder. Suffixes are "
+            f"{', '.join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))}; name other files one by one."
         )
 
 
@@ -122,15 +122,15 @@ def _is_below(path: Path, folder: Path | None) -> bool:
 
 
 def output_names(files: Iterable[InputFile], taken: Iterable[str] = ()) -> list[str]:
-    """A name for what is written for each file: its own without the extension, and never the same.
+    """Return a unique name for the output of each file: its own without the suffix if possible.
 
     Args:
         files: The files.
         taken: Names that are in use.
 
     Returns:
-        Relative paths without an extension, in the order of the files; they stay below the folder
-        that they are joined to.
+        Relative paths without a suffix, in the order of the files, that do not lead out of the
+        folder that they are joined to. They also differ where case does not matter.
     """
     used = {name.casefold() for name in taken}
     names = []
@@ -149,7 +149,7 @@ def output_names(files: Iterable[InputFile], taken: Iterable[str] = ()) -> list[
 
 _DEFAULT_FPS = 25.0
 _COUNT_TOLERANCE = 0.02
-"""Containers give the number of frames from duration and rate, which may be off a little."""
+"""Containers derive the number of frames from duration and rate, which is not exact."""
 
 
 class Video:
@@ -159,11 +159,11 @@ class Video:
         path: Any file that OpenCV's FFmpeg reads.
 
     Attributes:
-        fps: Frames a second; 25 where the file does not say.
-        declared_frames: Frames as the file declares them; 0 where it does not.
+        fps: Frames per second; 25 if the file does not state it.
+        declared_frames: Number of frames that the file states; 0 if it does not.
 
     Raises:
-        DataError: The file cannot be opened as a video, or its frames have more pixels than one
+        DataError: The file cannot be opened as a video, or its frames have more pixels than an
             image may have.
     """
 
@@ -189,10 +189,10 @@ class Video:
         self.declared_frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def frames(self) -> Iterator[MemoryImage]:
-        """Decode one frame after the other; rotation as the file declares it is applied.
+        """Decode one frame after the other, with the rotation of the file applied.
 
         Raises:
-            DataError: at the end, if there was no frame at all or fewer than the file declares.
+            DataError: At the end, if there was no frame or fewer than the file states.
         """
         count = 0
         try:
@@ -214,17 +214,17 @@ class Video:
 
 
 class Mp4Writer:
-    """Frames into an MP4 file (MPEG-4 part 2); give it to nobody before its end."""
+    """Writes frames to an MP4 file (MPEG-4 part 2); see ``mp4_writer``."""
 
     def __init__(self, path: Path, fps: float) -> None:
         self.path = path
         self.fps = fps
+        self.count = 0
         self._writer: cv2.VideoWriter | None = None
         self._size_wh = (0, 0)
-        self._count = 0
 
     def write(self, frame: np.ndarray) -> None:
-        """Add a frame (H, W, 3) uint8 RGB; all are of one size.
+        """Add a frame (H, W, 3) uint8 RGB; those of another size than the first are resized.
 
         Raises:
             DataError: This OpenCV cannot write MP4.
@@ -233,7 +233,7 @@ class Mp4Writer:
         if (frame.shape[1], frame.shape[0]) != self._size_wh:
             frame = cv2.resize(frame, self._size_wh, interpolation=cv2.INTER_AREA)
         writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-        self._count += 1
+        self.count += 1
 
     def _open(self, frame: np.ndarray) -> cv2.VideoWriter:
         self._size_wh = (frame.shape[1], frame.shape[0])
@@ -242,7 +242,7 @@ class Mp4Writer:
         if not self._writer.isOpened():
             raise DataError(
                 f"{self.path}: OpenCV cannot write MP4 here. Install opencv-python-headless "
-                "from its wheels, which bring FFmpeg along, or use --no-pictures."
+                "from its wheels, which include FFmpeg, or use --no-pictures."
             )
         return self._writer
 
@@ -251,17 +251,6 @@ class Mp4Writer:
         if self._writer is not None:
             self._writer.release()
 
-    def check(self) -> None:
-        """See whether the finished file has its frames: OpenCV is silent about a full disk.
-
-        Raises:
-            OSError: It has not.
-        """
-        if self._writer is not None:
-            frames = cv2.VideoCapture(str(self.path)).get(cv2.CAP_PROP_FRAME_COUNT)
-            if frames < self._count:
-                raise OSError(errno.ENOSPC, "the video was not written whole", str(self.path))
-
 
 @contextmanager
 def mp4_writer(path: Path, fps: float) -> Iterator[Mp4Writer]:
@@ -269,10 +258,10 @@ def mp4_writer(path: Path, fps: float) -> Iterator[Mp4Writer]:
 
     Args:
         path: The file, ``.mp4``.
-        fps: Frames a second.
+        fps: Frames per second.
 
     Raises:
-        OSError: The video could not be written whole, as on a full disk.
+        OSError: The video could not be written completely, as on a full disk.
     """
     with replaced_atomically(path) as temporary:
         writer = Mp4Writer(temporary, fps)
@@ -280,4 +269,8 @@ def mp4_writer(path: Path, fps: float) -> Iterator[Mp4Writer]:
             yield writer
         finally:
             writer.close()
-        writer.check()
+        # OpenCV does not report a full disk.
+        if writer.count:
+            frames = cv2.VideoCapture(str(temporary)).get(cv2.CAP_PROP_FRAME_COUNT)
+            if frames < writer.count:
+                raise OSError(errno.ENOSPC, "the video was not written whole", str(temporary))

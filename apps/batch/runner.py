@@ -1,24 +1,28 @@
-"""Run a job over any number of files: resumable, with a progress bar, counting every fault."""
+"""Run a job over any number of files: resumable, with a progress bar and a count of faults."""
 
 import hashlib
 import json
 import sqlite3
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import islice, tee
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
 from ...datasets.errors import DataError
 from ...datasets.files import create_private
+from ...datasets.images import ImageFile
 from .inputs import InputFile, walk_files
 
-STORE_FORMAT = 2
+R = TypeVar("R")
+T = TypeVar("T")
+
+_STORE_FORMAT = 2
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS work (content TEXT);
@@ -37,22 +41,22 @@ class Listed(NamedTuple):
     """From 1, in the order of the list."""
     path: Path
     name: str
-    """In what is written."""
+    """The name in the output."""
     key: str
-    """Another size or time of change makes it another file."""
+    """See ``file_key``."""
 
 
 class Made(NamedTuple):
-    """What was made of a file."""
+    """The result of a file."""
 
     rows: int
-    """Such as faces; 0 is a file that is done and has none."""
+    """Number of rows, such as faces; 0 is a file that is done and has none."""
     content: bytes
-    """As the job packed it."""
+    """The rows, encoded by the job."""
 
 
 class Counts(NamedTuple):
-    """What a run came to, earlier runs included."""
+    """Counts of this run's files, with the results of earlier runs."""
 
     files: int
     done: int
@@ -63,22 +67,22 @@ class Counts(NamedTuple):
 
 
 class ProgressStore:
-    """An SQLite file: the files of this run, and what was made of each file that is done.
+    """An SQLite file with the files of this run and the result of each file that is done.
 
-    Rows may be embeddings of faces, which are biometric data: the file, and what SQLite writes
-    beside it with the same rights, is its owner's alone. The table that is made of it is for
-    others, too, and has the rights that the user's umask gives.
+    Only its owner may read the file and SQLite's temporary files, because rows may be embeddings of
+    faces, which are biometric data. The table that is made of it is meant for others, too, and has
+    the permissions of the user's umask.
 
-    What ``add`` was given is on the disk when it returns; a process that is killed leaves the
+    The arguments of ``add`` are on the disk when it returns; a process that is killed leaves the
     state before or after it. Memory does not grow with the number of files.
 
     Args:
-        path: The file; made where it is absent. None keeps everything in memory.
-        work: What is made depends on it, such as the model and the options: plain data. If the file
-            is of other work, it is begun anew.
+        path: The file, which is created if it is absent. None keeps everything in memory.
+        work: Plain data that the results depend on, such as the model and the options. A file of
+            other work is emptied.
 
     Attributes:
-        begun_anew: Which parts of the work are not those of the file that was there.
+        begun_anew: The entries of ``work`` that differ from those of the existing file.
     """
 
     def __init__(self, path: Path | None, work: dict[str, Any]) -> None:
@@ -89,45 +93,47 @@ class ProgressStore:
         self._connection = sqlite3.connect(path or ":memory:")
         try:
             self._connection.executescript(_TABLES)
-            self.begun_anew = self._resume({"store": STORE_FORMAT, **work})
+            self.begun_anew = self._resume({"store": _STORE_FORMAT, **work})
         except BaseException:
             self._connection.close()
             raise
 
     def _resume(self, work: dict[str, Any]) -> list[str]:
         row = self._connection.execute("SELECT content FROM work").fetchone()
-        old = _parsed(row[0]) if row else None
-        if old == work:
-            return []
+        changed = []
+        if row:
+            try:
+                old = json.loads(row[0])
+            except (TypeError, ValueError, RecursionError):
+                old = {}
+            if old == work:
+                return []
+            old = old if isinstance(old, dict) else {}  # a damaged file counts as other work
+            changed = [name for name in work if old.get(name) != work[name]]
         with self._connection:
             self._connection.execute("DELETE FROM made")
             self._connection.execute("DELETE FROM work")
             self._connection.execute("INSERT INTO work VALUES (?)", (json.dumps(work),))
-        return [] if old is None else [name for name in work if old.get(name) != work[name]]
+        return changed
 
     def __enter__(self) -> "ProgressStore":
-        """Return the store."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the file."""
         self._connection.close()
 
-    def list_files(self, files: Iterable[tuple[InputFile, str, str]]) -> None:
-        """Say which files this run is about: the file, its name in the table, and its key.
-
-        A path that comes twice is one file.
-        """
-        rows = ((str(file.path), name, key) for file, name, key in files)
+    def list_files(self, files: Iterable[InputFile]) -> None:
+        """Add the files of this run; a path that comes twice is one file."""
+        rows = ((str(file.path), file.name, file_key(file.path)) for file in files)
         with self._connection:
             self._connection.executemany(
                 "INSERT OR IGNORE INTO listing (path, name, key) VALUES (?, ?, ?)", rows
             )
 
     def pending(self) -> Iterator[Listed]:
-        """The listed files that are not done, in order; those that failed in this run apart.
+        """Yield the listed files that are not done and have not failed in this run, in order.
 
-        The list is read in portions, so that what is done in between may be added.
+        The list is read in portions, so that results may be added in between.
         """
         last = 0
         while rows := self._connection.execute(
@@ -142,7 +148,7 @@ class ProgressStore:
     def add(
         self, made: Sequence[tuple[Listed, Made]], faults: Sequence[tuple[Listed, str]] = ()
     ) -> None:
-        """Enter files that are done, with what was made of them, and files that failed."""
+        """Add files that are done, with their results, and files that failed, with messages."""
         with self._connection:
             self._connection.executemany(
                 "INSERT OR REPLACE INTO made VALUES (?, ?, ?)",
@@ -154,7 +160,7 @@ class ProgressStore:
             )
 
     def results(self) -> Iterator[tuple[Listed, Made]]:
-        """The listed files that are done, in order, and what was made of each."""
+        """Yield the listed files that are done, in order, with their results."""
         for position, path, name, key, rows, content in self._connection.execute(
             "SELECT position, path, name, key, rows, content FROM listing JOIN made USING (key) "
             "ORDER BY position"
@@ -162,7 +168,7 @@ class ProgressStore:
             yield Listed(position, Path(path), name, key), Made(rows, content)
 
     def faults(self) -> Iterator[str]:
-        """A message for each listed file that failed in this run, in order."""
+        """Yield a message for each listed file that failed in this run, in order."""
         for (message,) in self._connection.execute(
             "SELECT fault FROM listing WHERE fault IS NOT NULL ORDER BY position"
         ):
@@ -177,18 +183,6 @@ class ProgressStore:
         return Counts(*row)
 
 
-def _parsed(text: Any) -> dict[str, Any]:
-    """What a file says its work is; nothing where it is damaged, so that it is begun anew."""
-    try:
-        content = json.loads(text)
-    except (TypeError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-Named = tuple[InputFile, str, str]
-"""A file, its name in what is written, and its key; see ``file_key``."""
-
 _NAMED_FAULTS = 100
 _DISK_ERRORS = {
     sqlite3.SQLITE_BUSY,
@@ -198,15 +192,16 @@ _DISK_ERRORS = {
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_CANTOPEN,
 }
-"""Of SQLite, which say something of the disk or of another process; others say: a damaged file."""
+"""SQLite errors that are caused by the disk or another process; others mean a damaged file."""
 
 
 class Job(ABC):
-    """Makes something of each file. Nothing in it is bound to one process or machine.
+    """Makes a result of each file, independently of process and machine.
 
     Attributes:
-        depends: What the results depend on, such as the model and the options: plain data.
-        files_at_once: Files between two writes to the disk, or what a kill loses at most.
+        depends: Plain data that the results depend on, such as the model and the options.
+        files_at_once: Number of files between two writes to the disk, which is the most that is
+            lost if the process is killed.
     """
 
     depends: dict[str, Any]
@@ -214,35 +209,34 @@ class Job(ABC):
 
     @abstractmethod
     def __call__(self, files: Iterable[Listed]) -> Iterator[tuple[Listed, Made | DataError]]:
-        """Yield for each file in order what was made of it, or why it cannot be used."""
+        """Yield for each file in order its result, or the error if it cannot be used."""
 
     def begin(self, store: ProgressStore) -> None:  # noqa: B027 (most jobs need nothing)
-        """Look at what is done and what is not, before the first file."""
+        """Prepare the job, knowing which files are done, before the first file."""
 
 
 @contextmanager
 def run_over_files(
-    files: Iterable[Named], job: Job, progress: Path | None = None
+    files: Iterable[InputFile], job: Job, progress: Path | None = None
 ) -> Iterator[ProgressStore]:
-    """Run a job over all files that are not done, and hand out what was made of each.
+    """Run a job over all files that are not done, and yield the results of all files.
 
-    Memory does not grow with the number of files. A run that was stopped or killed goes on where
-    it was; files whose size or time of change is another are done again, and faulty ones are tried
+    Memory does not grow with the number of files. A run that was stopped or killed is continued.
+    Files whose size or modification time has changed are done again, and faulty ones are tried
     again.
 
     Args:
-        files: Read once.
-        job: What to make of a file.
-        progress: Where it is kept what is done; None keeps it in memory.
+        files: The files, with their names in the output; consumed once.
+        job: Makes a result of each file.
+        progress: The file that keeps the results; None keeps them in memory.
 
     Raises:
-        DataError: A word of the command line names nothing, or the file of what is done is
-            damaged.
+        DataError: An argument of the command line matches no file, or the progress file is damaged.
     """
     try:
         with ProgressStore(progress, job.depends) as store:
             store.list_files(files)
-            _say_where_from(store)
+            _print_state(store)
             job.begin(store)
             _fill(store, job)
             yield store
@@ -255,52 +249,73 @@ def run_over_files(
         ) from error
 
 
-def named_files(inputs: Sequence[str]) -> Iterator[Named]:
-    """Images of a command line, their names in a table and their keys, one by one.
+def named_files(inputs: Sequence[str]) -> Iterator[InputFile]:
+    """Yield the images of a command line with their names in a table.
 
-    The files of one folder are named relative to it. Where several words are given, names are the
-    paths as they were given, because names relative to two folders may be the same.
+    The files of a single folder are named relative to it. The names for several arguments are the
+    paths as given, because names relative to two folders may be equal.
 
     Args:
-        inputs: Files, folders and patterns; videos are left aside.
+        inputs: Files, folders and patterns; videos are skipped.
 
     Raises:
-        DataError: A word names nothing.
+        DataError: An argument matches no file.
     """
     alone = len(inputs) == 1 and Path(inputs[0]).is_dir()
     for file in walk_files(inputs):
         if not file.is_video:
-            name = file.name if alone else file.path.as_posix()
-            yield file, name, file_key(file)
+            yield file if alone else InputFile(file.path, file.path.as_posix())
 
 
-def file_key(file: InputFile) -> str:
-    """What progress calls a file: another size or time of change makes it another file."""
+def over_images(
+    files: Iterable[Listed],
+    predict: Callable[[Iterator[ImageFile]], Iterator[R | DataError]],
+    make: Callable[[Listed, R], T],
+) -> Iterator[tuple[Listed, T | DataError]]:
+    """Predict the images of files, and make something of each prediction.
+
+    Args:
+        files: The files, consumed lazily.
+        predict: For instance ``Predictor.stream`` with its options.
+        make: Called for each file that could be read.
+
+    Yields:
+        Each file, in order, with the return value of ``make``, or the error if it cannot be read.
+    """
+    listed, read = tee(files)
+    predictions = predict(ImageFile(file.path) for file in read)
+    for file, prediction in zip(listed, predictions, strict=True):
+        failed = isinstance(prediction, DataError)
+        yield file, prediction if failed else make(file, prediction)
+
+
+def file_key(path: Path) -> str:
+    """Return the identity of a file: another size or modification time makes it another file."""
     try:
-        status = file.path.stat()
-    except OSError:  # reading it says what is wrong
-        return f"{file.path.absolute()}|absent"
-    return f"{file.path.absolute()}|{status.st_size}|{status.st_mtime_ns}"
+        status = path.stat()
+    except OSError:  # the job reports what is wrong
+        return f"{path.absolute()}|absent"
+    return f"{path.absolute()}|{status.st_size}|{status.st_mtime_ns}"
 
 
 def pack(rows: np.ndarray) -> Made:
-    """Pack rows (K, N) float32 of numbers."""
+    """Encode rows (K, N) float32."""
     return Made(len(rows), np.ascontiguousarray(rows, dtype="<f4").tobytes())
 
 
 def unpack(made: Made) -> np.ndarray:
-    """Return the rows (K, N) float32 that were packed; K is at least 1."""
+    """Decode the rows (K, N) float32 of ``pack``; K is at least 1."""
     return np.frombuffer(made.content, dtype="<f4").reshape(made.rows, -1)
 
 
 def file_digest(path: Path) -> str:
-    """The sha256 of a file, such as a model that results depend on."""
+    """Return the sha256 of a file, such as a model that results depend on."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def print_summary(out: Path, store: ProgressStore) -> Counts:
-    """Say what a run came to, and name its faults."""
+    """Print the counts of a run and the messages of its faults."""
     counts = store.counts()
     print(f"{counts.done:,} of {counts.files:,} files, {counts.rows:,} rows: {out}")
     if counts.empty:
@@ -310,7 +325,7 @@ def print_summary(out: Path, store: ProgressStore) -> Counts:
 
 
 def print_faults(store: ProgressStore, count: int) -> None:
-    """Name the files that could not be used."""
+    """Print the messages of the files that could not be used."""
     if count:
         print(f"\n{count:,} files with faults:", *islice(store.faults(), _NAMED_FAULTS), sep="\n  ")
     if count > _NAMED_FAULTS:
@@ -338,10 +353,10 @@ def _fill(store: ProgressStore, job: Job) -> None:
             if len(made) + len(faults) >= job.files_at_once:
                 write()
     finally:
-        write()  # what is done when Ctrl-C comes stays done
+        write()  # also after Ctrl-C, so that no result is lost
 
 
-def _say_where_from(store: ProgressStore) -> None:
+def _print_state(store: ProgressStore) -> None:
     done = store.counts().done
     if store.begun_anew:
         changed = ", ".join(name.replace("_", " ") for name in store.begun_anew)

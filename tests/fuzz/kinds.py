@@ -350,8 +350,8 @@ class Nothing(Job):
         return ((file, Made(0, b"")) for file in files)
 
 
-def progress_files(folder: Path) -> list[tuple[InputFile, str, str]]:
-    return [(InputFile(folder / name, name), name, name) for name in ("a.jpg", "b.jpg")]
+def progress_files(folder: Path) -> list[InputFile]:
+    return [InputFile(folder / name, name) for name in ("a.jpg", "b.jpg")]
 
 
 def write_progress(folder: Path) -> None:

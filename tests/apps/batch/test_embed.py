@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from mobilevision.apps import FaceEmbedder
-from mobilevision.apps.batch.faces import Work, make_table
+from mobilevision.apps.batch.faces import make_table
 from mobilevision.apps.batch.runner import named_files
 from mobilevision.apps.batch.tables import Column
 from mobilevision.apps.inference.face_embedding import model_fingerprint
@@ -98,19 +98,19 @@ def lengths(path: Path) -> dict[str, float]:
 
 
 def test_make_table__only_what_is_new_is_done(texts: Path, tmp_path: Path) -> None:
-    work = Work(tmp_path / "out.parquet", {"model": "a"}, {"note": "kept"})
+    out = tmp_path / "out.parquet"
     make = Counting()
-    counts = make_table(work, named_files([str(texts)]), make)
+    counts = make_table(out, {"model": "a"}, named_files([str(texts)]), make)
     assert counts == (3, 3, 3, 0, 0)
     assert make.seen == ["a.jpg", "b.jpg", "c.jpg"]
     (texts / "b.jpg").write_bytes(b"xxxxx")
     (texts / "d.jpg").write_bytes(b"xxxx")
     (texts / "a.jpg").unlink()
     make = Counting()
-    make_table(work, named_files([str(texts)]), make)
+    make_table(out, {"model": "a"}, named_files([str(texts)]), make, {"note": "kept"})
     assert make.seen == ["b.jpg", "d.jpg"]
-    assert lengths(work.out) == {"b.jpg": 5, "c.jpg": 3, "d.jpg": 4}
-    metadata = parquet.read_schema(work.out).metadata
+    assert lengths(out) == {"b.jpg": 5, "c.jpg": 3, "d.jpg": 4}
+    metadata = parquet.read_schema(out).metadata
     assert metadata[b"note"] == b"kept"
     assert json.loads(metadata[b"mobilevision"]) == {"model": "a", "rows": 1}
 
@@ -120,13 +120,13 @@ def test_make_table__progress_is_its_owners_alone(texts: Path, tmp_path: Path) -
     store = tmp_path / "out.parquet.progress"
     store.touch(0o666)
     store.chmod(0o666)
-    work = Work(tmp_path / "out.parquet", {"model": "a"}, {})
+    out = tmp_path / "out.parquet"
     before = os.umask(0)
     try:
-        make_table(work, named_files([str(texts)]), Counting())
+        make_table(out, {}, named_files([str(texts)]), Counting())
         assert store.stat().st_mode & 0o777 == 0o600
         store.unlink()
-        make_table(work, named_files([str(texts)]), Counting())
+        make_table(out, {}, named_files([str(texts)]), Counting())
         assert store.stat().st_mode & 0o777 == 0o600
     finally:
         os.umask(before)
@@ -136,9 +136,9 @@ def test_make_table__other_work_begins_anew(
     texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     out = tmp_path / "out.parquet"
-    make_table(Work(out, {"model": "a"}, {}), named_files([str(texts)]), Counting())
+    make_table(out, {"model": "a"}, named_files([str(texts)]), Counting())
     make = Counting(rows=2)
-    counts = make_table(Work(out, {"model": "b"}, {}), named_files([str(texts)]), make)
+    counts = make_table(out, {"model": "b"}, named_files([str(texts)]), make)
     assert make.seen == ["a.jpg", "b.jpg", "c.jpg"]
     assert counts.rows == 6
     assert "of other work (model, rows); beginning anew" in capsys.readouterr().err
@@ -150,19 +150,19 @@ def test_make_table__faults_are_told_and_tried_again(
     (texts / "b.jpg").write_bytes(b"bad")
     (texts / "e.jpg").symlink_to(texts / "nowhere")
     (texts / "f.jpg").write_bytes(b"")  # no face
-    work = Work(tmp_path / "out.parquet", {}, {})
-    counts = make_table(work, named_files([str(texts)]), Counting())
+    out = tmp_path / "out.parquet"
+    counts = make_table(out, {}, named_files([str(texts)]), Counting())
     assert counts == (5, 3, 2, 1, 2)
-    said = capsys.readouterr().out
-    assert "3 of 5 files, 2 rows" in said
-    assert "1 files without a face have no row" in said
-    assert f"{texts / 'b.jpg'}: bad" in said
-    assert f"{texts / 'e.jpg'}: gone" in said
+    output = capsys.readouterr().out
+    assert "3 of 5 files, 2 rows" in output
+    assert "1 files without a face have no row" in output
+    assert f"{texts / 'b.jpg'}: bad" in output
+    assert f"{texts / 'e.jpg'}: gone" in output
     (texts / "b.jpg").write_bytes(b"good")
     make = Counting()
-    assert make_table(work, named_files([str(texts)]), make).faults == 1
+    assert make_table(out, {}, named_files([str(texts)]), make).faults == 1
     assert make.seen == ["b.jpg", "e.jpg"]
-    assert lengths(work.out) == {"a.jpg": 1, "b.jpg": 4, "c.jpg": 3}
+    assert lengths(out) == {"a.jpg": 1, "b.jpg": 4, "c.jpg": 3}
 
 
 def test_make_table__an_exception_keeps_what_was_done(texts: Path, tmp_path: Path) -> None:
@@ -175,35 +175,35 @@ def test_make_table__an_exception_keeps_what_was_done(texts: Path, tmp_path: Pat
 
     for number in range(97):
         (texts / f"n{number:03}.jpg").write_bytes(b"x")
-    work = Work(tmp_path / "out.parquet", {}, {})
+    out = tmp_path / "out.parquet"
     with pytest.raises(KeyboardInterrupt):
-        make_table(work, named_files([str(texts)]), Breaking())
-    assert not work.out.exists()
+        make_table(out, {}, named_files([str(texts)]), Breaking())
+    assert not out.exists()
     make = Counting()
-    make_table(work, named_files([str(texts)]), make)
+    make_table(out, {}, named_files([str(texts)]), make)
     assert len(make.seen) == 100 - 70  # those that were made before it, and none twice
-    assert len(lengths(work.out)) == 100
+    assert len(lengths(out)) == 100
 
 
 def test_make_table__no_file_has_rows(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"")
-    work = Work(tmp_path / "out.parquet", {}, {})
-    make_table(work, named_files([str(tmp_path)]), Counting())
-    assert parquet.read_table(work.out).num_rows == 0
-    assert parquet.read_table(work.out).column_names == ["file", "length", "pair"]
+    out = tmp_path / "out.parquet"
+    make_table(out, {}, named_files([str(tmp_path)]), Counting())
+    assert parquet.read_table(out).num_rows == 0
+    assert parquet.read_table(out).column_names == ["file", "length", "pair"]
 
 
 def test_named_files__one_folder_or_several_words(texts: Path, tmp_path: Path) -> None:
     (texts / "clip.mp4").write_bytes(b"x")
-    assert [name for _, name, _ in named_files([str(texts)])] == ["a.jpg", "b.jpg", "c.jpg"]
+    assert [file.name for file in named_files([str(texts)])] == ["a.jpg", "b.jpg", "c.jpg"]
     several = [str(texts / "c.jpg"), str(texts)]
-    names = [name for _, name, _ in named_files(several)]
+    names = [file.name for file in named_files(several)]
     assert names == [str(texts / name) for name in ("c.jpg", "a.jpg", "b.jpg", "c.jpg")]
-    work = Work(tmp_path / "out.parquet", {}, {})
-    make_table(work, named_files(several), Counting())
-    assert list(lengths(work.out)) == names[:3]  # once, and in the order of the words
+    out = tmp_path / "out.parquet"
+    make_table(out, {}, named_files(several), Counting())
+    assert list(lengths(out)) == names[:3]  # once, and in the order of the words
     with pytest.raises(DataError, match="no such file or folder"):
-        make_table(work, named_files([str(texts), "absent"]), Counting())
+        make_table(out, {}, named_files([str(texts), "absent"]), Counting())
 
 
 def test_model_fingerprint__content_and_not_the_place(tmp_path: Path) -> None:
@@ -403,7 +403,7 @@ WIDE_ROWS = """
 import sys
 from pathlib import Path
 import numpy as np
-from mobilevision.apps.batch.faces import Work, make_table
+from mobilevision.apps.batch.faces import make_table
 from mobilevision.apps.batch.runner import named_files
 from mobilevision.apps.batch.tables import Column
 class Wide:
@@ -412,7 +412,7 @@ class Wide:
         for number, file in enumerate(files):
             yield file, np.full((1, 1024), number, np.float32)
 folder, out = sys.argv[1:]
-make_table(Work(Path(out), {}, {}), named_files([folder]), Wide())
+make_table(Path(out), {}, named_files([folder]), Wide())
 print(open("/proc/self/status").read())
 """
 

@@ -73,9 +73,9 @@ def test_classify__table__goes_on_and_counts_faults(
     (photos / "d.png").write_bytes(b"broken")
     assert main(words) == 1
     assert runtime.seen == 3
-    said = capsys.readouterr()
-    assert "3 of 4 files" in said.out
-    assert "d.png: not an image" in said.out
+    output = capsys.readouterr()
+    assert "3 of 4 files" in output.out
+    assert "d.png: not an image" in output.out
     Image.new("RGB", (20, 10), (1, 1, 250)).save(photos / "d.png")
     assert main(words) == 0
     assert runtime.seen == 4, "what is done is not done again"
