@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
-from ..datasets.errors import DataError
-from ..datasets.files import SharedFilesWarning
+from ..datasets.errors import DataError, SharedFilesWarning
 
 EXIT_FAULT = 1
 """The command ran and found faults."""

@@ -1,4 +1,4 @@
-"""The error that users can correct: bad data, a missing file, an option that does not fit."""
+"""Errors and warnings for the user: bad data, a missing file, an option that does not fit."""
 
 
 class DataError(ValueError):
@@ -12,3 +12,7 @@ class DataError(ValueError):
         # A DataLoader raises a worker's error again with the worker's traceback in the message,
         # which ends in this class's name and the message that matters.
         super().__init__(message.rpartition(f"{__name__}.DataError: ")[2].rstrip())
+
+
+class SharedFilesWarning(UserWarning):
+    """Warning that others could read files that are private to their owner."""

@@ -24,10 +24,6 @@ PRIVATE_FILE = 0o600
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
-class SharedFilesWarning(UserWarning):
-    """Warning that others could read files that are private to their owner."""
-
-
 def is_shared(path: Path) -> bool:
     """Return whether a file or folder gives permissions to its group or to everybody.
 

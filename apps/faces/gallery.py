@@ -27,11 +27,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...datasets.errors import DataError
+from ...datasets.errors import DataError, SharedFilesWarning
 from ...datasets.files import (
     PRIVATE_FILE,
     PRIVATE_FOLDER,
-    SharedFilesWarning,
     create_private,
     is_shared,
     make_private,

@@ -12,8 +12,7 @@ import pytest
 from mobilevision.apps.cli import lightning
 from mobilevision.apps.command import friendly_errors
 from mobilevision.backbone.errors import WeightsError
-from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.files import SharedFilesWarning
+from mobilevision.datasets.errors import DataError, SharedFilesWarning
 
 
 def test_friendly_errors__data_error__message_alone_and_status_2(

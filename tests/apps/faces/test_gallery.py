@@ -18,8 +18,7 @@ import pytest
 
 from mobilevision.apps.faces.gallery import Enrolled, Gallery, Match, accepted
 from mobilevision.apps.inference.face_pipeline import Threshold
-from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.files import SharedFilesWarning
+from mobilevision.datasets.errors import DataError, SharedFilesWarning
 
 pytest.importorskip("lancedb")
 MODEL = {"model": "face.ckpt", "sha256": "0" * 64, "size": 112}
