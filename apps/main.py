@@ -4,6 +4,7 @@ import difflib
 import sys
 import textwrap
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser
@@ -72,7 +73,8 @@ def _run(path: str, words: list[str]) -> int:
     )
     command.add_arguments(parser)
     arguments = parser.parse_args(words)
-    with trusting(arguments.get("trust") or ()):
+    trust = arguments.get("trust")
+    with trusting(trust) if trust else nullcontext():
         status = command.run(arguments)
     sys.stdout.flush()  # a full disk shows here, not when Python exits
     return status

@@ -24,7 +24,7 @@ from torchvision.models.detection import ssd as torchvision_ssd
 
 from mobilevision.apps.benchmark.processes import time_in_turns
 from mobilevision.datasets.types import Detections
-from mobilevision.heads.detection.postprocess import PostProcess
+from mobilevision.heads.detection.boxes import PostProcess
 from mobilevision.heads.detection.weights import load_tensorflow_ssd
 
 ANCHORS, CLASSES, CANDIDATES = 1917, 90, 300

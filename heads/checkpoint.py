@@ -8,7 +8,7 @@ package makes networks of, or if its package is trusted by the caller.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import cache, partial
 from importlib import import_module
 from inspect import Parameter, getmembers, isclass, signature
@@ -48,6 +48,7 @@ RENAMED = {
     "heads.detection.box_losses": "heads.detection.losses",
     "heads.detection.matching": "heads.detection.assigners",
     "heads.detection.outputs": "heads.detection.boxes",
+    "heads.detection.postprocess": "heads.detection.boxes",
     "heads.detection.prediction_heads": "heads.detection.ssd",
     "heads.detection.predictors": "heads.detection.ssd",
     "heads.detection.pyramid": "heads.detection.fpn",
@@ -219,18 +220,19 @@ def _resolve(name: Any) -> Any:
         return None
     name = _renamed(name)
     module, _, last = name.rpartition(".")
-    if is_trusted(name):
-        found = getattr(import_module(module), last)
-        # A name that a trusted package merely imports, such as subprocess.Popen, is not its own.
-        own = name in trusted() or is_trusted(str(getattr(found, "__module__", "")))
-        return found if own else None
     if name.startswith(tuple(f"{room}." for room in _ROOMS)):
-        try:
+        with suppress(ImportError):
             found = getattr(import_module(module), last, None)
-        except ImportError:
-            return None
-        return found if isinstance(found, type) and found in allowed_classes() else None
-    return _torch_classes().get(name)
+            if isinstance(found, type) and found in allowed_classes():
+                return found
+    elif name in _torch_classes():
+        return _torch_classes()[name]
+    if not is_trusted(name):
+        return None
+    found = getattr(import_module(module), last)
+    # A name that a trusted package merely imports, such as subprocess.Popen, is not its own.
+    own = name in trusted() or is_trusted(str(getattr(found, "__module__", "")))
+    return found if own else None
 
 
 def _renamed(name: str) -> str:

@@ -11,9 +11,8 @@ from torch import Tensor, library, nn
 from torchvision.ops import nms
 
 from ...datasets.types import PADDING_LABEL, Detections
-from ...heads.detection.boxes import BoxCoder, clip_boxes, pairwise_iou
+from ...heads.detection.boxes import BoxCoder, PostProcess, clip_boxes, pairwise_iou
 from ...heads.detection.faster_rcnn_heads import Proposals, ProposalSelection, RPNOutput
-from ...heads.detection.postprocess import PostProcess
 
 DENSE_CANDIDATES = 1024
 """Number of candidates of an image, all groups together, that the tensor operations consider."""

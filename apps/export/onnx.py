@@ -13,7 +13,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript import opset18
 
 from ...datasets.files import replaced_atomically
-from ...heads.detection.postprocess import FIRST_LOOK
+from ...heads.detection.boxes import FIRST_LOOK
 from .export_module import Deployable
 from .formats import ExportOptions
 from .nms import MULTICLASS_NMS

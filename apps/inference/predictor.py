@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar, Union
@@ -328,9 +329,9 @@ class Predictor(ABC, Generic[R]):
         from ...heads.checkpoint import load_task
         from .torch import run_task
 
-        with trusting(trust):
+        with trusting(trust) if trust else nullcontext():
             task = load_task(path, cls.task_class())
-            return cls(run_task(cls, task, device, size_hw, str(path)))
+        return cls(run_task(cls, task, device, size_hw, str(path)))
 
     @classmethod
     def require_model(cls, path: Path, size_hw: tuple[int, int] | None = None) -> None:

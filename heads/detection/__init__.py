@@ -11,7 +11,7 @@ from .. import lazy_attributes
 
 if TYPE_CHECKING:  # exported, for type checkers
     from .assigners import ATSSAssigner, MaxIoUAssigner, SimOTAAssigner
-    from .boxes import DefaultBoxes, MultiscaleAnchors
+    from .boxes import DefaultBoxes, MultiscaleAnchors, PostProcess
     from .coco_metrics import CocoEvaluator
     from .distillation import SSDDistillation
     from .faster_rcnn import FasterRCNN
@@ -26,7 +26,6 @@ if TYPE_CHECKING:  # exported, for type checkers
         MultiBoxLoss,
         SmoothL1BoxLoss,
     )
-    from .postprocess import PostProcess
     from .ssd import SSD, DepthwisePredictors, Predictors, SharedPredictors
     from .task import DetectionTask
 
@@ -34,7 +33,7 @@ __getattr__ = lazy_attributes(
     __name__,
     {
         "assigners": ("ATSSAssigner", "MaxIoUAssigner", "SimOTAAssigner"),
-        "boxes": ("DefaultBoxes", "MultiscaleAnchors"),
+        "boxes": ("DefaultBoxes", "MultiscaleAnchors", "PostProcess"),
         "coco_metrics": ("CocoEvaluator",),
         "distillation": ("SSDDistillation",),
         "faster_rcnn": ("FasterRCNN",),
@@ -49,7 +48,6 @@ __getattr__ = lazy_attributes(
             "MultiBoxLoss",
             "SmoothL1BoxLoss",
         ),
-        "postprocess": ("PostProcess",),
         "ssd": ("SSD", "DepthwisePredictors", "Predictors", "SharedPredictors"),
         "task": ("DetectionTask",),
     },

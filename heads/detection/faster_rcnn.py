@@ -22,7 +22,7 @@ from ...backbone.layers import Padding
 from ...backbone.layers import freeze_norms as freeze
 from ...backbone.mobilenet import BLOCKS, ImageNetwork, MobileNetV1
 from ...datasets.types import Detections, DetectionTarget
-from .boxes import BoxCoder
+from .boxes import BoxCoder, PostProcess
 from .faster_rcnn_heads import (
     GridAnchors,
     Proposals,
@@ -33,7 +33,6 @@ from .faster_rcnn_heads import (
     RPNOutput,
 )
 from .faster_rcnn_losses import RoILoss, RPNLoss
-from .postprocess import PostProcess
 
 RPN_CHANNELS = 512
 

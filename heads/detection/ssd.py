@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from ...backbone.layers import ConvNormAct, DepthwiseSeparable, PaddedConv2d, Padding
 from ...backbone.mobilenet import ImageNetwork
 from ...datasets.types import Detections, DetectionTarget
-from .boxes import AnchorGrid, BoxCoder, DefaultBoxes, ScoreActivation, SSDOutput
+from .boxes import AnchorGrid, BoxCoder, DefaultBoxes, PostProcess, ScoreActivation, SSDOutput
 from .losses import AnchorLoss, MultiBoxLoss
-from .postprocess import PostProcess
 
 OBJECT_PRIOR = 0.01  # nearly every anchor is background
 

@@ -16,8 +16,7 @@ from ...backbone.weights.formats import FileTensors
 from ...backbone.weights.hub import resolve_weights
 from ...backbone.weights.loading import WeightsError
 from ..checkpoint import Plan
-from .boxes import DefaultBoxes
-from .postprocess import PostProcess
+from .boxes import DefaultBoxes, PostProcess
 from .ssd import SSD, ExtraMap, MapPredictor
 
 EXTRAS_SCOPE = "FeatureExtractor/MobilenetV1/Conv2d_13_pointwise"

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from mobilevision.heads.detection.postprocess import PostProcess
+from mobilevision.heads.detection.boxes import PostProcess
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from torchvision.models.detection.rpn import RPNHead as PeerHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from mobilevision.datasets.types import DetectionTarget
-from mobilevision.heads.detection.boxes import BoxCoder
+from mobilevision.heads.detection.boxes import BoxCoder, PostProcess
 from mobilevision.heads.detection.faster_rcnn_heads import (
     GridAnchors,
     Proposals,
@@ -27,7 +27,6 @@ from mobilevision.heads.detection.faster_rcnn_losses import (
     match_proposals,
     sample,
 )
-from mobilevision.heads.detection.postprocess import PostProcess
 
 SIZE_HW = (160, 240)
 UNIT_CODER = BoxCoder((1.0, 1.0, 1.0, 1.0))

@@ -4,7 +4,7 @@ from torch import Tensor
 from torchvision.models.detection import ssd as torchvision_ssd
 from torchvision.ops import batched_nms, box_iou, nms
 
-from mobilevision.heads.detection.postprocess import PostProcess, greedy_suppression, rank_in_run
+from mobilevision.heads.detection.boxes import PostProcess, greedy_suppression, rank_in_run
 
 
 def candidates(
