@@ -89,7 +89,7 @@ def test_geolocator__same_places_as_the_checkpoint(
         assert (mine.latitude, mine.longitude) == pytest.approx((other.latitude, other.longitude))
         assert mine.radius_90_km == pytest.approx(other.radius_90_km, rel=1e-3)
         assert mine.places[0].probability == pytest.approx(other.places[0].probability, rel=1e-3)
-    with pytest.raises(DataError, match="five crops need the checkpoint"):
+    with pytest.raises(DataError, match="an exported file has no five crops"):
         Geolocator.load(exported("geolocation").path, five_crop=True)
 
 
@@ -188,7 +188,7 @@ def test_command__wrong_options__exit_status_2(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hyper_parameters": {}}, "does not say what its network is made of"),
+        ({"hyper_parameters": {}}, "does not describe its network"),
         ({"hyper_parameters": {"_class_path": "torch.nn.Linear", "network": {}}}, "trust=.'torch'"),
         ({"hyper_parameters": {"_class_path": "torch.nn.CrossEntropyLoss"}}, "not of a network"),
         ({"hyper_parameters": {"_class_path": "no.Such", "network": 1}}, "trust=.'no'"),
