@@ -139,10 +139,7 @@ class TimmFeatures(PeerFeatures):
     """
 
     def __init__(
-        self,
-        model: str,
-        out_strides: Sequence[int] = (16, 32),
-        weights: str | Path | None = None,
+        self, model: str, out_strides: Sequence[int] = (16, 32), weights: str | Path | None = None
     ) -> None:
         import timm
 
@@ -168,10 +165,8 @@ class VggSsdFeatures(PeerFeatures):
     38x38x512, 19x19x1024, 10x10x512, 5x5x256, 3x3x256 and 1x1x256 at 300 px; strides 8 to 256.
 
     Args:
-        weights: A file with the state dict of torchvision's ``vgg16``; None leaves it random.
-
-    Raises:
-        WeightsError: as ``TorchvisionFeatures``.
+        weights: A file with the state dict of torchvision's ``vgg16``, as for
+            ``TorchvisionFeatures``; None leaves it random.
     """
 
     def __init__(self, weights: str | Path | None = None) -> None:

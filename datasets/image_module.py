@@ -141,9 +141,8 @@ class TableDataset(ImageDataset[_Sample_co]):
 def collate_fields(samples: list[Any]) -> list[Any]:
     """Stack the fields of B samples whose first field is an image (H, W, 3) uint8.
 
-    Returns:
-        The images (B, 3, H, W), in memory order channels_last; of the other fields, arrays and
-        numbers as tensors and strings as a tuple.
+    The images become (B, 3, H, W), in memory order channels_last; of the other fields, arrays
+    and numbers become tensors and strings a tuple.
     """
     columns: list[Any] = list(zip(*samples, strict=True))
     images, *fields = columns

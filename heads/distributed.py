@@ -16,11 +16,9 @@ class SampleEvaluator(Generic[N]):
     """Base of the evaluators: collects batches of samples, and gathers them over all processes.
 
     ``N`` is a NamedTuple of arrays with samples first; the first array is ``ids`` (N,) int64.
-    Lightning pads the last batch with duplicates under torch.distributed: of samples with the same
-    id the first one of the lowest rank counts, on every process.
-
-    Args:
-        dataset: The name to report.
+    Lightning pads the last batch with duplicates under torch.distributed: of samples with the
+    same id the first one of the lowest rank counts, on every process. ``dataset`` is the name
+    to report.
     """
 
     columns: tuple[str, ...] = ()

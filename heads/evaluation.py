@@ -48,20 +48,11 @@ class EvaluatedTask(ImageTask, Generic[E, R]):
         raise NotImplementedError
 
     def collect(self, output: Any, batch: Any) -> Any:
-        """Give the predictions of a batch to ``evaluator`` and return them.
-
-        Args:
-            output: The network's output.
-            batch: The images and their ground truth.
-        """
+        """Give the predictions of a batch to ``evaluator`` and return them."""
         raise NotImplementedError
 
     def measure(self, stage: str) -> R | None:
-        """Return the measures of everything that was collected; None where too little was.
-
-        Args:
-            stage: ``val`` or ``test``.
-        """
+        """Return the measures of what was collected in ``val`` or ``test``; None for too little."""
         raise NotImplementedError
 
     def write_metrics(self, path: Path, result: R) -> None:
@@ -82,11 +73,7 @@ class EvaluatedTask(ImageTask, Generic[E, R]):
 
     @property
     def evaluator(self) -> E:
-        """The evaluator of the evaluation that is running.
-
-        Raises:
-            RuntimeError: No evaluation is running.
-        """
+        """The evaluator of the evaluation that is running, else a RuntimeError."""
         if self._evaluator is None:
             raise RuntimeError("no evaluation is running")
         return self._evaluator

@@ -292,8 +292,7 @@ def choose(
 def find(haystack: np.ndarray, needles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Find ``needles`` (N,) in ``haystack`` (M,), both int64, the latter unique.
 
-    Returns:
-        (N,) int64 positions, valid where the second result, (N,) bool, is True.
+    Returns (N,) int64 positions, valid where the second result, (N,) bool, is True.
     """
     if not haystack.size:
         return np.zeros(len(needles), dtype=np.int64), np.zeros(len(needles), dtype=bool)

@@ -142,11 +142,9 @@ def check_dataset(
 ) -> CheckReport:
     """Check a detection dataset in COCO's or Pascal VOC's format without stopping at a fault.
 
-    With ``quick`` only the existence of images is checked. ``workers`` threads decode them; None is
-    one for each core, at most 8.
-
-    Raises:
-        DataError: there is no dataset in the folder, in a layout that a data module recognizes.
+    With ``quick`` only the existence of images is checked. ``workers`` threads decode them;
+    None is one for each core, at most 8. A folder in no layout that a data module recognizes is
+    a `DataError`.
     """
     root = Path(root)
     layout, splits = _find_splits(root)

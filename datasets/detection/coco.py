@@ -89,8 +89,7 @@ def read_columns(
 ) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
     """Read columns of N parsed objects, and add malformed ones to ``faults``.
 
-    Returns:
-        The entries that are well formed, and one array for each column.
+    Returns the entries that are well formed, and one array for each column.
     """
     arrays = [_read(entries, column) for column in columns]
     if any(array is None for array in arrays):
@@ -405,10 +404,8 @@ def _distinct_ids(
     """Renumber annotations whose id is taken, and find repeated annotations.
 
     Some tools write one id for all. Only an annotation with the id, image, category and box of
-    another one is a repetition.
-
-    Returns:
-        (N,) int64 ids without repetition, and (N,) bool: whether an annotation is kept.
+    another one is a repetition. Returns (N,) int64 ids without repetition, and (N,) bool:
+    whether an annotation is kept.
     """
     ids = columns[0]
     first = first_occurrences(ids)

@@ -36,8 +36,7 @@ _STEPS = 8  # of 4 bits each: 32, of which the first two are zero
 def _steps() -> np.ndarray:
     """Tabulate the curve for 4 bits of i and j at once, as S2 does.
 
-    Returns:
-        (1024,) int64: orientation, 4 bits of i, 4 bits of j -> 8 bits of position, orientation.
+    (1024,) int64: orientation, 4 bits of i, 4 bits of j -> 8 bits of position, orientation.
     """
     table = np.zeros(4 << 2 * _BITS, dtype=np.int64)
     for key in range(len(table)):

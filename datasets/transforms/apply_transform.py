@@ -56,11 +56,8 @@ def draw_placement(
 ) -> np.ndarray:
     """Read the window of a placement, distort its colors and put it into the output.
 
-    ``photometric`` changes the colors of the window at the output's size; ``fill_rgb`` is the color
-    of the rest of the output.
-
-    Returns:
-        (h, w, 3) uint8 RGB of the placement's size.
+    ``photometric`` changes the colors of the window at the output's size; ``fill_rgb`` is the
+    color of the rest of the output, (h, w, 3) uint8 RGB of the placement's size.
 
     Raises:
         DataError: The image cannot be read, or ``photometric`` changes shape or dtype.

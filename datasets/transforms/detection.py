@@ -37,15 +37,11 @@ class Transform(Protocol):
     def __call__(
         self, image: ImageFile, objects: Objects, rng: np.random.Generator
     ) -> tuple[np.ndarray, Objects]:
-        """Read an image and make it the network's input.
+        """Read an image and make it the network's input, (h, w, 3) uint8 RGB, writable.
 
-        Args:
-            image: The file.
-            objects: Its objects, in pixels of the whole image, EXIF rotation applied.
-            rng: The only source of randomness.
-
-        Returns:
-            (h, w, 3) uint8 RGB, writable, and the objects in its pixels, in their order.
+        ``objects`` are in pixels of the whole image, EXIF rotation applied; those returned
+        are in pixels of the result, in their order. ``rng`` is the only source of
+        randomness.
 
         Raises:
             DataError: The image cannot be read.
@@ -309,10 +305,9 @@ class Mosaic(Drawing):
         self.aspect = aspect
 
     def divide(self, size_hw: tuple[int, int], rng: np.random.Generator) -> list[Tile]:
-        """Draw the point that divides an output of at least 2 by 2 pixels.
+        """Draw the point that divides an output of at least 2 by 2 pixels; return the tiles.
 
-        Returns:
-            The tiles: top left, top right, bottom left, bottom right. None is empty.
+        They are top left, top right, bottom left, bottom right; none is empty.
         """
         height, width = size_hw
         y, x = (min(max(round(rng.uniform(*self.centre) * side), 1), side - 1) for side in size_hw)
@@ -328,8 +323,8 @@ class Mosaic(Drawing):
     ) -> tuple[np.ndarray, Objects]:
         """Read a part of an image for a tile of an output of ``size_hw``; see `Transform`.
 
-        Returns:
-            (h, w, 3) uint8 RGB of the tile's size, and the objects in pixels of the output.
+        Returns (h, w, 3) uint8 RGB of the tile's size, and the objects in pixels of the
+        output.
         """
         left, top, right, bottom = tile
         crop = self._sample(tile, image.size_hw, size_hw, rng)

@@ -76,12 +76,7 @@ class Predictions(NamedTuple):
 
 
 class ClassificationEvaluator(SampleEvaluator[Predictions]):
-    """Collects the predictions of a classifier and measures them.
-
-    Args:
-        categories: Class names in the order of the class index.
-        dataset: The name to report.
-    """
+    """Collects predictions of the classes ``categories``, in class order, and measures them."""
 
     columns = ("label", "predicted", "score", "top5")
 
@@ -92,13 +87,7 @@ class ClassificationEvaluator(SampleEvaluator[Predictions]):
     def update(
         self, ids: "Tensor", labels: "Tensor", logits: "Tensor", paths: Sequence[str] = ()
     ) -> None:
-        """Add a batch.
-
-        Args:
-            ids: (B,) int64, index of the image in the dataset.
-            labels: (B,) int64, true class, -1 where it is not known.
-            logits: (B, C) float.
-            paths: B files, for ``predictions.csv``.
+        """Add a batch: ids and labels (B,) int64, -1 for an unknown class, logits (B, C), B files.
 
         Raises:
             DataError: A class index that there is no name for.
@@ -117,11 +106,7 @@ class ClassificationEvaluator(SampleEvaluator[Predictions]):
         self.add(Predictions(*arrays), paths)
 
     def compute(self) -> ClassificationResult:
-        """Gather, then measure; call it on all processes, which get the same result.
-
-        Raises:
-            DataError: No image has a known class.
-        """
+        """Gather, then `measure`; call it on all processes, which get the same result."""
         return measure(self.gather(), self.names, self.dataset)
 
     def rows(self, samples: Predictions) -> Iterator[tuple[str, ...]]:

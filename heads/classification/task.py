@@ -44,17 +44,11 @@ class BatchMix:
     def __call__(
         self, images: Tensor, labels: Tensor, num_classes: int, seed: tuple[int, ...]
     ) -> tuple[Tensor, Tensor]:
-        """Blend a batch, or leave it.
+        """Blend a batch of images (B, 3, H, W) uint8 and labels (B,) int64, or leave it.
 
-        Args:
-            images: (B, 3, H, W) uint8.
-            labels: (B,) int64.
-            num_classes: Columns of the labels that come out.
-            seed: Numbers, at least 0, of this draw, such as step and process.
-
-        Returns:
-            Images (B, 3, H, W), uint8 or, blended, float32 in [0, 255], and labels: (B,) as
-            they were, or (B, num_classes) float32, rows of which add up to 1.
+        ``seed`` are numbers, at least 0, of this draw, such as step and process. A blended
+        batch has float32 images in [0, 255] and labels (B, num_classes) float32, rows of
+        which add up to 1.
         """
         rng = np.random.default_rng(seed)
         if rng.random() >= self.p:

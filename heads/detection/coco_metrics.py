@@ -84,10 +84,8 @@ def evaluate_boxes(
         results: COCO results: image_id, category_id, bbox (x, y, width, height in pixels), score.
         dataset: The name to report.
         categories: Category id to name of the classes to measure; by default all.
-        image_ids: The images to measure on; by default all, with or without results.
-
-    Raises:
-        DataError: The ground truth lacks an image.
+        image_ids: The images to measure on; by default all, with or without results. A
+            `DataError` if the ground truth lacks one.
     """
     described = {image["id"] for image in ground_truth["images"]}
     wanted = described if image_ids is None else set(image_ids)
@@ -190,12 +188,8 @@ class CocoEvaluator:
 
     Right under torch.distributed: detections are gathered by image id, and the duplicates with
     which Lightning pads the last batch are dropped. Only images that were seen are measured, so
-    ``limit_val_batches`` works.
-
-    Args:
-        ground_truth: A COCO annotation file as dict (``images``, ``annotations``).
-        categories: Category id to name; class index i is the i-th of them.
-        dataset: The name to report.
+    ``limit_val_batches`` works. For the arguments see `evaluate_boxes`; class index i is the
+    i-th of ``categories``.
     """
 
     def __init__(
@@ -215,10 +209,8 @@ class CocoEvaluator:
     def update(self, image_ids: "Tensor", detections: "Detections") -> None:
         """Add a batch. An image that was seen already keeps its first detections.
 
-        Args:
-            image_ids: (B,) int64, ids of the ground truth.
-            detections: (B, K, ...), boxes in pixels of the original images; rows with label -1
-                are padding.
+        Image ids (B,) are those of the ground truth; boxes are in pixels of the original
+        images, and rows with label -1 are padding.
 
         Raises:
             DataError: The ground truth lacks an image or a class.
@@ -330,10 +322,9 @@ _RESULT_KEYS = ("image_id", "category_id", "bbox", "score")
 def read_ground_truth(path: Path) -> dict[str, Any]:
     """Read a COCO annotation file and check all that an evaluation of boxes uses.
 
-    Returns:
-        The content: ``images`` (``id``), ``categories`` (``id``, ``name``) and ``annotations``
-        (``id``, ``image_id``, ``category_id``, ``bbox`` as x, y, width, height in pixels; ``area``
-        and ``iscrowd`` where the file has them).
+    That are ``images`` (``id``), ``categories`` (``id``, ``name``) and ``annotations`` (``id``,
+    ``image_id``, ``category_id``, ``bbox`` as x, y, width, height in pixels; ``area`` and
+    ``iscrowd`` where the file has them).
 
     Raises:
         DataError: The file is missing or damaged, lacks a list or a key, or has a bad annotation.
@@ -366,10 +357,8 @@ def read_ground_truth(path: Path) -> dict[str, Any]:
 def read_results(path: Path, ground_truth: dict[str, Any]) -> list[dict[str, Any]]:
     """Read and check detections in the COCO results format.
 
-    Args:
-        path: A JSON list of ``{image_id, category_id, bbox: [x, y, width, height], score}``,
-            pixels of the original images.
-        ground_truth: From ``read_ground_truth``.
+    That is a JSON list of ``{image_id, category_id, bbox: [x, y, width, height], score}``, in
+    pixels of the original images.
 
     Raises:
         DataError: The file is missing or damaged, or has a bad entry.

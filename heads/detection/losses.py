@@ -268,11 +268,7 @@ def target_classes(target: DetectionTarget, matches: Matches) -> Tensor:
     return labels.masked_fill(~matches.positive, BACKGROUND)
 
 
-def class_losses(
-    logits: Tensor,
-    classes: Tensor,
-    score_activation: ScoreActivation,
-) -> Tensor:
+def class_losses(logits: Tensor, classes: Tensor, score_activation: ScoreActivation) -> Tensor:
     """Return the classification loss of each anchor (B, A), before mining.
 
     Args:

@@ -36,12 +36,7 @@ class Curve(NamedTuple):
 
 
 def curve(scores: np.ndarray, positive: np.ndarray) -> Curve:
-    """Count at every threshold; equal scores share one.
-
-    Args:
-        scores: (N,) float, N at least 1.
-        positive: (N,) bool.
-    """
+    """Count at every threshold of scores (N,), N at least 1; equal scores share one."""
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order].astype(np.float64)
     last = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)

@@ -22,10 +22,9 @@ class LabelLoss(Protocol):
     def __call__(self, logits: Tensor, labels: Tensor, counts: Tensor | None = None) -> Tensor:
         """Return (B, A) float32; the values for unknown labels are ignored.
 
-        Args:
-            logits: (B, A) float.
-            labels: (B, A) int8, 1 yes, 0 no, -1 not known.
-            counts: (A, 2) float, training images that lack and have each attribute, if known.
+        ``logits`` are (B, A) float, ``labels`` (B, A) int8, 1 yes, 0 no, -1 not known, and
+        ``counts`` (A, 2) float the training images that lack and have each attribute, if
+        known.
         """
         ...
 
@@ -124,11 +123,7 @@ def expected_loss(
 ) -> Tensor:
     """Return the loss (B, A) float32 of labels that may be blends: yes and no by the label.
 
-    Args:
-        loss: A loss of labels.
-        logits: (B, A) float.
-        labels: (B, A): int8 as for ``LabelLoss``, or float in [0, 1], -1 not known.
-        counts: As for ``LabelLoss``.
+    The labels (B, A) are int8 as for ``LabelLoss``, or float in [0, 1], -1 not known.
     """
     if not labels.is_floating_point():
         return loss(logits, labels, counts)
@@ -146,10 +141,8 @@ def masked_mean(losses: Tensor, labels: Tensor) -> Tensor:
 def landmark_loss(predicted: Tensor, landmarks: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """Return the mean smooth-L1 loss of the known landmarks, 0 where there are none.
 
-    Args:
-        predicted: (B, 5, 2) float, shares of the crop's width and height.
-        landmarks: (B, 5, 2) float32, px of the crop; NaN where they are not known.
-        size_hw: Height and width of the crop.
+    ``predicted`` (B, 5, 2) float are shares of the crop's width and height, ``landmarks`` (B,
+    5, 2) float32 px of the crop, NaN where they are not known.
     """
     height, width = size_hw
     target = (landmarks + 0.5) / torch.tensor([width, height], device=landmarks.device)

@@ -29,12 +29,7 @@ class AttributePredictions(NamedTuple):
 
 
 class AttributeEvaluator(SampleEvaluator[AttributePredictions]):
-    """Collects the predictions of an attribute network.
-
-    Args:
-        attributes: A names.
-        dataset: The name to report.
-    """
+    """Collects the predictions of a network of the named ``attributes``."""
 
     def __init__(self, attributes: Sequence[str], dataset: str) -> None:
         super().__init__(dataset)
@@ -48,14 +43,9 @@ class AttributeEvaluator(SampleEvaluator[AttributePredictions]):
         paths: Sequence[str] = (),
         landmark_errors: "Tensor | None" = None,
     ) -> None:
-        """Add a batch.
+        """Add a batch: ids (B,) int64, labels (B, A) int8, logits (B, A) and B files.
 
-        Args:
-            ids: (B,) int64, index of the image in the dataset.
-            labels: (B, A) int8.
-            logits: (B, A) float.
-            paths: B files, for ``predictions.csv``.
-            landmark_errors: (B,) float; None where no landmarks are predicted.
+        ``landmark_errors`` are (B,), None where no landmarks are predicted.
 
         Raises:
             DataError: The model has another number of attributes than the data.

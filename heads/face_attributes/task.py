@@ -43,14 +43,10 @@ class FaceMixup:
     def __call__(self, batch: AttributeBatch, seed: tuple[int, ...]) -> AttributeBatch:
         """Blend each face with the one before it, or leave the batch as it is.
 
-        Args:
-            batch: As it was loaded.
-            seed: Numbers, at least 0, of this draw, such as step and process.
-
-        Returns:
-            Images (B, 3, H, W) float32 in [0, 255] and labels (B, A) float32 in [0, 1], -1 where
-            one of the two is not known; landmarks likewise, NaN there. Identities, ids and paths
-            are left as they were.
+        ``seed`` are numbers, at least 0, of this draw, such as step and process. Blended
+        are images, (B, 3, H, W) float32 in [0, 255], labels, (B, A) float32 in [0, 1], -1
+        where one of the two is not known, and landmarks, NaN there; identities, ids and
+        paths are left as they were.
         """
         rng = np.random.default_rng(seed)
         if rng.random() >= self.p:
@@ -78,9 +74,7 @@ def attribute_numbers(result: AttributeResult) -> dict[str, float]:
 def landmark_errors(predicted: Tensor, landmarks: Tensor) -> Tensor:
     """Return the mean distance (B,) of five landmarks as a share of that between the eyes.
 
-    Args:
-        predicted: (B, 5, 2) float, px.
-        landmarks: (B, 5, 2) float32, px, the eyes first; NaN where they are not known.
+    Both are (B, 5, 2) px, the eyes first; ``landmarks`` are NaN where they are not known.
     """
     eyes = (landmarks[:, 0] - landmarks[:, 1]).norm(dim=1)
     return (predicted - landmarks).norm(dim=2).mean(dim=1) / eyes

@@ -70,14 +70,10 @@ def normalized(embeddings: np.ndarray) -> np.ndarray:
 
 
 def threshold_at_far(impostors: np.ndarray, count: int, far: float) -> float | None:
-    """Return the lowest threshold with a false accept rate of at most ``far``.
+    """Return the lowest threshold with a false accept rate of at most ``far``, in (0, 1).
 
-    It is None where less than one pair would be accepted.
-
-    Args:
-        impostors: Scores of pairs of different people; the highest of them are enough.
-        count: Number of such pairs.
-        far: In (0, 1).
+    ``impostors`` are the scores of the ``count`` pairs of different people, or the highest of
+    them. The result is None where less than one pair would be accepted.
     """
     allowed = int(far * count * (1 + 1e-12))
     if allowed < 1:
@@ -89,12 +85,7 @@ def threshold_at_far(impostors: np.ndarray, count: int, far: float) -> float | N
 
 
 def roc_curve(scores: np.ndarray, same: np.ndarray) -> Roc:
-    """Return both rates at every distinct score.
-
-    Args:
-        scores: (P,).
-        same: (P,) bool, with both kinds.
-    """
+    """Return both rates at every distinct score (P,); ``same`` (P,) bool has both kinds."""
     order = np.argsort(-scores, kind="stable")
     ranked, truth = scores[order], same[order]
     last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # of equal scores
@@ -118,15 +109,7 @@ def equal_error_rate(roc: Roc) -> float:
 
 
 def compare_all(rows: np.ndarray, owners: np.ndarray) -> Iterator[Compared]:
-    """Compare every face with every other once, block by block.
-
-    Args:
-        rows: (N, D) float32 of unit length.
-        owners: (N,) int, person index.
-
-    Yields:
-        The cosines of each block.
-    """
+    """Compare all unit vectors (N, D), of people (N,) int, once; yield cosines block by block."""
     for start in range(0, len(rows), _BLOCK):
         stop = min(start + _BLOCK, len(rows))
         scores = rows[start:stop] @ rows[start:].T
@@ -140,15 +123,8 @@ def all_against_all(
 ) -> AllPairs | None:
     """Compare every face with every other once, in blocks, and count exactly.
 
-    The pairs are not independent, since a face takes part in many.
-
-    Args:
-        embeddings: (N, D).
-        identities: (N,) int; faces with -1 take no part.
-        fars: False accept rates.
-
-    Returns:
-        The rates; None where a kind of pair is missing.
+    The pairs are not independent, since a face takes part in many. Faces of the identity -1
+    take no part. The result is None where a kind of pair is missing.
     """
     known = np.flatnonzero(identities >= 0)
     rows, owners = normalized(embeddings[known]), identities[known]

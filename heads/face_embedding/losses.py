@@ -37,10 +37,8 @@ class EmbeddingLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """Return the parts of the loss by name, scalars.
 
-        Args:
-            embeddings: (B, D) float32, of unit length.
-            teacher: (B, D) float32, of unit length; None where there is none.
-            identities: (B,) int64, person index; -1 where it is not known.
+        Embeddings and ``teacher``, None without one, are (B, D) float32, of unit length;
+        identities are (B,) int64, -1 where the person is not known.
         """
         raise NotImplementedError
 

@@ -23,12 +23,9 @@ class EmbeddingTeacher(ABC):
 
     @abstractmethod
     def prepare(self, dimension: int, device: torch.device, views: FaceViews | None = None) -> None:
-        """Read the teacher when training starts.
+        """Read the teacher when training starts; ``dimension`` and ``device`` are the student's.
 
-        Args:
-            dimension: D of the student.
-            device: Device of the student.
-            views: The views of the training data; None where they are not known.
+        ``views`` are those of the training data; None where they are not known.
 
         Raises:
             WeightsError: It cannot be read, or does not fit the student or the data.
@@ -40,12 +37,9 @@ class EmbeddingTeacher(ABC):
 
 
 class FaceTeacher(EmbeddingTeacher):
-    """Base of the networks that embed aligned faces; a subclass opens and runs one.
+    """Base of the networks that embed aligned faces of ``size`` px; a subclass opens and runs one.
 
     It sees the very images of the student, and is much slower than a ``TableTeacher``.
-
-    Args:
-        size: Side in px of its input.
     """
 
     def __init__(self, size: int) -> None:
@@ -61,13 +55,9 @@ class FaceTeacher(EmbeddingTeacher):
         """Return (B, D) float32 of (B, size, size, 3) uint8 RGB, contiguous; of any length."""
 
     def embed(self, images: np.ndarray | Tensor) -> np.ndarray:
-        """Embed aligned faces.
+        """Embed aligned faces (B, H, W, 3) or (B, 3, H, W) uint8, RGB, resized to ``size``.
 
-        Args:
-            images: (B, H, W, 3) or (B, 3, H, W) uint8, RGB; resized where H or W is not ``size``.
-
-        Returns:
-            (B, D) float32 of unit length; an embedding of length zero stays zero.
+        Returns (B, D) float32 of unit length; an embedding of length zero stays zero.
 
         Raises:
             WeightsError: The network cannot be read, or its library is absent.
@@ -304,9 +294,8 @@ class FacenetTeacher(FaceTeacher):
 def open_teacher(name: str) -> FaceTeacher | None:
     """Return a teacher by its name on command lines, not opened yet; None for any other text.
 
-    Args:
-        name: ``facenet:vggface2``, ``facenet:casia-webface``, ``facenet:FILE``, ``onnx:FILE`` or
-            ``ncnn:FILE.param``.
+    Names are ``facenet:vggface2``, ``facenet:casia-webface``, ``facenet:FILE``, ``onnx:FILE``
+    and ``ncnn:FILE.param``.
     """
     kind, _, rest = name.partition(":")
     kinds = {"facenet": FacenetTeacher, "onnx": OnnxTeacher, "ncnn": NcnnTeacher}

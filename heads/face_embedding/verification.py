@@ -103,15 +103,11 @@ def verify_pairs(
 ) -> VerificationResult:
     """Measure embeddings by a list of pairs, in the protocol of LFW (Huang et al. 2007).
 
-    Args:
-        embeddings: (N, D), of any length but zero.
-        pairs: The list.
-        dataset: The name to report.
-        identities: (N,) int, -1 for unknown; compares every face with every other, too.
+    ``embeddings`` (N, D) are of any length but zero. With ``identities`` (N,) int, -1 for
+    unknown, every face is compared with every other, too.
 
     Raises:
-        DataError: There is only one fold, or a kind of pair is missing, or an embedding is not
-            finite.
+        DataError: An embedding is not finite, or see `measure_scores`.
     """
     if not np.isfinite(embeddings).all():
         row = int(np.flatnonzero(~np.isfinite(embeddings).all(axis=1))[0])
@@ -128,14 +124,10 @@ def measure_scores(
     dataset: str = "faces",
     all_pairs: AllPairs | None = None,
 ) -> VerificationResult:
-    """Measure scores of pairs; see ``verify_pairs``.
+    """Measure scores (P,) in [-1, 1] of pairs, the more alike the higher; see ``verify_pairs``.
 
-    Args:
-        scores: (P,), in [-1, 1]; the more alike the higher.
-        same: (P,) bool.
-        folds: (P,) int.
-        dataset: The name to report.
-        all_pairs: Becomes part of the result.
+    ``same`` (P,) bool tells pairs of one person, ``folds`` (P,) int their fold; ``all_pairs``
+    becomes part of the result.
 
     Raises:
         DataError: There is only one fold, or one without a kind of pair.

@@ -48,12 +48,10 @@ class Places(NamedTuple):
 def cell_scores(logits: "Sequence[Tensor]", parents: "Sequence[Tensor]" = ()) -> "Tensor":
     """Return the log-probabilities (B, C) float32 of the cells of the last partition.
 
-    With several partitions, the product of the probabilities of a cell and of all that hold it,
-    divided by the sum over the cells (Müller-Budack et al. 2018, Section 3.3).
-
-    Args:
-        logits: For each partition (B, C), coarse before fine.
-        parents: For each partition but the last (C_last,) int64, the cell there that holds each.
+    With several partitions, coarse before fine, the product of the probabilities of a cell and
+    of all that hold it, divided by the sum over the cells (Müller-Budack et al. 2018, Section
+    3.3). For each partition but the last, ``parents`` (C_last,) int64 are the cells there that
+    hold each.
     """
     import torch
 
@@ -102,10 +100,7 @@ class Decoder:
         """Return the mass (B,) nearer to each prediction than a position, such as the true one.
 
         A position lies in the radius of a mass if and only if its own mass is not larger.
-
-        Args:
-            probabilities: (B, C), summing to 1 for each photo.
-            latlng_deg: (B, 2) degrees.
+        Probabilities (B, C) sum to 1 for each photo; positions are (B, 2) degrees.
         """
         vectors = self._predicted(probabilities)
         away_km = distance_km(to_latlng_deg(vectors), latlng_deg)
@@ -220,9 +215,7 @@ class _Part(NamedTuple):
 class CalibrationPhotos:
     """Keeps the scores of some photos of an evaluation: all, or every n-th by their ids.
 
-    Args:
-        photos: How many the data set has; their ids are 0 to ``photos`` - 1.
-        most: How many are kept at most.
+    The data has ``photos``, with ids from 0; at ``most`` so many are kept.
     """
 
     def __init__(self, photos: int, most: int = MOST_PHOTOS) -> None:
@@ -255,12 +248,7 @@ def calibrate(
 ) -> Calibrated | None:
     """Measure a calibration on validation photos; None for fewer than ``LEAST_PHOTOS``.
 
-    Args:
-        scores: (K, C) log-probabilities.
-        truth_deg: (K, 2) true positions.
-        partition: The cells.
-        answer: See ``Answer``.
-        dataset: The name to report.
+    ``scores`` are (K, C) log-probabilities, ``truth_deg`` (K, 2) true positions.
     """
     if len(scores) < LEAST_PHOTOS:
         return None
@@ -276,9 +264,8 @@ def calibrate(
 def fit_temperature(scores: np.ndarray, cells: np.ndarray) -> float:
     """Return the temperature with the least negative log-likelihood, from 0.05 to 20.
 
-    Args:
-        scores: (N, C) log-probabilities.
-        cells: (N,) int64, the cell of each photo; those without a cell are left out.
+    ``scores`` are (N, C) log-probabilities, ``cells`` (N,) int64 the cell of each photo; those
+    without one are left out.
     """
     known = cells != NO_CELL
     if not known.any():
@@ -319,9 +306,8 @@ def conformal_level(masses: np.ndarray, share: float) -> float:
 def cross_fitted_coverage(masses: np.ndarray, shares: Sequence[float] = HELD) -> tuple[float, ...]:
     """Return the share of photos in each radius, by levels of the half that they are not in.
 
-    Args:
-        masses: (N,) from ``Decoder.masses``, N at least 2.
-        shares: Target share of each radius.
+    ``masses`` (N,), N at least 2, are those of ``Decoder.masses``, ``shares`` the target of
+    each radius.
     """
     even, odd = masses[::2], masses[1::2]
     coverage = []

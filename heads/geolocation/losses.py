@@ -47,11 +47,9 @@ class CellLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """Return the mean loss of each partition: ``cells``, or ``cells_0`` and so on.
 
-        Args:
-            logits: For each partition (B, C).
-            cells: For each (B,) int64, the cell of the photo; -1 for none.
-            photos: (B, 3) float32, unit vectors of the true positions.
-            centers: For each partition (C, 3) float32, unit vectors of the cells' mean positions.
+        Each partition has logits (B, C), the cells (B,) int64 of the photos, -1 for none,
+        and the mean positions of its cells, ``centers`` (C, 3); ``photos`` (B, 3) are the
+        true positions. Positions are unit vectors, float32.
         """
         losses = {}
         for index, (scores, own, places) in enumerate(zip(logits, cells, centers, strict=True)):

@@ -92,12 +92,9 @@ class Predictions(NamedTuple):
 
 
 class GeolocationEvaluator(SampleEvaluator[Predictions]):
-    """Collects predictions and measures them.
+    """Collects predictions of cells, of which the tokens are in class order, and measures them.
 
-    Args:
-        tokens: S2 tokens of the cells, in the order of the class index.
-        centers_deg: (C, 2) positions of the cells, for the constant guesses.
-        dataset: The name to report.
+    ``centers_deg`` (C, 2) are the positions of the cells, for the constant guesses.
     """
 
     columns = (
@@ -142,9 +139,7 @@ def guesses(
 ) -> tuple[dict[int, float], dict[int, float]]:
     """Return the shares within each distance of a random cell and of the best constant cell.
 
-    Args:
-        truth_deg: (N, 2) true positions.
-        centers_deg: (C, 2) positions of the cells.
+    ``truth_deg`` (N, 2) are true positions, ``centers_deg`` (C, 2) those of the cells.
     """
     centers, photos = unit_vectors(centers_deg), unit_vectors(truth_deg)
     hits = np.zeros((len(WITHIN_KM), len(centers)))
