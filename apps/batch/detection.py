@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from itertools import groupby, tee
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,12 +21,11 @@ from ...datasets.detection.coco import read_coco
 from ...datasets.detection.image_checks import fit_to_images
 from ...datasets.errors import DataError
 from ...datasets.files import replaced_atomically, write_atomically
-from ...datasets.images import ImageFile
 from ...heads.detection.coco_metrics import CocoResult, evaluate_boxes, format_table, write_metrics
 from ..inference.detection import DEFAULT_THRESHOLD, DetectionResult, Detector
 from ..inference.predictor import prepare_ahead
 from .inputs import InputFile, Video, find_files, mp4_writer, output_names
-from .runner import Job, Listed, Made, ProgressStore, file_digest, run_over_files
+from .runner import Job, Listed, Made, ProgressStore, file_digest, over_images, run_over_files
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,6 @@ def _entries(
             yield file, numbering.ids[file.path], json.loads(made.content)
 
 
-PROGRESS_NAME = "progress.sqlite"
 _JPEG_QUALITY = 92
 _NAMED_CLASSES = 12
 
@@ -230,9 +228,6 @@ def detect(
         device: See ``Detector.load``.
         size_hw: See ``Detector.load``.
 
-    Returns:
-        Counts and faults.
-
     Raises:
         DataError: An input is absent, the model or the annotations cannot be used, or an option is
             out of range.
@@ -241,7 +236,7 @@ def detect(
     detector = Detector.load(model, device, size_hw)
     numbering = number_images(files, annotations, detector.categories)
     job = DetectJob(detector, model, options)
-    with run_over_files(files, job, options.out / PROGRESS_NAME) as store:
+    with run_over_files(files, job, options.out / "progress.sqlite") as store:
         tally = _tally(store)
         tally.faults += numbering.faults
         write_results(results, store, numbering)
@@ -295,12 +290,11 @@ class DetectJob(Job):
 
     def _images(self, files: Iterable[Listed]) -> Iterator[tuple[Listed, Made | DataError]]:
         """Detect in images, and draw them in background threads."""
-        listed, read = tee(files)
-        sources = (ImageFile(file.path) for file in read)
-        outcomes = self.detector.stream(sources, 0.0, self.options.batch_size)
-        pairs = zip(listed, outcomes, strict=True)
-        ahead = 2 * self.options.batch_size
-        for (file, _), made in prepare_ahead(pairs, self._finish, ahead):
+        stream, size = self.detector.stream, self.options.batch_size
+        detected = over_images(
+            files, lambda images: stream(images, 0.0, size), lambda _, result: result
+        )
+        for (file, _), made in prepare_ahead(detected, self._finish, ahead=2 * size):
             yield file, made
 
     def _finish(self, item: tuple[Listed, DetectionResult | DataError]) -> Made:

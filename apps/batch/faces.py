@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from PIL import Image
@@ -31,37 +31,29 @@ from .runner import (
     named_files,
     over_images,
     pack,
-    print_summary,
+    print_faults,
     run_over_files,
     unpack,
 )
 from .tables import Column, check_table, row_table
 
-Outcome = tuple[Listed, np.ndarray | DataError]
+Outcome = tuple[Listed, Made | DataError]
 
 _JPEG_QUALITY = 92
 _BOX_COLUMNS = ("x1", "y1", "x2", "y2")
 
 
-class RowMaker(Protocol):
-    """Makes the rows of each file."""
+class RowJob(Job):
+    """A ``Job`` whose results are rows (K, N) of numbers, see ``pack``; K may be 0.
 
-    @property
-    def columns(self) -> tuple[Column, ...]:
-        """The columns of the numbers of a row."""
-        ...
+    Attributes:
+        columns: The columns of the numbers.
+    """
 
-    @property
-    def about(self) -> dict[str, Any]:
-        """Plain data that the rows depend on, besides the model and the file."""
-        ...
-
-    def __call__(self, files: Iterable[Listed]) -> Iterator[Outcome]:
-        """Yield for each file in order its rows (K, N) float32, K may be 0, or its fault."""
-        ...
+    columns: tuple[Column, ...]
 
 
-class FoundFaces:
+class FoundFaces(RowJob):
     """Makes rows of the faces in images: box, landmarks, score and embedding.
 
     Args:
@@ -81,10 +73,10 @@ class FoundFaces:
             Column("score", None),
             Column("embedding", embedder.dimension),
         )
-        self.about = {"rows": "faces found", "largest": largest}
+        self.depends = {"rows": "faces found", "largest": largest}
 
     def __call__(self, files: Iterable[Listed]) -> Iterator[Outcome]:
-        """See ``RowMaker``."""
+        """See ``Job``."""
         stop = 1 if self.largest else None
         return over_images(
             files,
@@ -93,8 +85,8 @@ class FoundFaces:
         )
 
 
-def _rows(faces: Sequence[Face | FaceDescription], columns: Sequence[Column]) -> np.ndarray:
-    """Return the rows (K, N) of faces, with what the model predicts of them."""
+def _rows(faces: Sequence[Face | FaceDescription], columns: Sequence[Column]) -> Made:
+    """Return the rows of faces, with what the model predicts of them."""
     rows = []
     for number, face in enumerate(faces):
         row = [[number], face.box, face.landmarks.ravel(), [face.score]]
@@ -102,10 +94,10 @@ def _rows(faces: Sequence[Face | FaceDescription], columns: Sequence[Column]) ->
             row += [face.values, list(face.present.values())]
         rows.append(np.concatenate([*row, getattr(face, "embedding", [])]))
     width = sum(column.width or 1 for column in columns)
-    return np.array(rows, dtype=np.float32).reshape(-1, width)
+    return pack(np.array(rows, dtype=np.float32).reshape(-1, width))
 
 
-class AlignedFaces:
+class AlignedFaces(RowJob):
     """Makes a row of the embedding of each image, which is an aligned face.
 
     Args:
@@ -117,18 +109,18 @@ class AlignedFaces:
         self.embedder = embedder
         self.batch_size = batch_size
         self.columns = (Column("embedding", embedder.dimension),)
-        self.about = {"rows": "aligned"}
+        self.depends = {"rows": "aligned"}
 
     def __call__(self, files: Iterable[Listed]) -> Iterator[Outcome]:
-        """See ``RowMaker``."""
+        """See ``Job``."""
         return over_images(
             files,
             lambda images: self.embedder.stream_aligned(images, self.batch_size),
-            lambda _, embedding: embedding[None],
+            lambda _, embedding: pack(embedding[None]),
         )
 
 
-class ViewsOfFaces:
+class ViewsOfFaces(RowJob):
     """Makes rows of the embeddings of several views of a face; see ``datasets.faces.views``.
 
     Args:
@@ -146,10 +138,10 @@ class ViewsOfFaces:
         self.count = count
         self.batch_size = batch_size
         self.columns = (Column("view", None, "int32"), Column("embedding", embedder.dimension))
-        self.about = {"rows": "views", "count": count, "fingerprint": views.fingerprint}
+        self.depends = {"rows": "views", "count": count, "fingerprint": views.fingerprint}
 
     def __call__(self, files: Iterable[Listed]) -> Iterator[Outcome]:
-        """See ``RowMaker``."""
+        """See ``Job``."""
 
         def render(file: Listed) -> np.ndarray:
             index = file.position - 1
@@ -166,10 +158,10 @@ class ViewsOfFaces:
                 self.embedder.runtime(faces[start : start + self.batch_size])["embeddings"]
                 for start in range(0, self.count, self.batch_size)
             ]
-            yield file, np.concatenate([numbers, np.concatenate(parts)], axis=1)
+            yield file, pack(np.concatenate([numbers, np.concatenate(parts)], axis=1))
 
 
-class FoundLandmarks:
+class FoundLandmarks(RowJob):
     """Makes a row of the five landmarks of the largest face, ten numbers, to align it later.
 
     Args:
@@ -182,20 +174,22 @@ class FoundLandmarks:
     def __init__(self, finder: FaceFinder, batch_size: int) -> None:
         self.finder = finder
         self.batch_size = batch_size
-        self.about = {"rows": "landmarks"}
+        self.depends = {"rows": "landmarks"}
 
     def __call__(self, files: Iterable[Listed]) -> Iterator[Outcome]:
-        """See ``RowMaker``."""
+        """See ``Job``."""
         pixels = prepare_ahead(files, lambda file: ImageFile(file.path).read(), self.batch_size)
         while batch := list(islice(pixels, self.batch_size)):
             good = [image for _, image in batch if not isinstance(image, DataError)]
             found = iter(self.finder(good))
             for file, image in batch:
-                failed = isinstance(image, DataError)
-                yield file, image if failed else next(found).landmarks[:1].reshape(-1, 10)
+                if isinstance(image, DataError):
+                    yield file, image
+                else:
+                    yield file, pack(next(found).landmarks[:1].reshape(-1, 10))
 
 
-class DescribedFaces:
+class DescribedFaces(RowJob):
     """Makes rows of the faces in images: box, landmarks, score and attributes.
 
     An attribute has a probability, and in a column that ends in ``_yes`` whether it reaches the
@@ -231,7 +225,7 @@ class DescribedFaces:
         )
         if isinstance(describe, FaceAnalyzer):
             self.columns += (Column("embedding", describe.dimension),)
-        self.about: dict[str, Any] = {
+        self.depends = {
             "rows": "attributes",
             "aligned": aligned,
             "largest": largest,
@@ -240,9 +234,9 @@ class DescribedFaces:
         }
 
     def __call__(self, files: Iterable[Listed]) -> Iterator[Outcome]:
-        """See ``RowMaker``."""
+        """See ``Job``."""
 
-        def make(file: Listed, faces: Sequence[FaceDescription]) -> np.ndarray:
+        def make(file: Listed, faces: Sequence[FaceDescription]) -> Made:
             kept = faces[:1] if self.largest else faces
             if self.images is not None:
                 self._draw(self.images, file, kept)
@@ -258,23 +252,11 @@ class DescribedFaces:
             Image.fromarray(drawn).save(temporary, quality=_JPEG_QUALITY)
 
 
-class _RowJob(Job):
-    """The ``Job`` of a ``RowMaker``."""
-
-    def __init__(self, make_rows: RowMaker, model: Mapping[str, Any]) -> None:
-        self.make_rows = make_rows
-        self.depends = {**model, **make_rows.about}
-
-    def __call__(self, files: Iterable[Listed]) -> Iterator[tuple[Listed, Made | DataError]]:
-        for file, rows in self.make_rows(files):
-            yield file, rows if isinstance(rows, DataError) else pack(rows)
-
-
 def make_table(
     out: Path,
     model: Mapping[str, Any],
     files: Iterable[InputFile],
-    make_rows: RowMaker,
+    job: RowJob,
     metadata: Mapping[str, str] | None = None,
 ) -> Counts:
     """Make the rows of all files that are not done, write the table, and print a summary.
@@ -284,7 +266,7 @@ def make_table(
             ``<out>.progress``.
         model: Plain data that identifies the model, on which the rows depend.
         files: See ``run_over_files``.
-        make_rows: Makes the rows of a file.
+        job: Makes the rows of the files.
         metadata: Further metadata of the table.
 
     Returns:
@@ -294,14 +276,19 @@ def make_table(
         DataError: An argument of the command line matches no file, or the table cannot be written.
     """
     check_table(out)
-    job = _RowJob(make_rows, model)
+    job.depends = {**model, **job.depends}
     with run_over_files(files, job, Path(f"{out}.progress")) as store:
         about = {"mobilevision": json.dumps(job.depends), **(metadata or {})}
-        with row_table(out, make_rows.columns, about) as add:
+        with row_table(out, job.columns, about) as add:
             for file, made in store.results():
                 if made.rows:
                     add(file.name, unpack(made))
-        return print_summary(out, store)
+        counts = store.counts()
+        print(f"{counts.done:,} of {counts.files:,} files, {counts.rows:,} rows: {out}")
+        if counts.empty:
+            print(f"{counts.empty:,} files without a face have no row")
+        print_faults(store, counts.faults)
+    return counts
 
 
 @dataclass(frozen=True)
@@ -350,19 +337,19 @@ def embed(
 ) -> Counts:
     """Embed the faces of files into one table; see ``make_table``.
 
+    The rows are those of ``FoundFaces``, with ``aligned`` those of ``AlignedFaces``, and with
+    ``views`` those of ``ViewsOfFaces`` for the faces of a dataset.
+
     Args:
         inputs: Files, folders and patterns.
         model: See ``FaceEmbedder.load``, also for ``device`` and ``size``.
         out: The table, ``.parquet``.
         aligned: The images are aligned faces.
         largest: Only the largest face of each image.
-        views: Embed views of the faces of a dataset instead.
+        views: The dataset and its views.
         batch_size: Number of images at once.
-        device: See there.
-        size: See there.
-
-    Returns:
-        Counts of files, rows and faults.
+        device: See ``model``.
+        size: See ``model``.
 
     Raises:
         DataError: Options exclude each other or are out of range, an input is absent, or the model
@@ -391,17 +378,10 @@ def embed(
 def find_faces(
     inputs: Sequence[str], out: Path, batch_size: int = 16, device: str = "auto"
 ) -> Counts:
-    """Find the largest face of each file, and write its five landmarks; see ``make_table``.
+    """Write the landmarks of the largest face of each file; see ``make_table``.
 
-    Args:
-        inputs: Files, folders and patterns.
-        out: The table, ``.parquet``: ``file`` and ``vector``, ten numbers x and y in px, as the
-            face datasets take it.
-        batch_size: Number of images at once.
-        device: See ``MTCNNFinder``.
-
-    Returns:
-        Counts of files, rows and faults.
+    The table, ``.parquet``, has the columns ``file`` and ``vector``, ten numbers x and y in px, as
+    the face datasets take it. For ``device`` see ``MTCNNFinder``.
 
     Raises:
         DataError: An input is absent, or an option is out of range.
@@ -427,19 +407,7 @@ def describe_files(
 ) -> Counts:
     """Describe the faces of files in one table; see ``make_table`` and ``DescribedFaces``.
 
-    Args:
-        inputs: Files, folders and patterns.
-        model: A model of ``FaceAttributes``, or with ``embeddings`` of ``FaceAnalyzer``.
-        out: The table, ``.parquet`` or ``.csv``.
-        aligned: See ``DescribedFaces``.
-        largest: See there.
-        images: See there.
-        batch_size: See there.
-        device: See ``FaceAttributes.load``.
-        embeddings: Whether the model embeds faces, too.
-
-    Returns:
-        Counts of files, rows and faults.
+    The model is one of ``FaceAttributes``, or with ``embeddings`` one of ``FaceAnalyzer``.
 
     Raises:
         DataError: An input is absent, the table cannot be written, or an option is out of range.

@@ -314,16 +314,6 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def print_summary(out: Path, store: ProgressStore) -> Counts:
-    """Print the counts of a run and the messages of its faults."""
-    counts = store.counts()
-    print(f"{counts.done:,} of {counts.files:,} files, {counts.rows:,} rows: {out}")
-    if counts.empty:
-        print(f"{counts.empty:,} files without a face have no row")
-    print_faults(store, counts.faults)
-    return counts
-
-
 def print_faults(store: ProgressStore, count: int) -> None:
     """Print the messages of the files that could not be used."""
     if count:

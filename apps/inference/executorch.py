@@ -15,7 +15,7 @@ _HEADER = struct.Struct("<4x4s4s4xQQQ")
 
 
 class ExecutorchRuntime:
-    """A file that ``mobilevision export --format executorch`` wrote, ready to run.
+    """A file that ``mobilevision export --format executorch`` wrote; see ``open_runtime``.
 
     The file takes a fixed number of images: more are run in several batches, the last of which is
     padded with black images.
@@ -23,12 +23,7 @@ class ExecutorchRuntime:
     Args:
         path: The file.
         device: "auto" or "cpu".
-        threads: Number of threads within an operation, for the whole process; None takes
-            ExecuTorch's default.
-
-    Raises:
-        DataError: executorch is not installed, there is no such device, or the file cannot be read
-            or has no metadata.
+        threads: Number of threads within an operation, for the whole process.
     """
 
     def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:

@@ -37,9 +37,6 @@ _SIZE = re.compile(
     r"|ToFloat|TruncToInt|FloorToInt|CeilToInt|[su](?=\d)|\d|\.(?=\d)|[-+*/(), ])*"
 )
 _TREES = {None, "builtins.tuple", "builtins.list", "builtins.dict"}
-_TREE_KEYS = {"in_spec", "out_spec"}
-_OPERATOR_KEYS = {"target", "as_operator"}
-_REFUSED_KEYS = {"as_custom_obj", "as_graph", "as_opaque_obj"}
 
 
 def read_checked(path: Path) -> tuple[io.BytesIO, dict[str, str]]:
@@ -109,22 +106,20 @@ def _checked_model(path: Path, content: bytes) -> dict[str, Any]:
     for key, value in _entries(model):
         if value is None:
             continue
-        if key in _OPERATOR_KEYS and not _OPERATOR.fullmatch(_name(value)):
-            raise _refusal(path, f"the operator {value}")
+        if key in {"target", "as_operator"}:
+            # Outputs of graphs have targets that are no strings.
+            name = value if isinstance(value, str) else json.dumps(value)
+            if not _OPERATOR.fullmatch(name):
+                raise _refusal(path, f"the operator {value}")
         if key == "expr_str" and not _SIZE.fullmatch(value):
             raise _refusal(path, f"the expression {value}")
-        if key in _TREE_KEYS:
+        if key in {"in_spec", "out_spec"}:
             kinds = {each for name, each in _entries(json.loads(value)) if name == "type"}
             if not kinds <= _TREES:
                 raise _refusal(path, f"values of {kinds - _TREES}")
-        if key in _REFUSED_KEYS:
+        if key in {"as_custom_obj", "as_graph", "as_opaque_obj"}:
             raise _refusal(path, f"an argument {key}")
     return model
-
-
-def _name(value: Any) -> str:
-    """Return an operator's name; the targets of a graph's outputs are not strings."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _entries(value: Any) -> Iterator[tuple[str, Any]]:
@@ -168,17 +163,12 @@ def _refusal(path: Path, what: str) -> DataError:
 
 
 class ExportedProgramRuntime:
-    """A file that ``mobilevision export --format exported-program`` wrote, ready to run.
+    """A file that ``mobilevision export --format exported-program`` wrote; see ``open_runtime``.
 
     Args:
-        path: The file.
+        path: The file, which is not trusted; see ``read_checked``.
         device: "auto" or a device of torch.
-        threads: Number of threads within an operation, for the whole process; None leaves it as it
-            is.
-
-    Raises:
-        DataError: There is no such device, or the file cannot be read, has no metadata or holds
-            something that could run code.
+        threads: Number of threads within an operation, for the whole process.
     """
 
     def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:

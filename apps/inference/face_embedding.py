@@ -1,11 +1,13 @@
 """Face embeddings from Python: images of any kind in, faces with embeddings out.
 
-from mobilevision.apps import FaceEmbedder
+    from mobilevision.apps import FaceEmbedder
 
-embedder = FaceEmbedder.load("face.ckpt")
-for face in embedder("group.jpg"):
-    face.box, face.landmarks, face.score, face.embedding
-embedder.verify("a.jpg", "b.jpg").same
+    embedder = FaceEmbedder.load("face.ckpt")
+    for face in embedder("group.jpg"):
+        face.box, face.landmarks, face.score, face.embedding
+    embedder.verify("a.jpg", "b.jpg").same
+
+No torch until a model is loaded.
 """
 
 import hashlib
@@ -41,10 +43,10 @@ class Face(NamedTuple):
     box: np.ndarray
     """(4,) float32, xyxy in px of the original image, EXIF rotation applied."""
     landmarks: np.ndarray
-    """(5, 2) float32, x and y in px: eyes, nose, corners of the mouth, as seen in the image left
-    before right."""
+    """(5, 2) float32, x and y in px: eyes, nose, corners of the mouth, the left one in the image
+    first."""
     score: float
-    """Of the detection, in [0, 1]."""
+    """Score of the detection, in [0, 1]."""
     embedding: np.ndarray
     """(D,) float32 of unit length."""
 

@@ -300,7 +300,7 @@ def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if first.ndim == 0 or second.ndim == 0 or first.shape[-1] != second.shape[-1]:
         raise DataError(
             f"embeddings of shapes {first.shape} and {second.shape}: the last sizes must be equal. "
-            " Embeddings of different models cannot be compared."
+            "Embeddings of different models cannot be compared."
         )
     lengths = [np.linalg.norm(value, axis=-1) for value in (first, second)]
     for length in lengths:

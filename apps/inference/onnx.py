@@ -14,16 +14,12 @@ _PROVIDERS = {"cpu": [_CPU], "cuda": ["CUDAExecutionProvider", _CPU]}
 
 
 class OnnxRuntime:
-    """A file that ``mobilevision export --format onnx`` wrote, ready to run.
+    """A file that ``mobilevision export --format onnx`` wrote; see ``open_runtime``.
 
     Args:
         path: The file.
         device: "auto", "cpu" or "cuda"; auto takes CUDA if ONNX Runtime has it.
-        threads: Number of threads within an operation; None takes ONNX Runtime's default.
-
-    Raises:
-        DataError: onnxruntime is not installed or has no such device, or the file cannot be read or
-            has no metadata.
+        threads: Number of threads within an operation.
     """
 
     def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:

@@ -17,7 +17,7 @@ _PRECISIONS = {"": "f32", "f32": "f32", "bf16": "bf16", "f16": "f16"}
 
 
 class OpenVinoRuntime:
-    """A file that ``mobilevision export --format openvino`` wrote, ready to run.
+    """A file that ``mobilevision export --format openvino`` wrote; see ``open_runtime``.
 
     Float operations run in float32, as in the checkpoint; OpenVINO's default is bfloat16 on some
     CPUs. "cpu:bf16" asks for that: it is faster, and outputs differ in the third digit.
@@ -26,11 +26,7 @@ class OpenVinoRuntime:
         path: The .xml; its .bin must be in the same folder.
         device: "auto", or a device of OpenVINO, such as "cpu" or "gpu", followed by ":bf16" or
             ":f16" if the device supports it.
-        threads: Number of CPU threads; None takes OpenVINO's default.
-
-    Raises:
-        DataError: openvino is not installed or has no such device or precision, or the file cannot
-            be read or has no metadata.
+        threads: Number of CPU threads.
     """
 
     def __init__(self, path: Path, device: str = "auto", threads: int | None = None) -> None:

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from mobilevision.apps import FaceEmbedder
-from mobilevision.apps.batch.faces import make_table
-from mobilevision.apps.batch.runner import named_files
+from mobilevision.apps.batch.faces import RowJob, make_table
+from mobilevision.apps.batch.runner import named_files, pack
 from mobilevision.apps.batch.tables import Column
 from mobilevision.apps.inference.face_embedding import model_fingerprint
 from mobilevision.apps.main import main
@@ -57,13 +57,14 @@ def run(*words: object) -> int:
     return main(["embed", *map(str, words), "--device", "cpu"])
 
 
-class Counting:
+class Counting(RowJob):
     """Rows of two numbers, the length of the file and how many rows it has; remembers the files."""
 
     columns = (Column("length", None), Column("pair", 2))
 
     def __init__(self, rows: int = 1) -> None:
-        self.about = {"rows": rows}
+        self.depends = {"rows": rows}
+        self.rows = rows
         self.seen: list[str] = []
 
     def __call__(self, files: Any) -> Any:
@@ -75,8 +76,8 @@ class Counting:
                 yield file, DataError(f"{file.path}: bad")
             else:
                 size = file.path.stat().st_size
-                rows = self.about["rows"] if size else 0
-                yield file, np.full((rows, 3), [size, 1, 2], np.float32)
+                rows = self.rows if size else 0
+                yield file, pack(np.full((rows, 3), [size, 1, 2], np.float32))
 
 
 @pytest.fixture
@@ -403,14 +404,14 @@ WIDE_ROWS = """
 import sys
 from pathlib import Path
 import numpy as np
-from mobilevision.apps.batch.faces import make_table
-from mobilevision.apps.batch.runner import named_files
+from mobilevision.apps.batch.faces import RowJob, make_table
+from mobilevision.apps.batch.runner import named_files, pack
 from mobilevision.apps.batch.tables import Column
-class Wide:
-    columns, about = (Column("embedding", 1024),), {}
+class Wide(RowJob):
+    columns, depends = (Column("embedding", 1024),), {}
     def __call__(self, files):
         for number, file in enumerate(files):
-            yield file, np.full((1, 1024), number, np.float32)
+            yield file, pack(np.full((1, 1024), number, np.float32))
 folder, out = sys.argv[1:]
 make_table(Path(out), {}, named_files([folder]), Wide())
 print(open("/proc/self/status").read())
