@@ -3,10 +3,12 @@
 The names below are loaded on first use, so that code without torch starts quickly.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+# ruff: noqa: F401
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
+from ..heads import lazy_attributes
+
+if TYPE_CHECKING:  # exported, for type checkers
     from .faces.gallery import Gallery
     from .inference.classification import ClassificationResult, Classifier
     from .inference.detection import DetectionResult, Detector
@@ -16,26 +18,7 @@ if TYPE_CHECKING:
     from .inference.face_pipeline import Threshold, Verification, similarity
     from .inference.geolocation import Geolocator, LocationResult
 
-__all__ = [
-    "AnalyzedFace",
-    "ClassificationResult",
-    "Classifier",
-    "DetectionResult",
-    "Detector",
-    "Face",
-    "FaceAnalyzer",
-    "FaceAttributes",
-    "FaceDescription",
-    "FaceEmbedder",
-    "Gallery",
-    "Geolocator",
-    "LocationResult",
-    "Threshold",
-    "Verification",
-    "similarity",
-]
-
-_MODULES = {
+MODULES = {
     "faces.gallery": ("Gallery",),
     "inference.classification": ("ClassificationResult", "Classifier"),
     "inference.detection": ("DetectionResult", "Detector"),
@@ -45,10 +28,6 @@ _MODULES = {
     "inference.face_pipeline": ("Threshold", "Verification", "similarity"),
     "inference.geolocation": ("Geolocator", "LocationResult"),
 }
+"""Module -> the names of the Python API in it."""
 
-
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f".{module}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_attributes(__name__, MODULES)

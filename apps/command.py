@@ -9,7 +9,7 @@ from argparse import SUPPRESS, Action, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
@@ -130,17 +130,24 @@ def _wrapped(error: BaseException) -> BaseException | None:
     return error.__cause__
 
 
-class Command(NamedTuple):
-    """A command; torch, cv2 and our own heavy modules are imported when it runs, not before."""
+class Command:
+    """A command; torch, cv2 and our own heavy modules are imported when it runs, not before.
 
-    summary: str
-    """One sentence for lists of commands."""
-    examples: tuple[str, ...]
-    """Complete command lines."""
-    add_arguments: Callable[[ArgumentParser], None]
-    """Declares positional arguments and options, each with one sentence of help."""
-    run: Callable[[Namespace], int]
-    """Results go to stdout, progress to stderr; returns the exit status."""
+    Args:
+        functions: One declares the arguments, each with one sentence of help; the other runs the
+            command, with results to stdout and progress to stderr, and returns the exit status.
+        summary: One sentence for lists of commands.
+        examples: Complete command lines.
+    """
+
+    def __init__(
+        self,
+        functions: tuple[Callable[[ArgumentParser], None], Callable[[Namespace], int]],
+        summary: str,
+        *examples: str,
+    ) -> None:
+        self.add_arguments, self.run = functions
+        self.summary, self.examples = summary, examples
 
 
 class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
@@ -167,6 +174,12 @@ def add_number(parser: ArgumentParser, name: str, default: int | None, sentence:
     parser.add_argument(name, type=int, metavar="N", default=default, help=sentence)
 
 
+def add_names(parser: ArgumentParser, name: str, metavar: str, sentence: str) -> None:
+    """Declare an option that takes one or more values and may be repeated."""
+    options = {"nargs": "+", "action": "extend", "default": []}
+    parser.add_argument(name, **options, metavar=metavar, help=sentence)
+
+
 def add_flag(parser: ArgumentParser, name: str, sentence: str) -> None:
     """Declare an option without a value."""
     parser.add_argument(name, action="store_true", help=sentence)
@@ -186,9 +199,12 @@ def add_batch_size(
     add_number(parser, "--batch-size", default, sentence)
 
 
-def add_size(parser: ArgumentParser, sentence: str) -> None:
-    """Declare ``--size`` as a height and a width; see ``chosen_size_hw``."""
-    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help=sentence)
+def add_size(
+    parser: ArgumentParser, sentence: str, name: str = "--size", default: list[int] | None = None
+) -> None:
+    """Declare a height and a width; see ``chosen_size_hw``."""
+    pair = ("HEIGHT", "WIDTH")
+    parser.add_argument(name, type=int, nargs=2, metavar=pair, default=default, help=sentence)
 
 
 def chosen_size_hw(arguments: Namespace) -> tuple[int, int] | None:
@@ -198,31 +214,27 @@ def chosen_size_hw(arguments: Namespace) -> tuple[int, int] | None:
 
 def add_face_model(parser: ArgumentParser, required: bool = True) -> None:
     """Declare ``--model`` for commands that take third-party face networks, too."""
-    parser.add_argument(
-        "--model",
-        required=required,
-        help="Checkpoint of a face network, or a third-party network: facenet:vggface2, onnx:FILE,"
-        " ncnn:FILE.param.",
-    )
+    own = "Checkpoint of a face network"
+    sentence = f"{own}, or a third-party network: facenet:vggface2, onnx:FILE, ncnn:FILE.param."
+    parser.add_argument("--model", required=required, help=sentence)
+
+
+def add_layout(parser: ArgumentParser, sentence: str) -> None:
+    """Declare ``--layout``, the form of a dataset of faces."""
+    layouts = ("folder", "celeba")
+    parser.add_argument("--layout", choices=layouts, default=layouts[0], help=sentence)
 
 
 def add_trust(parser: ArgumentParser) -> None:
     """Declare ``--trust``, which every command that opens a checkpoint has."""
-    parser.add_argument(
-        "--trust",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="PACKAGE",
-        help="Your own packages whose classes a checkpoint may name; never use it for a stranger's "
-        "file, which could then run any code in them.",
+    sentence = (
+        "Your own packages whose classes a checkpoint may name; never use it for a stranger's file,"
+        " which could then run any code in them."
     )
+    add_names(parser, "--trust", "PACKAGE", sentence)
 
 
 def add_device(parser: ArgumentParser) -> None:
     """Declare ``--device``, which every command that runs a model has."""
-    parser.add_argument(
-        "--device",
-        default="auto",
-        help="Where the model runs: auto (an accelerator where there is one), cpu, cuda:1.",
-    )
+    sentence = "Where the model runs: auto (an accelerator where there is one), cpu, cuda:1."
+    parser.add_argument("--device", default="auto", help=sentence)

@@ -18,6 +18,7 @@ from ..command import (
     add_inputs,
     add_number,
     add_path,
+    add_size,
 )
 
 
@@ -28,16 +29,12 @@ def _add_root(parser: ArgumentParser, default: str) -> None:
 
 def _add_download_coco(parser: ArgumentParser) -> None:
     _add_root(parser, "data/coco")
-    parser.add_argument(
-        "--year", type=int, choices=[2014, 2017], default=2017, help="Which edition."
-    )
-    parser.add_argument(
-        "--splits", metavar="NAMES", default="train,val", help="What to fetch, separated by commas."
-    )
+    add = parser.add_argument
+    add("--year", type=int, choices=[2014, 2017], default=2017, help="Which edition.")
+    sentence = "What to fetch, separated by commas."
+    add("--splits", metavar="NAMES", default="train,val", help=sentence)
     add_flag(parser, "--yes", "Start without asking.")
-    parser.add_argument(
-        "--base-url", metavar="URL", help="Mirror to use instead of the official server."
-    )
+    add("--base-url", metavar="URL", help="Mirror to use instead of the official server.")
 
 
 def _download_coco(arguments: Namespace) -> int:
@@ -49,20 +46,20 @@ def _download_coco(arguments: Namespace) -> int:
     )
     from ...datasets.download import format_size
 
+    root, year = arguments.root, arguments.year
     splits = [split.strip() for split in arguments.splits.split(",") if split.strip()]
-    archives = missing_archives(arguments.root, arguments.year, splits)
+    archives = missing_archives(root, year, splits)
     if not archives:
-        print(f"{arguments.root}: COCO {arguments.year} ({', '.join(splits)}) is there already.")
+        print(f"{root}: COCO {year} ({', '.join(splits)}) is there already.")
         return 0
     for archive in archives:
         print(f"{archive.name:<30}{format_size(archive.size):>12}")
     print(f"{'to download':<30}{format_size(sum(a.size for a in archives)):>12}")
     print(f"{'disk space while unpacking':<30}{format_size(space_needed(archives)):>12}")
-    if not (arguments.yes or _confirmed(arguments.root)):
+    if not (arguments.yes or _confirmed(root)):
         return EXIT_FAULT
-    base_url = arguments.base_url or BASE_URL
-    download_coco(arguments.root, year=arguments.year, splits=splits, base_url=base_url)
-    print(f"{arguments.root}: complete. Next: mobilevision data check {arguments.root}")
+    download_coco(root, year=year, splits=splits, base_url=arguments.base_url or BASE_URL)
+    print(f"{root}: complete. Next: mobilevision data check {root}")
     return 0
 
 
@@ -173,25 +170,17 @@ def _add_synthetic(parser: ArgumentParser) -> None:
     parser.add_argument("root", type=Path, help="Folder to create.")
     add_number(parser, "--train", 2000, "Number of training images.")
     add_number(parser, "--val", 200, "Number of validation images.")
-    parser.add_argument(
-        "--size",
-        type=int,
-        nargs=2,
-        metavar=("HEIGHT", "WIDTH"),
-        default=[240, 240],
-        help="Size of every image in pixels.",
-    )
+    add_size(parser, "Size of every image in pixels.", default=[240, 240])
     add_number(parser, "--seed", 0, "Another seed draws other scenes.")
 
 
 def _synthetic(arguments: Namespace) -> int:
     from ...datasets.synthetic.detection import write_scenes
 
+    root, train, val = arguments.root, arguments.train, arguments.val
     size_hw = tuple(arguments.size)
-    counts = {"train": arguments.train, "val": arguments.val}
-    written = write_scenes(arguments.root, **counts, size_hw=size_hw, seed=arguments.seed)
-    state = "written" if written else "there already"
-    print(f"{arguments.root}: {arguments.train} + {arguments.val} images, {state}")
+    written = write_scenes(root, train=train, val=val, size_hw=size_hw, seed=arguments.seed)
+    print(f"{root}: {train} + {val} images, {'written' if written else 'there already'}")
     return 0
 
 
@@ -215,14 +204,9 @@ def _build(arguments: Namespace) -> int:
     print(f"reading {arguments.photos}", file=sys.stderr)
     table = read_positions(arguments.photos)
     print(f"dividing {len(table.files):,} photos", file=sys.stderr)
-    partition, report = build_partition(
-        table.latlng_deg,
-        arguments.max,
-        arguments.min,
-        arguments.min_level,
-        arguments.max_level,
-        str(arguments.photos),
-    )
+    counts, levels = (arguments.max, arguments.min), (arguments.min_level, arguments.max_level)
+    photos = str(arguments.photos)
+    partition, report = build_partition(table.latlng_deg, *counts, *levels, photos)
     partition.write(arguments.out)
     print(
         f"{arguments.out}: {len(partition):,} cells of levels {partition.levels.min()} to "
@@ -256,65 +240,49 @@ def _prepare_image(arguments: Namespace) -> list[Any]:
 
 COMMANDS = {
     "data download coco": Command(
+        (_add_download_coco, _download_coco),
         "Download COCO 2017 or 2014, verified, and resume where it stopped.",
-        (
-            "mobilevision data download coco",
-            "mobilevision data download coco --splits val --root /disk/coco --yes",
-        ),
-        _add_download_coco,
-        _download_coco,
+        "mobilevision data download coco",
+        "mobilevision data download coco --splits val --root /disk/coco --yes",
     ),
     "data download cifar10": Command(
+        (_add_download_cifar10, _download_cifar10),
         "Download CIFAR-10 in its binary version (170 MB), verified.",
-        ("mobilevision data download cifar10",),
-        _add_download_cifar10,
-        _download_cifar10,
+        "mobilevision data download cifar10",
     ),
     "data check": Command(
+        (_add_check, _check),
         "Check a detection dataset (COCO, Pascal VOC): counts, broken files, bad boxes.",
-        (
-            "mobilevision data check data/coco",
-            "mobilevision data check data/coco --quick --json",
-            "mobilevision data check VOCdevkit",
-        ),
-        _add_check,
-        _check,
+        "mobilevision data check data/coco",
+        "mobilevision data check data/coco --quick --json",
+        "mobilevision data check VOCdevkit",
     ),
     "data gps": Command(
+        (_add_gps, _gps),
         "Table the GPS positions that photos carry in their EXIF data.",
-        ("mobilevision data gps photos --out photos.csv",),
-        _add_gps,
-        _gps,
+        "mobilevision data gps photos --out photos.csv",
     ),
     "data shard": Command(
+        (_add_shard, _shard),
         "Pack photos with positions into tar shards of the WebDataset form.",
-        ("mobilevision data shard --photos train.csv --images photos --out shards/train",),
-        _add_shard,
-        _shard,
+        "mobilevision data shard --photos train.csv --images photos --out shards/train",
     ),
     "data find-faces": Command(
+        (_add_find_faces, _find_faces),
         "Find the landmarks of faces, by which data can be aligned.",
-        ("mobilevision data find-faces data/faces --out landmarks.parquet",),
-        _add_find_faces,
-        _find_faces,
+        "mobilevision data find-faces data/faces --out landmarks.parquet",
     ),
     "data synthetic": Command(
+        (_add_synthetic, _synthetic),
         "Draw a dataset of simple scenes in COCO's format.",
-        (
-            "mobilevision data synthetic data/synthetic",
-            "mobilevision data synthetic /tmp/scenes --train 100 --val 20 --size 300 300",
-        ),
-        _add_synthetic,
-        _synthetic,
+        "mobilevision data synthetic data/synthetic",
+        "mobilevision data synthetic /tmp/scenes --train 100 --val 20 --size 300 300",
     ),
     "cells build": Command(
+        (_add_build, _build),
         "Divide the Earth into cells by the density of photos (PlaNet's classes).",
-        (
-            "mobilevision cells build --photos train.csv --max 10000 --min 50 --out cells.parquet",
-            "mobilevision cells build --photos train.csv --max 1000 --min 50 --out cells.csv"
-            " --picture cells.png --coastline coastline.geojson",
-        ),
-        _add_build,
-        _build,
+        "mobilevision cells build --photos train.csv --max 10000 --min 50 --out cells.parquet",
+        "mobilevision cells build --photos train.csv --max 1000 --min 50 --out cells.csv"
+        " --picture cells.png --coastline coastline.geojson",
     ),
 }

@@ -10,6 +10,7 @@ from ..command import (
     add_device,
     add_face_model,
     add_flag,
+    add_layout,
     add_path,
     add_trust,
 )
@@ -19,19 +20,10 @@ def _add_verify(parser: ArgumentParser) -> None:
     sentence = "Pairs in LFW's format, in folds; drawn from the people if not given."
     add_path(parser, "--pairs", sentence)
     add_path(parser, "--images", "Folder of the faces, with a folder for each person.", "DIR")
-    parser.add_argument(
-        "--layout",
-        choices=("folder", "celeba"),
-        default="folder",
-        help="The images have a folder for each person, or are CelebA.",
-    )
+    add_layout(parser, "The images have a folder for each person, or are CelebA.")
     parser.add_argument("--parts", nargs="+", default=["val"], help="Of CelebA: train, val, test.")
-    parser.add_argument(
-        "--groups",
-        nargs="*",
-        metavar="ATTRIBUTE",
-        help="Of CelebA: also measure faces with and without each; by default Male and Young.",
-    )
+    sentence = "Of CelebA: also measure faces with and without each; by default Male and Young."
+    parser.add_argument("--groups", nargs="*", metavar="ATTRIBUTE", help=sentence)
     add_path(parser, "--landmarks", "From data find-faces, for faces that are not aligned.")
     add_face_model(parser, required=False)
     add_path(parser, "--embeddings", "Table of cached embeddings, instead of images and a model.")
@@ -54,14 +46,9 @@ def _verify(arguments: Namespace) -> int:
         raise DataError("give either --images and --model, or --embeddings")
     if arguments.store and (model is None or not Path(model).is_file()):
         raise DataError("--store needs a checkpoint of this package as --model")
-    held_out = HeldOut(
-        arguments.images,
-        arguments.pairs,
-        arguments.layout,
-        arguments.parts,
-        arguments.landmarks,
-        arguments.groups,
-    )
+    celeba = (arguments.layout, arguments.parts)
+    faces = (arguments.images, arguments.pairs, *celeba, arguments.landmarks, arguments.groups)
+    held_out = HeldOut(*faces)
     if table is not None:
         result = verify_table(held_out, table)
     else:
@@ -117,20 +104,16 @@ def evaluate_coco(ground_truth: Path, results: Path, json: bool = False) -> None
 
 COMMANDS = {
     "verify": Command(
+        (_add_verify, _verify),
         "Measure the verification accuracy of a face model, on pairs like LFW's.",
-        (
-            "mobilevision verify --pairs pairs.txt --images data/lfw --model face.ckpt",
-            "mobilevision verify --pairs pairs.txt --embeddings lfw.parquet --json",
-            "mobilevision verify --images data/celeba --layout celeba --groups Male Young"
-            " --model face.ckpt",
-        ),
-        _add_verify,
-        _verify,
+        "mobilevision verify --pairs pairs.txt --images data/lfw --model face.ckpt",
+        "mobilevision verify --pairs pairs.txt --embeddings lfw.parquet --json",
+        "mobilevision verify --images data/celeba --layout celeba --groups Male Young"
+        " --model face.ckpt",
     ),
     "evaluate coco": Command(
+        (_add_evaluate_coco, _evaluate_coco),
         "Compute COCO's twelve metrics for a results file.",
-        ("mobilevision evaluate coco --ground-truth gt.json --results results.json",),
-        _add_evaluate_coco,
-        _evaluate_coco,
+        "mobilevision evaluate coco --ground-truth gt.json --results results.json",
     ),
 }

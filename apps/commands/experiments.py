@@ -68,9 +68,8 @@ def _print_network(arguments: Namespace) -> None:
 
     if arguments.table:
         raise DataError("--table prints the paper's tables; leave it out with --config and --ckpt")
-    name, size_hw, cost = cost_of(
-        arguments.config, arguments.ckpt, arguments.num_classes, chosen_size_hw(arguments)
-    )
+    own = (arguments.config, arguments.ckpt, arguments.num_classes)
+    name, size_hw, cost = cost_of(*own, chosen_size_hw(arguments))
     if not arguments.json:
         print(network_text(name, size_hw, cost, arguments.layers))
         return
@@ -89,17 +88,11 @@ def _print_network(arguments: Namespace) -> None:
 
 
 def _add_plot_tradeoff(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "results",
-        type=Path,
-        help="CSV or JSON with mult_adds, params, an accuracy, and width_mult, resolution, model.",
-    )
+    sentence = "CSV or JSON with mult_adds, params, an accuracy, and width_mult, resolution, model."
+    parser.add_argument("results", type=Path, help=sentence)
     add_path(parser, "--out", "The PNG to write.", default=Path("tradeoff.png"))
-    parser.add_argument(
-        "--accuracy",
-        metavar="COLUMN",
-        help="Column of the accuracy; without it 'accuracy', else 'top1'.",
-    )
+    sentence = "Column of the accuracy; without it 'accuracy', else 'top1'."
+    parser.add_argument("--accuracy", metavar="COLUMN", help=sentence)
 
 
 def _plot_tradeoff(arguments: Namespace) -> int:
@@ -111,21 +104,14 @@ def _plot_tradeoff(arguments: Namespace) -> int:
 
 
 def _add_compare(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "recipe", type=Path, help="YAML file of variants, as in benchmarks/recipes."
-    )
+    add = parser.add_argument
+    add("recipe", type=Path, help="YAML file of variants, as in benchmarks/recipes.")
     sentence = "Folder of the runs and tables; finished runs in it are not repeated."
     add_path(parser, "--out", sentence, "DIR", required=True)
-    parser.add_argument(
-        "--seeds", type=int, nargs="+", metavar="N", help="Seeds instead of those of the file."
-    )
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="Train only these variants.")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        metavar="OPTION=VALUE",
-        help="Options of `lightning` for all runs, without their dashes.",
-    )
+    add("--seeds", type=int, nargs="+", metavar="N", help="Seeds instead of those of the file.")
+    add("--only", nargs="+", metavar="NAME", help="Train only these variants.")
+    sentence = "Options of `lightning` for all runs, without their dashes."
+    add("--set", nargs="+", metavar="OPTION=VALUE", help=sentence)
 
 
 def _compare(arguments: Namespace) -> int:
@@ -170,47 +156,28 @@ def _settings(words: list[str]) -> dict[str, str]:
 _Number = TypeVar("_Number", int, float)
 
 
+def _add_config(parser: ArgumentParser, sentence: str) -> None:
+    parser.add_argument("-c", "--config", type=Path, required=True, metavar="YAML", help=sentence)
+
+
 def _add_sweep(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "-c",
-        "--config",
-        type=Path,
-        required=True,
-        metavar="YAML",
-        help="Configuration of `lightning fit` for a classifier.",
-    )
-    parser.add_argument(
-        "--width-mults",
-        metavar="LIST",
-        default="0.25,0.5,0.75,1.0",
-        help="Width multipliers, separated by commas.",
-    )
-    parser.add_argument(
-        "--resolutions",
-        metavar="LIST",
-        default="128,160,192,224",
-        help="Sides of the images in px, separated by commas.",
-    )
+    _add_config(parser, "Configuration of `lightning fit` for a classifier.")
+    add = parser.add_argument
+    sentence = "Width multipliers, separated by commas."
+    add("--width-mults", metavar="LIST", default="0.25,0.5,0.75,1.0", help=sentence)
+    sentence = "Sides of the images in px, separated by commas."
+    add("--resolutions", metavar="LIST", default="128,160,192,224", help=sentence)
     add_path(parser, "--out", "Folder of the runs and results.", "FOLDER", required=True)
-    parser.add_argument(
-        "--fit",
-        action="append",
-        default=[],
-        metavar="OPTION",
-        help="Option of `lightning fit`, as in --fit=--trainer.max_epochs=5; may be repeated.",
-    )
+    sentence = "Option of `lightning fit`, as in --fit=--trainer.max_epochs=5; may be repeated."
+    add("--fit", action="append", default=[], metavar="OPTION", help=sentence)
 
 
 def _sweep(arguments: Namespace) -> int:
     from ..training.sweep import FIGURE_FILE, RESULTS_FILE, format_points, sweep
 
-    points, failed = sweep(
-        arguments.config,
-        _numbers("--width-mults", arguments.width_mults, float),
-        _numbers("--resolutions", arguments.resolutions, int),
-        arguments.out,
-        arguments.fit,
-    )
+    widths = _numbers("--width-mults", arguments.width_mults, float)
+    resolutions = _numbers("--resolutions", arguments.resolutions, int)
+    points, failed = sweep(arguments.config, widths, resolutions, arguments.out, arguments.fit)
     if points:
         print(format_points(points))
         print(f"{arguments.out / RESULTS_FILE}, {arguments.out / FIGURE_FILE}")
@@ -230,19 +197,12 @@ def _numbers(option: str, text: str, kind: Callable[[str], _Number]) -> list[_Nu
 
 
 def _add_cache_logits(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "-c",
-        "--config",
-        type=Path,
-        required=True,
-        metavar="YAML",
-        help="Configuration that names the data and, in model.distillation, the teacher.",
-    )
+    sentence = "Configuration that names the data and, in model.distillation, the teacher."
+    _add_config(parser, sentence)
     sentence = "Checkpoint of the same job, instead of the configuration's teacher."
     add_path(parser, "--teacher", sentence, "CKPT")
-    parser.add_argument(
-        "--split", choices=["train", "val", "test"], default="train", help="Which images."
-    )
+    splits = ["train", "val", "test"]
+    parser.add_argument("--split", choices=splits, default=splits[0], help="Which images.")
     add_path(parser, "--out", "Table to write: .npz, .csv or .parquet.", required=True)
     add_trust(parser)
 
@@ -258,53 +218,38 @@ def _cache_logits(arguments: Namespace) -> int:
 
 COMMANDS = {
     "cost": Command(
+        (_add_cost, _cost),
         "Count mult-adds and parameters: the paper's tables, or a network of yours.",
-        (
-            "mobilevision cost --table 8 13",
-            "mobilevision cost --json",
-            "mobilevision cost --config configs/ssd300.yaml --num-classes 80",
-            "mobilevision cost --ckpt best.ckpt --size 300 300 --layers",
-        ),
-        _add_cost,
-        _cost,
+        "mobilevision cost --table 8 13",
+        "mobilevision cost --json",
+        "mobilevision cost --config configs/ssd300.yaml --num-classes 80",
+        "mobilevision cost --ckpt best.ckpt --size 300 300 --layers",
     ),
     "plot tradeoff": Command(
+        (_add_plot_tradeoff, _plot_tradeoff),
         "Draw accuracy against mult-adds and parameters from a table of results.",
-        (
-            "mobilevision plot tradeoff results.csv",
-            "mobilevision plot tradeoff results.json --out tradeoff.png --accuracy top5",
-        ),
-        _add_plot_tradeoff,
-        _plot_tradeoff,
+        "mobilevision plot tradeoff results.csv",
+        "mobilevision plot tradeoff results.json --out tradeoff.png --accuracy top5",
     ),
     "compare": Command(
+        (_add_compare, _compare),
         "Train variants of a recipe with the same budget and several seeds.",
-        (
-            "mobilevision compare variants.yaml --out runs/variants",
-            "mobilevision compare variants.yaml --out runs/one --seeds 1 --only plain ema",
-            "mobilevision compare variants.yaml --out runs/two --set trainer.max_epochs=2",
-        ),
-        _add_compare,
-        _compare,
+        "mobilevision compare variants.yaml --out runs/variants",
+        "mobilevision compare variants.yaml --out runs/one --seeds 1 --only plain ema",
+        "mobilevision compare variants.yaml --out runs/two --set trainer.max_epochs=2",
     ),
     "sweep": Command(
+        (_add_sweep, _sweep),
         "Train a classifier at several widths and resolutions; ends in a table and a figure.",
-        (
-            "mobilevision sweep -c configs/classification_quickstart.yaml --width-mults 0.25,0.5 "
-            "--resolutions 64,96 --out runs/sweep",
-            "mobilevision sweep -c configs/imagenet.yaml --out runs/figure4 "
-            "--fit=--trainer.devices=8 --fit=--data.root=/data/imagenet",
-        ),
-        _add_sweep,
-        _sweep,
+        "mobilevision sweep -c configs/classification_quickstart.yaml --width-mults 0.25,0.5 "
+        "--resolutions 64,96 --out runs/sweep",
+        "mobilevision sweep -c configs/imagenet.yaml --out runs/figure4 "
+        "--fit=--trainer.devices=8 --fit=--data.root=/data/imagenet",
     ),
     "cache-logits": Command(
+        (_add_cache_logits, _cache_logits),
         "Write a table of a teacher's logits for every image, from which students learn.",
-        (
-            "mobilevision cache-logits -c configs/classification_quickstart.yaml"
-            " --teacher best.ckpt --out logits.npz",
-        ),
-        _add_cache_logits,
-        _cache_logits,
+        "mobilevision cache-logits -c configs/classification_quickstart.yaml"
+        " --teacher best.ckpt --out logits.npz",
     ),
 }

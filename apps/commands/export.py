@@ -4,54 +4,38 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..command import Command, add_flag, add_number, add_path, add_size, add_trust, chosen_size_hw
+from ..command import (
+    Command,
+    add_flag,
+    add_names,
+    add_number,
+    add_path,
+    add_size,
+    add_trust,
+    chosen_size_hw,
+)
 
 
 def _add_export(parser: ArgumentParser) -> None:
     add_path(parser, "--ckpt", "Checkpoint of any job.", required=True)
-    parser.add_argument(
-        "--format",
-        default="onnx",
-        metavar="NAME",
-        help="File format: onnx, openvino, exported-program, executorch or coreml.",
-    )
+    add = parser.add_argument
+    sentence = "File format: onnx, openvino, exported-program, executorch or coreml."
+    add("--format", default="onnx", metavar="NAME", help=sentence)
     add_path(parser, "--out", "File to write, such as ssd.onnx.", required=True)
     add_size(parser, "Input size of the network; that of training if not given.")
     sentence = "Images in a batch; any number if not given, with executorch one."
     add_number(parser, "--batch", None, sentence)
-    add_flag(
-        parser,
-        "--fixed-picture",
-        "Take only images of the network's size, instead of resizing them in the file; always so "
-        "with executorch.",
-    )
-    add_flag(
-        parser,
-        "--int8",
-        "Quantize the network's layers to int8; a report on each layer is written beside the file.",
-    )
-    parser.add_argument(
-        "--calibrate",
-        nargs="+",
-        default=[],
-        metavar="PATH",
-        help="Representative images for --int8: files, folders, patterns.",
-    )
+    sentence = "Take only images of the network's size, instead of resizing them in the file"
+    add_flag(parser, "--fixed-picture", f"{sentence}; always so with executorch.")
+    sentence = "Quantize the network's layers to int8; a report on each layer is written"
+    add_flag(parser, "--int8", f"{sentence} beside the file.")
+    sentence = "Representative images for --int8: files, folders, patterns."
+    add("--calibrate", nargs="+", default=[], metavar="PATH", help=sentence)
     add_number(parser, "--calibrate-count", 100, "Maximum number of calibration images.")
-    parser.add_argument(
-        "--calibrate-method",
-        default="minmax",
-        metavar="NAME",
-        help="How the ranges are determined: minmax, entropy or percentile.",
-    )
-    parser.add_argument(
-        "--int8-limit",
-        type=float,
-        default=20.0,
-        metavar="DB",
-        help="Signal-to-noise ratio to keep; the most sensitive layers stay in float32 until it is "
-        "reached.",
-    )
+    sentence = "How the ranges are determined: minmax, entropy or percentile."
+    add("--calibrate-method", default="minmax", metavar="NAME", help=sentence)
+    sentence = "Signal-to-noise ratio to keep, by leaving the most sensitive layers in float32."
+    add("--int8-limit", type=float, default=20.0, metavar="DB", help=sentence)
     add_trust(parser)
 
 
@@ -68,14 +52,9 @@ def _export(arguments: Namespace) -> int:
     if arguments.int8:
         images = find_images(arguments.calibrate, arguments.calibrate_count)
         calibration = Calibration(images, arguments.calibrate_method, arguments.int8_limit)
-    exported = export_checkpoint(
-        arguments.ckpt,
-        arguments.out,
-        arguments.format,
-        chosen_size_hw(arguments),
-        ExportOptions(arguments.batch, not arguments.fixed_picture, calibration),
-    )
-    print(format_exported(exported))
+    options = ExportOptions(arguments.batch, not arguments.fixed_picture, calibration)
+    files, size_hw = (arguments.ckpt, arguments.out, arguments.format), chosen_size_hw(arguments)
+    print(format_exported(export_checkpoint(*files, size_hw, options)))
     if calibration:
         from ..export.quantization import format_report, read_report
 
@@ -84,40 +63,21 @@ def _export(arguments: Namespace) -> int:
 
 
 def _add_benchmark(parser: ArgumentParser) -> None:
-    add_path(
-        parser,
-        "--model",
-        "Checkpoint, which is exported for each engine, or an exported file as it is.",
-        required=True,
+    sentence = "Checkpoint, which is exported for each engine, or an exported file as it is."
+    add_path(parser, "--model", sentence, required=True)
+    sentence = (
+        "Models to compare with, separated by spaces or commas: files, torchvision:NAME, timm:NAME "
+        "(random weights, eager torch), facenet."
     )
-    parser.add_argument(
-        "--against",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="WORD",
-        help="Models to compare with, separated by spaces or commas: files, torchvision:NAME, "
-        "timm:NAME (random weights, eager torch), facenet.",
-    )
-    parser.add_argument(
-        "--engine",
-        default="all",
-        metavar="NAME",
-        help="Runtimes: all, eager, or the name of an export format that runs here.",
-    )
+    add_names(parser, "--against", "WORD", sentence)
+    sentence = "Runtimes: all, eager, or the name of an export format that runs here."
+    parser.add_argument("--engine", default="all", metavar="NAME", help=sentence)
     add_number(parser, "--threads", None, "Threads of each side; all cores if not given.")
     add_number(parser, "--rounds", 30, "Rounds in which each side has a turn.")
     add_number(parser, "--batch", 16, "Images in a batch for the throughput.")
     add_number(parser, "--starts", 5, "Processes for memory and cold start.")
     add_path(parser, "--picture", "Image to run on; by default a generated one.")
-    parser.add_argument(
-        "--picture-size",
-        type=int,
-        nargs=2,
-        default=[480, 640],
-        metavar=("HEIGHT", "WIDTH"),
-        help="Size of that image in px.",
-    )
+    add_size(parser, "Size of that image in px.", "--picture-size", [480, 640])
     sentence = "Boxes that a detector with random weights has to suppress."
     add_number(parser, "--candidates", 100, sentence)
     sentence = "Folder of the table, the chart and benchmark.json."
@@ -133,40 +93,26 @@ def _benchmark(arguments: Namespace) -> int:
     threads = usable_cores() if arguments.threads is None else arguments.threads
     settings = Settings(threads, arguments.rounds, batch=arguments.batch, starts=arguments.starts)
     image = read_image(arguments.picture, tuple(arguments.picture_size))
-    text = benchmark(
-        arguments.model,
-        words,
-        arguments.engine,
-        image,
-        arguments.candidates,
-        settings,
-        arguments.out,
-    )
-    print(text)
+    models = (arguments.model, words, arguments.engine)
+    print(benchmark(*models, image, arguments.candidates, settings, arguments.out))
     print(f"\nWritten to {arguments.out}/benchmark.json, .txt and .png")
     return 0
 
 
 COMMANDS = {
     "export": Command(
+        (_add_export, _export),
         "Write a checkpoint as a file that runs without torch, and compare the two.",
-        (
-            "mobilevision export --ckpt ssd.ckpt --format onnx --out ssd.onnx",
-            "mobilevision export --ckpt face.ckpt --format onnx --out face.onnx --size 112 112",
-            "mobilevision export --ckpt ssd.ckpt --format openvino --out ssd.xml --int8"
-            " --calibrate photos",
-        ),
-        _add_export,
-        _export,
+        "mobilevision export --ckpt ssd.ckpt --format onnx --out ssd.onnx",
+        "mobilevision export --ckpt face.ckpt --format onnx --out face.onnx --size 112 112",
+        "mobilevision export --ckpt ssd.ckpt --format openvino --out ssd.xml --int8"
+        " --calibrate photos",
     ),
     "benchmark": Command(
+        (_add_benchmark, _benchmark),
         "Time a model in every runtime installed: latency, throughput, memory, start.",
-        (
-            "mobilevision benchmark --model ssd.ckpt --against torchvision:ssdlite320 --threads 2",
-            "mobilevision benchmark --model ssd.onnx --against ssd.ckpt --picture street.jpg",
-            "mobilevision benchmark --model face.ckpt --against facenet --picture-size 160 160",
-        ),
-        _add_benchmark,
-        _benchmark,
+        "mobilevision benchmark --model ssd.ckpt --against torchvision:ssdlite320 --threads 2",
+        "mobilevision benchmark --model ssd.onnx --against ssd.ckpt --picture street.jpg",
+        "mobilevision benchmark --model face.ckpt --against facenet --picture-size 160 160",
     ),
 }

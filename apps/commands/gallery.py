@@ -49,12 +49,8 @@ def _add_identify(parser: ArgumentParser) -> None:
     add_inputs(parser)
     _add_gallery(parser)
     parser.add_argument("--model", required=True, help="The model of the gallery.")
-    parser.add_argument(
-        "--threshold",
-        type=float,
-        metavar="SIMILARITY",
-        help="Minimum similarity of a match; as measured with the model if not given.",
-    )
+    sentence = "Minimum similarity of a match; as measured with the model if not given."
+    parser.add_argument("--threshold", type=float, metavar="SIMILARITY", help=sentence)
     add_number(parser, "--count", 1, "Maximum number of people for each face.")
     add_flag(parser, "--json", "Print a JSON object for each face.")
     _add_run(parser)
@@ -64,10 +60,8 @@ def _identify(arguments: Namespace) -> int:
     from ..faces.identification import Model, identify
 
     model = Model(arguments.model, arguments.device, arguments.aligned)
-    faults = identify(
-        arguments.gallery, arguments.inputs, model, arguments.threshold, arguments.count,
-        arguments.json,
-    )  # fmt: skip
+    options = (arguments.threshold, arguments.count, arguments.json)
+    faults = identify(arguments.gallery, arguments.inputs, model, *options)
     return EXIT_FAULT if faults else 0
 
 
@@ -103,33 +97,25 @@ def _remove(arguments: Namespace) -> int:
 
 COMMANDS = {
     "gallery enroll": Command(
+        (_add_enroll, _enroll),
         "Add the faces of images to a person in a gallery.",
-        (
-            "mobilevision gallery enroll 'Ada Lovelace' ada1.jpg ada2.jpg --model face.ckpt"
-            " --gallery people",
-        ),
-        _add_enroll,
-        _enroll,
+        "mobilevision gallery enroll 'Ada Lovelace' ada1.jpg ada2.jpg --model face.ckpt"
+        " --gallery people",
     ),
     "gallery identify": Command(
+        (_add_identify, _identify),
         "Identify the faces of images among the people of a gallery.",
-        (
-            "mobilevision gallery identify party.jpg --model face.ckpt --gallery people",
-            "mobilevision gallery identify photos --model face.ckpt --gallery people --json",
-        ),
-        _add_identify,
-        _identify,
+        "mobilevision gallery identify party.jpg --model face.ckpt --gallery people",
+        "mobilevision gallery identify photos --model face.ckpt --gallery people --json",
     ),
     "gallery list": Command(
+        (_add_list, _list),
         "List the people of a gallery.",
-        ("mobilevision gallery list --gallery people",),
-        _add_list,
-        _list,
+        "mobilevision gallery list --gallery people",
     ),
     "gallery remove": Command(
+        (_add_remove, _remove),
         "Remove a person from a gallery and from all of its files.",
-        ("mobilevision gallery remove 'Ada Lovelace' --gallery people",),
-        _add_remove,
-        _remove,
+        "mobilevision gallery remove 'Ada Lovelace' --gallery people",
     ),
 }

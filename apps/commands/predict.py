@@ -12,6 +12,7 @@ from ..command import (
     add_face_model,
     add_flag,
     add_inputs,
+    add_layout,
     add_number,
     add_path,
     add_size,
@@ -43,19 +44,13 @@ def _add_faces_of_images(parser: ArgumentParser, framed: str = "") -> None:
 def _add_detect(parser: ArgumentParser) -> None:
     add_inputs(parser, "Images, videos, folders of them, patterns.")
     _add_model(parser, "a detector")
-    parser.add_argument("--out", type=Path, required=True, help="Folder for the output.")
+    add_path(parser, "--out", "Folder for the output.", "DIR", required=True)
     add_path(parser, "--results", "COCO results of the images; by default results.json in --out.")
-    add_path(
-        parser,
-        "--annotations",
-        "COCO annotations of the images, which give the image ids and are measured against.",
-    )
+    sentence = "COCO annotations of the images, which give the image ids and are measured against."
+    add_path(parser, "--annotations", sentence)
+    sentence = "Minimum score that is drawn and counted; the results keep lower ones."
     parser.add_argument(
-        "--score-threshold",
-        type=float,
-        metavar="SCORE",
-        default=0.5,
-        help="Minimum score that is drawn and counted; the results keep lower ones.",
+        "--score-threshold", type=float, metavar="SCORE", default=0.5, help=sentence
     )
     _add_run(parser, 8)
     add_flag(parser, "--no-pictures", "Do not write annotated images.")
@@ -64,51 +59,28 @@ def _add_detect(parser: ArgumentParser) -> None:
 def _detect(arguments: Namespace) -> int:
     from ..batch.detection import DetectOptions, detect
 
-    options = DetectOptions(
-        arguments.out, arguments.score_threshold, arguments.batch_size, not arguments.no_pictures
-    )
-    tally = detect(
-        arguments.inputs,
-        arguments.model,
-        options,
-        results=arguments.results or arguments.out / "results.json",
-        annotations=arguments.annotations,
-        device=arguments.device,
-        size_hw=chosen_size_hw(arguments),
-    )
+    out, device, annotations = arguments.out, arguments.device, arguments.annotations
+    shown = (arguments.score_threshold, arguments.batch_size, not arguments.no_pictures)
+    options, results = DetectOptions(out, *shown), arguments.results or out / "results.json"
+    files, size_hw = (results, annotations), chosen_size_hw(arguments)
+    tally = detect(arguments.inputs, arguments.model, options, *files, device, size_hw)
     return EXIT_FAULT if tally.faults else 0
 
 
 def _add_embed(parser: ArgumentParser) -> None:
     add_inputs(parser)
     add_face_model(parser)
-    add_path(
-        parser,
-        "--out",
-        "Table to write, .parquet; FILE.progress keeps what is done, delete it at the end.",
-        required=True,
-    )
+    add = parser.add_argument
+    sentence = "Table to write, .parquet; FILE.progress keeps what is done, delete it at the end."
+    add_path(parser, "--out", sentence, required=True)
     _add_faces_of_images(parser)
-    parser.add_argument(
-        "--views",
-        type=int,
-        metavar="K",
-        help="K augmented views of each face of a dataset, as in training; the first is plain.",
-    )
-    parser.add_argument(
-        "--layout",
-        choices=("folder", "celeba"),
-        default="folder",
-        help="With --views: the dataset has aligned faces in folders, or is CelebA.",
-    )
-    parser.add_argument(
-        "--parts", nargs="+", default=["train"], help="With --views, of CelebA: train, val, test."
-    )
+    sentence = "K augmented views of each face of a dataset, as in training; the first is plain."
+    add("--views", type=int, metavar="K", help=sentence)
+    add_layout(parser, "With --views: the dataset has aligned faces in folders, or is CelebA.")
+    add("--parts", nargs="+", default=["train"], help="With --views, of CelebA: train, val, test.")
     add_path(parser, "--landmarks", "With --views: landmarks of data find-faces.")
-    parser.add_argument("--seed", type=int, default=0, help="With --views: seed of the views.")
-    parser.add_argument(
-        "--size", type=int, metavar="PX", help="Side of the aligned faces; as in training."
-    )
+    add("--seed", type=int, default=0, help="With --views: seed of the views.")
+    add("--size", type=int, metavar="PX", help="Side of the aligned faces; as in training.")
     _add_run(parser, 16, size=False)
 
 
@@ -117,54 +89,34 @@ def _embed(arguments: Namespace) -> int:
 
     views = None
     if arguments.views is not None:
-        views = Views(
-            arguments.views, arguments.layout, arguments.parts, arguments.landmarks, arguments.seed
-        )
-    counts = embed(
-        arguments.inputs,
-        arguments.model,
-        arguments.out,
-        aligned=arguments.aligned,
-        largest=arguments.largest,
-        views=views,
-        batch_size=arguments.batch_size,
-        device=arguments.device,
-        size=arguments.size,
-    )
+        faces = (arguments.layout, arguments.parts, arguments.landmarks)
+        views = Views(arguments.views, *faces, arguments.seed)
+    files = (arguments.inputs, arguments.model, arguments.out)
+    taken = (arguments.aligned, arguments.largest, views)
+    counts = embed(*files, *taken, arguments.batch_size, arguments.device, arguments.size)
     return EXIT_FAULT if counts.faults else 0
 
 
 def _add_classify(parser: ArgumentParser) -> None:
     add_inputs(parser)
     _add_model(parser, "a classifier, or an exported file")
-    add_path(
-        parser,
-        "--out",
-        "Table to write, .csv or .parquet; FILE.progress keeps what is done. By default the table "
-        "is printed.",
-    )
+    sentence = "Table to write, .csv or .parquet; FILE.progress keeps what is done."
+    add_path(parser, "--out", f"{sentence} By default the table is printed.")
     add_number(parser, "--top", 5, "Number of classes of each image.")
     _add_run(parser, 16)
 
 
 def _classify(arguments: Namespace) -> int:
-    """Classify; 1 if files could not be read, the others are done."""
     from ...datasets.errors import DataError
     from ..batch.predictions import predict_files
     from ..inference.classification import Classifier
 
     if arguments.top < 1 or arguments.batch_size < 1:
         raise DataError("--top and --batch-size are at least 1")
-    size_hw = tuple(arguments.size) if arguments.size else None
-    counts = predict_files(
-        Classifier.load(arguments.model, arguments.device, size_hw),
-        arguments.model,
-        arguments.inputs,
-        arguments.out,
-        arguments.batch_size,
-        show=lambda row: f"{row[1]} {row[2]:.3f}",
-        top=arguments.top,
-    )
+    model, size = arguments.model, arguments.batch_size
+    classifier = Classifier.load(model, arguments.device, chosen_size_hw(arguments))
+    files, show = (arguments.inputs, arguments.out), lambda row: f"{row[1]} {row[2]:.3f}"
+    counts = predict_files(classifier, model, *files, size, show, top=arguments.top)
     return EXIT_FAULT if counts.faults else 0
 
 
@@ -180,17 +132,10 @@ def _add_attributes(parser: ArgumentParser) -> None:
 def _attributes(arguments: Namespace, embeddings: bool = False) -> int:
     from ..batch.faces import describe_files
 
-    counts = describe_files(
-        arguments.inputs,
-        arguments.model,
-        arguments.out,
-        arguments.aligned,
-        arguments.largest,
-        arguments.pictures,
-        arguments.batch_size,
-        arguments.device,
-        embeddings,
-    )
+    files = (arguments.inputs, arguments.model, arguments.out)
+    taken = (arguments.aligned, arguments.largest, arguments.pictures)
+    run = (arguments.batch_size, arguments.device)
+    counts = describe_files(*files, *taken, *run, embeddings)
     return EXIT_FAULT if counts.faults else 0
 
 
@@ -202,23 +147,13 @@ def _add_locate(parser: ArgumentParser) -> None:
     add_inputs(parser)
     _add_model(parser, "a geolocator")
     add_path(parser, "--geojson", "Write predictions and the outlines of the best cells.")
-    add_path(
-        parser,
-        "--out",
-        "JSON lines, one for each image; a run with the same options continues the file.",
-    )
-    add_flag(
-        parser,
-        "--compare-exif",
-        "Compare with the GPS positions in the images, which are not read otherwise.",
-    )
+    sentence = "JSON lines, one for each image; a run with the same options continues the file."
+    add_path(parser, "--out", sentence)
+    sentence = "Compare with the GPS positions in the images, which are not read otherwise."
+    add_flag(parser, "--compare-exif", sentence)
     add_number(parser, "--top", 5, "Number of places of each image.")
-    parser.add_argument(
-        "--answer",
-        choices=["cell", "mode"],
-        default="cell",
-        help="Mean position of the best cell's photos, or where probability is densest.",
-    )
+    sentence = "Mean position of the best cell's photos, or where probability is densest."
+    parser.add_argument("--answer", choices=["cell", "mode"], default="cell", help=sentence)
     add_flag(parser, "--five-crop", "Average over the corners and the center.")
     _add_run(parser, 16)
 
@@ -227,87 +162,60 @@ def _locate(arguments: Namespace) -> int:
     from ..batch.geolocation import LocateOptions, locate
     from ..inference.geolocation import Geolocator
 
-    geolocator = Geolocator.load(
-        arguments.model,
-        arguments.device,
-        chosen_size_hw(arguments),
-        arguments.answer,
-        arguments.five_crop,
-    )
-    options = LocateOptions(
-        arguments.top,
-        arguments.batch_size,
-        arguments.compare_exif,
-        arguments.geojson,
-        arguments.out,
-    )
-    faults = locate(arguments.inputs, geolocator, arguments.model, options)
+    model, size_hw = arguments.model, chosen_size_hw(arguments)
+    shown = (arguments.answer, arguments.five_crop)
+    geolocator = Geolocator.load(model, arguments.device, size_hw, *shown)
+    files = (arguments.geojson, arguments.out)
+    images = (arguments.top, arguments.batch_size, arguments.compare_exif)
+    faults = locate(arguments.inputs, geolocator, model, LocateOptions(*images, *files))
     return EXIT_FAULT if faults else 0
 
 
 COMMANDS = {
     "detect": Command(
+        (_add_detect, _detect),
         "Find objects in images and videos: annotated images, COCO results.",
-        (
-            "mobilevision detect street.jpg --model ssd.ckpt --out found",
-            "mobilevision detect photos clip.mp4 'more/*.png' --model ssd.ckpt --out found",
-            "mobilevision detect data/coco/val2017 --model ssd.ckpt --out found"
-            " --annotations data/coco/annotations/instances_val2017.json --no-pictures",
-        ),
-        _add_detect,
-        _detect,
+        "mobilevision detect street.jpg --model ssd.ckpt --out found",
+        "mobilevision detect photos clip.mp4 'more/*.png' --model ssd.ckpt --out found",
+        "mobilevision detect data/coco/val2017 --model ssd.ckpt --out found"
+        " --annotations data/coco/annotations/instances_val2017.json --no-pictures",
     ),
     "embed": Command(
+        (_add_embed, _embed),
         "Embed the faces of images: one Parquet table, resumable.",
-        (
-            "mobilevision embed photos --model face.ckpt --out embeddings.parquet",
-            "mobilevision embed data/lfw --aligned --model face.ckpt --out lfw.parquet",
-            "mobilevision embed data/celeba --layout celeba --views 12"
-            " --model ncnn:teacher.param --out views.parquet",
-        ),
-        _add_embed,
-        _embed,
+        "mobilevision embed photos --model face.ckpt --out embeddings.parquet",
+        "mobilevision embed data/lfw --aligned --model face.ckpt --out lfw.parquet",
+        "mobilevision embed data/celeba --layout celeba --views 12"
+        " --model ncnn:teacher.param --out views.parquet",
     ),
     "classify": Command(
+        (_add_classify, _classify),
         "Classify images: the most probable classes of each, printed or as a table.",
-        (
-            "mobilevision classify dog.jpg --model mobilenet.ckpt",
-            "mobilevision classify photos 'more/*.png' --model mobilenet.onnx --out classes.csv"
-            " --top 1",
-        ),
-        _add_classify,
-        _classify,
+        "mobilevision classify dog.jpg --model mobilenet.ckpt",
+        "mobilevision classify photos 'more/*.png' --model mobilenet.onnx --out classes.csv"
+        " --top 1",
     ),
     "attributes": Command(
+        (_add_attributes, _attributes),
         "Predict the attributes of the faces in images: probabilities and decisions, one table.",
-        (
-            "mobilevision attributes photos --model attributes.ckpt --out attributes.parquet",
-            "mobilevision attributes photos 'more/*.png' --model attributes.ckpt"
-            " --out attributes.csv --pictures annotated",
-            "mobilevision attributes img_align_celeba --aligned --model attributes.ckpt"
-            " --out celeba.csv",
-        ),
-        _add_attributes,
-        _attributes,
+        "mobilevision attributes photos --model attributes.ckpt --out attributes.parquet",
+        "mobilevision attributes photos 'more/*.png' --model attributes.ckpt"
+        " --out attributes.csv --pictures annotated",
+        "mobilevision attributes img_align_celeba --aligned --model attributes.ckpt"
+        " --out celeba.csv",
     ),
     "analyze": Command(
+        (_add_attributes, _analyze),
         "Embed and describe the faces of images in one pass.",
-        (
-            "mobilevision analyze photos --model faces.ckpt --out faces.parquet",
-            "mobilevision analyze photos 'more/*.png' --model faces.ckpt --out faces.csv"
-            " --pictures annotated",
-            "mobilevision analyze img_align_celeba --aligned --model faces.ckpt --out celeba.csv",
-        ),
-        _add_attributes,
-        _analyze,
+        "mobilevision analyze photos --model faces.ckpt --out faces.parquet",
+        "mobilevision analyze photos 'more/*.png' --model faces.ckpt --out faces.csv"
+        " --pictures annotated",
+        "mobilevision analyze img_align_celeba --aligned --model faces.ckpt --out celeba.csv",
     ),
     "locate": Command(
+        (_add_locate, _locate),
         "Geolocate images: places, probabilities, uncertainty.",
-        (
-            "mobilevision locate street.jpg --model world.ckpt",
-            "mobilevision locate photos --model world.ckpt --geojson places.geojson --compare-exif",
-        ),
-        _add_locate,
-        _locate,
+        "mobilevision locate street.jpg --model world.ckpt",
+        "mobilevision locate photos --model world.ckpt --geojson places.geojson --compare-exif",
     ),
 }

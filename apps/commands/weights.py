@@ -17,10 +17,8 @@ def _list(arguments: Namespace) -> int:
     paths = {name: cached_path(name) for name in PUBLIC_WEIGHTS}
     there = {name: str(path) if path.is_file() else None for name, path in paths.items()}
     if arguments.json:
-        rows = [
-            {"name": name, **weights._asdict(), "path": there[name]}
-            for name, weights in PUBLIC_WEIGHTS.items()
-        ]
+        rows = [{"name": name, **weights._asdict(), "path": there[name]}
+                for name, weights in PUBLIC_WEIGHTS.items()]  # fmt: skip
         print(json.dumps(rows, indent=2))
         return 0
     for name, weights in PUBLIC_WEIGHTS.items():
@@ -36,15 +34,11 @@ def _add_download(parser: ArgumentParser) -> None:
         help="A name of 'mobilevision weights list', or hf:OWNER/REPOSITORY[@REVISION] for "
         "model.safetensors of a repository on the Hugging Face hub.",
     )
-    parser.add_argument(
-        "--url", metavar="URL", help="Mirror of the archive; its checksum must be the same."
-    )
-    parser.add_argument(
-        "--sha256",
-        metavar="HEX",
-        help="Expected hash of a file of the Hugging Face hub; by default the one that the hub "
-        "states. Names of the list have their own.",
-    )
+    sentence = "Mirror of the archive; its checksum must be the same."
+    parser.add_argument("--url", metavar="URL", help=sentence)
+    sentence = "Expected hash of a file of the Hugging Face hub; by default the one that it states"
+    own = "names of the list have their own"
+    parser.add_argument("--sha256", metavar="HEX", help=f"{sentence}; {own}.")
 
 
 def _download(arguments: Namespace) -> int:
@@ -85,55 +79,40 @@ def _add_import_weights(parser: ArgumentParser) -> None:
     add_path(parser, "--out", "Checkpoint to write, .ckpt.", required=True)
     parser.add_argument("--sha256", metavar="HEX", help="Expected hash of the file.")
     add_size(parser, "Input size; that of the file or its name if not given.")
-    add_path(
-        parser,
-        "--labels",
-        "Names of the classes, one a line; by default those of ImageNet or COCO.",
-    )
-    parser.add_argument(
-        "--licence", metavar="TEXT", help="License of the weights, to be stored with them."
-    )
+    sentence = "Names of the classes, one a line; by default those of ImageNet or COCO."
+    add_path(parser, "--labels", sentence)
+    sentence = "License of the weights, to be stored with them."
+    parser.add_argument("--licence", metavar="TEXT", help=sentence)
 
 
 def _import_weights(arguments: Namespace) -> int:
     from ..importing import format_card, import_weights
 
-    imported = import_weights(
-        arguments.source,
-        arguments.out,
-        sha256=arguments.sha256,
-        size_hw=chosen_size_hw(arguments),
-        labels=arguments.labels,
-        licence=arguments.licence,
-    )
+    options = {name: arguments[name] for name in ("sha256", "labels", "licence")}
+    size_hw = chosen_size_hw(arguments)
+    imported = import_weights(arguments.source, arguments.out, size_hw=size_hw, **options)
     print(format_card(imported))
     return 0
 
 
 COMMANDS = {
     "weights list": Command(
+        (_add_list, _list),
         "List the public weights that have a name, and which are downloaded.",
-        ("mobilevision weights list", "mobilevision weights list --json"),
-        _add_list,
-        _list,
+        "mobilevision weights list",
+        "mobilevision weights list --json",
     ),
     "weights download": Command(
+        (_add_download, _download),
         "Download public weights by name, verified, and resume where it stopped.",
-        (
-            "mobilevision weights download mobilenet_v1_1.0_224",
-            "mobilevision weights download hf:timm/mobilenetv1_100.ra4_e3600_r224_in1k",
-        ),
-        _add_download,
-        _download,
+        "mobilevision weights download mobilenet_v1_1.0_224",
+        "mobilevision weights download hf:timm/mobilenetv1_100.ra4_e3600_r224_in1k",
     ),
     "import": Command(
+        (_add_import_weights, _import_weights),
         "Turn public weights of TensorFlow, Keras or timm into a checkpoint.",
-        (
-            "mobilevision import ssd_mobilenet_v1_0.75_coco_quant --out ssd.ckpt",
-            "mobilevision import mobilenet_1_0_224_tf.h5 --out mobilenet.ckpt",
-            "mobilevision import hf:timm/mobilenetv1_100.ra4_e3600_r224_in1k --out m.ckpt",
-        ),
-        _add_import_weights,
-        _import_weights,
+        "mobilevision import ssd_mobilenet_v1_0.75_coco_quant --out ssd.ckpt",
+        "mobilevision import mobilenet_1_0_224_tf.h5 --out mobilenet.ckpt",
+        "mobilevision import hf:timm/mobilenetv1_100.ra4_e3600_r224_in1k --out m.ckpt",
     ),
 }

@@ -228,9 +228,8 @@ def says_why(message: str) -> bool:
 
 # --- from Python
 
-LOADERS = {
-    name: getattr(apps, name).load for name in apps.__all__ if hasattr(getattr(apps, name), "load")
-}
+NAMES = [name for names in apps.MODULES.values() for name in names]
+LOADERS = {name: getattr(apps, name).load for name in NAMES if hasattr(getattr(apps, name), "load")}
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
