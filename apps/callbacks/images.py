@@ -24,28 +24,33 @@ from ...heads.face_attributes.task import AttributeTask
 from ..drawing import draw_detections, fit_image, make_grid, write_figure
 
 
-class EvaluationPlot(Callback):
+class RunCallback(Callback):
+    """A callback that writes to the run's folder."""
+
+    file_name: str
+    """Name of what it writes in the run's folder."""
+
+    def __init__(self) -> None:
+        self._path = Path()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        """Get the run's folder, which all processes have to do together."""
+        self._path = Path(trainer.log_dir or trainer.default_root_dir) / self.file_name
+
+
+class EvaluationPlot(RunCallback):
     """A callback that writes a figure to the run's folder after each validation and test.
 
     A TensorBoardLogger gets it, too. Sanity checks and ``fast_dev_run`` draw nothing. Subclasses
     draw the figure.
     """
 
-    file_name: str
-    """Name in the run's folder, .png."""
     label: str
     """Name of the figure in the output."""
-
-    def __init__(self) -> None:
-        self._path = Path()
 
     def figure(self, trainer: Trainer, task: Any) -> Figure | None:
         """Return the figure of an ``EvaluatedTask``, None if there is nothing to draw."""
         raise NotImplementedError(f"{type(self).__name__} has to draw a figure")
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Get the run's folder, which all processes have to do together."""
-        self._path = Path(trainer.log_dir or trainer.default_root_dir) / self.file_name
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw and write the figure."""
@@ -75,7 +80,7 @@ class _Shown(NamedTuple):
     target: DetectionTarget
 
 
-class DetectionImages(Callback):
+class DetectionImages(RunCallback):
     """A callback that draws detections and annotations on a few images after each evaluation.
 
     Training writes ``pictures/epoch_0003.png`` and ``pictures/latest.png`` to the run's folder, the
@@ -88,36 +93,29 @@ class DetectionImages(Callback):
     DetectionBatch, and the module needs ``categories``, a dict of category id to name in the order
     of the class indices. Annotations come from the dataset's ``ground_truth`` (COCO format), or, if
     it has none, from the batch, scaled back.
+
+    Args:
+        num_images: Number of images in the grid, at least 1.
+        score_threshold: Minimum score of the detections that are drawn, in [0, 1].
+        every_n_epochs: During training, draw after every n-th epoch; at least 1.
     """
+
+    file_name = "pictures"
 
     def __init__(
         self, num_images: int = 8, score_threshold: float = 0.3, every_n_epochs: int = 1
     ) -> None:
-        """Initialize the callback.
-
-        Args:
-            num_images: Number of images in the grid, at least 1.
-            score_threshold: Minimum score of the detections that are drawn, in [0, 1].
-            every_n_epochs: During training, draw after every n-th epoch; at least 1.
-
-        Raises:
-            ValueError: A value is out of range.
-        """
         if num_images < 1 or every_n_epochs < 1 or not 0 <= score_threshold <= 1:
             raise ValueError(
                 "num_images and every_n_epochs must be at least 1 and score_threshold in [0, 1], "
                 f"got {num_images}, {every_n_epochs} and {score_threshold}"
             )
+        super().__init__()
         self.num_images = num_images
         self.score_threshold = score_threshold
         self.every_n_epochs = every_n_epochs
-        self._folder = Path()
         self._batch_size = 0
         self._shown: list[_Shown] = []
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Get the run's folder, which all processes have to do together."""
-        self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
 
     def on_validation_batch_end(
         self,
@@ -166,8 +164,8 @@ class DetectionImages(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Print where the images are."""
-        if trainer.is_global_zero and (self._folder / "latest.png").is_file():
-            print(f"Images: {self._folder / 'latest.png'}", flush=True)
+        if trainer.is_global_zero and (self._path / "latest.png").is_file():
+            print(f"Images: {self._path / 'latest.png'}", flush=True)
 
     def _is_due(self, trainer: Trainer) -> bool:
         if not trainer.is_global_zero or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -191,13 +189,13 @@ class DetectionImages(Callback):
         Image.fromarray(grid).save(png, "PNG")
         names = (f"epoch_{trainer.current_epoch:04}", "latest") if training else (stage,)
         for name in names:
-            write_atomically(self._folder / f"{name}.png", png.getvalue())
+            write_atomically(self._path / f"{name}.png", png.getvalue())
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 step = trainer.global_step
                 logger.experiment.add_image(f"pictures/{stage}", grid, step, dataformats="HWC")
         if not training:
-            print(f"Images: {self._folder / names[0]}.png", flush=True)
+            print(f"Images: {self._path / names[0]}.png", flush=True)
 
     def _draw(self, shown: list[_Shown], names: list[str], title: str) -> np.ndarray:
         images = []

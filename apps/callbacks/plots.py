@@ -2,11 +2,10 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
@@ -19,7 +18,7 @@ from ...heads.face_embedding.far_frr import Roc
 from ...heads.face_embedding.task import FaceEmbeddingTask
 from ...heads.face_embedding.verification import VerificationResult
 from ..drawing import PALETTE, write_figure
-from .images import EvaluationPlot
+from .images import EvaluationPlot, RunCallback
 
 _Series = dict[str, list[tuple[int, float]]]
 """Points (optimizer step, value) by name, in the order of the steps."""
@@ -33,7 +32,7 @@ _METRICS = (  # of all jobs; each is in [0, 1], and higher is better
 _MOST_POINTS = 5000
 
 
-class Curves(Callback):
+class Curves(RunCallback):
     """A callback that writes ``curves.png`` to the run's folder when training ends or is stopped.
 
     It has three panels over the optimizer steps: the training losses (raw faint, smoothed strong)
@@ -44,8 +43,10 @@ class Curves(Callback):
     The points are stored in the checkpoint, so the curves of a resumed run begin at its start.
     """
 
+    file_name = "curves.png"
+
     def __init__(self) -> None:
-        self._path = Path()
+        super().__init__()
         self._points: _Series = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -58,10 +59,6 @@ class Curves(Callback):
             name: [(int(step), float(value)) for step, value in points]
             for name, points in state_dict.items()
         }
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Get the run's folder, which all processes have to do together."""
-        self._path = Path(trainer.log_dir or trainer.default_root_dir) / "curves.png"
 
     def on_train_batch_end(
         self,
@@ -121,9 +118,7 @@ class Curves(Callback):
 def draw_curves(points: Mapping[str, Sequence[tuple[int, float]]], title: str) -> Figure:
     """Draw a run: a panel each for losses, metrics and learning rate, if there are any.
 
-    Args:
-        points: (optimizer step, value) by logged name, or "learning rate".
-        title: A line on top.
+    The points are (optimizer step, value) by logged name, or "learning rate".
     """
     losses = sorted(name for name in points if name.startswith((_TRAIN_LOSS, "val/loss")))
     panels: list[tuple[str, list[str], Callable[[Axes, str, np.ndarray, str], None]]] = [
@@ -194,14 +189,11 @@ _MAP = "Blues"
 
 
 class Pair(NamedTuple):
-    """The images of one class that were classified as another."""
+    """The number of images of one class index that were classified as another."""
 
     true: int
-    """Class index."""
     predicted: int
-    """Class index."""
     images: int
-    """Number of images."""
     share: float
     """Share of the images of the true class, in (0, 1]."""
 
@@ -283,10 +275,8 @@ def _draw_matrix(
     axes.set_yticks(range(len(kept)), labels, fontsize=size)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(
-        "share of the images of the true class" + ("" if shown is None else ", these classes"),
-        fontsize=9,
-    )
+    title = "share of the images of the true class"
+    axes.set_title(title if shown is None else f"{title}, these classes", fontsize=9)
     if len(kept) <= _WITH_NUMBERS:
         for row, column in np.argwhere(rows[:, kept]).tolist():
             axes.text(
@@ -316,17 +306,16 @@ def _short(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
-def draw_roc(curves: Mapping[str, Roc], impostor_pairs: int) -> Figure:
-    """Draw ROC curves by name, with a logarithmic axis of false accepts from one impostor pair."""
+def draw_roc(name: str, roc: Roc, impostor_pairs: int) -> Figure:
+    """Draw a ROC curve, with a logarithmic axis of false accepts from one impostor pair."""
     figure = Figure(figsize=(6.4, 5.2), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     lowest = 1 / max(impostor_pairs, 1)
-    for (name, roc), color in zip(curves.items(), itertools.cycle(PALETTE)):
-        visible = roc.far > 0
-        start = roc.tar[np.flatnonzero(~visible)[-1]]  # accepted before any impostor
-        far = np.concatenate([[lowest], np.maximum(roc.far[visible], lowest)])
-        tar = np.concatenate([[start], roc.tar[visible]])
-        axes.step(far, tar, where="post", label=name, color=color)
+    visible = roc.far > 0
+    start = roc.tar[np.flatnonzero(~visible)[-1]]  # accepted before any impostor
+    far = np.concatenate([[lowest], np.maximum(roc.far[visible], lowest)])
+    tar = np.concatenate([[start], roc.tar[visible]])
+    axes.step(far, tar, where="post", label=name, color=PALETTE[0])
     diagonal = np.geomspace(lowest, 1, 100)
     axes.plot(diagonal, diagonal, linestyle=":", color="#999999", label="chance")
     axes.set(
@@ -341,7 +330,7 @@ def draw_roc(curves: Mapping[str, Roc], impostor_pairs: int) -> Figure:
 def draw_result(result: VerificationResult) -> Figure:
     """Draw the ROC curve of a result."""
     name = f"{result.dataset}: AUC {result.auc:.4f}, EER {result.eer:.4f}"
-    return draw_roc({name: result.roc}, result.impostor_pairs)
+    return draw_roc(name, result.roc, result.impostor_pairs)
 
 
 class RocPlot(EvaluationPlot):

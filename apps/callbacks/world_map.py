@@ -20,6 +20,7 @@ from ...datasets.geolocation.geodesy import distance_km, to_latlng_deg, unit_vec
 from ...heads.geolocation.task import GeolocationTask
 from .images import EvaluationPlot
 
+_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 _LAND = "#9aa5ad"
 _LAND_ON_CELLS = "#4a5a66"
 _STEPS = 24
@@ -44,14 +45,7 @@ def read_coastline(path: str | Path | None) -> list[np.ndarray]:
     content = read_json(path)
     try:
         lines = list(_lines(content))
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        ArithmeticError,
-        RecursionError,
-    ) as error:
+    except _MALFORMED as error:
         raise DataError(f"{path}: not a readable GeoJSON file ({error})") from error
     if not lines:
         raise DataError(f"{path}: no lines or polygons in it")
@@ -63,13 +57,11 @@ def _lines(node: dict[str, Any]) -> Any:
         yield from _lines(part)
     if isinstance(node.get("geometry"), dict):
         yield from _lines(node["geometry"])
-    kind, points = node.get("type"), node.get("coordinates")
-    depth = {"LineString": 0, "MultiLineString": 1, "Polygon": 1, "MultiPolygon": 2}.get(
-        str(kind), -1
-    )
-    if depth >= 0:
-        nested: Sequence[Any] = [points]
-        for _ in range(depth):
+    depths = {"LineString": 0, "MultiLineString": 1, "Polygon": 1, "MultiPolygon": 2}
+    kind = str(node.get("type"))
+    if kind in depths:
+        nested: Sequence[Any] = [node.get("coordinates")]
+        for _ in range(depths[kind]):
             nested = [line for each in nested for line in each]
         yield from (np.array([point[:2] for point in line], np.float64) for line in nested)
 

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import yaml
@@ -20,24 +20,15 @@ _CONFIG_NETWORK = ("model", "init_args", "network")
 _CONFIG_SIZE = ("data", "init_args", "size_hw")
 
 
-class NamedNetwork(NamedTuple):
-    """A network with its name and input size."""
-
-    name: str
-    """Name of its class."""
-    network: nn.Module
-    size_hw: tuple[int, int] | None
-    """Input size in px of the configuration's data, else of the checkpoint; None if neither has
-    one."""
-
-
 def network_of(
     config: Path | None = None,
     checkpoint: Path | None = None,
     num_classes: int | None = None,
     device: str = "meta",
-) -> NamedNetwork:
+) -> tuple[nn.Module, tuple[int, int] | None]:
     """Build the network of a YAML, of a checkpoint, or the checkpoint's at the YAML's input size.
+
+    The input size, in px, is that of the configuration's data, else of the checkpoint, else None.
 
     Args:
         config: A configuration of the ``lightning`` command.
@@ -78,8 +69,7 @@ def network_of(
             what = "it leaves the number of classes to the data; give it with --num-classes"
         raise DataError(f"{source}: the network cannot be built: {what}") from error
     pair = isinstance(size, list | tuple) and len(size) == 2
-    size_hw = (int(size[0]), int(size[1])) if pair else None
-    return NamedNetwork(type(network).__name__, network, size_hw)
+    return network, (int(size[0]), int(size[1])) if pair else None
 
 
 def constructor_error(error: Exception) -> str:
@@ -132,8 +122,8 @@ def cost_of(
         DataError: As for ``network_of``, or the size of the images is not known.
     """
     for device in ("meta", "cpu"):
-        name, network, own_size_hw = network_of(config, checkpoint, num_classes, device)
-        size = size_hw or own_size_hw
+        network, own_size_hw = network_of(config, checkpoint, num_classes, device)
+        name, size = type(network).__name__, size_hw or own_size_hw
         if size is None or min(size) < 1:
             raise DataError("the size of the images is not known; give --size HEIGHT WIDTH in px")
         try:
@@ -186,12 +176,10 @@ def table_text(number: int, title: str, rows: Sequence[Row]) -> str:
         f"{'':<{left}}{columns}{columns}",
     ]
     for label, row in zip(labels, rows, strict=True):
+        pairs = ((row.mult_adds, row.paper_mult_adds), (row.params, row.paper_params))
         figures = "".join(
             f"{short_count(count):>10}{_paper(paper):>10}{_difference(count, paper):>9}"
-            for count, paper in (
-                (row.mult_adds, row.paper_mult_adds),
-                (row.params, row.paper_params),
-            )
+            for count, paper in pairs
         )
         mark = f"  [{notes.index(row.note) + 1}]" if row.note else ""
         lines.append(f"{label:<{left}}{figures}{mark}".rstrip())
@@ -205,11 +193,9 @@ def table_text(number: int, title: str, rows: Sequence[Row]) -> str:
 
 def network_text(name: str, size_hw: tuple[int, int], cost: Cost, layers: bool) -> str:
     """Format the cost of a network for an image, by layer or by kind of layer."""
-    rows = (
-        [(layer.name, layer.mult_adds, layer.params) for layer in cost.layers]
-        if layers
-        else [(kind, *counts) for kind, counts in cost.by_kind().items()]
-    )
+    rows = [(kind, *counts) for kind, counts in cost.by_kind().items()]
+    if layers:
+        rows = [(layer.name, layer.mult_adds, layer.params) for layer in cost.layers]
     left = max(len(label) for label, *_ in rows)
     shares = (max(cost.mult_adds, 1), max(cost.params, 1))
     lines = [

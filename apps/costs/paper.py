@@ -11,7 +11,6 @@ from ...backbone.cost import Cost, LayerCost, count_cost
 from ...backbone.layers import DepthwiseSeparable
 from ...backbone.mobilenet import ImageClassifier, MobileNetV1
 
-MILLION = 1_000_000
 CLASSIFICATION = "classification"
 
 
@@ -54,10 +53,9 @@ def row(
 ) -> Row:
     """Make a row; the paper's figures are given in millions, as it prints them."""
     counts = (None, None) if cost is None else (cost.mult_adds, cost.params)
-    paper = [
-        None if mega is None else round(mega * MILLION) for mega in (mega_mult_adds, mega_params)
-    ]
-    return Row(table, framework, model, resolution, width_mult, *counts, paper[0], paper[1], note)
+    figures = (mega_mult_adds, mega_params)
+    paper = (None if mega is None else round(mega * 1_000_000) for mega in figures)
+    return Row(table, framework, model, resolution, width_mult, *counts, *paper, note=note)
 
 
 def cost_at(build: Callable[[], nn.Module], size_hw: tuple[int, int], channels: int = 3) -> Cost:

@@ -19,8 +19,6 @@ from ...datasets.errors import DataError
 from ...datasets.files import write_atomically
 from ..drawing import PALETTE, png_of
 
-ACCURACY_COLUMNS = ("accuracy", "top1")
-"""Possible columns of the accuracy, in order of preference."""
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _GRAY = "#666666"
 
@@ -55,7 +53,7 @@ def read_results(path: Path, accuracy: str | None = None) -> list[Result]:
     rows = _read_rows(path)
     if not rows:
         raise DataError(f"{path}: no rows, so there is nothing to plot")
-    wanted = [accuracy] if accuracy else list(ACCURACY_COLUMNS)
+    wanted = [accuracy] if accuracy else ["accuracy", "top1"]
     column = next((name for name in wanted if name in rows[0]), None)
     if column is None:
         raise DataError(f"{path}: no column {' or '.join(wanted)}; it has {', '.join(rows[0])}")
@@ -63,27 +61,19 @@ def read_results(path: Path, accuracy: str | None = None) -> list[Result]:
     for number, cells in enumerate(rows, start=1):
         where = f"{path}, row {number}"
         width_mult = _number(cells, "width_mult", where, needed=False)
-        resolution = _number(cells, "resolution", where, needed=False)
-        results.append(
-            Result(
-                str(cells.get("model") or "MobileNet"),
-                width_mult,
-                None if resolution is None else int(resolution),
-                _positive(cells, "mult_adds", where),
-                _positive(cells, "params", where),
-                _number(cells, column, where) or 0.0,
-            )
-        )
+        side = _number(cells, "resolution", where, needed=False)
+        resolution = None if side is None else int(side)
+        costs = [_positive(cells, name, where) for name in ("mult_adds", "params")]
+        name, value = str(cells.get("model") or "MobileNet"), _number(cells, column, where) or 0.0
+        results.append(Result(name, width_mult, resolution, *costs, accuracy=value))
     return results
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".json":
-            rows = json.loads(text)
-        else:
-            rows = list(csv.DictReader(io.StringIO(text)))
+        is_json = path.suffix == ".json"
+        rows = json.loads(text) if is_json else list(csv.DictReader(io.StringIO(text)))
     except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise DataError(f"{path}: not a readable table ({error})") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -114,26 +104,6 @@ def _positive(cells: dict[str, Any], name: str, where: str) -> float:
     return number
 
 
-class LogLine(NamedTuple):
-    """A fitted line, accuracy = offset + slope * log10(cost)."""
-
-    slope: float
-    """Gain in accuracy for ten times the cost."""
-    offset: float
-
-    def at(self, cost: np.ndarray) -> np.ndarray:
-        """Return the accuracy at costs."""
-        return self.offset + self.slope * np.log10(cost)
-
-
-def fit_log_line(costs: Sequence[float], accuracies: Sequence[float]) -> LogLine | None:
-    """Fit the log-linear law of the paper's Figure 4; None for fewer than two different costs."""
-    if len(set(costs)) < 2:
-        return None
-    slope, offset = np.polyfit(np.log10(costs), accuracies, 1)
-    return LogLine(float(slope), float(offset))
-
-
 def draw_tradeoff(results: Sequence[Result], title: str, accuracy_label: str) -> Figure:
     """Draw two panels: accuracy over mult-adds (Figure 4) and over parameters (Figure 5).
 
@@ -150,10 +120,8 @@ def draw_tradeoff(results: Sequence[Result], title: str, accuracy_label: str) ->
         results = [each._replace(accuracy=100 * each.accuracy) for each in results]
     resolutions = _known(result.resolution for result in results)
     widths = _known(result.width_mult for result in results)
-    styles = _Styles(
-        dict(zip(resolutions, itertools.cycle(PALETTE))),
-        dict(zip(widths, itertools.cycle(_MARKERS))),
-    )
+    colors = dict(zip(resolutions, itertools.cycle(PALETTE)))
+    styles = _Styles(colors, dict(zip(widths, itertools.cycle(_MARKERS))))
     _draw_panel(panels[0], results, "mult_adds", styles)
     _draw_panel(panels[1], results, "params", styles)
     lines = _draw_fits(panels[0], results)
@@ -196,9 +164,8 @@ def _draw_panel(axes: Axes, results: Sequence[Result], cost: str, styles: _Style
         size = 13 if marker == "*" else 8
         axes.plot(*at, marker, color=color, markersize=size, markeredgecolor="white")
         if result.width_mult is None:
-            axes.annotate(
-                result.model, at, xytext=(6, 4), textcoords="offset points", fontsize="small"
-            )
+            place = {"xytext": (6, 4), "textcoords": "offset points"}
+            axes.annotate(result.model, at, **place, fontsize="small")
     axes.set_xscale("log")
     axes.margins(x=0.08)
     costs = [getattr(result, cost) for result in results]
@@ -211,27 +178,26 @@ def _draw_panel(axes: Axes, results: Sequence[Result], cost: str, styles: _Style
 
 
 def _draw_fits(axes: Axes, results: Sequence[Result]) -> list[Line2D]:
+    """Draw accuracy = offset + slope * log10(cost), the law of the paper's Figure 4."""
     lines = []
     for family in dict.fromkeys(result.model for result in results):
-        own = [result for result in results if result.model == family]
-        costs = [result.mult_adds for result in own]
-        fit = fit_log_line(costs, [result.accuracy for result in own])
-        if fit is None:
+        own = [(result.mult_adds, result.accuracy) for result in results if result.model == family]
+        costs, accuracies = np.transpose(own)
+        if len(set(costs)) < 2:
             continue
+        slope, offset = np.polyfit(np.log10(costs), accuracies, 1)
         ends = np.array([min(costs), max(costs)])
-        label = f"{family}: {fit.slope:+.1f} points for\nten times the mult-adds"
-        lines += axes.plot(ends, fit.at(ends), "--", color=_GRAY, label=label, zorder=1)
+        label = f"{family}: {slope:+.1f} points for\nten times the mult-adds"
+        fitted = offset + slope * np.log10(ends)
+        lines += axes.plot(ends, fitted, "--", color=_GRAY, label=label, zorder=1)
     return lines
 
 
 def _draw_resolutions(axes: Axes, results: Sequence[Result], styles: _Styles) -> None:
     for resolution, color in styles.colors.items():
         for family in dict.fromkeys(result.model for result in results):
-            points = sorted(
-                (result.params, result.accuracy)
-                for result in results
-                if result.resolution == resolution and result.model == family
-            )
+            own = [row for row in results if (row.resolution, row.model) == (resolution, family)]
+            points = sorted((row.params, row.accuracy) for row in own)
             if points:
                 axes.plot(*np.transpose(points), color=color, linewidth=1, alpha=0.5, zorder=1)
 

@@ -13,8 +13,6 @@ A comparison is a YAML file::
         data.mosaic: {class_path: mobilevision.datasets.transforms.detection.Mosaic}
 """
 
-import csv
-import io
 import itertools
 import json
 import math
@@ -28,14 +26,12 @@ from typing import Any, NamedTuple
 import yaml
 
 from ...datasets.errors import DataError
-from ...datasets.files import write_atomically
+from ...datasets.files import replaced_atomically, write_atomically, write_csv
 from ..costs.networks import cost_of
 from .sweep import Outcome, Run
 
 _ABSENT = "-"
 _KEYS = {"config", "seeds", "metrics", "options", "variants"}
-_DEFAULT_METRICS = ("AP", "AP50")
-_SEED_OPTIONS = ("seed_everything", "data.seed")
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,7 @@ def read_comparison(path: Path) -> Comparison:
     return Comparison(
         config=path.parent / config,
         seeds=check_seeds(content.get("seeds", [1]), path),
-        metrics=tuple(content.get("metrics", _DEFAULT_METRICS)),
+        metrics=tuple(content.get("metrics", ("AP", "AP50"))),
         options=_options(path, "options", content.get("options")),
         variants=read,
     )
@@ -120,9 +116,8 @@ def check_seeds(seeds: Any, source: Any) -> tuple[int, ...]:
         DataError: They are not different integers of at least 0; the message starts with
             ``source``.
     """
-    good = isinstance(seeds, (list, tuple)) and all(
-        type(each) is int and each >= 0 for each in seeds
-    )
+    listed = isinstance(seeds, (list, tuple))
+    good = listed and all(type(each) is int and each >= 0 for each in seeds)
     if not good or not seeds or len(set(seeds)) < len(seeds):
         raise DataError(f"{source}: seeds={seeds!r}: give different whole numbers of at least 0")
     return tuple(seeds)
@@ -131,9 +126,8 @@ def check_seeds(seeds: Any, source: Any) -> tuple[int, ...]:
 def _options(path: Path, name: str, value: Any) -> dict[str, Any]:
     value = {} if value is None else value
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise DataError(
-            f"{path}: {name} has to map options of `lightning` to values, not {value!r}"
-        )
+        what = f"{name} has to map options of `lightning` to values, not {value!r}"
+        raise DataError(f"{path}: {what}")
     return value
 
 
@@ -146,7 +140,8 @@ def plan(comparison: Comparison, out: Path) -> list[Run]:
     for seed, (name, options) in itertools.product(comparison.seeds, comparison.variants.items()):
         settings = [
             ("trainer.enable_progress_bar", False),
-            *((option, seed) for option in _SEED_OPTIONS),
+            ("seed_everything", seed),
+            ("data.seed", seed),
             *comparison.options.items(),
             *options.items(),
         ]
@@ -214,9 +209,12 @@ def differences(results: Sequence[Result], variant: str, first: str, metric: str
 def write_tables(comparison: Comparison, results: Sequence[Result], out: Path) -> str:
     """Write ``comparison.md``, ``.csv`` and ``.json`` to a folder; return the Markdown."""
     table = markdown(comparison, results)
-    texts = {"md": table, "csv": _csv(comparison, results), "json": _json(comparison, results)}
-    for suffix, text in texts.items():
-        write_atomically(out / f"comparison.{suffix}", text.encode())
+    write_atomically(out / "comparison.md", table.encode())
+    write_atomically(out / "comparison.json", _json(comparison, results).encode())
+    names = ["variant", "seed", *comparison.metrics]
+    with replaced_atomically(out / "comparison.csv") as temporary:
+        heading = [*names, "minutes", "params", "mult_adds", "run", "fault"]
+        write_csv(temporary, heading, (_cells(comparison, row) for row in results))
     return table
 
 
@@ -243,9 +241,9 @@ def _row(comparison: Comparison, results: Sequence[Result], variant: str, first:
     above = mean(differences(results, variant, first, comparison.metrics[0]))
     cells.append(_ABSENT if variant == first or math.isnan(above) else f"{above:+.4f}")
     cells.append(_number(mean([row.minutes for row in rows if row.metrics]), 1))
-    for name, unit, scale, digits in (("params", "M", 1e6, 2), ("mult_adds", "M", 1e6, 1)):
+    for name, digits in (("params", 2), ("mult_adds", 1)):
         counts = {getattr(row, name) for row in rows} - {None}
-        cells.append(", ".join(f"{count / scale:.{digits}f} {unit}" for count in counts) or _ABSENT)
+        cells.append(", ".join(f"{count / 1e6:.{digits}f} M" for count in counts) or _ABSENT)
     return cells
 
 
@@ -253,17 +251,10 @@ def _number(value: float, digits: int = 4) -> str:
     return _ABSENT if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _csv(comparison: Comparison, results: Sequence[Result]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    names = ["variant", "seed", *comparison.metrics]
-    writer.writerow([*names, "minutes", "params", "mult_adds", "run", "fault"])
-    for row in results:
-        metrics = (row.metrics.get(name) for name in comparison.metrics)
-        minutes = f"{row.minutes:.3f}"
-        counts = (minutes, row.params, row.mult_adds)
-        writer.writerow([row.variant, row.seed, *metrics, *counts, row.directory, row.fault])
-    return text.getvalue()
+def _cells(comparison: Comparison, row: Result) -> list[Any]:
+    metrics = (row.metrics.get(name) for name in comparison.metrics)
+    counts = (f"{row.minutes:.3f}", row.params, row.mult_adds)
+    return [row.variant, row.seed, *metrics, *counts, row.directory, row.fault]
 
 
 def _json(comparison: Comparison, results: Sequence[Result]) -> str:

@@ -1,9 +1,7 @@
 """Sweeps: a configuration trained, measured and counted at several widths and resolutions."""
 
 import copy
-import csv
 import hashlib
-import io
 import itertools
 import json
 import subprocess
@@ -18,7 +16,7 @@ import yaml
 from tqdm import tqdm
 
 from ...datasets.errors import DataError
-from ...datasets.files import write_atomically
+from ...datasets.files import replaced_atomically, write_atomically, write_csv
 from ...heads.classification.task import ClassificationTask
 from ..costs.networks import cost_of, entry, read_config
 from ..costs.tradeoff import write_tradeoff
@@ -134,9 +132,8 @@ def _open(run: Run) -> _Record:
     except FileNotFoundError:
         return wanted
     except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{path}: not a record of a run ({error}); remove {run.directory}"
-        ) from error
+        what = f"not a record of a run ({error}); remove {run.directory}"
+        raise DataError(f"{path}: {what}") from error
     if (found.args, found.configs) != (wanted.args, wanted.configs):
         if not found.finished and not _has_checkpoint(run):
             return wanted  # it never began to train, so its options may have been corrected
@@ -188,9 +185,8 @@ def _has_checkpoint(run: Run) -> bool:
 def _process(args: list[str], log: int) -> Iterator[subprocess.Popen[bytes]]:
     """Start the process of a training, and end it if the body raises, such as on Ctrl-C."""
     command = [sys.executable, *_PROGRAM, *args]
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
-    )
+    nothing, both = subprocess.DEVNULL, subprocess.STDOUT
+    process = subprocess.Popen(command, stdin=nothing, stdout=log, stderr=both)
     try:
         yield process
     finally:
@@ -242,20 +238,13 @@ def sweep(
     """Train a configuration at each width and resolution; finished runs are not repeated.
 
     Each run has a directory below ``out`` with its configuration. At the end there are
-    ``results.csv`` and ``tradeoff.png``.
-
-    Args:
-        config: A YAML whose backbone has a ``width_mult`` and whose data a ``size_hw``.
-        width_mults: Width multipliers.
-        resolutions: Sides of square images in px.
-        out: Folder for everything.
-        overrides: Further options of ``lightning fit``.
+    ``results.csv`` and ``tradeoff.png``. The overrides are options of ``lightning fit``.
 
     Returns:
         The results by rising cost, and the number of failed runs, which are reported on stderr.
 
     Raises:
-        DataError: The configuration cannot be read or has no such options.
+        DataError: The configuration cannot be read, or has no ``width_mult`` or ``size_hw``.
     """
     settings = read_config(config)
     grid = list(itertools.product(width_mults, resolutions))
@@ -273,11 +262,8 @@ def sweep(
               if done.succeeded]  # fmt: skip
     points.sort(key=lambda point: point.mult_adds)
     if points:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(Point._fields)
-        writer.writerows(points)
-        write_atomically(out / RESULTS_FILE, text.getvalue().encode())
+        with replaced_atomically(out / RESULTS_FILE) as temporary:
+            write_csv(temporary, Point._fields, points)
         write_tradeoff(out / RESULTS_FILE, out / FIGURE_FILE, "top1")
     return points, report_failures(outcomes)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilevision.apps.costs.tradeoff import Result, draw_tradeoff, fit_log_line, read_results
+from mobilevision.apps.costs.tradeoff import Result, draw_tradeoff, read_results
 from mobilevision.apps.main import main
 from mobilevision.datasets.errors import DataError
 
@@ -65,23 +65,11 @@ def test_read_results__no_file__named(tmp_path: Path) -> None:
         read_results(tmp_path / "gone.csv")
 
 
-def test_fit_log_line__exact_law__found() -> None:
-    costs = [1e6, 1e7, 3e8]
-    line = fit_log_line(costs, [10 + 5 * np.log10(cost) for cost in costs])
-    assert line is not None
-    assert (line.slope, line.offset) == pytest.approx((5, 10))
-    assert line.at(np.array([1e9])) == pytest.approx([55])
-
-
-def test_fit_log_line__least_squares__by_hand() -> None:
-    line = fit_log_line([10, 100, 1000], [0, 3, 3])
-    assert line is not None
-    assert (line.slope, line.offset) == pytest.approx((1.5, -1.0))
-
-
-@pytest.mark.parametrize("costs", [[], [1e6], [1e6, 1e6]])
-def test_fit_log_line__fewer_than_two_costs__none(costs: list[float]) -> None:
-    assert fit_log_line(costs, [0.5] * len(costs)) is None
+def test_draw__fitted_line__least_squares_by_hand() -> None:
+    points = zip([10, 100, 1000], [0, 30, 30], strict=True)
+    figure = draw_tradeoff([Result("A", 1.0, 96, cost, 1e4, y) for cost, y in points], "", "")
+    (line,) = (line for line in figure.axes[0].lines if line.get_linestyle() == "--")
+    np.testing.assert_allclose(line.get_xydata(), [(10, 5), (1000, 35)])  # type: ignore[arg-type]
 
 
 def test_draw__points_lie_where_the_results_are() -> None:

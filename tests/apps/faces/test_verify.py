@@ -212,7 +212,7 @@ def test_roc_image__shows_a_curve() -> None:
     images = []
     for roc in (good, poor):
         png = io.BytesIO()
-        draw_roc({"x": roc}, 200).savefig(png, format="png")
+        draw_roc("x", roc, 200).savefig(png, format="png")
         images.append(np.asarray(Image.open(png).convert("RGB")).astype(int))
     blue = [(p[..., 2] - p[..., 0] > 90) for p in images]
     heights = [np.flatnonzero(b.any(axis=1)).max() for b in blue]  # the lowest point of the curve
