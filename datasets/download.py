@@ -264,15 +264,8 @@ def _digest(path: Path, algorithm: str, progress: bool) -> str:
 
 def byte_bar(title: str, total: int | None, progress: bool, initial: int = 0) -> "tqdm[Any]":
     """Return a progress bar on stderr that counts bytes and disappears when it is closed."""
-    return tqdm(
-        desc=title,
-        total=total,
-        initial=initial,
-        unit="B",
-        unit_scale=True,
-        leave=False,
-        disable=not progress,
-    )
+    return tqdm(desc=title, total=total, initial=initial, unit="B", unit_scale=True, leave=False,
+                disable=not progress)  # fmt: skip
 
 
 def _fetch_persistently(

@@ -295,17 +295,13 @@ class ImageDataModule(LightningDataModule):
 
     def loader(self, dataset: ImageDataset[Any], **options: Any) -> DataLoader[Any]:
         """Return a DataLoader with this module's options; ``options`` are further ones of its."""
+        workers, context = self.num_workers, self.multiprocessing_context
         return ResumableLoader(
-            dataset,
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            collate_fn=type(self).collate,
-            pin_memory=self.pin_memory,
-            worker_init_fn=_start_worker,
-            persistent_workers=self.num_workers > 0,
-            multiprocessing_context=self.multiprocessing_context if self.num_workers else None,
+            dataset, batch_size=self.batch_size, collate_fn=type(self).collate,
+            num_workers=workers, persistent_workers=workers > 0, worker_init_fn=_start_worker,
+            pin_memory=self.pin_memory, multiprocessing_context=context if workers else None,
             **options,
-        )
+        )  # fmt: skip
 
 
 def given_splits(splits: Mapping[str, Any]) -> dict[str, Any]:

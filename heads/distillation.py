@@ -41,11 +41,9 @@ class Teacher(ABC):
 
     @abstractmethod
     def __call__(self, images: Tensor, paths: Sequence[str]) -> Tensor:
-        """Return (B, D) float32; the row of an unknown image is not finite.
+        """Return (B, D) float32 for images (B, 3, H, W) uint8 or float in [0, 255], of B files.
 
-        Args:
-            images: (B, 3, H, W) uint8 or float in [0, 255], RGB.
-            paths: B files they come from.
+        The row of an unknown image is not finite.
         """
 
 
@@ -300,13 +298,10 @@ class Distillation:
         files: Sequence[str] | None = None,
         blended: bool = False,
     ) -> None:
-        """Read the teacher, once, when training starts.
+        """Read the teacher, once, when training starts; the student has ``num_outputs``.
 
-        Args:
-            num_outputs: D, the outputs of the student.
-            device: Device of the student.
-            files: All training images; None where they are not known.
-            blended: Whether training images are blends of several, which have no file.
+        ``files`` are all training images, if they are known. ``blended`` training images
+        are made of several, and have no file.
 
         Raises:
             DataError: The teacher is a table of files, and there are blends.
@@ -322,10 +317,8 @@ class Distillation:
     def __call__(self, student: Tensor, images: Tensor, paths: Sequence[str]) -> dict[str, Tensor]:
         """Return ``{"teacher": scalar}``, the mean over the images that the teacher knows.
 
-        Args:
-            student: (B, D), the student's outputs.
-            images: (B, 3, H, W) uint8 or float in [0, 255], RGB, the student's input.
-            paths: B files they come from.
+        ``student`` (B, D) are the student's outputs for ``images``; see ``Teacher`` for the
+        others.
         """
         with torch.no_grad():
             teacher = self.teacher(images, paths).float()

@@ -242,15 +242,10 @@ class ImageTask(LightningModule):
         weights_only: bool = True,
         **overrides: Any,
     ) -> Self:
-        """Rebuild the task of a checkpoint; see ``heads.checkpoint.load_task``.
+        """Rebuild the task of a checkpoint of plain data; see ``heads.checkpoint.load_task``.
 
-        Args:
-            checkpoint_path: The file.
-            map_location: Where its tensors are read to, as for ``torch.load``.
-            trust: Packages whose classes the checkpoint may name besides those of this package.
-            strict: Whether every weight has to be there and no other.
-            weights_only: Always True: a checkpoint is plain data.
-            **overrides: Arguments of the task in place of those of training.
+        The checkpoint may also name classes of the packages in ``trust``; ``overrides`` are
+        arguments of the task in place of those of training.
 
         Raises:
             CheckpointError: It cannot be read or rebuilt, or names a class that is not trusted.

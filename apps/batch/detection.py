@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ...datasets.data_errors import FaultKind, Faults
-from ...datasets.detection.annotations import Annotations
+from ...datasets.detection.annotations import Annotations, find
 from ...datasets.detection.coco import read_coco
 from ...datasets.detection.image_checks import fit_to_images
 from ...datasets.errors import DataError
@@ -153,7 +153,7 @@ def measure(path: Path, store: ProgressStore, numbering: Numbering) -> CocoResul
     """
     assert numbering.annotations is not None
     done = [number for _, number, _ in _entries(store, numbering)]
-    kept, _ = numbering.annotations.positions_of(np.array(done, dtype=np.int64))
+    kept, _ = find(numbering.annotations.images.ids, np.array(done, dtype=np.int64))
     annotations = numbering.annotations.select(kept)
     results: list[dict[str, Any]] = json.loads(path.read_bytes())
     return evaluate_boxes(

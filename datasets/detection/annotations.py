@@ -179,18 +179,10 @@ class Annotations:
         chosen = ImageTable(*(column[images] for column in self.images))
         rows = owners >= 0
         selected = Annotations.build(
-            self.title,
-            self.categories,
-            chosen,
-            self.boxes.take(rows),
-            owners=owners[rows],
-            faults=self.faults,
-        )
+            self.title, self.categories, chosen, self.boxes.take(rows),
+            owners=owners[rows], faults=self.faults,
+        )  # fmt: skip
         return replace(selected, set_aside=self.set_aside)
-
-    def positions_of(self, image_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Find image ids (N,) int64 in the images, see `find`."""
-        return find(self.images.ids, image_ids)
 
     @cached_property
     def ground_truth(self) -> dict[str, Any]:
@@ -198,19 +190,16 @@ class Annotations:
         images, boxes = self.images, self.boxes
         category_ids = np.array(list(self.categories), dtype=np.int64)[boxes.labels]
         heights, widths = images.sizes_hw.T
+        objects = _objects(
+            id=boxes.ids, image_id=images.ids[self.owners], category_id=category_ids,
+            bbox=boxes.xywh, area=boxes.areas, iscrowd=boxes.crowd.astype(int),
+        )  # fmt: skip
         return {
             "info": {"description": self.name},
             "images": _objects(
                 id=images.ids, file_name=images.file_names, height=heights, width=widths
             ),
-            "annotations": _objects(
-                id=boxes.ids,
-                image_id=images.ids[self.owners],
-                category_id=category_ids,
-                bbox=boxes.xywh,
-                area=boxes.areas,
-                iscrowd=boxes.crowd.astype(int),
-            ),
+            "annotations": objects,
             "categories": [{"id": key, "name": name} for key, name in self.categories.items()],
         }
 
@@ -277,7 +266,7 @@ def choose(
     Raises:
         DataError: an id is unknown (counted under ``on_error="skip"``); names ``source``.
     """
-    positions, known = annotations.positions_of(image_ids)
+    positions, known = find(annotations.images.ids, image_ids)
     faults = annotations.faults.copy()
     faults.add_where(
         FaultKind.UNKNOWN_IMAGE,

@@ -212,14 +212,9 @@ def read_coco(
     declared = declared_categories(file, document)
     categories = _chosen(file, declared, categories)
     images = _read_images(file, folder, document["images"], faults)
-    boxes, owners = _read_boxes(
-        file,
-        document["annotations"],
-        images,
-        declared,
-        faults,
-        tolerance_px=math.inf if official else TOLERANCE_PX,
-    )
+    tolerance_px = math.inf if official else TOLERANCE_PX
+    entries = document["annotations"]
+    boxes, owners = _read_boxes(file, entries, images, declared, faults, tolerance_px)
     labels, chosen = find(np.array(list(categories), dtype=np.int64), boxes.labels)
     boxes = boxes._replace(labels=labels).take(chosen)
     title = official or "/".join(file.resolve().parts[-3:])
@@ -357,7 +352,6 @@ def _read_boxes(
     images: ImageTable,
     declared: dict[int, str],
     faults: Faults,
-    *,
     tolerance_px: float,
 ) -> tuple[BoxTable, np.ndarray]:
     """Return the boxes, with category ids as labels, and the position of each one's image."""
@@ -365,35 +359,28 @@ def _read_boxes(
     ids, image_ids, category_ids, xywh = columns
     ids, keep = _distinct_ids(file, columns, faults)
     owners, known = find(images.ids, image_ids)
-    faults.add_where(
-        FaultKind.UNKNOWN_IMAGE,
-        ~known,
-        lambda row: (
-            f"{file}: annotation {ids[row]} belongs to image {image_ids[row]}, which is not "
-            'in "images"'
-        ),
-    )
     right = np.isin(category_ids, list(declared))
+
+    def named(row: int) -> str:
+        return f"{file}: annotation {ids[row]}"
+
     faults.add_where(
-        FaultKind.UNKNOWN_CATEGORY,
-        ~right,
-        lambda row: (
-            f"{file}: annotation {ids[row]} has category {category_ids[row]}, which is not "
-            'in "categories"'
-        ),
-    )
+        FaultKind.UNKNOWN_IMAGE, ~known,
+        lambda row: f'{named(row)} belongs to image {image_ids[row]}, which is not in "images"',
+    )  # fmt: skip
+    faults.add_where(
+        FaultKind.UNKNOWN_CATEGORY, ~right,
+        lambda row: f'{named(row)} has category {category_ids[row]}, which is not in "categories"',
+    )  # fmt: skip
     keep &= known & right
     crowd = np.array([entry.get("iscrowd") in (1, "1") for entry in entries], dtype=bool)
     areas = np.array([_area(entry) for entry in entries], dtype=np.float64)
     areas = np.where(np.isfinite(areas), areas, xywh[:, 2] * xywh[:, 3])
     rows = np.flatnonzero(keep)
     xyxy, right = check_boxes(
-        xywh[rows],
-        images.sizes_hw[owners[rows]],
-        faults,
-        lambda row: f"{file}: annotation {ids[rows[row]]}",
+        xywh[rows], images.sizes_hw[owners[rows]], faults, lambda row: named(rows[row]),
         tolerance_px=tolerance_px,
-    )
+    )  # fmt: skip
     boxes = BoxTable(ids[rows], xywh[rows], xyxy, category_ids[rows], crowd[rows], areas[rows])
     return boxes.take(right), owners[rows][right]
 

@@ -132,14 +132,10 @@ class DetectionDataset(ImageDataset[Sample]):
 def collate(samples: list[Sample]) -> DetectionBatch:
     """Stack B samples of one size to a batch."""
     images, objects, image_ids, sizes_hw, paths = zip(*samples, strict=True)
+    columns = zip(*objects, strict=True)
     return DetectionBatch(
         images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
-        target=stack_targets(
-            *(
-                [torch.from_numpy(array) for array in column]
-                for column in zip(*objects, strict=True)
-            )
-        ),
+        target=stack_targets(*(list(map(torch.from_numpy, column)) for column in columns)),
         image_ids=torch.tensor(image_ids, dtype=torch.int64),
         sizes_hw=torch.tensor(sizes_hw, dtype=torch.int64),
         paths=paths,
@@ -220,13 +216,9 @@ class DetectionDataModule(ImageDataModule):
             fitted = fit_to_images(annotations)
             return DetectionDataset(fitted, self.val_transform, self.seed, self.on_error)
         return DetectionDataset(
-            drop_missing(annotations),
-            self.train_transform,
-            self.seed,
-            self.on_error,
-            mosaic=self.mosaic,
-            mosaic_epochs=self._mosaic_epochs(),
-        )
+            drop_missing(annotations), self.train_transform, self.seed, self.on_error,
+            mosaic=self.mosaic, mosaic_epochs=self._mosaic_epochs(),
+        )  # fmt: skip
 
     def _mosaic_epochs(self) -> int | None:
         """Return the number of epochs with mosaics; None is all, also without a trainer."""

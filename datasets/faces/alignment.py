@@ -14,15 +14,8 @@ from ..errors import DataError
 ARCFACE_SIZE = 112
 """Side in px of the crop that `ARCFACE_TEMPLATE` is for."""
 
-ARCFACE_TEMPLATE = np.array(
-    [
-        [38.2946, 51.6963],
-        [73.5318, 51.5014],
-        [56.0252, 71.7366],
-        [41.5493, 92.3655],
-        [70.7299, 92.2041],
-    ]
-)
+ARCFACE_TEMPLATE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366],
+                             [41.5493, 92.3655], [70.7299, 92.2041]])  # fmt: skip
 """(5, 2) float64, x and y in px: eyes, nose, corners of the mouth, as seen in the image left
 before right. The positions of ArcFace (Deng et al. 2019) at 112 px; (0, 0) is the center of the
 first pixel."""

@@ -227,14 +227,8 @@ def with_unlabeled(table: LabelTable, folder: Path) -> LabelTable:
     identities = table.identities
     if identities is not None:
         identities = np.concatenate([identities, np.full(len(more), -1, np.int64)])
-    return LabelTable(
-        f"{table.name} and {folder.name}",
-        table.attributes,
-        [*table.paths, *more],
-        np.concatenate([table.labels, labels]),
-        landmarks,
-        identities,
-    )
+    name, labels = f"{table.name} and {folder.name}", np.concatenate([table.labels, labels])
+    return LabelTable(name, table.attributes, [*table.paths, *more], labels, landmarks, identities)
 
 
 class CelebAModule(AttributeDataModule):
@@ -297,10 +291,7 @@ class LabelTableModule(AttributeDataModule):
         if split not in self._tables:
             attributes = None if split == "train" else self.read_table("train").attributes
             self._tables[split] = read_label_table(
-                self.root / self.splits[split],
-                self.root,
-                attributes,
-                self.file_column,
+                self.root / self.splits[split], self.root, attributes, self.file_column,
                 f"{self.root.name} {split}",
-            )
+            )  # fmt: skip
         return self._tables[split]

@@ -37,15 +37,9 @@ def write_objects(
             write_jpeg(path, draw_object(rng, label, size_hw), rng)
 
     return write_splits(
-        root,
-        write_split,
-        counts={"train": train, "val": val},
-        size_hw=size_hw,
-        seed=seed,
-        version=1,
-        kind="one object an image",
-        progress=progress,
-    )
+        root, write_split, counts={"train": train, "val": val}, size_hw=size_hw, seed=seed,
+        version=1, kind="one object an image", progress=progress,
+    )  # fmt: skip
 
 
 class SyntheticClassificationModule(ImageFolderModule):

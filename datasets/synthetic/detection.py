@@ -54,15 +54,11 @@ def write_scenes(
     Equal parameters give equal annotation files, byte for byte. Training and validation never
     share a scene. For the parameters see `write_splits`.
     """
+    write_split = partial(_write_split, size_hw=size_hw, seed=seed)
     return write_splits(
-        root,
-        partial(_write_split, size_hw=size_hw, seed=seed),
-        counts={"train": train, "val": val},
-        size_hw=size_hw,
-        seed=seed,
-        version=VERSION,
-        progress=progress,
-    )
+        root, write_split, counts={"train": train, "val": val}, size_hw=size_hw, seed=seed,
+        version=VERSION, progress=progress,
+    )  # fmt: skip
 
 
 def _write_split(

@@ -157,12 +157,6 @@ def write_world(
             write_jpeg(folder / name, pixels, rng)
 
     return write_splits(
-        root,
-        write_split,
-        counts=counts,
-        size_hw=size_hw,
-        seed=seed,
-        version=1,
-        kind="a world of photos",
-        progress=progress,
-    )
+        root, write_split, counts=counts, size_hw=size_hw, seed=seed, version=1,
+        kind="a world of photos", progress=progress,
+    )  # fmt: skip

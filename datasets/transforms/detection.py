@@ -124,13 +124,9 @@ class Drawing:
     ) -> tuple[np.ndarray, Objects]:
         """Resize a crop to the output, mirror it at random and distort its colors."""
         placement = place(
-            crop,
-            image.size_hw,
-            size_hw,
-            mirror=bool(rng.random() < self.flip_p),
-            reductions=self._reductions,
-            min_resolution=self.min_resolution,
-        )
+            crop, image.size_hw, size_hw, mirror=bool(rng.random() < self.flip_p),
+            reductions=self._reductions, min_resolution=self.min_resolution,
+        )  # fmt: skip
         pixels = draw_placement(image, placement, self.photometric, self.fill_rgb, rng)
         return pixels, move_objects(objects, crop, placement)
 

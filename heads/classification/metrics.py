@@ -149,13 +149,11 @@ def class_figures(confusion: np.ndarray, categories: Sequence[str]) -> dict[str,
     total = int(confusion.sum())
     figures: dict[str, ClassFigures] = {}
     for name, hit, count, given in zip(categories, right, counts, predicted, strict=True):
+        right_or_not = total - count - given + 2 * hit
         figures[name] = ClassFigures(
-            images=count,
-            accuracy=_share(total - count - given + 2 * hit, total),
-            precision=_share(hit, given),
-            recall=_share(hit, count),
-            f1=_share(2 * hit, count + given),
-        )
+            images=count, accuracy=_share(right_or_not, total), precision=_share(hit, given),
+            recall=_share(hit, count), f1=_share(2 * hit, count + given),
+        )  # fmt: skip
     return figures
 
 

@@ -275,13 +275,9 @@ class SimOTAAssigner(Assigner):
 def class_cost(logits: Tensor, labels: Tensor, score_activation: ScoreActivation) -> Tensor:
     """Return the classification loss (B, N, A) of each pair of an anchor and an object.
 
-    Cross entropy, or binary cross entropy summed over the classes without background. Either is a
-    sum that does not depend on the label, less the label's logit.
-
-    Args:
-        logits: (B, A, C + 1) float32.
-        labels: (B, N) int64; the values for padding are arbitrary.
-        score_activation: How the logits become scores.
+    Cross entropy, or binary cross entropy summed over the classes without background. Either is
+    a sum that does not depend on the label, less the label's logit. ``logits`` are (B, A, C +
+    1) float32, ``labels`` (B, N) int64, arbitrary for padding.
     """
     if score_activation == "softmax":
         common = logits.logsumexp(dim=-1)
@@ -302,9 +298,8 @@ def center_inside(anchors: Tensor, boxes: Tensor) -> Tensor:
 def best_of_unserved(iou: Tensor, served: Tensor) -> Tensor:
     """Return the IoU at the best anchor of each object without a positive one, 0 elsewhere.
 
-    Args:
-        iou: (B, N, A) float, 0 for padding and crowd regions.
-        served: (B, N, A), not 0 for positive pairs.
+    ``iou`` (B, N, A) is 0 for padding and crowd regions, ``served`` (B, N, A) not 0 for
+    positive pairs.
     """
     best, place = iou.max(dim=2, keepdim=True)
     unserved = ~served.any(dim=2, keepdim=True)

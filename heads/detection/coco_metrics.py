@@ -202,10 +202,6 @@ class CocoEvaluator:
         self._category_ids = np.array(list(categories), dtype=np.int64)
         self._found: dict[int, _Found] = {}
 
-    def reset(self) -> None:
-        """Forget all detections, for the next epoch."""
-        self._found = {}
-
     def update(self, image_ids: "Tensor", detections: "Detections") -> None:
         """Add a batch. An image that was seen already keeps its first detections.
 

@@ -88,14 +88,10 @@ class SSDDistillation:
         return network.eval().requires_grad_(False)
 
     def __call__(self, images: Tensor, output: SSDOutput) -> dict[str, Tensor]:
-        """Return ``{"soft_classes": scalar, "soft_boxes": scalar}``.
+        """Return ``{"soft_classes": scalar, "soft_boxes": scalar}`` for a batch of the student's.
 
-        These are sums over all anchors and over those where the teacher sees an object, divided by
-        the number of the latter in the batch, at least 1.
-
-        Args:
-            images: (B, 3, H, W) uint8 RGB, the student's input.
-            output: The student's output.
+        These are sums over all anchors and over those where the teacher sees an object,
+        divided by the number of the latter in the batch, at least 1.
         """
         if self._teacher is None:
             raise RuntimeError("prepare() reads the teacher and has to come first")
@@ -134,12 +130,8 @@ def soft_class_losses(
 ) -> Tensor:
     """Return the Kullback-Leibler divergence from the teacher's classes at each anchor (B, A).
 
-    Args:
-        logits: (B, A, C + 1) float32, the student's.
-        taught: (B, A, C + 1) float32, the teacher's.
-        score_activation: ``softmax``: over all columns; ``sigmoid``: of each column by itself,
-            summed.
-        temperature: Divides both logits; the result is multiplied by its square.
+    Both logits are (B, A, C + 1) float32, divided by the temperature; the result is multiplied
+    by its square. ``softmax`` compares all columns, ``sigmoid`` each by itself, summed.
     """
     student, teacher = logits.flatten(0, 1), taught.flatten(0, 1)
     if score_activation == "softmax":

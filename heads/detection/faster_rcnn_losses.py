@@ -179,16 +179,10 @@ def match_proposals(
     iou_threshold: float = 0.5,
     crowd_threshold: float = 0.5,
 ) -> Matches:
-    """Match each image's own proposals to its objects, all images at once.
+    """Match each image's own proposals (B, P) to its objects, N > 0, all images at once.
 
     Unlike anchors, no proposal is forced on an object that none overlaps enough. Padding is
-    ignored, and so are proposals on a crowd region.
-
-    Args:
-        proposals: (B, P) boxes.
-        target: B images with N > 0 rows.
-        iou_threshold: Least IoU of a positive proposal.
-        crowd_threshold: Least share of its area on a crowd region of an ignored proposal.
+    ignored, and so are proposals of which the share ``crowd_threshold`` is on a crowd region.
     """
     is_row = target.labels >= 0
     iou = pairwise_iou(target.boxes, proposals.boxes)  # (B, N, P)
@@ -206,18 +200,10 @@ def sample(
 ) -> Tensor:
     """Choose at most ``count`` boxes of each image at random (Ren et al. 2015, Section 3.1.3).
 
-    Negatives take the places that positives leave.
-
-    Args:
-        positive: (B, A) bool.
-        negative: (B, A) bool, none of them positive.
-        count: Boxes of an image.
-        positive_fraction: At most this share of ``count`` is positive.
-        training: Otherwise the sample is the same each time, from a generator of its own, so that
-            validation losses can be compared and do not change the training.
-
-    Returns:
-        (B, A) bool.
+    At most the share ``positive_fraction`` is positive; negatives take the places that
+    positives leave. All masks are (B, A) bool. If not ``training`` the sample is the same each
+    time, from a generator of its own, so that validation losses can be compared and do not
+    change the training.
     """
     device = positive.device
     generator = None if training else torch.Generator(device).manual_seed(0)
@@ -232,12 +218,9 @@ def matched_deltas(
 ) -> Tensor:
     """Return the offsets (B, A, 4) from boxes to their objects, 0 where not ``learns``.
 
-    Args:
-        references: (A, 4) or (B, A, 4) xyxy pixels: anchors or proposals.
-        target: B images with N > 0 rows.
-        objects: (B, A) int64, the row of the target that each box is matched to.
-        learns: (B, A) bool.
-        coder: Turns boxes into offsets.
+    ``references`` are anchors (A, 4) or proposals (B, A, 4), xyxy pixels, ``objects`` (B, A)
+    int64 the rows of the target, N > 0, that they are matched to, and ``learns`` is (B, A)
+    bool.
     """
     boxes = target.boxes.gather(1, objects[..., None].expand(-1, -1, 4))
     return coder.encode(boxes, references).masked_fill(~learns[..., None], 0.0)

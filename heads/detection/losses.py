@@ -26,12 +26,9 @@ class BoxLoss(nn.Module):
     ) -> Tensor:
         """Return the loss, a scalar, not yet divided by the number of positive anchors.
 
-        Args:
-            deltas: (B, A, 4) float32, the network's offsets.
-            boxes: (B, A, 4) float32 xyxy pixels, the object of each positive anchor.
-            anchors: (A, 4) float32 xyxy pixels.
-            positive: (B, A) bool.
-            box_coder: Relates offsets and boxes.
+        ``deltas`` (B, A, 4) are the network's offsets, ``boxes`` (B, A, 4) the object of
+        each positive anchor, ``anchors`` (A, 4), all float32, the latter two xyxy pixels;
+        ``positive`` is (B, A) bool.
         """
         raise NotImplementedError
 
@@ -96,12 +93,9 @@ class ClassificationLoss(nn.Module):
     ) -> Tensor:
         """Return the loss, a scalar, not yet divided by the number of positive anchors.
 
-        Args:
-            logits: (B, A, num_classes + 1) float32; column 0 is background.
-            classes: (B, A) int64, the target column of each anchor.
-            matches: The roles of the anchors; ignored ones have no loss.
-            score_activation: ``softmax`` over background and classes, or an independent
-                ``sigmoid`` for each.
+        ``logits`` are (B, A, num_classes + 1) float32, of which column 0 is background, and
+        ``classes`` (B, A) int64 the target column of each anchor. Ignored anchors have no
+        loss.
         """
         raise NotImplementedError
 
@@ -271,11 +265,8 @@ def target_classes(target: DetectionTarget, matches: Matches) -> Tensor:
 def class_losses(logits: Tensor, classes: Tensor, score_activation: ScoreActivation) -> Tensor:
     """Return the classification loss of each anchor (B, A), before mining.
 
-    Args:
-        logits: (B, A, C + 1) float32.
-        classes: (B, A) int64, the right column.
-        score_activation: ``softmax``: cross entropy; ``sigmoid``: binary cross entropy, summed
-            over the columns.
+    ``logits`` are (B, A, C + 1) float32, ``classes`` (B, A) int64. It is the cross entropy for
+    ``softmax``, and for ``sigmoid`` binary cross entropy, summed over the columns.
     """
     if score_activation == "softmax":
         flat = F.cross_entropy(logits.flatten(0, 1), classes.flatten(), reduction="none")
@@ -288,13 +279,8 @@ def class_losses(logits: Tensor, classes: Tensor, score_activation: ScoreActivat
 def hardest(losses: Tensor, candidates: Tensor, wanted: Tensor) -> Tensor:
     """Choose in each image the candidates with the highest loss (Liu et al. 2016, Section 2.2).
 
-    Args:
-        losses: (B, A).
-        candidates: (B, A) bool, the anchors to choose from.
-        wanted: (B,) how many to choose; fewer where there are fewer candidates.
-
-    Returns:
-        (B, A) bool.
+    Of losses (B, A) and candidates (B, A) bool, ``wanted`` (B,) are chosen, or all if they are
+    fewer: (B, A) bool.
     """
     # The inverse of the sorting permutation is the rank of each candidate.
     ranked = losses.masked_fill(~candidates, -torch.inf).argsort(dim=1, descending=True)

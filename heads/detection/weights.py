@@ -75,10 +75,8 @@ class TensorFlowSSD:
     def fill(self, network: SSD, class_columns: Sequence[int]) -> None:
         """Fill a network made by ``plan``; once, as every tensor is used once.
 
-        Args:
-            network: The network to fill.
-            class_columns: The file's column of each class; column 0 is background, and the others
-                are left out.
+        ``class_columns`` are the file's columns of the classes; column 0 is background, and
+        the others are left out.
 
         Raises:
             WeightsError: A tensor is missing, left over or of another shape, or the anchors differ.
@@ -119,13 +117,9 @@ def load_tensorflow_ssd(path: str | Path, width_mult: float) -> SSD:
 
     Class index k is COCO category id k + 1. Batch normalization is folded into the file.
 
-    Args:
-        path: A public name or a file as for ``TensorFlowSSD``.
-        width_mult: The file's depth multiplier.
-
     Raises:
-        WeightsError: no such file, another width, or an array is missing, left over or of another
-            shape.
+        WeightsError: See ``resolve_weights`` and ``TensorFlowSSD``; also if ``width_mult`` is not
+            the file's.
     """
     source = TensorFlowSSD(resolve_weights(path))
     if source.file.width_mult != width_mult:

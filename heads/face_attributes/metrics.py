@@ -183,16 +183,10 @@ def measure(
                 own, _ = _figures(part, attributes, thresholds or {}, majority)
                 own.pop(name)  # in its own group an attribute is always or never there
                 split[name][group] = _means(own, int(rows.sum()))
-    errors = predictions.landmark_errors
-    known = np.isfinite(errors)
-    return AttributeResult(
-        dataset,
-        _means(figures, len(predictions.ids)),
-        figures,
-        split,
-        float(errors[known].mean()) if known.any() else None,
-        curves,
-    )
+    errors = predictions.landmark_errors[np.isfinite(predictions.landmark_errors)]
+    error = float(errors.mean()) if len(errors) else None
+    means = _means(figures, len(predictions.ids))
+    return AttributeResult(dataset, means, figures, split, error, curves)
 
 
 def _figures(
@@ -215,18 +209,14 @@ def _figures(
         yes = int(positive.sum())
         no = len(positive) - yes
         figures[name] = AttributeFigures(
-            positives=yes,
-            negatives=no,
+            positives=yes, negatives=no,
             average_precision=None if points is None else average_precision(points),
-            accuracy=plain.accuracy,
-            balanced_accuracy=plain.balanced_accuracy,
+            accuracy=plain.accuracy, balanced_accuracy=plain.balanced_accuracy,
             majority_accuracy=share(yes if majority[column] else no, yes + no),
-            threshold=threshold,
-            accuracy_at_threshold=chosen.accuracy,
+            threshold=threshold, accuracy_at_threshold=chosen.accuracy,
             balanced_accuracy_at_threshold=chosen.balanced_accuracy,
-            precision_at_threshold=chosen.precision,
-            recall_at_threshold=chosen.recall,
-        )
+            precision_at_threshold=chosen.precision, recall_at_threshold=chosen.recall,
+        )  # fmt: skip
     return figures, curves
 
 
@@ -300,16 +290,10 @@ def _attribute_lines(result: AttributeResult) -> list[str]:
              + f"{'recall':>10}"]  # fmt: skip
     for name, row in rows:
         short = name if len(name) <= width else name[: width - 1] + "…"
-        cells = (
-            f"{row.positives:,}",
-            _cell(row.average_precision),
-            _cell(row.accuracy),
-            _cell(row.majority_accuracy),
-            _cell(row.balanced_accuracy),
-            f"{row.threshold:.2f}",
-            _cell(row.precision_at_threshold),
-            _cell(row.recall_at_threshold),
-        )
+        measured = row.average_precision, row.accuracy, row.majority_accuracy, row.balanced_accuracy
+        decided = row.precision_at_threshold, row.recall_at_threshold
+        threshold = f"{row.threshold:.2f}"
+        cells = f"{row.positives:,}", *map(_cell, measured), threshold, *map(_cell, decided)
         lines.append(f" {short:<{width}}" + "".join(f"{cell:>10}" for cell in cells))
     return lines
 

@@ -97,11 +97,10 @@ class FaceNetwork(ImageNetwork):
         self.register_load_state_dict_pre_hook(_move_into_head)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the embeddings (B, D) float32, of unit length.
+        """Return the embeddings (B, D) float32, of unit length, of images (B, 3, H, W), RGB.
 
-        Args:
-            images: (B, 3, H, W) uint8 or float in [0, 255], RGB; faces aligned to ArcFace's
-                template, see ``datasets.faces.alignment``.
+        They are uint8 or float in [0, 255], aligned to ArcFace's template
+        (``datasets.faces.alignment``).
         """
         return self.head(self.backbone(self.normalized(images))[-1])
 

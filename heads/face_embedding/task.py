@@ -1,11 +1,10 @@
 """Training and measuring a face network with Lightning."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from ...datasets.errors import DataError
@@ -111,7 +110,8 @@ class FaceEmbeddingTask(EvaluatedTask[EmbeddingEvaluator, VerificationResult]):
             return None
         result = self.evaluator.compute()
         if result is None:
-            self._print_partial()
+            if self.trainer.is_global_zero:
+                print(f"Nothing verified: only {self.evaluator.progress}", flush=True)
         elif stage == "val":
             self.metadata[VERIFICATION_METADATA] = threshold_metadata(result)
         return result
@@ -121,13 +121,7 @@ class FaceEmbeddingTask(EvaluatedTask[EmbeddingEvaluator, VerificationResult]):
 
     def on_predict_epoch_end(self) -> None:
         """Write ``embeddings.npz``."""
-        table = embedding_table(self.evaluator)
-        if self.trainer.is_global_zero:
-            write_embeddings(self.run_dir / EMBEDDINGS_FILE, table)
-
-    @rank_zero_only
-    def _print_partial(self) -> None:
-        print(f"Nothing verified: only {self.evaluator.progress}", flush=True)
+        write_embeddings(self, self.evaluator)
 
 
 def prepare_teacher(
@@ -164,13 +158,11 @@ def embedding_losses(
     return loss(embeddings.float(), target, batch.identities)
 
 
-def embedding_table(evaluator: EmbeddingEvaluator) -> VectorTable:
-    """Return the embeddings of all processes by file; call it on all of them."""
+def write_embeddings(task: EvaluatedTask[Any, Any], evaluator: EmbeddingEvaluator) -> None:
+    """Write the embeddings of all processes by file; call it on all of them."""
     ids, rows = evaluator.gather()
-    return VectorTable(np.array([evaluator.faces.files[row] for row in ids.tolist()]), rows)
-
-
-def write_embeddings(path: Path, table: VectorTable) -> None:
-    """Write a table and print its path."""
-    write_vectors(path, table)
-    print(f"Embeddings: {path}", flush=True)
+    if task.trainer.is_global_zero:
+        path = task.run_dir / EMBEDDINGS_FILE
+        files = np.array([evaluator.faces.files[row] for row in ids.tolist()])
+        write_vectors(path, VectorTable(files, rows))
+        print(f"Embeddings: {path}", flush=True)

@@ -57,11 +57,9 @@ class FacesNetwork(ImageNetwork):
         self.num_classes, self.dimension = num_classes, dimension
 
     def forward(self, images: Tensor) -> FacesOutput:
-        """Return the output of both heads.
+        """Return the output of both heads for images (B, 3, H, W) uint8 or float in [0, 255], RGB.
 
-        Args:
-            images: (B, 3, H, W) uint8 or float in [0, 255], RGB; faces in the frame of
-                attributes, see ``datasets.faces.frame``.
+        The faces are in the frame of attributes, see ``datasets.faces.crops``.
         """
         features = self.backbone(self.normalized(images))[-1]
         return FacesOutput(self.embedding(features), self.attributes(features))

@@ -17,10 +17,8 @@ from ..face_attributes.metrics import format_table as attribute_table
 from ..face_attributes.task import DescribingTask, attribute_numbers
 from ..face_embedding.losses import EmbeddingLoss, SquaredDifference
 from ..face_embedding.task import (
-    EMBEDDINGS_FILE,
     VERIFICATION_FILE,
     embedding_losses,
-    embedding_table,
     prepare_teacher,
     verification_numbers,
     write_embeddings,
@@ -189,7 +187,6 @@ class FacesTask(DescribingTask[FacesEvaluator, FacesResult]):
     def on_predict_epoch_end(self) -> None:
         """Write ``predictions.csv`` and ``embeddings.npz``."""
         self.evaluator.attributes.gather()
-        table = embedding_table(self.evaluator.embeddings)
         if self.trainer.is_global_zero:
             self.write_predictions()
-            write_embeddings(self.run_dir / EMBEDDINGS_FILE, table)
+        write_embeddings(self, self.evaluator.embeddings)

@@ -170,16 +170,11 @@ def measure(predictions: Predictions, centers_deg: np.ndarray, dataset: str) -> 
     chance, constant = guesses(predictions.truth_deg, centers_deg)
     covered = (error[:, None] <= predictions.radii_km).mean(axis=0).tolist()
     return GeolocationResult(
-        dataset=dataset,
-        photos=len(error),
-        within_km=shares_within(error),
-        median_km=float(np.median(error)),
-        coverage=by_share(covered),
+        dataset=dataset, photos=len(error), within_km=shares_within(error),
+        median_km=float(np.median(error)), coverage=by_share(covered),
         median_radius_km=by_share(np.median(predictions.radii_km, axis=0).tolist()),
-        per_continent=per_continent,
-        chance=chance,
-        constant=constant,
-    )
+        per_continent=per_continent, chance=chance, constant=constant,
+    )  # fmt: skip
 
 
 def by_share(values: Sequence[float]) -> dict[str, float]:
