@@ -30,4 +30,4 @@ MODULES = {
 }
 """Module -> the names of the Python API in it."""
 
-__getattr__ = lazy_attributes(__name__, MODULES)
+__getattr__ = lazy_attributes(__name__, **MODULES)

@@ -85,12 +85,10 @@ def _too_large(name: str) -> DataError:
 
 
 class ImageFile:
-    """An image on disk; nothing is read until it is asked for.
+    """An image on disk, in any format of Pillow; nothing is read until it is asked for.
 
-    Cheap to build and to pickle. The header is read once and remembered.
-
-    Args:
-        path: Any file that Pillow reads; the format is told by its bytes, not by its name.
+    Cheap to build and to pickle. The header is read once and remembered. The format is told by
+    its bytes, not by its name.
     """
 
     restore = "Restore the file from its source, or remove it and its annotations."
@@ -116,19 +114,14 @@ class ImageFile:
         return (width, height) if self._header.orientation >= 5 else (height, width)
 
     def read(self, reduce: int = 1) -> np.ndarray:
-        """Decode the image.
+        """Decode the image: (ceil(H / reduce), ceil(W / reduce), 3) uint8, RGB, contiguous.
 
-        Pixel (i, j) of the result covers rows [i * reduce, (i + 1) * reduce) and the same columns
-        of the whole image, also if EXIF rotation mirrors a size that ``reduce`` does not divide.
-        Alpha is dropped, 16-bit gray is scaled to 8 bits, and of an animation the first frame is
-        decoded.
-
-        Args:
-            reduce: 1, 2, 4 or 8. JPEG is decoded at that fraction of its size, which saves time;
-                other formats are decoded whole and averaged.
-
-        Returns:
-            (ceil(H / reduce), ceil(W / reduce), 3) uint8, RGB, contiguous, EXIF rotation applied.
+        EXIF rotation is applied. Pixel (i, j) of the result covers rows [i * reduce, (i +
+        1) * reduce) and the same columns of the whole image, also if EXIF rotation mirrors
+        a size that ``reduce`` does not divide. Alpha is dropped, 16-bit gray is scaled to 8
+        bits, and of an animation the first frame is decoded. ``reduce`` is 1, 2, 4 or 8.
+        JPEG is decoded at that fraction of its size, which saves time; other formats are
+        decoded whole and averaged.
 
         Raises:
             DataError: The file is missing, empty, cut short, broken, no image, has too many

@@ -1,16 +1,14 @@
 """The jobs on top of a backbone: networks, losses, measures and LightningModules."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 
-def lazy_attributes(package: str, modules: Mapping[str, tuple[str, ...]]) -> Callable[[str], Any]:
+def lazy_attributes(package: str, **modules: tuple[str, ...]) -> Callable[[str], Any]:
     """Return the ``__getattr__`` of a package that imports its modules on first use (PEP 562).
 
-    Args:
-        package: ``__name__`` of the package.
-        modules: Module of the package -> the names that the package exports from it.
+    ``package`` is its ``__name__``; each module is given the names that it exports.
     """
     places = {name: module for module, names in modules.items() for name in names}
 

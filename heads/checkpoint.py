@@ -247,12 +247,9 @@ def _renamed(name: str) -> str:
 def check_classes(value: Any, source: str | Path) -> None:
     """Refuse plain data with a ``class_path``, at any depth, that is not allowed.
 
-    Args:
-        value: Plain data.
-        source: The file, for messages.
-
     Raises:
-        CheckpointError: A class is neither allowed nor trusted; nothing was imported or made.
+        CheckpointError: A class is neither allowed nor trusted; nothing was imported or made. The
+            message names ``source``, the file.
     """
     for key, name, function in _named(value, ""):
         try:
@@ -368,9 +365,7 @@ def _built(value: Any, hint: Any) -> Any:
 def read_content(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Read a checkpoint as plain data and tensors; nothing in it is run.
 
-    Args:
-        path: The file.
-        map_location: Where tensors go, as for ``torch.load``.
+    Tensors go to ``map_location``, as for ``torch.load``.
 
     Raises:
         CheckpointError: No such file, or it is no whole checkpoint of plain data.
@@ -395,11 +390,7 @@ def read_content(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint, and refuse it if it names classes that are not allowed.
-
-    Args:
-        path: The file.
-        map_location: As for ``read_content``.
+    """Read a checkpoint as ``read_content`` does, and refuse classes that are not allowed.
 
     Raises:
         CheckpointError: As ``read_content``, or a class is neither allowed nor trusted.

@@ -248,9 +248,6 @@ class SoftLabels(DistillationObjective):
     Args:
         temperature: Divides the logits of both.
         weight: Factor of the loss.
-
-    Raises:
-        ValueError: An option is out of its range.
     """
 
     def __init__(self, temperature: float = 1.0, weight: float = 1.0) -> None:

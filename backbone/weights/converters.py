@@ -280,18 +280,13 @@ def read_slim(path: Path) -> PublicModel:
     tensors, name = file.tensors, f"{SLIM_LOGITS}/weights"
     columns = tensors.shape(name)[-1] if name in tensors else None
     public = new_public_model(
-        path,
-        f"TF-slim's MobileNetV1 ({file.kind})",
-        width_mult=file.width_mult,
-        padding="same",
-        norm_eps=1e-3,
+        path, f"TF-slim's MobileNetV1 ({file.kind})",
+        width_mult=file.width_mult, padding="same", norm_eps=1e-3, folded=True,
         num_classes=None if columns is None else columns - 1,
-        pixel_mean=file.input.pixel_mean,
-        pixel_std=file.input.pixel_std,
+        pixel_mean=file.input.pixel_mean, pixel_std=file.input.pixel_std,
         size_hw=file.input.size_hw,
-        folded=True,
         notes=() if columns is None else ("Class 0 of the file, background, is left out.",),
-    )
+    )  # fmt: skip
     load_slim(public.backbone, tensors, file.prefix)
     if public.classifier is not None:
         _take_classes(public.classifier.classifier, tensors, name, f"{SLIM_LOGITS}/bias", skip=1)

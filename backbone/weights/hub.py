@@ -46,35 +46,27 @@ PUBLIC_WEIGHTS: dict[str, PublicWeights] = {
         url=f"{_TENSORFLOW}/mobilenet_v1_2018_02_22/mobilenet_v1_1.0_224.tgz",
         sha256="1ccb74dbd9c5f7aea879120614e91617db9534bdfaa53dfea54b7c14162e126b",
         member="mobilenet_v1_1.0_224.tflite",
-        width_mult=1.0,
-        licence="Apache-2.0",
-        source="TensorFlow: ImageNet classifier, float32",
+        width_mult=1.0, licence="Apache-2.0", source="TensorFlow: ImageNet classifier, float32",
     ),
     "mobilenet_v1_1.0_224_quant": PublicWeights(
         url=f"{_TENSORFLOW}/mobilenet_v1_2018_08_02/mobilenet_v1_1.0_224_quant.tgz",
         sha256="d32432d28673a936b2d6281ab0600c71cf7226dfe4cdcef3012555f691744166",
         member="mobilenet_v1_1.0_224_quant.tflite",
-        width_mult=1.0,
-        licence="Apache-2.0",
-        source="TensorFlow: ImageNet classifier, 8-bit",
+        width_mult=1.0, licence="Apache-2.0", source="TensorFlow: ImageNet classifier, 8-bit",
     ),
     "mobilenet_v1_0.5_128_quant": PublicWeights(
         url=f"{_TENSORFLOW}/mobilenet_v1_2018_08_02/mobilenet_v1_0.5_128_quant.tgz",
         sha256="0a5b18571d3df4d85a5ac6cb5be829d141dd5855243ea04422ca7d19f730a506",
         member="mobilenet_v1_0.5_128_quant.tflite",
-        width_mult=0.5,
-        licence="Apache-2.0",
-        source="TensorFlow: ImageNet classifier, 8-bit",
+        width_mult=0.5, licence="Apache-2.0", source="TensorFlow: ImageNet classifier, 8-bit",
     ),
     "ssd_mobilenet_v1_0.75_coco_quant": PublicWeights(
         url=f"{_TENSORFLOW}/tflite/coco_ssd_mobilenet_v1_1.0_quant_2018_06_29.zip",
         sha256="a809cd290b4d6a2e8a9d5dad076e0bd695b8091974e0eed1052b480b2f21b6dc",
         member="detect.tflite",
-        width_mult=0.75,
-        licence="Apache-2.0",
-        source="TensorFlow: COCO detector SSD-300, 8-bit",
+        width_mult=0.75, licence="Apache-2.0", source="TensorFlow: COCO detector SSD-300, 8-bit",
     ),
-}
+}  # fmt: skip
 """The weights that can be downloaded, by name."""
 
 

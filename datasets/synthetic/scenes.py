@@ -236,14 +236,10 @@ def place(
     stretch: float,
     rotation: float,
 ) -> tuple[Polygon, ...]:
-    """Put an outline into the image.
+    """Put an outline, polygons in units of half the object's length, at ``center_xy`` in pixels.
 
-    Args:
-        outline: Polygons in units of half the object's length.
-        center_xy: Position of the outline's origin in pixels.
-        length: Size of the object in pixels, the length of 2 units.
-        stretch: Width over height before the rotation; the area stays the same.
-        rotation: Radians, clockwise on the screen.
+    ``length`` is that of 2 units in pixels, ``stretch`` width over height before the rotation,
+    which keeps the area, and ``rotation`` in radians, clockwise on the screen.
     """
     ratio = np.sqrt(stretch)
     cos, sin = np.cos(rotation), np.sin(rotation)

@@ -2,7 +2,7 @@
 
 A transform reads the image itself, because only it knows how large the image has to be decoded.
 All randomness comes from the generator that is passed to it: the same state gives the same bits in
-every process.
+every process. Options that are out of their range are `DataError`s.
 """
 
 from collections.abc import Sequence
@@ -56,9 +56,6 @@ class Resize:
 
     Args:
         size_hw: Height and width of the result, in pixels.
-
-    Raises:
-        DataError: A side is not positive.
     """
 
     def __init__(self, size_hw: tuple[int, int]) -> None:
@@ -88,9 +85,6 @@ class Drawing:
             decodes whole.
         min_resolution: Decoded pixels for each pixel of the output that are enough. 0.7 takes
             the fraction that is nearest to the output's size on a logarithmic scale.
-
-    Raises:
-        DataError: An option is out of its range; so for both.
     """
 
     def __init__(
@@ -215,9 +209,6 @@ class AlbumentationsPipeline:
         size_hw: Height and width of the result, in pixels.
         transforms: Operations, applied in this order; a YAML names them by ``class_path``. They
             must leave uint8 pixels: the model normalizes.
-
-    Raises:
-        DataError: A side is not positive.
     """
 
     def __init__(

@@ -163,13 +163,9 @@ def place(
 ) -> Placement:
     """Place a crop in the output and choose the fraction at which the image is decoded.
 
-    Args:
-        crop: Part of the canvas that becomes the output; it shows some of the image.
-        image_hw: Size of the whole image.
-        size_hw: Size of the output.
-        mirror: Whether to flip left to right.
-        reductions: The fractions that may be used, 1 among them.
-        min_resolution: Decoded pixels for each output pixel that are enough, on both axes.
+    The crop shows some of the image, whose whole size is ``image_hw``; ``size_hw`` is that of
+    the output. ``reductions`` are the fractions that may be used, 1 among them, and
+    ``min_resolution`` the decoded pixels for each output pixel that are enough, on both axes.
     """
     scale = [size_hw[1 - axis] / (crop[axis + 2] - crop[axis]) for axis in (0, 1)]
     enough = 1.0 / (max(scale) * min_resolution)

@@ -15,9 +15,7 @@ if TYPE_CHECKING:  # exported, for type checkers
 
 __getattr__ = lazy_attributes(
     __name__,
-    {
-        "metrics": ("ClassificationResult",),
-        "model": ("Classifier",),
-        "task": ("BatchMix", "ClassificationTask"),
-    },
+    metrics=("ClassificationResult",),
+    model=("Classifier",),
+    task=("BatchMix", "ClassificationTask"),
 )

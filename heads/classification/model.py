@@ -18,10 +18,6 @@ class Classifier(ImageClassifier):
         pixel_mean: Taken from the uint8 pixels before the backbone.
         pixel_std: Then divided by; 127.5 and 127.5 give [-1, 1].
         **options: See ``ImageClassifier``.
-
-    Raises:
-        TypeError: backbone does not follow the protocol.
-        ValueError: An option is out of its range.
     """
 
     def __init__(

@@ -23,9 +23,6 @@ class FeaturePyramid(nn.Module):
         backbone: A feature extractor behind the ``Backbone`` protocol.
         channels: Channels of all maps.
         coarser_maps: Additional maps, each at half the size of the one before.
-
-    Raises:
-        TypeError: backbone does not follow the protocol.
     """
 
     def __init__(self, backbone: nn.Module, channels: int = 256, coarser_maps: int = 2) -> None:

@@ -55,6 +55,7 @@ class TensorFlowSSD:
 
     def plan(self, num_classes: int) -> Plan:
         """Return class and arguments of the SSD, with the post-processing of the file."""
+        limits = {"score_threshold": 0.01, "iou_threshold": 0.6, "max_detections": 100}
         ratios = [1.0, 2.0, 0.5, 3.0, 0.3333]  # its rounding of 1/3
         return Plan(
             SSD,
@@ -63,10 +64,7 @@ class TensorFlowSSD:
                 "num_classes": num_classes,
                 "score_activation": "sigmoid",
                 "anchors": Plan(DefaultBoxes, {"aspect_ratios": ratios}),
-                "postprocess": Plan(
-                    PostProcess,
-                    {"score_threshold": 0.01, "iou_threshold": 0.6, "max_detections": 100},
-                ),
+                "postprocess": Plan(PostProcess, limits),
                 "pixel_mean": self.file.input.pixel_mean,
                 "pixel_std": self.file.input.pixel_std,
             },

@@ -16,10 +16,8 @@ if TYPE_CHECKING:  # exported, for type checkers
 
 __getattr__ = lazy_attributes(
     __name__,
-    {
-        "losses": ("BinaryCrossEntropy", "ClassBalanced", "FocalLoss"),
-        "metrics": ("AttributeResult",),
-        "model": ("AttributeHead", "AttributeNetwork"),
-        "task": ("AttributeTask", "AttributeTeacher", "FaceMixup"),
-    },
+    losses=("BinaryCrossEntropy", "ClassBalanced", "FocalLoss"),
+    metrics=("AttributeResult",),
+    model=("AttributeHead", "AttributeNetwork"),
+    task=("AttributeTask", "AttributeTeacher", "FaceMixup"),
 )

@@ -1,7 +1,7 @@
 """Losses of attributes that are present, absent or not known, and of landmarks. Pure.
 
 A label loss is elementwise, and `masked_mean` leaves out unknown labels: an image without labels
-may still be learned from a teacher.
+may still be learned from a teacher. Options that are out of their range are ValueErrors.
 """
 
 from typing import Protocol
@@ -35,9 +35,6 @@ class BinaryCrossEntropy:
     Args:
         smoothing: The target is ``1 - smoothing / 2`` in place of 1 and ``smoothing / 2`` in place
             of 0 (Szegedy et al. 2016, Section 7).
-
-    Raises:
-        ValueError: smoothing is not in [0, 1).
     """
 
     def __init__(self, smoothing: float = 0.0) -> None:
@@ -58,9 +55,6 @@ class FocalLoss:
     Args:
         gamma: The larger, the less easy examples count; 0 is the cross entropy.
         alpha: Weight of present attributes, ``1 - alpha`` that of absent ones; None weights both 1.
-
-    Raises:
-        ValueError: An option is out of its range.
     """
 
     def __init__(self, gamma: float = 2.0, alpha: float | None = None) -> None:
@@ -90,9 +84,6 @@ class ClassBalanced:
     Args:
         loss: The loss to weight; None is the cross entropy.
         beta: 0 weights equally, towards 1 by the inverse of n.
-
-    Raises:
-        ValueError: beta is not in [0, 1).
     """
 
     def __init__(self, loss: LabelLoss | None = None, beta: float = 0.999) -> None:

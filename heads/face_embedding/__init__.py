@@ -24,18 +24,16 @@ if TYPE_CHECKING:  # exported, for type checkers
 
 __getattr__ = lazy_attributes(
     __name__,
-    {
-        "losses": (
-            "ArcFace",
-            "CosFace",
-            "CosineDistance",
-            "EmbeddingLoss",
-            "LossSum",
-            "RelationalDistance",
-            "SquaredDifference",
-        ),
-        "model": ("EmbeddingHead", "FaceNetwork"),
-        "task": ("FaceEmbeddingTask",),
-        "teachers": ("FaceTeacher", "FacenetTeacher", "NcnnTeacher", "OnnxTeacher", "TableTeacher"),
-    },
+    losses=(
+        "ArcFace",
+        "CosFace",
+        "CosineDistance",
+        "EmbeddingLoss",
+        "LossSum",
+        "RelationalDistance",
+        "SquaredDifference",
+    ),
+    model=("EmbeddingHead", "FaceNetwork"),
+    task=("FaceEmbeddingTask",),
+    teachers=("FaceTeacher", "FacenetTeacher", "NcnnTeacher", "OnnxTeacher", "TableTeacher"),
 )

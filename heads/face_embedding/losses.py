@@ -1,6 +1,7 @@
 """Losses of embeddings: against a teacher's embedding of the same face, or of identities.
 
 Each is a module that returns a dict of scalars, to be summed. Embeddings have unit length.
+Options that are out of their range are ValueErrors.
 """
 
 import math
@@ -18,9 +19,6 @@ class EmbeddingLoss(nn.Module):
 
     Args:
         weight: Factor of the loss.
-
-    Raises:
-        ValueError: weight is negative.
     """
 
     needs_teacher = True
@@ -124,9 +122,6 @@ class _MarginLoss(EmbeddingLoss):
         scale: Of the logits (s).
         margin: How much harder (m); None is the paper's.
         weight: Factor of the loss.
-
-    Raises:
-        ValueError: An option is out of its range.
     """
 
     needs_teacher = False
@@ -212,9 +207,6 @@ class LossSum(EmbeddingLoss):
 
     Args:
         losses: Different ones.
-
-    Raises:
-        ValueError: There are none.
     """
 
     def __init__(self, losses: Sequence[EmbeddingLoss]) -> None:

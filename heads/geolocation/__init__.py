@@ -16,10 +16,8 @@ if TYPE_CHECKING:  # exported, for type checkers
 
 __getattr__ = lazy_attributes(
     __name__,
-    {
-        "losses": ("CellLoss",),
-        "metrics": ("GeolocationResult",),
-        "model": ("CellClassifier",),
-        "task": ("GeolocationTask",),
-    },
+    losses=("CellLoss",),
+    metrics=("GeolocationResult",),
+    model=("CellClassifier",),
+    task=("GeolocationTask",),
 )
