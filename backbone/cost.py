@@ -80,10 +80,7 @@ def count_cost(module: nn.Module, *inputs: Any) -> Cost:
             cost = count_cost(ImageClassifier(MobileNetV1()), torch.empty(1, 3, 224, 224))
 
     A convolution counts its nominal kernel at every output, also where taps fall on padding.
-
-    Args:
-        module: Any network. Its mode, its statistics and its gradients are left as they are.
-        inputs: Its inputs; a batch of one image for the cost of an image.
+    The mode, the statistics and the gradients of the module are left as they are.
 
     Returns:
         The cost of each layer with parameters. Mult-adds are counted for convolutions and fully

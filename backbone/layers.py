@@ -211,19 +211,16 @@ def set_folded_bias(norm: nn.BatchNorm2d, bias: Tensor) -> None:
 
 @torch.no_grad()
 def calibrate_norms(network: nn.Module, batches: Iterable[Tensor]) -> int:
-    """Measure the input of each BatchNorm2d and re-express its scale and shift by it.
+    """Measure the input of each BatchNorm2d and re-express its scale and shift by it, in place.
 
     With m and v the mean and variance of a layer's input over all given images, the layer gets
     running_mean = m, running_var = v, weight = scale * sqrt(v + eps), bias = shift + scale * m,
-    where ``scale * x + shift`` is its function now. Its output in evaluation mode does not change
-    (up to rounding); its output in training mode becomes the same on images of that kind.
+    where ``scale * x + shift`` is its function now. Its output in evaluation mode does not
+    change (up to rounding); its output in training mode becomes the same on images of that
+    kind.
 
-    Args:
-        network: The module to change in place; called with each batch in evaluation mode.
-        batches: Network inputs, 32 images or more of the training data.
-
-    Returns:
-        The number of images.
+    ``batches`` are inputs of the network, 32 images or more of the training data; it is called
+    with each in evaluation mode. Returns the number of images.
 
     Raises:
         ValueError: There was no batch.
@@ -330,16 +327,13 @@ class FusedConvAct(PaddedConv2d):
 def fuse(module: nn.Module) -> nn.Module:
     """Return a copy of a network for inference, with folded layers.
 
-    Every ``ConvNormAct``, at any depth, becomes a ``FusedConvAct``; a layer that is used at several
-    places stays one. The outputs are those of the original in evaluation mode, up to rounding (1e-4
-    of their size). Images in channels_last are fastest.
+    Every ``ConvNormAct``, at any depth, becomes a ``FusedConvAct``; a layer that is used at
+    several places stays one. The outputs are those of the original in evaluation mode, up to
+    rounding (1e-4 of their size). Images in channels_last are fastest.
 
-    Args:
-        module: Any network of this package, in any mode. It is not changed.
-
-    Returns:
-        The copy, in evaluation mode. ``train()`` does not bring normalization back: train the
-        original. Its state dict has other names, so save the original, too.
+    ``module`` is not changed, and may be in any mode; the copy is in evaluation mode.
+    ``train()`` does not bring normalization back: train the original. Its state dict has other
+    names, so save the original, too.
 
     Raises:
         ValueError: There is nothing to fold, or a normalization keeps no running statistics.

@@ -147,9 +147,8 @@ _NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 def read_keras(path: Path) -> PublicModel:
     """Return the network of an HDF5 file of Keras, with its classifier where it has one.
 
-    Args:
-        path: What ``save_weights`` or ``save`` of Keras 2 wrote: groups by layer, with the
-            attributes ``layer_names`` and ``weight_names``.
+    ``save_weights`` or ``save`` of Keras 2 write such files: groups by layer, with the
+    attributes ``layer_names`` and ``weight_names``.
 
     Raises:
         WeightsError: No such file, a damaged one, another network, a tensor is missing, left over

@@ -34,9 +34,8 @@ _Elements = Iterator[tuple[int, bytes]]
 def read_mat(path: Path, *names: str) -> tuple[Any, ...]:
     """Read variables of a MATLAB file by their names.
 
-    Returns:
-        The content of each variable, without its dimensions, column by column: (N,) numbers, a
-        string, a list of the content of N cells, or a dict from field to such a list.
+    The content of each comes without its dimensions, column by column: (N,) numbers, a string,
+    a list of the content of N cells, or a dict from field to such a list.
 
     Raises:
         DataError: the file is absent or broken, lacks a variable, or one is of another class.

@@ -97,8 +97,7 @@ def read_label_table(
     Args:
         path: ``.csv`` with a heading, or ``.parquet``, which needs pyarrow (extra ``parquet``).
         root: Folder that the files are relative to.
-        attributes: Columns to take, in this order; None takes all that are neither file nor
-            landmark.
+        attributes: Columns to take, in this order; None takes all others.
         file_column: The column of files.
         name: The name of the data in results; None is the table's.
 

@@ -260,13 +260,8 @@ class ShardedPhotos:
 class ShardSampler(EpochSampler):
     """An `EpochSampler` with shards in random order, and photos within a few shards at a time.
 
-    Args:
-        shard: (N,) int64, rising: the shard of each photo.
-        window: shards that are mixed with each other, at least 1.
-        seed: see `EpochSampler`, as for the others.
-        progress: see there.
-        rank: see there.
-        world_size: see there.
+    ``shard`` (N,) int64, rising, is the shard of each photo; ``window`` shards, at least 1, are
+    mixed with each other.
     """
 
     def __init__(

@@ -28,18 +28,14 @@ def match_anchors(
     iou_threshold: float = 0.5,
     crowd_threshold: float = 0.5,
 ) -> Matches:
-    """Match anchors to objects, all images of the batch at once.
+    """Match anchors (A, 4) xyxy pixels to objects, all B images of the batch at once.
 
-    An anchor is matched to the object it overlaps most where that IoU reaches ``iou_threshold``. In
-    addition each object gets the anchor that overlaps it most, whatever the IoU (Liu et al. 2016,
-    Section 2.2); of two objects with the same best anchor, the one that overlaps it more gets it.
-
-    Args:
-        anchors: (A, 4) xyxy pixels.
-        target: B images with up to N objects; padding and images without objects are fine.
-        iou_threshold: Least IoU of a positive anchor.
-        crowd_threshold: A negative anchor is ignored where at least this share of its area lies
-            on one crowd region.
+    An anchor is matched to the object it overlaps most where that IoU reaches
+    ``iou_threshold``. In addition each object gets the anchor that overlaps it most, whatever
+    the IoU (Liu et al. 2016, Section 2.2); of two objects with the same best anchor, the one
+    that overlaps it more gets it. A negative anchor is ignored where at least
+    ``crowd_threshold`` of its area lies on one crowd region. Padding and images without objects
+    are fine.
     """
     if target.labels.shape[1] == 0:
         return no_matches(len(target.labels), anchors)
@@ -100,13 +96,10 @@ class Assigner(nn.Module):
         box_coder: BoxCoder,
         score_activation: ScoreActivation = "softmax",
     ) -> Matches:
-        """Return the role of each anchor.
+        """Return the role of each anchor, by an output in float32 and B images of up to N objects.
 
-        Args:
-            output: The network's output in float32; some strategies read its anchors alone.
-            target: B images with up to N objects; padding and images without objects are fine.
-            box_coder: Turns the network's offsets into boxes.
-            score_activation: How its logits become scores.
+        Some strategies read the output's anchors alone. Padding and images without objects
+        are fine.
         """
         if target.labels.shape[1] == 0:
             return no_matches(len(target.labels), output.anchors)

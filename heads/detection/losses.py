@@ -202,11 +202,8 @@ class AnchorLoss(nn.Module):
     ) -> dict[str, Tensor]:
         """Return ``{"classification": scalar, "box": scalar}``; their sum is the objective.
 
-        Args:
-            output: The network's output, any float dtype; the loss is calculated in float32.
-            target: Boxes in pixels of the network's input.
-            box_coder: Turns matched boxes into regression targets.
-            score_activation: How the network's logits become scores.
+        The output may have any float dtype; the loss is calculated in float32. Boxes of the
+        target are in pixels of the network's input.
         """
         deltas, logits = output.box_deltas.float(), output.class_logits.float()
         matches = self.assigner(
