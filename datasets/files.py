@@ -25,12 +25,10 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def is_shared(path: Path) -> bool:
-    """Return whether a file or folder gives permissions to its group or to everybody.
+    """Return whether an existing file or folder gives permissions to its group or to everybody.
 
-    Always False on systems without such permissions (on Windows, a folder's access list decides).
-
-    Raises:
-        OSError: There is no such file, or its status cannot be read.
+    Always False on systems without such permissions (on Windows, a folder's access list
+    decides).
     """
     return os.name == "posix" and bool(path.stat().st_mode & _OTHERS)
 
@@ -100,11 +98,7 @@ def read_text(file: Path, what: str, fix: str = "Restore it from its source, in 
 
 
 def read_csv(path: Path) -> list[list[str]]:
-    """Read the rows of a csv file that are not blank.
-
-    Raises:
-        DataError: The file is absent or cannot be read.
-    """
+    """Read the rows of a csv file that are not blank; a `DataError` if it cannot be read."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             return [row for row in csv.reader(file) if row]

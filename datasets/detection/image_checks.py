@@ -63,8 +63,7 @@ def quarter_turn(image: ImageFile, declared_hw: tuple[int, int]) -> int | None:
 def drop_missing(annotations: Annotations) -> Annotations:
     """Leave out images whose file does not exist; folders are listed, no file is opened.
 
-    Raises:
-        DataError: a file is missing and the annotations' ``on_error`` is "raise".
+    If the annotations' ``on_error`` is "raise", a missing file is a `DataError`.
     """
     present = existing_files(annotations.images.paths)
     faults = annotations.faults.copy()

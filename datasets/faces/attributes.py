@@ -211,11 +211,7 @@ def people_of(table: LabelTable) -> tuple[np.ndarray, np.ndarray]:
 
 
 def with_unlabeled(table: LabelTable, folder: Path) -> LabelTable:
-    """Append the images of a folder to a table, with unknown labels.
-
-    Raises:
-        DataError: There are none.
-    """
+    """Append the images of a folder, else a `DataError`, to a table, with unknown labels."""
     more = find_images(folder)
     if not more:
         raise DataError(f"{folder}: no images in it; give another folder as data.unlabelled")

@@ -37,11 +37,7 @@ class CelebA(NamedTuple):
     """(N,) int8: values of `PARTITIONS`."""
 
     def split(self, split: str) -> LabelTable:
-        """Return the images of "train", "val" or "test".
-
-        Raises:
-            DataError: There are none.
-        """
+        """Return the images of "train", "val" or "test"; a `DataError` if there are none."""
         rows = self.partitions == PARTITIONS[split]
         if not rows.any():
             folder = Path(self.table.paths[0]).parent

@@ -142,10 +142,9 @@ def _number(cell: Any) -> float:
 
 
 def without_missing(table: LabelTable, source: Path) -> tuple[LabelTable, list[str]]:
-    """Leave out rows whose file does not exist; returns the rest and the missing files.
+    """Leave out rows whose file does not exist; return the rest and the missing files.
 
-    Raises:
-        DataError: None of the files exists.
+    It is a `DataError` if none of the files exists.
     """
     kept = existing_files(table.paths)
     missing = [path for path, found in zip(table.paths, kept.tolist(), strict=True) if not found]

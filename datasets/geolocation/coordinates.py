@@ -97,11 +97,7 @@ def read_positions(path: str | Path, name: str | None = None) -> PositionTable:
 
 
 def write_positions(path: Path, table: PositionTable) -> None:
-    """Write ``file,latitude,longitude``, atomically, in the format that the suffix names.
-
-    Raises:
-        DataError: The suffix is neither .csv nor .parquet.
-    """
+    """Write ``file,latitude,longitude``, atomically, as .csv or .parquet (else a `DataError`)."""
     latitude, longitude = table.latlng_deg.T.tolist()
     columns = {"file": list(table.files), "latitude": latitude, "longitude": longitude}
     _write_columns(path, columns)
@@ -140,12 +136,10 @@ def read_cell_table(path: str | Path) -> CellTable:
 
 
 def write_cell_table(path: Path, cells: CellTable) -> None:
-    """Write a partition atomically.
+    """Write a partition atomically, as .csv or .parquet (else a `DataError`).
 
-    A csv gets the four columns that other tools read; Parquet also ``photos`` and ``spread_km``.
-
-    Raises:
-        DataError: The suffix is neither .csv nor .parquet.
+    A csv gets the four columns that other tools read; Parquet also ``photos`` and
+    ``spread_km``.
     """
     columns: dict[str, list[Any]] = {
         "class_label": list(range(len(cells.tokens))),

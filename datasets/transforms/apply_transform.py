@@ -34,8 +34,7 @@ def distort_colors(
 ) -> np.ndarray:
     """Apply an operation on colors to (H, W, 3) uint8, with its randomness drawn from ``rng``.
 
-    Raises:
-        DataError: It changes shape or dtype.
+    It is a `DataError` if it changes shape or dtype.
     """
     seed_operation(photometric, rng)
     distorted = photometric(image=pixels)["image"]

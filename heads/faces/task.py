@@ -130,11 +130,7 @@ class FacesTask(DescribingTask[FacesEvaluator, FacesResult]):
         return None if self.last_result is None else self.last_result.verification
 
     def make_evaluator(self, dataset: Any) -> FacesEvaluator:
-        """Return the evaluators of logits and embeddings.
-
-        Raises:
-            DataError: The data has no identities.
-        """
+        """Return the evaluators of logits and embeddings; data without people is a DataError."""
         faces = getattr(dataset, "faces", None)
         if faces is None:
             raise DataError(
