@@ -1,4 +1,4 @@
-"""Detection from Python: images of any kind in, objects in their own pixels out.
+"""Detection from Python: images of any kind in, objects in pixel coordinates out.
 
     from mobilevision.apps import Detector
 

@@ -132,7 +132,7 @@ def _entries(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _plain_example(content: bytes) -> bytes:
-    """Return the example of the input, saved anew.
+    """Return the example of the input, loaded and saved again.
 
     ``torch.export.load`` unpickles anything where ``weights_only`` fails, so that is tried here.
     """

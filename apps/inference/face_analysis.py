@@ -24,7 +24,7 @@ from .face_attributes import (
     attribute_outputs,
     attribute_tensors,
 )
-from .face_detector import FaceFinder
+from .face_detector import FaceFinder, FoundFace
 from .face_embedding import OUTPUTS
 from .face_pipeline import FaceComparer, Threshold, given_details, measured_details
 from .runtime import ModelMetadata
@@ -100,16 +100,10 @@ class FaceAnalyzer(FaceDescriber[AnalyzedFace], FaceComparer[AnalyzedFace]):
         metadata = _metadata(network, thresholds, size_hw, given_details(threshold))
         return cls(run_network(cls, network, metadata, device), finder)
 
-    def face(
-        self,
-        box: np.ndarray,
-        landmarks: np.ndarray,
-        score: float,
-        outputs: Mapping[str, np.ndarray],
-    ) -> AnalyzedFace:
+    def face(self, found: FoundFace, outputs: Mapping[str, np.ndarray]) -> AnalyzedFace:
         """See ``FacePredictor``."""
         values, embedding = outputs["probabilities"], outputs["embeddings"]
-        return AnalyzedFace(box, landmarks, score, values, self.thresholds, embedding)
+        return AnalyzedFace(*found, values, self.thresholds, embedding)
 
 
 def _metadata(

@@ -17,7 +17,7 @@ import numpy as np
 
 from ...datasets.faces.alignment import crop_face
 from ...heads.face_attributes.average_precision import stored_thresholds
-from .face_detector import FaceFinder
+from .face_detector import FaceFinder, FoundFace
 from .face_pipeline import FacePredictor
 from .runtime import ModelMetadata
 
@@ -156,15 +156,9 @@ class FaceAttributes(FaceDescriber[FaceDescription]):
         metadata = ModelMetadata(cls.job, size_hw, names, outputs, dict(thresholds), PREPARATION)
         return cls(run_network(cls, network, metadata, device), finder)
 
-    def face(
-        self,
-        box: np.ndarray,
-        landmarks: np.ndarray,
-        score: float,
-        outputs: Mapping[str, np.ndarray],
-    ) -> FaceDescription:
+    def face(self, found: FoundFace, outputs: Mapping[str, np.ndarray]) -> FaceDescription:
         """See ``FacePredictor``."""
-        return FaceDescription(box, landmarks, score, outputs["probabilities"], self.thresholds)
+        return FaceDescription(*found, outputs["probabilities"], self.thresholds)
 
 
 def attribute_tensors(output: "AttributeOutput") -> "tuple[Tensor, ...]":

@@ -27,6 +27,10 @@ class FacesFound(NamedTuple):
     """(K,) float32 in [0, 1]."""
 
 
+FoundFace = tuple[np.ndarray, np.ndarray, float]
+"""Box (4,), landmarks (5, 2) and score of a face, as in ``FacesFound``."""
+
+
 class FaceFinder(Protocol):
     """Finds the faces of images, such as ``MTCNNFinder``."""
 

@@ -20,7 +20,7 @@ import numpy as np
 from ...datasets.errors import DataError
 from ...datasets.faces.alignment import align_face
 from ...datasets.images import stretch
-from .face_detector import FaceFinder
+from .face_detector import FaceFinder, FoundFace
 from .face_pipeline import FaceComparer, Threshold, given_details, measured_details
 from .predictor import ImageLike, ImageSource, as_images
 from .runtime import ModelMetadata, Runtime, is_exported
@@ -169,15 +169,9 @@ class FaceEmbedder(FaceComparer[Face]):
             return stretch(image, self.size_hw)
         return align_face(image, landmarks, self.size)
 
-    def face(
-        self,
-        box: np.ndarray,
-        landmarks: np.ndarray,
-        score: float,
-        outputs: Mapping[str, np.ndarray],
-    ) -> Face:
+    def face(self, found: FoundFace, outputs: Mapping[str, np.ndarray]) -> Face:
         """See ``FacePredictor``."""
-        return Face(box, landmarks, score, outputs["embeddings"])
+        return Face(*found, outputs["embeddings"])
 
     def embed_aligned(
         self,

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...datasets.errors import DataError
 from ...heads.face_embedding.verification import VERIFICATION_METADATA
-from .face_detector import FaceFinder, FacesFound
+from .face_detector import FaceFinder, FacesFound, FoundFace
 from .predictor import ImageLike, ImageSource, Predictor, as_images, prepare_ahead
 from .runtime import Runtime
 
@@ -87,13 +87,7 @@ class FacePredictor(Predictor[F]):
         """
 
     @abstractmethod
-    def face(
-        self,
-        box: np.ndarray,
-        landmarks: np.ndarray,
-        score: float,
-        outputs: Mapping[str, np.ndarray],
-    ) -> F:
+    def face(self, found: FoundFace, outputs: Mapping[str, np.ndarray]) -> F:
         """Return the result of a detected face and of the network's outputs for its crop."""
 
     @property
@@ -167,7 +161,7 @@ class FacePredictor(Predictor[F]):
         ]
         outputs = self._outputs(crops, batch_size)
         return [
-            [self.face(box, landmarks, float(score), next(outputs))
+            [self.face((box, landmarks, float(score)), next(outputs))
              for box, landmarks, score in zip(*faces, strict=True)]
             for faces in found
         ]  # fmt: skip
@@ -305,6 +299,6 @@ def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     lengths = [np.linalg.norm(value, axis=-1) for value in (first, second)]
     for length in lengths:
         if not (np.isfinite(length) & (length > 0)).all():
-            raise DataError("an embedding has length zero or is not finite: make it anew")
+            raise DataError("an embedding has length zero or is not finite; compute it again")
     cosine = (first * second).sum(axis=-1) / (lengths[0] * lengths[1])
     return cosine.clip(-1, 1).astype(np.float32)

@@ -187,7 +187,7 @@ class Geolocator(Predictor[LocationResult]):
             calibration = Calibration.from_plain(details.get("calibration"))
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"the model does not say what its cells are ({error}). Export it again."
+                f"the metadata of the model hold no valid cells ({error}). Export it again."
             ) from error
         self.answer: Answer = answer
         self.five_crop = five_crop

@@ -74,7 +74,7 @@ class ModelMetadata:
         """
         if _FORMAT_KEY not in entries:
             raise DataError(
-                f"{source}: does not say what it is: it was not written by `mobilevision export`, "
+                f"{source}: has no metadata: it was not written by `mobilevision export`, "
                 "or another tool dropped its metadata. Export the checkpoint again."
             )
         if entries[_FORMAT_KEY] != str(METADATA_FORMAT):
@@ -88,14 +88,7 @@ class ModelMetadata:
             categories = {int(key): str(name) for key, name in values.pop("categories").items()}
             job = str(values.pop("job"))
             return cls(job, (int(height), int(width)), categories, **values)
-        except (
-            KeyError,
-            ValueError,
-            TypeError,
-            AttributeError,
-            ArithmeticError,
-            RecursionError,
-        ) as error:
+        except Exception as error:  # damaged JSON may have any form
             raise DataError(
                 f"{source}: its metadata is damaged ({error}). Export the checkpoint again."
             ) from error

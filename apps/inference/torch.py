@@ -129,7 +129,7 @@ def input_size(
     size_hw = size_hw or task.metadata.get("size_hw")
     if size_hw is None:
         raise DataError(
-            f"{source}: does not say how large its images were in training. Give the size, for "
+            f"{source}: does not state the size of its images in training. Give the size, for "
             "instance size_hw=(300, 300) or --size 300 300."
         )
     height, width = (int(side) for side in size_hw)

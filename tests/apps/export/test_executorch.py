@@ -149,7 +149,7 @@ def test_open_runtime__unfit_file_image_or_device__says_what_to_do(
         open_runtime(damaged)
     foreign = tmp_path / "foreign.pte"
     foreign.write_bytes(whole.replace(b"mobilevision.", b"anothertool__"))
-    with pytest.raises(DataError, match=r"foreign\.pte: does not say what it is"):
+    with pytest.raises(DataError, match=r"foreign\.pte: has no metadata"):
         open_runtime(foreign)
 
 

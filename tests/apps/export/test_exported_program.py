@@ -116,7 +116,7 @@ def first_size(model: Any) -> None:
         (lambda contents: contents.pop("models/model.json"), "damaged"),
         (
             lambda contents: contents.pop("extra/mobilevision.format"),
-            "does not say what it is",
+            "has no metadata",
         ),
     ],
 )

@@ -254,7 +254,7 @@ def test_load__checkpoint__size_and_categories_from_it(tmp_path: Path) -> None:
     [
         ({"hyper_parameters": {"categories": {1: "a"}}}, r"use from_network\(\)"),
         ({"hyper_parameters": None}, r"use from_network\(\)"),
-        ({"mobilevision": None}, r"how large.*--size 300 300"),
+        ({"mobilevision": None}, r"the size.*--size 300 300"),
         ({"state_dict": None}, "no checkpoint of a detector"),
         ({"state_dict": {"network.x": torch.zeros(1)}}, "can be rebuilt"),
     ],

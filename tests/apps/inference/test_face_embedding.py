@@ -283,7 +283,7 @@ def test_load__checkpoint_without_threshold_or_size(
     write_face_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = write_face_checkpoint(tmp_path / "face.ckpt", size_hw=None)
-    with pytest.raises(DataError, match="does not say how large"):
+    with pytest.raises(DataError, match="does not state the size"):
         FaceEmbedder.load(path)
     loaded = FaceEmbedder.load(path, size=48, device="cpu")
     assert loaded.threshold is None
