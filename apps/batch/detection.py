@@ -121,13 +121,8 @@ def _match(images: Sequence[Path], file_names: Sequence[str]) -> tuple[dict[int,
 def write_results(path: Path, store: ProgressStore, numbering: Numbering) -> None:
     """Write all detections in images in COCO's results format, in the order of the files.
 
-    Image ids without an annotation file are described, in COCO's format, in
-    ``<name of path>_images.json`` in the same folder.
-
-    Args:
-        path: The results file.
-        store: The results of ``DetectJob``.
-        numbering: The image ids; files without one are left out.
+    Files without an image id are left out. Image ids without an annotation file are described, in
+    COCO's format, in ``<name of path>_images.json`` in the same folder.
     """
     images = []
     with json_list(path) as add_rows:
@@ -144,13 +139,7 @@ def write_results(path: Path, store: ProgressStore, numbering: Numbering) -> Non
 
 
 def measure(path: Path, store: ProgressStore, numbering: Numbering) -> CocoResult:
-    """Return the COCO metrics of a results file, on the images that are done.
-
-    Args:
-        path: From ``write_results``.
-        store: The results of ``DetectJob``.
-        numbering: With annotations.
-    """
+    """Return the COCO metrics of the file of ``write_results``, on the images that are done."""
     assert numbering.annotations is not None
     done = [number for _, number, _ in _entries(store, numbering)]
     kept, _ = find(numbering.annotations.images.ids, np.array(done, dtype=np.int64))
@@ -255,12 +244,7 @@ class DetectJob(Job):
 
     Annotated images are ``<out>/pictures/<name>.jpg``, annotated videos ``<out>/videos/<name>.mp4``
     with ``<name>.json``: COCO results whose image ids are frame numbers from 0. They are complete
-    before a file counts as done.
-
-    Args:
-        detector: The model.
-        model: Its file, which the results depend on.
-        options: See there.
+    before a file counts as done. The results depend on the content of the file ``model``.
     """
 
     def __init__(self, detector: Detector, model: Path, options: DetectOptions) -> None:

@@ -54,13 +54,7 @@ class RowJob(Job):
 
 
 class FoundFaces(RowJob):
-    """Makes rows of the faces in images: box, landmarks, score and embedding.
-
-    Args:
-        embedder: The model.
-        batch_size: Number of images at once.
-        largest: Only the largest face of an image.
-    """
+    """Makes rows of the faces in images, or the largest one: box, landmarks, score, embedding."""
 
     def __init__(self, embedder: FaceEmbedder, batch_size: int, largest: bool = False) -> None:
         self.embedder = embedder
@@ -98,12 +92,7 @@ def _rows(faces: Sequence[Face | FaceDescription], columns: Sequence[Column]) ->
 
 
 class AlignedFaces(RowJob):
-    """Makes a row of the embedding of each image, which is an aligned face.
-
-    Args:
-        embedder: The model.
-        batch_size: Number of faces that go through the network at once.
-    """
+    """Makes a row of the embedding of each image, which is an aligned face."""
 
     def __init__(self, embedder: FaceEmbedder, batch_size: int) -> None:
         self.embedder = embedder
@@ -162,12 +151,7 @@ class ViewsOfFaces(RowJob):
 
 
 class FoundLandmarks(RowJob):
-    """Makes a row of the five landmarks of the largest face, ten numbers, to align it later.
-
-    Args:
-        finder: Finds faces.
-        batch_size: Number of images at once.
-    """
+    """Makes a row of the five landmarks of the largest face, ten numbers, to align it later."""
 
     columns = (Column("vector", 10),)
 

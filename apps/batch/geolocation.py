@@ -43,11 +43,7 @@ def locate(
 ) -> int:
     """Locate images, print a line for each, and write the files of the options.
 
-    Args:
-        inputs: Files, folders and patterns; see ``find_files``.
-        geolocator: The model.
-        model: Its file, which the results depend on.
-        options: See there.
+    For ``inputs`` see ``find_files``; the results depend on the content of the file ``model``.
 
     Returns:
         The number of images that could not be read.

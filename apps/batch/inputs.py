@@ -254,11 +254,7 @@ class Mp4Writer:
 
 @contextmanager
 def mp4_writer(path: Path, fps: float) -> Iterator[Mp4Writer]:
-    """Write a video that appears under its name when it is complete.
-
-    Args:
-        path: The file, ``.mp4``.
-        fps: Frames per second.
+    """Write an ``.mp4`` file that appears under its name when it is complete.
 
     Raises:
         OSError: The video could not be written completely, as on a full disk.

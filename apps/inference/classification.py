@@ -128,9 +128,6 @@ class Classifier(Predictor[ClassificationResult]):
             size_hw: Height and width of the network's input, as in training.
             crop_fraction: See ``Predictor``.
             device: See ``load``.
-
-        Raises:
-            DataError: There is no such device.
         """
         from .torch import run_network
 

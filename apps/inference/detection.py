@@ -202,9 +202,6 @@ class Detector(Predictor[DetectionResult]):
             categories: Category id -> name; the position is the class index.
             size_hw: Height and width that images are stretched to, as in training.
             device: See ``load``.
-
-        Raises:
-            DataError: There is no such device.
         """
         from .torch import run_network
 

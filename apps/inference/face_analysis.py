@@ -91,9 +91,6 @@ class FaceAnalyzer(FaceDescriber[AnalyzedFace], FaceComparer[AnalyzedFace]):
             threshold: Minimum similarity of one person, as measured with this network.
             device: See ``load``.
             finder: As for the class.
-
-        Raises:
-            DataError: There is no such device.
         """
         from .torch import run_network
 

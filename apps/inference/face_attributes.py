@@ -145,9 +145,6 @@ class FaceAttributes(FaceDescriber[FaceDescription]):
             size_hw: Height and width of the crops, as in training.
             device: See ``load``.
             finder: As for the class.
-
-        Raises:
-            DataError: There is no such device.
         """
         from .torch import run_network
 

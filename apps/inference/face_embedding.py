@@ -149,9 +149,6 @@ class FaceEmbedder(FaceComparer[Face]):
             threshold: The threshold that was measured with this network.
             device: See ``load``.
             finder: As for the class.
-
-        Raises:
-            DataError: There is no such device.
         """
         from .torch import run_network
 
