@@ -67,14 +67,11 @@ class MobilevisionCLI(LightningCLI):
         Nothing is linked for a data module without classes, which lacks these attributes.
         """
         add_trust(parser)
-        parser.link_arguments(
-            "data.num_classes",
-            "model.init_args.network.init_args.num_classes",
-            apply_on="instantiate",
-        )
-        parser.link_arguments(
-            "data.categories", "model.init_args.categories", apply_on="instantiate"
-        )
+        for source, target in (
+            ("data.num_classes", "model.init_args.network.init_args.num_classes"),
+            ("data.categories", "model.init_args.categories"),
+        ):
+            parser.link_arguments(source, target, apply_on="instantiate")
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would override the options by those of the checkpoint."""

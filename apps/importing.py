@@ -19,7 +19,6 @@ from ..heads.detection.task import DetectionTask
 from ..heads.detection.weights import COCO_IDS, TensorFlowSSD
 
 UNKNOWN_LICENSE = "unknown"
-_IMAGENET_CLASSES = 1000
 _UNUSED = "???"
 _BACKGROUND = "background"
 _TIMM_REPOSITORY = "timm/mobilenetv1_"
@@ -82,8 +81,7 @@ def import_weights(
     if sha256 is not None and sha256.lower() != found:
         raise WeightsError(f"{path}: its sha256 is {found}, not {sha256}; it is another file")
     names = None if labels is None else read_labels(labels)
-    is_slim = file_format(path) in ("npz", "tflite")
-    if is_slim and SlimFile(path).is_detector:
+    if file_format(path) in ("npz", "tflite") and SlimFile(path).is_detector:
         job = _detector(path, size_hw, names)
     else:
         job = _classifier(read_public(path), size_hw, names)
@@ -148,10 +146,8 @@ def _detector_categories(source: TensorFlowSSD, names: list[str] | None) -> dict
     if len(names) == columns - 1:
         names = [_BACKGROUND, *names]
     if len(names) != columns:
-        raise DataError(
-            f"--labels has {len(names)} lines, the class predictors of {path} have {columns} "
-            "columns with background; give one name a line"
-        )
+        need = f"the class predictors of {path} have {columns} columns with background"
+        raise DataError(f"--labels has {len(names)} lines, {need}; give one name a line")
     return {i: name for i, name in enumerate(names) if i > 0 and name != _UNUSED}
 
 
@@ -172,15 +168,9 @@ def _classifier(
             f"{path}: the input size is not known from the file or its name; give it, for instance "
             "--size 224 224"
         )
-    plan = Plan(
-        Classifier,
-        {
-            "backbone": Plan(MobileNetV1, public.backbone_arguments),
-            **public.head_arguments,
-            "pixel_mean": public.pixel_mean,
-            "pixel_std": public.pixel_std,
-        },
-    )
+    backbone = Plan(MobileNetV1, public.backbone_arguments)
+    pixels = {"pixel_mean": public.pixel_mean, "pixel_std": public.pixel_std}
+    plan = Plan(Classifier, {"backbone": backbone, **public.head_arguments, **pixels})
     network = plan.build()
     network.load_state_dict(public.classifier.state_dict())
     metadata = {
@@ -194,7 +184,7 @@ def _classifier(
 
 def _classifier_categories(path: Path, num_classes: int, names: list[str] | None) -> dict[int, str]:
     if names is None:
-        if num_classes != _IMAGENET_CLASSES:
+        if num_classes != 1000:
             raise WeightsError(
                 f"{path}: a classifier of {num_classes} classes, not of ImageNet's 1,000; name "
                 "them with --labels, one a line"
@@ -205,10 +195,8 @@ def _classifier_categories(path: Path, num_classes: int, names: list[str] | None
     if len(names) == num_classes + 1 and names[0] == _BACKGROUND:
         names = names[1:]
     if len(names) != num_classes:
-        raise DataError(
-            f"--labels has {len(names)} lines, the classifier of {path} has {num_classes} classes; "
-            "give one name a line"
-        )
+        need = f"the classifier of {path} has {num_classes} classes"
+        raise DataError(f"--labels has {len(names)} lines, {need}; give one name a line")
     return dict(enumerate(names))
 
 

@@ -1,7 +1,7 @@
 """The sides of a benchmark: a model in every runtime, its network alone, and its peers."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ...backbone.cost import count_cost
 from ...datasets.errors import DataError
@@ -52,19 +53,9 @@ def bare_network(deployable: Deployable) -> nn.Module:
     return next(places[name] for name in ("network", "task.network") if name in places)
 
 
-def mult_adds_of(network: nn.Module, image: Any) -> int:
-    """Count pairs of a multiplication and an addition for the input of a network."""
-    with torch.inference_mode():
-        return count_cost(network, image).mult_adds
-
-
-def tensors_in(output: Any) -> Iterator[Tensor]:
-    """Yield the tensors of a nested output, in order."""
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, dict | tuple | list):
-        for part in output.values() if isinstance(output, dict) else output:
-            yield from tensors_in(part)
+def tensors_in(output: Any) -> list[Tensor]:
+    """Return the tensors of a nested output, in order."""
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
 
 
 EAGER = "eager"
@@ -139,7 +130,7 @@ def sides_of(model: Path, engine: str, folder: Path) -> Made:
         )
     deployable = open_deployable(model)
     pixels = torch.zeros(1, 3, *deployable.metadata.size_hw, dtype=torch.uint8)
-    mult_adds = mult_adds_of(bare_network(deployable), pixels)
+    mult_adds = count_cost(bare_network(deployable), pixels).mult_adds
     if engine in (ALL, EAGER):
         made.sides.append(_eager(model, deployable, mult_adds))
     for name in runnable_formats() if engine == ALL else {engine} - {EAGER}:
@@ -199,8 +190,7 @@ def _in_precision(side: Side, precision: str) -> Side:
         for name, opening in (("whole", side.whole), ("network", side.network))
         if opening is not None
     }
-    note = "outputs differ more than in float32"
-    engine = f"{side.engine} {precision}"
+    note, engine = "outputs differ more than in float32", f"{side.engine} {precision}"
     return side._replace(**parts, engine=engine, note=note, precision=precision)
 
 
@@ -245,6 +235,6 @@ def _peer(word: str, folder: Path, candidates: int, image: np.ndarray) -> Side:
     if peer.size_hw is None:
         note = f"random weights, at most {candidates} candidates pass its threshold"
         return Side(peer.name, EAGER, whole, note=note)
-    mult_adds = mult_adds_of(peer.network, torch.zeros(1, 3, *peer.size_hw))
+    mult_adds = count_cost(peer.network, torch.zeros(1, 3, *peer.size_hw)).mult_adds
     network = whole._replace(part="network")
     return Side(peer.name, EAGER, whole, network, peer.size_hw, mult_adds, "random weights")

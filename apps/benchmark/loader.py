@@ -1,6 +1,7 @@
 """Openers of everything that is timed, named by plain data; does not import torch."""
 
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -32,16 +33,13 @@ class Opening(NamedTuple):
     """The field of ``Opened`` that runs."""
 
 
-def _checkpoint(source: str, threads: int) -> Opened:
-    from .peers import open_checkpoint
+def _with_torch(name: str) -> Callable[[str, int], Opened]:
+    """Return an opener of ``peers``, which is imported when it is called."""
 
-    return open_checkpoint(source, threads)
+    def opener(source: str, threads: int) -> Opened:
+        return getattr(import_module(".peers", __package__), name)(source, threads)
 
-
-def _peer(source: str, threads: int) -> Opened:
-    from .peers import open_peer
-
-    return open_peer(source, threads)
+    return opener
 
 
 def open_side(opening: Opening, threads: int) -> Run:
@@ -104,19 +102,16 @@ def _in_onnxruntime(left: np.ndarray, right: np.ndarray, threads: int) -> Produc
     import onnxruntime
     from onnx import helper, numpy_helper
 
-    given, found = (
-        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [SIDE, SIDE])
-        for name in ("left", "product")
-    )
+    info, kind = helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    given, found = (info(name, kind, [SIDE, SIDE]) for name in ("left", "product"))
     node = helper.make_node("MatMul", ["left", "right"], ["product"])
     weights = numpy_helper.from_array(right, "right")
     graph = helper.make_graph([node], "product", [given], [found], [weights])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session: Any = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    content, on_cpu = model.SerializeToString(), ["CPUExecutionProvider"]
+    session: Any = onnxruntime.InferenceSession(content, options, providers=on_cpu)
     return lambda: session.run(None, {"left": left})[0]
 
 
@@ -137,11 +132,10 @@ def _in_openvino(left: np.ndarray, right: np.ndarray, threads: int) -> Product:
 _PACKAGES = {"torch": ["torch"], "onnxruntime": ["onnxruntime", "onnx"], "openvino": ["openvino"]}
 _OPEN = {"torch": _in_torch, "onnxruntime": _in_onnxruntime, "openvino": _in_openvino}
 
-
 OPENERS: dict[str, Callable[[str, int], Opened]] = {
-    "checkpoint": _checkpoint,
+    "checkpoint": _with_torch("open_checkpoint"),
     "file": open_exported,
     "gemm": open_gemm,
-    "peer": _peer,
+    "peer": _with_torch("open_peer"),
 }
 """Kind of a source -> function of the source and the number of threads."""

@@ -110,9 +110,7 @@ def write_peer(word: str, folder: Path, candidates: int, image: np.ndarray) -> t
     peer = make_peer(word)
     images = np.stack([np.roll(image, 40 * number, axis=1) for number in range(4)])
     wake(peer.network, lambda: peer(images))
-    threshold = None
-    if peer.size_hw is None:
-        threshold = limit_candidates(peer, candidates, image)
+    threshold = limit_candidates(peer, candidates, image) if peer.size_hw is None else None
     path = folder / f"{peer.name}.pt"
     torch.save(peer.network.state_dict(), path)
     description = {"word": word, "weights": str(path), "score_threshold": threshold}
@@ -142,9 +140,8 @@ def make_peer(word: str) -> Peer:
     """
     kind, _, name = word.partition(":")
     if kind not in _MAKERS:
-        raise DataError(
-            f"--against {word}: give a model file, torchvision:NAME, timm:NAME or facenet."
-        )
+        what = "give a model file, torchvision:NAME, timm:NAME or facenet."
+        raise DataError(f"--against {word}: {what}")
     try:
         peer = _MAKERS[kind](name)
     except ImportError as error:
@@ -205,11 +202,7 @@ def _normalizing(mean: Any, std: Any) -> Callable[[Tensor], Tensor]:
     return lambda pixels: (pixels / 255 - mean) / std
 
 
-_MAKERS: dict[str, Callable[[str], Peer]] = {
-    "torchvision": _torchvision,
-    "timm": _timm,
-    "facenet": _facenet,
-}
+_MAKERS = {"torchvision": _torchvision, "timm": _timm, "facenet": _facenet}
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from ...datasets.errors import DataError
@@ -79,12 +78,8 @@ def take_turns(
 ) -> Rounds[Name]:
     """Give each side a turn in each round, in an order that rotates from round to round.
 
-    Args:
-        turns: Name of a side -> its turn.
-        reference: Turn of the reference kernel.
-        rounds: Number of timed rounds, at least 1.
-        warm_up: Number of untimed rounds before them.
-        advance: Called after each turn, for a progress bar.
+    ``reference`` is the turn of the reference kernel. The ``rounds``, at least 1, are timed, and
+    ``warm_up`` rounds before them are not. ``advance`` is called after each turn.
     """
     names = list(turns)
     seconds: dict[Name, list[float]] = {name: [] for name in names}
@@ -132,13 +127,9 @@ def timed(
     settle_s: float = SETTLE_S,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Return the median seconds of some calls, after untimed calls.
+    """Return the median seconds of at least one call, after untimed calls.
 
-    Args:
-        run: The function to time.
-        calls: Number of timed calls, at least 1.
-        settle_s: Minimum seconds of untimed calls, of which there is at least one.
-        clock: Returns seconds.
+    These take ``settle_s`` seconds or more; there is at least one. The clock returns seconds.
     """
     start = clock()
     run()
@@ -159,11 +150,7 @@ _LOG_END = 400
 class Worker:
     """A process that runs one model, so that its threads and memory do not affect the others.
 
-    Args:
-        opening: What to run.
-        image: ``.npy`` file with an image (H, W, 3) uint8.
-        threads: Number of threads.
-        folder: Folder for the log of the process.
+    The image is a ``.npy`` file (H, W, 3) uint8; the log of the process is written to the folder.
     """
 
     def __init__(self, opening: Opening, image: Path, threads: int, folder: Path) -> None:
@@ -173,25 +160,16 @@ class Worker:
         spec["trusted"] = trusted()
         # -P: names in the folder from which this is called must not hide packages.
         self._start = time.monotonic()
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", _MODULE, json.dumps(spec)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        )
+        words, pipe = [sys.executable, "-P", "-m", _MODULE, json.dumps(spec)], subprocess.PIPE
+        own = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        self._process = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=self._log, env=own)
 
     def __enter__(self) -> "Worker":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """End the process."""
-        if error is not None:
+        if kind is not None:
             self._process.kill()
         with self._process, self._log:  # closes all streams and waits
             pass
@@ -206,19 +184,11 @@ class Worker:
         return time.monotonic() - self._start
 
     def run(self, batch: int) -> None:
-        """Run once on a batch of images.
-
-        Raises:
-            DataError: This failed; the process goes on.
-        """
+        """Run once on a batch of images; the process goes on after the DataError of a failure."""
         self._ask(do="run", batch=batch)
 
     def time(self, batch: int, calls: int) -> float:
-        """Return the seconds of a call with a batch of images; see ``timed``.
-
-        Raises:
-            DataError: This failed; the process goes on.
-        """
+        """Return the seconds of a call with a batch of images; see ``timed`` and ``run``."""
         return self._ask(do="time", batch=batch, calls=calls, settle_s=SETTLE_S)
 
     def peak_memory(self) -> int:

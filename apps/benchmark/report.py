@@ -20,11 +20,11 @@ from tqdm import tqdm
 from ...datasets.errors import DataError
 from ...datasets.files import write_atomically
 from ...datasets.images import ImageFile
-from ..drawing import PALETTE, png_of
+from ..drawing import PALETTE, write_figure
 from ..export.exporting import made_up_image
 from . import loader
 from .backends import check_engine, others, sides_of
-from .measuring import LATENCY, NETWORK, THROUGHPUT, WARM_UP, Figures, Measured, Settings, measure
+from .measuring import WARM_UP, Figures, Measured, Settings, measure
 from .processes import RULE
 
 _LABEL_WIDTH = 24
@@ -40,9 +40,7 @@ _PANELS: tuple[tuple[str, Callable[[Figures], float | None], str], ...] = (
 
 def draw(figures: Sequence[Figures], title: str) -> Figure:
     """Draw a panel of horizontal bars for each value that any side has, the first side on top."""
-    columns = [
-        (name, [value_of(row) for row in figures], shape) for name, value_of, shape in _PANELS
-    ]
+    columns = [(name, [value(row) for row in figures], shape) for name, value, shape in _PANELS]
     columns = [column for column in columns if any(value is not None for value in column[1])]
     height = 1.2 + 0.5 * len(figures)
     figure = Figure(figsize=(3.2 * len(columns), height), dpi=120, layout="constrained")
@@ -73,7 +71,6 @@ _PACKAGES = (
 )
 _COLUMNS = ("ms", "quartiles", "images/s", "peak MB", "start s", "network ms", "of ceiling")
 _FEWEST_SHARE = 0.7
-_KINDS = (LATENCY, THROUGHPUT, NETWORK)
 
 
 def machine(threads: int) -> dict[str, Any]:
@@ -170,9 +167,8 @@ def _table(figures: Sequence[Figures]) -> list[str]:
             _or_dash(row.share, "{:.0%}"),
         )
         times = "".join(f"{f'{row.faster[title]:.2f}x':>9}" for title in compared)
-        lines.append(
-            f"{row.side.title:<{left}}" + "".join(f"{cell:>{width}}" for cell in cells) + times
-        )
+        line = "".join(f"{cell:>{width}}" for cell in cells)
+        lines.append(f"{row.side.title:<{left}}{line}{times}")
     lines.append("")
     for number, title in enumerate(compared, start=1):
         lines.append(f"[{number}] how many times longer {title} takes in the same round, median")
@@ -204,11 +200,9 @@ def as_plain(
         },
         "ceiling_flops": measured.ceiling,
         "ceiling_products_flops": measured.products,
-        "sides": [
-            _side(row, number, measured) for number, row in enumerate(measured.figures)
-        ],
+        "sides": [_side(row, number, measured) for number, row in enumerate(measured.figures)],
         "skipped": skipped,
-    }  # fmt: skip
+    }
 
 
 def _side(row: Figures, number: int, measured: Measured) -> dict[str, Any]:
@@ -227,7 +221,7 @@ def _side(row: Figures, number: int, measured: Measured) -> dict[str, Any]:
         "mult_adds": row.side.mult_adds,
         "share_of_ceiling": row.share,
         "times_faster_than": row.faster,
-        "rounds_s": {kind: seconds[number, kind] for kind in _KINDS if (number, kind) in seconds},
+        "rounds_s": {kind: took for (of, kind), took in seconds.items() if of == number},
     }
 
 
@@ -242,14 +236,8 @@ def benchmark(
 ) -> str:
     """Measure a model and its peers, write the report and return its table.
 
-    Args:
-        model: A checkpoint or an exported file.
-        against: See ``backends.others``.
-        engine: See ``backends.sides_of``.
-        image: (H, W, 3) uint8.
-        candidates: See ``peers.write_peer``.
-        settings: The options.
-        out: Folder of ``benchmark.json``, ``benchmark.txt`` and ``benchmark.png``.
+    The report is ``benchmark.json``, ``benchmark.txt`` and ``benchmark.png`` in the folder ``out``.
+    For the other arguments see ``sides_of``, ``others`` and ``write_peer``.
 
     Raises:
         DataError: A model cannot be read or run, or an option is wrong.
@@ -261,17 +249,15 @@ def benchmark(
         print("preparing the models", file=sys.stderr)
         made = sides_of(model, engine, folder)
         peers = others(against, folder, candidates, image)
-        with tqdm(
-            total=settings.steps([*made.sides, *peers]), desc="benchmark", unit="turn", smoothing=0
-        ) as bar:
+        steps = settings.steps([*made.sides, *peers])
+        with tqdm(total=steps, desc="benchmark", unit="turn", smoothing=0) as bar:
             measured = measure(made.sides, peers, image, settings, folder, bar.update)
     text = as_text(measured, settings, size_hw, made.skipped)
     plain = as_plain(measured, settings, size_hw, made.skipped)
     title = f"{cpu_name()}, {settings.threads} thread(s), {size_hw[1]}x{size_hw[0]} px"
-    png = png_of(draw(measured.figures, title))
     write_atomically(out / "benchmark.json", json.dumps(plain, indent=2).encode())
     write_atomically(out / "benchmark.txt", f"{text}\n".encode())
-    write_atomically(out / "benchmark.png", png)
+    write_figure(draw(measured.figures, title), out / "benchmark.png")
     return text
 
 

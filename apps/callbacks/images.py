@@ -221,12 +221,9 @@ def _row_of(detections: Detections, batch: DetectionBatch, row: int) -> _Shown:
     input_hw = torch.tensor(batch.images.shape[-2:])
     scale = (size_hw / input_hw)[[1, 0, 1, 0]]
     target = DetectionTarget(*(field[row].cpu() for field in batch.target))
-    return _Shown(
-        path=batch.paths[row],
-        image_id=int(batch.image_ids[row]),
-        detections=Detections(*(field[row].detach().cpu() for field in detections)),
-        target=target._replace(boxes=target.boxes * scale),
-    )
+    found = Detections(*(field[row].detach().cpu() for field in detections))
+    target = target._replace(boxes=target.boxes * scale)
+    return _Shown(batch.paths[row], int(batch.image_ids[row]), found, target)
 
 
 def _with_ground_truth(

@@ -80,12 +80,7 @@ def evaluate_coco(ground_truth: Path, results: Path, json: bool = False) -> None
     """Print the twelve COCO metrics of a results file and the AP of each class.
 
     Every image of the ground truth counts, as with pycocotools: the objects of an image without
-    results are missed.
-
-    Args:
-        ground_truth: Annotations in the COCO format ("instances_val2017.json").
-        results: A JSON list of {image_id, category_id, bbox: [x, y, width, height], score}.
-        json: Print one JSON object (the content of coco_metrics.json) instead of the table.
+    results are missed. With ``json``, the content of coco_metrics.json is printed, not tables.
 
     Raises:
         DataError: A file is missing or wrong.

@@ -142,15 +142,12 @@ class _Styles(NamedTuple):
 
     def handles(self) -> list[Line2D]:
         """Return the entries of the legend: the colors as lines, the markers in gray."""
-        sizes = [
-            Line2D([], [], color=color, linewidth=3, label=f"{resolution} px")
-            for resolution, color in self.colors.items()
-        ]
-        widths = [
-            Line2D([], [], color=_GRAY, marker=marker, linestyle="none", label=f"width {width:g}")
-            for width, marker in self.markers.items()
-        ]
-        return sizes + widths
+        lines = [Line2D([], [], color=color, linewidth=3, label=f"{resolution} px")
+                 for resolution, color in self.colors.items()]  # fmt: skip
+        gray: dict[str, Any] = {"color": _GRAY, "linestyle": "none"}
+        for width, marker in self.markers.items():
+            lines.append(Line2D([], [], marker=marker, label=f"width {width:g}", **gray))
+        return lines
 
 
 def _draw_panel(axes: Axes, results: Sequence[Result], cost: str, styles: _Styles) -> None:

@@ -48,8 +48,15 @@ class CoreMlFormat:
     suffix = ".mlpackage"
 
     def metadata(self, deployable: Deployable) -> ModelMetadata:
-        """See ``OwnMetadata``."""
-        return coreml_metadata(deployable.metadata)
+        """See ``OwnMetadata``: an image as input, and Core ML's types."""
+        metadata = deployable.metadata
+        height, width = metadata.size_hw
+        image = f"an RGB image of {height}x{width} px"
+        preparation = f"{metadata.preparation}; one of them as {image}"
+        if metadata.preparation == AS_THEY_ARE:
+            preparation = f"{image}, resized to that before"
+        outputs = {name: text.replace("int64", "int32") for name, text in metadata.outputs.items()}
+        return replace(metadata, preparation=preparation, outputs=outputs)
 
     def write(self, deployable: Deployable, out: Path, options: ExportOptions) -> dict[str, Any]:
         """See ``Format``."""
@@ -70,12 +77,8 @@ class CoreMlFormat:
             with replaced_folder(out) as temporary:
                 model.save(str(temporary))
                 (temporary / _DEBUG_FILE).unlink(missing_ok=True)
-            return {
-                "coremltools": ct.__version__,
-                "for": "iOS 16 and macOS 13",
-                "layers in": "float16",
-                "what follows them in": "float32",
-            }
+            types = {"layers in": "float16", "what follows them in": "float32"}
+            return {"coremltools": ct.__version__, "for": "iOS 16 and macOS 13", **types}
 
 
 @contextmanager
@@ -90,10 +93,8 @@ def quiet_coremltools() -> Iterator[Any]:
         try:
             import coremltools
         except ImportError as error:
-            raise DataError(
-                f"--format coreml needs the package {error.name}: "
-                "pip install 'mobilevision[coreml]'"
-            ) from error
+            advice = "pip install 'mobilevision[coreml]'"
+            raise DataError(f"--format coreml needs the package {error.name}: {advice}") from error
         yield coremltools
 
 
@@ -151,17 +152,6 @@ def is_layer(operation: Any) -> bool:
     if operation.op_type == "matmul":
         return operation.inputs["y"].val is not None
     return operation.op_type in {"conv", "linear"}
-
-
-def coreml_metadata(metadata: ModelMetadata) -> ModelMetadata:
-    """Return the metadata of a file: an image as input, and Core ML's types."""
-    height, width = metadata.size_hw
-    image = f"an RGB image of {height}x{width} px"
-    preparation = f"{metadata.preparation}; one of them as {image}"
-    if metadata.preparation == AS_THEY_ARE:
-        preparation = f"{image}, resized to that before"
-    outputs = {name: text.replace("int64", "int32") for name, text in metadata.outputs.items()}
-    return replace(metadata, preparation=preparation, outputs=outputs)
 
 
 def describe(model: Any, metadata: ModelMetadata) -> None:

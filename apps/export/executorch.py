@@ -39,9 +39,10 @@ class ExecutorchFormat:
             {_MATMUL: matmul, torch.ops.torchvision.roi_align.default: roi_align}
         )
         refuse_foreign(program, out)
+        configs = [outside_nms(config) for config in ALL_PARTITIONER_CONFIGS]
         lowered = to_edge_transform_and_lower(
             program,
-            partitioner=[XnnpackPartitioner(configs=network_configs())],
+            partitioner=[XnnpackPartitioner(configs=configs)],
             constant_methods=written_metadata(deployable, options).to_strings(),
         ).to_executorch()
         with replaced_atomically(out) as temporary, temporary.open("wb") as file:
@@ -67,16 +68,13 @@ def matmul(left: Tensor, right: Tensor) -> Tensor:
     return NotImplemented
 
 
-def network_configs() -> list[type[XNNPartitionerConfig]]:
-    """Return the configurations of XNNPACK's partitioner, restricted to operations outside NMS.
+def outside_nms(config: type[XNNPartitionerConfig]) -> type[XNNPartitionerConfig]:
+    """Restrict a configuration of XNNPACK's partitioner to operations outside NMS.
 
     NMS alternates products and comparisons many times. XNNPACK has no comparison, so each product
     would become a partition of its own, and making those takes most of the time of an export.
     """
-    return [_outside_nms(config) for config in ALL_PARTITIONER_CONFIGS]
 
-
-def _outside_nms(config: type[XNNPartitionerConfig]) -> type[XNNPartitionerConfig]:
     class Outside(config):
         def check_constraints(self, node: Node, ep: ExportedProgram) -> bool:
             return not is_nms(node) and super().check_constraints(node, ep)
@@ -86,7 +84,5 @@ def _outside_nms(config: type[XNNPartitionerConfig]) -> type[XNNPartitionerConfi
 
 def is_nms(node: Node) -> bool:
     """Return whether an operation comes from the module that runs NMS."""
-    modules = node.meta.get("nn_module_stack") or {}
-    return any(
-        str(kind).endswith(f".{ExportablePostProcess.__name__}") for _, kind in modules.values()
-    )
+    modules, name = node.meta.get("nn_module_stack") or {}, f".{ExportablePostProcess.__name__}"
+    return any(str(kind).endswith(name) for _, kind in modules.values())

@@ -182,11 +182,7 @@ class Deployable:
 
 
 def open_deployable(path: str | Path, size_hw: tuple[int, int] | None = None) -> Deployable:
-    """Prepare a checkpoint of any job for export.
-
-    Args:
-        path: A checkpoint of ``lightning fit`` or ``mobilevision import``.
-        size_hw: Height and width of the network's input; None takes those of training.
+    """Prepare a checkpoint of any job for export, by default with the input size of training.
 
     Raises:
         DataError: It cannot be read or rebuilt, belongs to no job that can be exported, or has no

@@ -41,12 +41,7 @@ def export_checkpoint(
 ) -> Exported:
     """Write a checkpoint as a file of a format and compare its outputs with eager torch.
 
-    Args:
-        checkpoint: Checkpoint of any job.
-        out: The file to write or replace.
-        format_name: One of ``FORMATS``.
-        size_hw: Height and width of the network's input; None takes those of training.
-        options: The options; None takes ``ExportOptions()``.
+    The format is one of ``FORMATS``; without a size, the network's input has that of training.
 
     Raises:
         DataError: The checkpoint or the name of the output does not fit.
@@ -57,10 +52,8 @@ def export_checkpoint(
         options = with_fixed_shapes(options)
     chosen = open_format(format_name, options.int8 is not None)
     if out.suffix != chosen.suffix:
-        raise DataError(
-            f"{out}: files of {format_name} are called {chosen.suffix}; name it "
-            f"{out.with_suffix(chosen.suffix)}"
-        )
+        name = out.with_suffix(chosen.suffix)
+        raise DataError(f"{out}: files of {format_name} are called {chosen.suffix}; name it {name}")
     deployable = open_deployable(checkpoint, size_hw)
     notes = chosen.write(deployable, out, options)
     found = differences(deployable, out, options) if out.suffix in EXPORTED_SUFFIXES else None
@@ -106,11 +99,8 @@ def largest_differences(
         nearest = np.where(same, apart, np.inf).min(axis=1, initial=np.inf)
         strays += int(np.isinf(nearest).sum())
         boxes = max(boxes, _largest(nearest[np.isfinite(nearest)]))
-    return {
-        "boxes": boxes,
-        "scores": _largest(expected["scores"] - found["scores"]),
-        "labels": float(strays),
-    }
+    scores = _largest(expected["scores"] - found["scores"])
+    return {"boxes": boxes, "scores": scores, "labels": float(strays)}
 
 
 def _largest(difference: np.ndarray) -> float:

@@ -43,17 +43,12 @@ class Calibration:
         if not self.paths:
             raise DataError("--int8 needs images to calibrate on: --calibrate FOLDER")
         if self.method not in CALIBRATION_METHODS:
-            raise DataError(
-                f"--calibrate-method {self.method}: there are {', '.join(CALIBRATION_METHODS)}."
-            )
+            known = ", ".join(CALIBRATION_METHODS)
+            raise DataError(f"--calibrate-method {self.method}: there are {known}.")
 
 
 def find_images(words: Sequence[str], count: int) -> tuple[Path, ...]:
-    """Find calibration images, evenly spread over all that are found.
-
-    Args:
-        words: Files, folders and patterns.
-        count: Maximum number of images, at least 1.
+    """Find at most ``count`` calibration images, evenly spread over all that are found.
 
     Raises:
         DataError: There is no such file, or the number is less than 1.
@@ -127,11 +122,7 @@ FORMATS = {
 
 
 def open_format(name: str, int8: bool = False) -> Format:
-    """Return the writer of a format.
-
-    Args:
-        name: One of ``FORMATS``.
-        int8: Whether the file is to be in int8.
+    """Return the writer of one of ``FORMATS``, for a file in int8 or float32.
 
     Raises:
         DataError: There is no such format, it does not support int8, or a package that it needs is
@@ -145,6 +136,5 @@ def open_format(name: str, int8: bool = False) -> Format:
     try:
         return getattr(import_module(f".{module}", __package__), class_name)()
     except ImportError as error:
-        raise DataError(
-            f"--format {name} needs the package {error.name}: pip install 'mobilevision[{extras}]'"
-        ) from error
+        advice = f"pip install 'mobilevision[{extras}]'"
+        raise DataError(f"--format {name} needs the package {error.name}: {advice}") from error

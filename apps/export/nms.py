@@ -133,16 +133,9 @@ def roi_align(
     x = x1 + (x2 - x1) * ((torch.arange(across, dtype=rows.dtype) + 0.5) / across)
     y = y1 + (y2 - y1) * ((torch.arange(down, dtype=rows.dtype) + 0.5) / down)
     shape = (len(rows), down, across)
-    places = torch.stack(
-        [
-            (x * (2 / width) - 1)[:, None, :].expand(shape),
-            (y * (2 / height) - 1)[:, :, None].expand(shape),
-        ],
-        dim=-1,
-    )
-    samples = F.grid_sample(
-        features, places.view(batch, -1, across, 2), padding_mode="border", align_corners=False
-    )
+    x, y = (x * (2 / width) - 1)[:, None, :], (y * (2 / height) - 1)[:, :, None]
+    places = torch.stack([x.expand(shape), y.expand(shape)], dim=-1).view(batch, -1, across, 2)
+    samples = F.grid_sample(features, places, padding_mode="border", align_corners=False)
     by_box = samples.view(batch, channels, -1, down, across).transpose(1, 2)
     return F.avg_pool2d(by_box.reshape(-1, channels, down, across), sampling_ratio)
 
@@ -162,13 +155,11 @@ class ExportablePostProcess(nn.Module):
         count, classes = scores.shape[1:]
         if boxes.ndim == 3:
             wanted = min(self.max_detections, count * classes)
-            best, row, label = multiclass_nms(
-                boxes, scores.float(), *self.limits, self.candidates, wanted
-            )
+            limits = (*self.limits, self.candidates, wanted)
+            best, row, label = multiclass_nms(boxes, scores.float(), *limits)
         else:
-            boxes, best, row = self._with_own_boxes(
-                boxes.transpose(1, 2), scores.float().transpose(1, 2)
-            )
+            by_class = (boxes.transpose(1, 2), scores.float().transpose(1, 2))
+            boxes, best, row = self._with_own_boxes(*by_class)
             label = row // count
         valid = best > 0
         return Detections(
@@ -186,10 +177,8 @@ class ExportablePostProcess(nn.Module):
         classes, count = scores.shape[1:]
         # The operator shares boxes between groups, so each class becomes an image of its own.
         each = min(self.max_detections, count)
-        of_class, place, _ = multiclass_nms(
-            boxes.reshape(-1, count, 4), scores.reshape(-1, count, 1),
-            *self.limits, self.candidates, each,
-        )  # fmt: skip
+        given = (boxes.reshape(-1, count, 4), scores.reshape(-1, count, 1))
+        of_class, place, _ = multiclass_nms(*given, *self.limits, self.candidates, each)
         wanted = min(self.max_detections, count * classes)
         best, which = of_class.reshape(-1, classes * each).topk(wanted, dim=1)
         first = torch.arange(classes, device=boxes.device)[:, None] * count
@@ -216,9 +205,8 @@ class ExportableProposals(nn.Module):
         # The boxes are sorted, so their ranks serve as scores without ties.
         places = torch.arange(total, 0, -1, dtype=torch.float32, device=boxes.device)
         wanted = min(self.count, total)
-        best, index, _ = multiclass_nms(
-            boxes, (places * large)[..., None], self.iou_threshold, 0.0, total, wanted
-        )
+        scores, limits = (places * large)[..., None], (self.iou_threshold, 0.0, total, wanted)
+        best, index, _ = multiclass_nms(boxes, scores, *limits)
         kept = torch.zeros_like(boxes[..., 0]).scatter_add(1, index, (best > 0).to(boxes.dtype))
         # Kept boxes come first, then the others, each in their order.
         _, front = (places + kept * float(total)).topk(wanted, dim=1)

@@ -336,12 +336,9 @@ class NmsGraph:
         # ONNX's NMS wants the scores of all boxes in all groups, (B, G, first): each candidate has
         # its score in its own group and 0, which is never above the threshold, in the others.
         shape = ops.Concat(ops.Shape(best, end=1), _ints(ops, groups, first), axis=0)
-        by_group = ops.ScatterElements(
-            ops.Expand(ops.Constant(value_float=0.0), shape),
-            ops.Unsqueeze(group, second_axis),
-            ops.Unsqueeze(best, second_axis),
-            axis=1,
-        )
+        nothing = ops.Expand(ops.Constant(value_float=0.0), shape)
+        places, values = (ops.Unsqueeze(each, second_axis) for each in (group, best))
+        by_group = ops.ScatterElements(nothing, places, values, axis=1)
         chosen = self._nms(ops, boxes, by_group)
         chosen = ops.Gather(chosen, _ints(ops, 0, 2), axis=1)  # each is of one group
         kept, place = self._best(ops, best, chosen)
@@ -350,9 +347,8 @@ class NmsGraph:
         # Undecided: fewer than the wanted boxes are kept, and the worst candidate is above the
         # threshold, so that there may be more.
         few = ops.Equal(ops.ReduceMin(kept, second_axis), ops.Constant(value_float=0.0))  # (B, 1)
-        more = ops.Greater(
-            ops.ReduceMin(best, second_axis), ops.Constant(value_float=self.score_threshold)
-        )
+        threshold = ops.Constant(value_float=self.score_threshold)
+        more = ops.Greater(ops.ReduceMin(best, second_axis), threshold)
         undecided = ops.ReduceMax(ops.Cast(ops.And(few, more), to=_INT32), keepdims=0)
         return self._marked(ops, kept, places), ops.Cast(undecided, to=_BOOL)
 
@@ -384,13 +380,9 @@ class NmsGraph:
 
     def _nms(self, ops: Any, boxes: Any, scores: Any) -> Any:
         """Run greedy NMS on scores (B, G, A); return image, group and box of the kept, (N, 3)."""
-        return ops.NonMaxSuppression(
-            boxes,
-            scores,
-            _ints(ops, self.wanted),
-            ops.Constant(value_floats=[self.iou_threshold]),
-            ops.Constant(value_floats=[self.score_threshold]),
-        )
+        limits = (self.iou_threshold, self.score_threshold)
+        thresholds = (ops.Constant(value_floats=[limit]) for limit in limits)
+        return ops.NonMaxSuppression(boxes, scores, _ints(ops, self.wanted), *thresholds)
 
     def _best(self, ops: Any, scores: Any, chosen: Any) -> tuple[Any, Any]:
         """Return the best of scores (B, M) at the places (N, 2) of ``chosen``, padded with 0."""
@@ -477,12 +469,7 @@ def make_model(
     options: ExportOptions,
     change: Callable[[ir.Model], None] | None = None,
 ) -> onnx.ModelProto:
-    """Write a network as an ONNX graph.
-
-    Args:
-        deployable: The network.
-        options: The open axes.
-        change: Pass that is run on the graph; None leaves it as exported.
+    """Write a network as an ONNX graph, on which the pass ``change`` is run.
 
     Raises:
         ValueError: An operator of training is left in it.

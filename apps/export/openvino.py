@@ -47,21 +47,10 @@ class OpenVinoFormat:
 
 
 def convert(source: Path, out: Path, metadata: ModelMetadata) -> dict[str, Any]:
-    """Convert one of our ONNX files to OpenVINO's format.
+    """Convert one of our ONNX files, in float32 or int8, to an .xml; see ``Format.write``.
 
     An existing .xml always belongs to its .bin: an older .xml is deleted before the .bin is
     replaced.
-
-    Args:
-        source: The ONNX file, in float32 or int8.
-        out: The .xml to write or replace.
-        metadata: Metadata of the file.
-
-    Returns:
-        As ``Format.write``.
-
-    Raises:
-        OSError: The files cannot be written.
     """
     model = openvino.Core().read_model(source)
     resize_as_torch(model)

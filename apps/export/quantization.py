@@ -210,20 +210,12 @@ class Network:
 def quantize(
     model: onnx.ModelProto, out: Path, size_hw: tuple[int, int], calibration: Calibration
 ) -> dict[str, Any]:
-    """Write a float32 ONNX graph as an int8 file, and its report beside it.
+    """Write a float32 ONNX graph as an int8 file; write its report beside it and return it.
 
-    Args:
-        model: The graph; not changed.
-        out: The file to write or replace; the report has ``REPORT_SUFFIX`` in place of the suffix.
-        size_hw: Height and width of the network's input.
-        calibration: The user's options.
-
-    Returns:
-        The report, as plain data.
+    The report has ``REPORT_SUFFIX`` in place of the file's suffix.
 
     Raises:
         DataError: An image cannot be read, or no layer can be in int8 within the limit.
-        OSError: A file cannot be written.
     """
     network = open_network(model, size_hw, calibration)
     ranges = measure_ranges(network.model, network.images, calibration.method)
@@ -263,11 +255,9 @@ def with_provenance(deployable: Deployable, calibration: Calibration) -> Deploya
 
 def report_notes(report: dict[str, Any]) -> dict[str, Any]:
     """Return the summary of a report for ``Format.write``."""
-    layers = report["layers"]
-    return {
-        "int8 layers": f"{sum(layer['int8'] for layer in layers)} of {len(layers)}",
-        "signal to noise": f"{report['signal_to_noise_db']} dB",
-    }
+    layers, ratio = report["layers"], f"{report['signal_to_noise_db']} dB"
+    count = sum(layer["int8"] for layer in layers)
+    return {"int8 layers": f"{count} of {len(layers)}", "signal to noise": ratio}
 
 
 def report_path(out: Path) -> Path:
@@ -293,10 +283,8 @@ def open_network(
         raise DataError("--int8: the network has no layers with constant weights")
     # A graph may have a fixed batch size.
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
-    images = [
-        np.repeat(stretch(ImageFile(path).read(), size_hw)[None], batch, axis=0)
-        for path in calibration.paths
-    ]
+    pixels = (stretch(ImageFile(path).read(), size_hw)[None] for path in calibration.paths)
+    images = [np.repeat(image, batch, axis=0) for image in pixels]
     return Network(without_rest(model, outputs_of(model, layers)), layers, images)
 
 
@@ -305,12 +293,10 @@ def measure_ranges(model: onnx.ModelProto, images: list[np.ndarray], method: str
     with TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         onnx.save(model, path)
+        kinds, watched = [*KINDS, *ACTIVATIONS], str(path.with_name("watched.onnx"))
+        options = {"symmetric": False}
         calibrator = create_calibrator(
-            path,
-            [*KINDS, *ACTIVATIONS],
-            str(path.with_name("watched.onnx")),
-            _METHODS[method],
-            extra_options={"symmetric": False},
+            path, kinds, watched, _METHODS[method], extra_options=options
         )
         for start in tqdm(range(0, len(images), _CHUNK), "calibration", unit="chunk"):
             calibrator.collect_data(_Reader(images[start : start + _CHUNK]))
@@ -328,7 +314,6 @@ class _Reader(CalibrationDataReader):
         self._feeds = iter([{_INPUT: each} for each in images])
 
     def get_next(self) -> Any:
-        """Return the next feed, or None."""
         return next(self._feeds, None)
 
 
@@ -336,12 +321,11 @@ def measure_costs(network: Network, ranges: Ranges) -> dict[str, float]:
     """Measure the signal-to-noise ratio of the outputs with each layer alone in int8, by name."""
     images = network.images[:_MEASURED]
     expected = run(network.model, images)
-    return {
-        layer.name: signal_to_noise(
-            expected, run(quantized(network.model, [layer], ranges), images)
-        )
-        for layer in tqdm(network.layers, "cost of layers", unit="layer")
-    }
+    costs = {}
+    for layer in tqdm(network.layers, "cost of layers", unit="layer"):
+        found = run(quantized(network.model, [layer], ranges), images)
+        costs[layer.name] = signal_to_noise(expected, found)
+    return costs
 
 
 def choose_layers(
@@ -376,9 +360,8 @@ def run(model: onnx.ModelProto, images: list[np.ndarray]) -> list[list[np.ndarra
     """Return the outputs of a graph for each image."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    content, on_cpu = model.SerializeToString(), ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(content, options, providers=on_cpu)
     return [list(session.run(None, {_INPUT: each})) for each in images]  # type: ignore[arg-type]
 
 
@@ -390,10 +373,10 @@ def signal_to_noise(expected: list[list[np.ndarray]], found: list[list[np.ndarra
     """
     shares = []
     for wanted, seen in zip(zip(*expected, strict=True), zip(*found, strict=True), strict=True):
-        signal = sum(float(np.square(each, dtype=np.float64).sum()) for each in wanted)
-        noise = sum(
-            float(np.square(each - other, dtype=np.float64).sum())
-            for each, other in zip(wanted, seen, strict=True)
+        errors = (each - other for each, other in zip(wanted, seen, strict=True))
+        signal, noise = (
+            sum(float(np.square(each, dtype=np.float64).sum()) for each in values)
+            for values in (wanted, errors)
         )
         shares.append(noise / max(signal, 1e-30))
     return min(_BEST_DB, float(-10 * np.log10(max(np.mean(shares), 1e-30))))

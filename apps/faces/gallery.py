@@ -70,9 +70,8 @@ def read_metadata(folder: Path) -> GalleryMetadata:
     try:
         content = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise DataError(
-            f"{folder}: no gallery. `mobilevision gallery enroll` makes one."
-        ) from error
+        advice = "`mobilevision gallery enroll` makes one."
+        raise DataError(f"{folder}: no gallery. {advice}") from error
     except (ValueError, RecursionError, IsADirectoryError) as error:
         raise _damaged(path, f"is not a JSON file ({error})") from error
     if not isinstance(content, dict):
@@ -266,9 +265,9 @@ class Gallery:
             raise DataError(f"count={count}: at least 1")
         with self._reading() as table:
             total = table.count_rows() if table is not None else 0
-            return [
-                self._nearest(table, vector, count, total) if total else [] for vector in vectors
-            ]
+            if not total:
+                return [[] for _ in vectors]
+            return [self._nearest(table, vector, count, total) for vector in vectors]
 
     def people(self) -> dict[str, int]:
         """Return the number of faces of each person, sorted by name."""
@@ -296,9 +295,8 @@ class Gallery:
                 raise DataError(
                     f"{self.folder}: has nobody called {name!r}; see `mobilevision gallery list`"
                 )
-            rest = self._arrow.RecordBatchReader.from_batches(
-                table.schema, self._others(table, name)
-            )
+            reader, others = self._arrow.RecordBatchReader, self._others(table, name)
+            rest = reader.from_batches(table.schema, others)
             self._lancedb.connect(self.folder).create_table(_TABLE, rest, mode="overwrite")
             table.checkout_latest()
             if not self._finish(table):
@@ -381,13 +379,8 @@ class Gallery:
 
     def _schema(self) -> Any:
         arrow = self._arrow
-        return arrow.schema(
-            [
-                arrow.field("id", arrow.string()),
-                arrow.field("name", arrow.string()),
-                arrow.field("vector", arrow.list_(arrow.float32(), self.dimension)),
-            ]
-        )
+        text, vector = arrow.string(), arrow.list_(arrow.float32(), self.dimension)
+        return arrow.schema([("id", text), ("name", text), ("vector", vector)])
 
     def _id(self, key: str) -> str:
         """Return the id of a face, which depends on the model and the content alone."""
@@ -494,9 +487,8 @@ def _restrict_access(folder: Path) -> None:
         what = "only you can from now on"
     except OSError as error:
         what = f"that could not be changed ({error.strerror}); see to it that only you can"
-    warnings.warn(
-        f"{folder}: others could read these faces; {what}", SharedFilesWarning, stacklevel=3
-    )
+    message = f"{folder}: others could read these faces; {what}"
+    warnings.warn(message, SharedFilesWarning, stacklevel=3)
 
 
 @contextmanager
@@ -528,9 +520,8 @@ def _libraries() -> tuple[Any, Any, Any]:
         import lancedb
         import pyarrow
     except ImportError as error:
-        raise DataError(
-            f"a gallery needs {error.name}: pip install 'mobilevision[gallery]'"
-        ) from error
+        advice = "pip install 'mobilevision[gallery]'"
+        raise DataError(f"a gallery needs {error.name}: {advice}") from error
     return lancedb, pyarrow, filelock
 
 

@@ -105,13 +105,8 @@ def identify(
 ) -> list[str]:
     """Print who the faces of images are, a line or a JSON object for each face.
 
-    Args:
-        folder: The gallery.
-        inputs: Images, folders and patterns.
-        model: Options of the gallery's model.
-        threshold: Minimum similarity of a match; None takes the measured one.
-        count: Number of people for each face.
-        as_json: Print JSON.
+    A match has at least the threshold as its similarity; None takes the measured one. At most
+    ``count`` people are named for each face.
 
     Returns:
         A message for each image that cannot be read.
@@ -164,8 +159,7 @@ def _print_faces(
         known = bool(np.isfinite(face.box).all())
         box = [round(float(value), 1) for value in face.box] if known else None
         if as_json:
-            found = [{"name": match.name, "similarity": round(match.similarity, 4)}
-                     for match in own]  # fmt: skip
+            found = [{"name": name, "similarity": round(value, 4)} for name, value in own]
             print(json.dumps({"file": file, "box": box, "people": found}, ensure_ascii=False))
             continue
         place = f" at {', '.join(f'{value:.0f}' for value in box)}" if box else ""

@@ -112,17 +112,10 @@ def verify_model(
     device: str = "auto",
     size: int | None = None,
 ) -> VerificationResult:
-    """Embed the faces of a folder and measure them.
+    """Embed the faces of a folder with a model and measure them.
 
     The whole folder is embedded, even faces that are in no pair, because every face is also
-    compared with every other.
-
-    Args:
-        held_out: The faces.
-        model: A checkpoint, ``facenet:vggface2``, ``onnx:FILE`` or ``ncnn:FILE.param``.
-        batch_size: Number of faces in a batch.
-        device: "auto" takes an accelerator where there is one, else the CPU.
-        size: Side in px of the faces; None takes that of training.
+    compared with every other. For model, device and size see ``FaceEmbedder.load``.
 
     Raises:
         DataError: A file is absent or faulty, or an option is out of range.
@@ -178,16 +171,14 @@ def _group_labels(held_out: HeldOut, faces: Faces) -> dict[str, np.ndarray]:
     table = faces.labels
     if table is None:
         return {}
-    names = held_out.groups
+    names, known = held_out.groups, table.attributes
     if names is None:
-        names = [name for name in ("Male", "Young") if name in table.attributes]
-    unknown = [name for name in names if name not in table.attributes]
+        names = [name for name in ("Male", "Young") if name in known]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise DataError(
-            f"{faces.name}: no attribute {', '.join(unknown)}; there are "
-            f"{', '.join(table.attributes)}"
-        )
-    return {name: table.labels[:, table.attributes.index(name)] for name in names}
+        what = f"no attribute {', '.join(unknown)}; there are {', '.join(known)}"
+        raise DataError(f"{faces.name}: {what}")
+    return {name: table.labels[:, known.index(name)] for name in names}
 
 
 def store_threshold(checkpoint: Path, result: VerificationResult) -> None:

@@ -176,11 +176,8 @@ class _Comparison(Callback):
         if content is None:
             return
         _require_same_kinds(trainer, pl_module, content)
-        ignored = [
-            *_optimizer_differences(trainer, content),
-            *_schedule_differences(trainer, content),
-            *_data_differences(trainer, content),
-        ]
+        kinds = (_optimizer_differences, _schedule_differences, _data_differences)
+        ignored = [text for differences in kinds for text in differences(trainer, content)]
         if ignored:
             rank_zero_warn(
                 "The checkpoint's optimizer and schedule continue with their own options, and "

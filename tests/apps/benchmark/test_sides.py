@@ -17,7 +17,6 @@ from mobilevision.apps.benchmark.backends import (
     _add_with_precisions,
     alone,
     check_engine,
-    mult_adds_of,
     others,
     sides_of,
     tensors_in,
@@ -293,7 +292,6 @@ def test_tensors_in__nested__in_order() -> None:
     one, two, three = (torch.tensor(value) for value in (1, 2, 3))
     nested = {"a": (one, [two, None]), "b": ((), three, 4)}
     assert [int(tensor) for tensor in tensors_in(nested)] == [1, 2, 3]
-    assert mult_adds_of(nn.Linear(3, 5), torch.zeros(1, 3)) == 15
 
 
 def test_settings_and_image__below_one__refused(tmp_path: Path) -> None:
