@@ -107,8 +107,7 @@ class ImageFile:
     def size_hw(self) -> tuple[int, int]:
         """Height and width in pixels, EXIF rotation applied, from the header alone.
 
-        Raises:
-            DataError: The file is missing or empty, is no image, or has too many pixels.
+        A missing, empty or too large file, and one that is no image, is a `DataError`.
         """
         height, width = self._header.size_hw
         return (width, height) if self._header.orientation >= 5 else (height, width)
@@ -259,11 +258,9 @@ def _first_scan(data: bytes) -> int | None:
 def rgb_pixels(image: Image.Image, name: str, reduce: int = 1) -> np.ndarray:
     """Convert a Pillow image of any mode to (h, w, 3) uint8 RGB, not rotated.
 
-    Alpha is dropped, 16-bit gray is scaled to 8 bits, and ``reduce`` pixels in each direction are
-    averaged to one. ``name`` is for messages.
-
-    Raises:
-        DataError: Its pixels are float or 32-bit integer.
+    Alpha is dropped, 16-bit gray is scaled to 8 bits, and ``reduce`` pixels in each direction
+    are averaged to one. Float and 32-bit integer pixels are a `DataError`, which calls the
+    image ``name``.
     """
     if image.mode in ("F", "I"):
         raise DataError(

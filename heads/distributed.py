@@ -45,11 +45,7 @@ class SampleEvaluator(Generic[N]):
             )
 
     def gather(self) -> N:
-        """Give every process the samples of all; call it on all of them.
-
-        Raises:
-            DataError: No process has a sample.
-        """
+        """Give every process the samples of all, else a DataError; call it on all of them."""
         everyone = all_gather((self._parts, self._paths))
         self._paths = {number: path for _, paths in everyone for number, path in paths.items()}
         parts = [part for parts, _ in everyone for part in parts]

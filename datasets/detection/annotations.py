@@ -263,8 +263,8 @@ def choose(
 ) -> Annotations:
     """Keep only the images of a list of ids (N,) int64, or all others if not ``keep``.
 
-    Raises:
-        DataError: an id is unknown (counted under ``on_error="skip"``); names ``source``.
+    An unknown id is a `DataError` that names ``source``; under ``on_error="skip"`` it is
+    counted.
     """
     positions, known = find(annotations.images.ids, image_ids)
     faults = annotations.faults.copy()

@@ -288,10 +288,8 @@ class Partition:
         """Return the corners of a cell as (longitude, latitude) in degrees, counter-clockwise.
 
         Closed as in RFC 7946 (GeoJSON), but a cell across the antimeridian is not cut: its
-        longitudes continue beyond 180. A cell around a pole follows the pole's edge of the map.
-
-        Raises:
-            DataError: ``s2geometry`` is not installed.
+        longitudes continue beyond 180. A cell around a pole follows the pole's edge of the
+        map. It is a DataError if ``s2geometry`` is not installed.
         """
         return _outline(int(self.ids[index]), int(self.levels[index]))
 

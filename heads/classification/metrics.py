@@ -120,10 +120,9 @@ class ClassificationEvaluator(SampleEvaluator[Predictions]):
 def measure(
     predictions: Predictions, categories: Sequence[str], dataset: str
 ) -> ClassificationResult:
-    """Measure predictions; images without a known class are left out.
+    """Measure predictions, of which images without a known class are left out.
 
-    Raises:
-        DataError: No image has a known class.
+    It is a DataError if no image has one.
     """
     labeled = predictions.labels != NO_LABEL
     if not labeled.any():

@@ -248,11 +248,8 @@ class EmbeddingEvaluator(SampleEvaluator[_Embeddings]):
     def compute(self) -> VerificationResult | None:
         """Gather, then measure; call it on all processes, which get the same result.
 
-        Returns:
-            The measures; None where only some of the faces were embedded (a limited or trial run).
-
-        Raises:
-            DataError: The faces have no pairs.
+        It is None where only some of the faces were embedded (a limited or trial run), and
+        a DataError if the faces have no pairs.
         """
         ids, rows = self.gather()
         if self.faces.pairs is None:

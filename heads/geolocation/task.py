@@ -149,8 +149,7 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
     def probabilities(self, images: Tensor) -> Tensor:
         """Return the probabilities (B, C) of the last partition for images (B, 3, H, W) uint8.
 
-        Raises:
-            DataError: ``five_crop_hw`` is larger than the images.
+        Images smaller than ``five_crop_hw`` are a DataError.
         """
         whole = self.five_crop_hw is None
         scores = self._scores(self(images)) if whole else self._crop_scores(images)
