@@ -224,9 +224,10 @@ def _in_format(
     note = ", ".join(f"{output} {value:.2g}" for output, value in differences)
     note = f"largest difference to torch: {note}" if note else ""
     size_hw = deployable.metadata.size_hw
-    openings = (Opening("file", str(whole)), Opening("file", str(part)))
-    fixed_hw = size_hw if name in FIXED_SHAPES else None
-    return Side(model.name, name, *openings, size_hw, mult_adds, note, fixed_hw)
+    return Side(
+        model.name, name, Opening("file", str(whole)), Opening("file", str(part)), size_hw,
+        mult_adds, note, whole_hw=size_hw if name in FIXED_SHAPES else None,
+    )  # fmt: skip
 
 
 def _peer(word: str, folder: Path, candidates: int, image: np.ndarray) -> Side:

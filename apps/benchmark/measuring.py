@@ -132,8 +132,10 @@ def measure(
         rounds = take_turns(turns, lambda: reference.time(1, 1), settings.rounds, WARM_UP, advance)
     ceiling = loader.FLOPS / rounds.reference()
     compared = list(range(len(sides), len(everyone))) if peers else [0]
-    given = (rounds, ceiling, settings.batch, compared)
-    figures = [figures_of(n, everyone, started, *given) for n, started in enumerate(starts)]
+    figures = [
+        figures_of(number, everyone, started, rounds, ceiling, settings.batch, compared)
+        for number, started in enumerate(starts)
+    ]
     return Measured(figures, ceiling, products, rounds)
 
 

@@ -204,9 +204,10 @@ def _build(arguments: Namespace) -> int:
     print(f"reading {arguments.photos}", file=sys.stderr)
     table = read_positions(arguments.photos)
     print(f"dividing {len(table.files):,} photos", file=sys.stderr)
-    counts, levels = (arguments.max, arguments.min), (arguments.min_level, arguments.max_level)
-    photos = str(arguments.photos)
-    partition, report = build_partition(table.latlng_deg, *counts, *levels, photos)
+    partition, report = build_partition(
+        table.latlng_deg, arguments.max, arguments.min, arguments.min_level, arguments.max_level,
+        str(arguments.photos),
+    )  # fmt: skip
     partition.write(arguments.out)
     print(
         f"{arguments.out}: {len(partition):,} cells of levels {partition.levels.min()} to "

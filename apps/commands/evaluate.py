@@ -46,14 +46,16 @@ def _verify(arguments: Namespace) -> int:
         raise DataError("give either --images and --model, or --embeddings")
     if arguments.store and (model is None or not Path(model).is_file()):
         raise DataError("--store needs a checkpoint of this package as --model")
-    celeba = (arguments.layout, arguments.parts)
-    faces = (arguments.images, arguments.pairs, *celeba, arguments.landmarks, arguments.groups)
-    held_out = HeldOut(*faces)
+    held_out = HeldOut(
+        arguments.images, arguments.pairs, arguments.layout, arguments.parts, arguments.landmarks,
+        arguments.groups,
+    )  # fmt: skip
     if table is not None:
         result = verify_table(held_out, table)
     else:
-        options = (arguments.batch_size, arguments.device, arguments.size)
-        result = verify_model(held_out, model, *options)
+        result = verify_model(
+            held_out, model, arguments.batch_size, arguments.device, arguments.size
+        )
     if arguments.roc is not None:
         from ..callbacks.plots import draw_result
         from ..drawing import write_figure

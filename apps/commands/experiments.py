@@ -68,8 +68,9 @@ def _print_network(arguments: Namespace) -> None:
 
     if arguments.table:
         raise DataError("--table prints the paper's tables; leave it out with --config and --ckpt")
-    own = (arguments.config, arguments.ckpt, arguments.num_classes)
-    name, size_hw, cost = cost_of(*own, chosen_size_hw(arguments))
+    name, size_hw, cost = cost_of(
+        arguments.config, arguments.ckpt, arguments.num_classes, chosen_size_hw(arguments)
+    )
     if not arguments.json:
         print(network_text(name, size_hw, cost, arguments.layers))
         return

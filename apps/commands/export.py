@@ -53,8 +53,10 @@ def _export(arguments: Namespace) -> int:
         images = find_images(arguments.calibrate, arguments.calibrate_count)
         calibration = Calibration(images, arguments.calibrate_method, arguments.int8_limit)
     options = ExportOptions(arguments.batch, not arguments.fixed_picture, calibration)
-    files, size_hw = (arguments.ckpt, arguments.out, arguments.format), chosen_size_hw(arguments)
-    print(format_exported(export_checkpoint(*files, size_hw, options)))
+    exported = export_checkpoint(
+        arguments.ckpt, arguments.out, arguments.format, chosen_size_hw(arguments), options
+    )
+    print(format_exported(exported))
     if calibration:
         from ..export.quantization import format_report, read_report
 
@@ -93,8 +95,11 @@ def _benchmark(arguments: Namespace) -> int:
     threads = usable_cores() if arguments.threads is None else arguments.threads
     settings = Settings(threads, arguments.rounds, batch=arguments.batch, starts=arguments.starts)
     image = read_image(arguments.picture, tuple(arguments.picture_size))
-    models = (arguments.model, words, arguments.engine)
-    print(benchmark(*models, image, arguments.candidates, settings, arguments.out))
+    table = benchmark(
+        arguments.model, words, arguments.engine, image, arguments.candidates, settings,
+        arguments.out,
+    )  # fmt: skip
+    print(table)
     print(f"\nWritten to {arguments.out}/benchmark.json, .txt and .png")
     return 0
 

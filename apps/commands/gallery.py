@@ -60,8 +60,10 @@ def _identify(arguments: Namespace) -> int:
     from ..faces.identification import Model, identify
 
     model = Model(arguments.model, arguments.device, arguments.aligned)
-    options = (arguments.threshold, arguments.count, arguments.json)
-    faults = identify(arguments.gallery, arguments.inputs, model, *options)
+    faults = identify(
+        arguments.gallery, arguments.inputs, model, arguments.threshold, arguments.count,
+        arguments.json,
+    )  # fmt: skip
     return EXIT_FAULT if faults else 0
 
 

@@ -59,11 +59,14 @@ def _add_detect(parser: ArgumentParser) -> None:
 def _detect(arguments: Namespace) -> int:
     from ..batch.detection import DetectOptions, detect
 
-    out, device, annotations = arguments.out, arguments.device, arguments.annotations
-    shown = (arguments.score_threshold, arguments.batch_size, not arguments.no_pictures)
-    options, results = DetectOptions(out, *shown), arguments.results or out / "results.json"
-    files, size_hw = (results, annotations), chosen_size_hw(arguments)
-    tally = detect(arguments.inputs, arguments.model, options, *files, device, size_hw)
+    options = DetectOptions(
+        arguments.out, arguments.score_threshold, arguments.batch_size, not arguments.no_pictures
+    )
+    tally = detect(
+        arguments.inputs, arguments.model, options,
+        arguments.results or arguments.out / "results.json",
+        arguments.annotations, arguments.device, chosen_size_hw(arguments),
+    )  # fmt: skip
     return EXIT_FAULT if tally.faults else 0
 
 
@@ -89,11 +92,13 @@ def _embed(arguments: Namespace) -> int:
 
     views = None
     if arguments.views is not None:
-        faces = (arguments.layout, arguments.parts, arguments.landmarks)
-        views = Views(arguments.views, *faces, arguments.seed)
-    files = (arguments.inputs, arguments.model, arguments.out)
-    taken = (arguments.aligned, arguments.largest, views)
-    counts = embed(*files, *taken, arguments.batch_size, arguments.device, arguments.size)
+        views = Views(
+            arguments.views, arguments.layout, arguments.parts, arguments.landmarks, arguments.seed
+        )
+    counts = embed(
+        arguments.inputs, arguments.model, arguments.out, arguments.aligned, arguments.largest,
+        views, arguments.batch_size, arguments.device, arguments.size,
+    )  # fmt: skip
     return EXIT_FAULT if counts.faults else 0
 
 
@@ -113,10 +118,11 @@ def _classify(arguments: Namespace) -> int:
 
     if arguments.top < 1 or arguments.batch_size < 1:
         raise DataError("--top and --batch-size are at least 1")
-    model, size = arguments.model, arguments.batch_size
-    classifier = Classifier.load(model, arguments.device, chosen_size_hw(arguments))
-    files, show = (arguments.inputs, arguments.out), lambda row: f"{row[1]} {row[2]:.3f}"
-    counts = predict_files(classifier, model, *files, size, show, top=arguments.top)
+    classifier = Classifier.load(arguments.model, arguments.device, chosen_size_hw(arguments))
+    counts = predict_files(
+        classifier, arguments.model, arguments.inputs, arguments.out, arguments.batch_size,
+        show=lambda row: f"{row[1]} {row[2]:.3f}", top=arguments.top,
+    )  # fmt: skip
     return EXIT_FAULT if counts.faults else 0
 
 
@@ -132,10 +138,10 @@ def _add_attributes(parser: ArgumentParser) -> None:
 def _attributes(arguments: Namespace, embeddings: bool = False) -> int:
     from ..batch.faces import describe_files
 
-    files = (arguments.inputs, arguments.model, arguments.out)
-    taken = (arguments.aligned, arguments.largest, arguments.pictures)
-    run = (arguments.batch_size, arguments.device)
-    counts = describe_files(*files, *taken, *run, embeddings)
+    counts = describe_files(
+        arguments.inputs, arguments.model, arguments.out, arguments.aligned, arguments.largest,
+        arguments.pictures, arguments.batch_size, arguments.device, embeddings,
+    )  # fmt: skip
     return EXIT_FAULT if counts.faults else 0
 
 
@@ -162,12 +168,15 @@ def _locate(arguments: Namespace) -> int:
     from ..batch.geolocation import LocateOptions, locate
     from ..inference.geolocation import Geolocator
 
-    model, size_hw = arguments.model, chosen_size_hw(arguments)
-    shown = (arguments.answer, arguments.five_crop)
-    geolocator = Geolocator.load(model, arguments.device, size_hw, *shown)
-    files = (arguments.geojson, arguments.out)
-    images = (arguments.top, arguments.batch_size, arguments.compare_exif)
-    faults = locate(arguments.inputs, geolocator, model, LocateOptions(*images, *files))
+    geolocator = Geolocator.load(
+        arguments.model, arguments.device, chosen_size_hw(arguments), arguments.answer,
+        arguments.five_crop,
+    )  # fmt: skip
+    options = LocateOptions(
+        arguments.top, arguments.batch_size, arguments.compare_exif, arguments.geojson,
+        arguments.out,
+    )  # fmt: skip
+    faults = locate(arguments.inputs, geolocator, arguments.model, options)
     return EXIT_FAULT if faults else 0
 
 
