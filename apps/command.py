@@ -55,6 +55,9 @@ def friendly_errors() -> Iterator[None]:
     try:
         with _plain_warnings():
             yield
+    except BrokenPipeError:  # whoever reads, such as head, has enough; nor may the last flush fail
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(EXIT_FAULT) from None
     except Exception as error:
         message = _message(error)
         if message is None:

@@ -3,6 +3,8 @@
 import errno
 import os
 import sqlite3
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -232,3 +234,15 @@ def test_lightning__constructor_raises_a_data_error__its_message_alone(
     ]
     assert err.splitlines()[-1].startswith(f"error: {missing}: no such folder")
     assert "Traceback" not in err
+
+
+def test_command_line__reader_that_has_enough__ends_quietly() -> None:
+    code = "from mobilevision.apps.main import main; import sys; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "cost", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(1)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 1
