@@ -242,7 +242,6 @@ def test_command_line__reader_that_has_enough__ends_quietly() -> None:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stderr is not None
-    process.stdout.read(1)
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait() == 1
