@@ -30,4 +30,5 @@ MODULES = {
 }
 """Module -> the names of the Python API in it."""
 
+__all__ = [name for names in MODULES.values() for name in names]  # pyright: ignore[reportUnsupportedDunderAll]
 __getattr__ = lazy_attributes(__name__, **MODULES)

@@ -55,8 +55,9 @@ def friendly_errors() -> Iterator[None]:
     try:
         with _plain_warnings():
             yield
-    except BrokenPipeError:  # whoever reads, such as head, has enough; nor may the last flush fail
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        if not _reader_left():
+            raise
         raise SystemExit(EXIT_FAULT) from None
     except Exception as error:
         message = _message(error)
@@ -67,6 +68,19 @@ def friendly_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def _reader_left() -> bool:
+    """Return whether stdout goes to a reader that has enough, such as head; then drop the rest.
+
+    Other pipes break, too, such as those of workers, and that has to be seen.
+    """
+    try:
+        sys.stdout.flush()  # what could not be written is still in the buffer
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 @contextmanager

@@ -245,3 +245,8 @@ def test_command_line__reader_that_has_enough__ends_quietly() -> None:
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait() == 1
+
+
+def test_friendly_errors__another_pipe_breaks__keeps_its_traceback() -> None:
+    with pytest.raises(BrokenPipeError, match="of a worker"), friendly_errors():
+        raise BrokenPipeError(errno.EPIPE, "of a worker")
