@@ -76,7 +76,7 @@ def _reader_left() -> bool:
     Other pipes break, too, such as those of workers, and that has to be seen.
     """
     try:
-        sys.stdout.flush()  # what could not be written is still in the buffer
+        print(flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
