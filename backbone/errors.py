@@ -8,11 +8,10 @@ class WeightsError(ValueError):
     """A weight file is absent or does not fit; the message names the file and what to do."""
 
 
-def import_extra(module: str, extra: str, purpose: str) -> Any:
-    """Import an optional package; if it is absent, a WeightsError says how to install it."""
+def import_extra(module: str, package: str, purpose: str) -> Any:
+    """Import a package that may be absent; a WeightsError then says what pip installs it by."""
     try:
         return import_module(module)
     except ImportError as error:
-        raise WeightsError(
-            f"{purpose} needs {module.partition('.')[0]}: pip install 'mobilevision[{extra}]'"
-        ) from error
+        needed = module.partition(".")[0]
+        raise WeightsError(f"{purpose} needs {needed}: pip install {package}") from error

@@ -150,7 +150,7 @@ def import_parquet(path: Path) -> Any:
         from pyarrow import parquet
     except ImportError as error:
         raise DataError(
-            f"{path}: Parquet needs pyarrow: pip install 'mobilevision[parquet]', or use a csv"
+            f"{path}: Parquet needs pyarrow: pip install pyarrow, or use a .csv"
         ) from error
     return parquet
 

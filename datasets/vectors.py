@@ -4,8 +4,7 @@ The suffix tells the format:
 
 - ``.npz``: an array ``files`` of strings (N,) and an array ``vectors`` (N, D);
 - ``.csv``: a heading, then the file and D numbers;
-- ``.parquet``: columns ``file`` and ``embedding`` (or ``vector``), a list of D numbers a row; needs
-  pyarrow, which the extra ``parquet`` brings.
+- ``.parquet``: columns ``file`` and ``embedding`` (or ``vector``), a list of D numbers a row.
 """
 
 from pathlib import Path

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 NOT_PACKAGED = {"benchmarks", "build", "data", "dist", "docs", "runs", "tests"}
 UNSAFE_MODULES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
@@ -84,6 +86,21 @@ def test_packages__declared__are_the_folders_with_python_files(
     names = [f"mobilevision.{folder.replace('/', '.')}" for folder in package_folders(repository)]
     assert declared["tool"]["setuptools"]["packages"] == names
     assert declared["tool"]["setuptools"]["package-dir"] == {"mobilevision": "."}
+
+
+def test_inference_requirements__each__is_a_dependency_with_the_same_bounds(
+    repository: Path, declared: dict[str, Any]
+) -> None:
+    lines = (repository / "requirements-inference.txt").read_text().splitlines()
+    needed = [bounds(line) for line in lines if not line.startswith("#")]
+    plain = [bounds(line) for line in declared["project"]["dependencies"]]
+    assert needed
+    assert [each for each in needed if each not in plain] == []
+
+
+def bounds(line: str) -> tuple[str, SpecifierSet]:
+    requirement = Requirement(line)
+    return requirement.name, requirement.specifier
 
 
 def test_wheel__built_from_the_tree__holds_every_module_and_recipe(

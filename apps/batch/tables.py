@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from ...datasets.errors import DataError
-from ...datasets.files import replaced_atomically
+from ...datasets.files import import_parquet, replaced_atomically
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ def check_table(path: Path, suffixes: Sequence[str] = (".parquet", ".csv")) -> N
     if path.suffix not in suffixes:
         raise DataError(f"{path}: give a name that ends in {' or '.join(suffixes)}")
     if path.suffix == ".parquet":
-        _pyarrow()
+        _pyarrow(path)
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def row_table(
 
             yield add
         return
-    arrow = _pyarrow()
+    arrow = _pyarrow(path)
     fields = [("file", arrow.string())]
     for column in columns:
         number = getattr(arrow, column.kind)()
@@ -122,7 +122,7 @@ def text_table(
                 [f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row]
             )
         return
-    arrow = _pyarrow()
+    arrow = _pyarrow(path)
     kinds = {str: arrow.string(), int: arrow.int32(), float: arrow.float32()}
     schema = arrow.schema([(name, kinds[kind]) for name, kind in columns.items()])
 
@@ -152,7 +152,7 @@ def _parquet_rows(
 
     Yields a function that adds some rows and their number; ``arrays`` makes the columns of them.
     """
-    arrow = _pyarrow()
+    arrow = _pyarrow(path)
     parts: list[T] = []
     count = 0
     with (
@@ -178,12 +178,8 @@ def _parquet_rows(
         flush()
 
 
-def _pyarrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise DataError(
-            "a Parquet table needs pyarrow: pip install 'mobilevision[parquet]'"
-        ) from error
+def _pyarrow(path: Path) -> Any:
+    import_parquet(path)
+    import pyarrow
+
     return pyarrow

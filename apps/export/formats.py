@@ -112,13 +112,13 @@ class OwnMetadata(Protocol):
 
 
 FORMATS = {
-    "onnx": ("onnx", "OnnxFormat", "export"),
-    "exported-program": ("exported_program", "ExportedProgramFormat", "export"),
-    "openvino": ("openvino", "OpenVinoFormat", "export,openvino"),
-    "executorch": ("executorch", "ExecutorchFormat", "executorch"),
-    "coreml": ("coreml", "CoreMlFormat", "export"),
+    "onnx": ("onnx", "OnnxFormat", "mobilevision"),
+    "exported-program": ("exported_program", "ExportedProgramFormat", "mobilevision"),
+    "openvino": ("openvino", "OpenVinoFormat", "mobilevision[openvino]"),
+    "executorch": ("executorch", "ExecutorchFormat", "mobilevision[executorch]"),
+    "coreml": ("coreml", "CoreMlFormat", "mobilevision[coreml]"),
 }
-"""Name of a format -> module and class, imported when they are used, and the package's extras."""
+"""Name of a format -> module and class, imported when they are used, and what pip installs them by."""
 
 
 def open_format(name: str, int8: bool = False) -> Format:
@@ -132,9 +132,9 @@ def open_format(name: str, int8: bool = False) -> Format:
         raise DataError(f"--format {name}: there are {', '.join(FORMATS)}.")
     if int8 and name not in INT8_FORMATS:
         raise DataError(f"--int8: is for {' and '.join(INT8_FORMATS)}, not for {name}.")
-    module, class_name, extras = FORMATS[name]
+    module, class_name, package = FORMATS[name]
     try:
         return getattr(import_module(f".{module}", __package__), class_name)()
     except ImportError as error:
-        advice = f"pip install 'mobilevision[{extras}]'"
+        advice = f"pip install '{package}'"
         raise DataError(f"--format {name} needs the package {error.name}: {advice}") from error

@@ -138,7 +138,7 @@ def _networks() -> tuple[nn.Module, nn.Module, nn.Module]:
         from facenet_pytorch.models import mtcnn
     except ImportError as error:
         raise DataError(
-            "finding faces needs facenet-pytorch: pip install 'mobilevision[faces]'"
+            "finding faces needs facenet-pytorch: pip install facenet-pytorch==2.5.3"
         ) from error
     folder = Path(cast(str, facenet_pytorch.__file__)).parent / "data"
     networks: Any = (mtcnn.PNet, mtcnn.RNet, mtcnn.ONet)

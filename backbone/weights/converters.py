@@ -187,7 +187,7 @@ def keras_layers(backbone: MobileNetV1) -> dict[str, ConvNormAct]:
 
 def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays as ``<layer>/<weight>``, without the ":0" of TensorFlow's variables."""
-    h5py = import_extra("h5py", "keras", f"{path}: reading Keras' .h5 files")
+    h5py = import_extra("h5py", "h5py", f"{path}: reading Keras' .h5 files")
     arrays: dict[str, np.ndarray] = {}
     declared = 0
     try:

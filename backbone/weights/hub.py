@@ -227,4 +227,4 @@ def _parsed(name: str) -> HubName:
 
 
 def _library() -> Any:
-    return import_extra("huggingface_hub", "hub", "a name with hf:")
+    return import_extra("huggingface_hub", "'mobilevision[hub]'", "a name with hf:")

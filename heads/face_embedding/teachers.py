@@ -14,6 +14,7 @@ from ...datasets.errors import DataError
 from ...datasets.faces.views import FaceViews
 from ...datasets.images import stretch
 from ...datasets.types import FaceBatch
+from ...datasets.files import import_parquet
 from ...datasets.vectors import read_vectors
 from .far_frr import normalized
 
@@ -134,7 +135,7 @@ class NcnnTeacher(FaceTeacher):
 
     def open(self) -> None:
         """See ``FaceTeacher``."""
-        self._library = import_extra("ncnn", "ncnn", "this teacher")
+        self._library = import_extra("ncnn", "'mobilevision[ncnn]'", "this teacher")
         network = self._library.Net()
         options = network.opt
         options.num_threads = self.num_threads
@@ -166,7 +167,7 @@ class NcnnTeacher(FaceTeacher):
 
 
 class OnnxTeacher(FaceTeacher):
-    """Any ONNX model of aligned faces; extra ``onnx``. Defaults as ArcFace's models have them.
+    """Any ONNX model of aligned faces. Defaults as ArcFace's models have them.
 
     Args:
         path: The file.
@@ -195,7 +196,7 @@ class OnnxTeacher(FaceTeacher):
 
     def open(self) -> None:
         """See ``FaceTeacher``."""
-        runtime = import_extra("onnxruntime", "onnx", "this teacher")
+        runtime = import_extra("onnxruntime", "onnxruntime", "this teacher")
         if not self.path.is_file():
             raise WeightsError(f"{self.path}: no such file; name an ONNX model")
         try:
@@ -235,7 +236,7 @@ class OnnxTeacher(FaceTeacher):
 
 
 class FacenetTeacher(FaceTeacher):
-    """``InceptionResnetV1`` of facenet-pytorch (Schroff et al. 2015's FaceNet); extra ``faces``.
+    """``InceptionResnetV1`` of facenet-pytorch (Schroff et al. 2015's FaceNet).
 
     The weights are not downloaded here. Their license is not clear: VGGFace2's images were
     offered for research only.
@@ -253,7 +254,7 @@ class FacenetTeacher(FaceTeacher):
 
     def open(self) -> None:
         """See ``FaceTeacher``."""
-        library = import_extra("facenet_pytorch", "faces", "this teacher")
+        library = import_extra("facenet_pytorch", "facenet-pytorch==2.5.3", "this teacher")
         network = library.InceptionResnetV1(pretrained=None)
         if self.weights is not None:
             state = load_torch_file(self._file(self.weights))
@@ -327,18 +328,13 @@ def read_view_table(path: str | Path) -> ViewTable:
     path = Path(path)
     if path.suffix == ".parquet" and path.is_file():
         try:
-            from pyarrow import parquet
-
-            table = parquet.read_table(path)
+            table = import_parquet(path).read_table(path)
             if {"file", "view", "embedding"} <= set(table.column_names):
                 return _views(path, table)
         except DataError:
             raise
-        except Exception as error:  # pyarrow is absent, or raises a kind of its own
-            raise DataError(
-                f"{path}: not a readable Parquet file ({error}); pyarrow reads it: pip install "
-                "'mobilevision[parquet]'"
-            ) from error
+        except Exception as error:  # pyarrow raises many kinds for a file of another format
+            raise DataError(f"{path}: not a readable Parquet file ({error})") from error
     plain = read_vectors(path)
     zeros = np.zeros(len(plain.files), np.int64)
     return ViewTable(plain.files, zeros, normalized(plain.vectors), None)
