@@ -1,25 +1,21 @@
 """Import of published weights as checkpoints; the content of a file decides its job."""
 
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from ..backbone.errors import WeightsError
 from ..backbone.mobilenet import MobileNetV1
-from ..backbone.weights.converters import PublicModel, SlimFile
-from ..backbone.weights.formats import file_format
+from ..backbone.weights.converters import PublicModel
 from ..backbone.weights.hub import PUBLIC_WEIGHTS, commit_of, parse_name, resolve_weights, sha256_of
 from ..backbone.weights.loading import read_public
-from ..datasets.detection.coco import COCO_CATEGORIES
 from ..datasets.errors import DataError
 from ..heads.checkpoint import Plan, write_checkpoint
 from ..heads.classification.model import Classifier
 from ..heads.classification.task import ClassificationTask
-from ..heads.detection.ssd import SSD
 from ..heads.detection.task import DetectionTask
-from ..heads.detection.weights import COCO_IDS, TensorFlowSSD
+from ..heads.detection.weights import is_detector, read_detector
 
 UNKNOWN_LICENSE = "unknown"
-_UNUSED = "???"
 _BACKGROUND = "background"
 _TIMM_REPOSITORY = "timm/mobilenetv1_"
 
@@ -81,8 +77,8 @@ def import_weights(
     if sha256 is not None and sha256.lower() != found:
         raise WeightsError(f"{path}: its sha256 is {found}, not {sha256}; it is another file")
     names = None if labels is None else read_labels(labels)
-    if file_format(path) in ("npz", "tflite") and SlimFile(path).is_detector:
-        job = _detector(path, size_hw, names)
+    if is_detector(path):
+        job = _Job(DetectionTask, *read_detector(path, size_hw, names))
     else:
         job = _classifier(read_public(path), size_hw, names)
     provenance = {
@@ -113,42 +109,6 @@ def read_labels(path: Path) -> list[str]:
     if not names:
         raise DataError(f"{path}: has no line; give one name a line")
     return names
-
-
-def _detector(path: Path, size_hw: tuple[int, int] | None, names: list[str] | None) -> _Job:
-    source = TensorFlowSSD(path)
-    categories = _detector_categories(source, names)
-    left_out = source.columns - 1 - len(categories)
-    notes = [f"{left_out} unused columns of the class predictors are left out."] if left_out else []
-    plan = source.plan(len(categories))
-    network = cast(SSD, plan.build())
-    source.fill(network, list(categories))
-    metadata = {
-        "kind": f"SSD of the TensorFlow Object Detection API ({source.file.kind})",
-        "imported": "backbone, additional maps, box and class predictors",
-        "folded": True,
-        "notes": notes,
-    }
-    size_hw = size_hw or source.size_hw
-    return _Job(DetectionTask, plan, network.eval(), categories, size_hw, metadata)
-
-
-def _detector_categories(source: TensorFlowSSD, names: list[str] | None) -> dict[int, str]:
-    """Map category ids, which are the columns of the file, to names; unused columns have none."""
-    path, columns = source.file.path, source.columns
-    if names is None:
-        if columns - 1 != COCO_IDS:
-            raise WeightsError(
-                f"{path}: a detector of {columns - 1} classes, not of COCO's {COCO_IDS} ids; name "
-                "them with --labels, one a line, the first for background"
-            )
-        return dict(COCO_CATEGORIES)
-    if len(names) == columns - 1:
-        names = [_BACKGROUND, *names]
-    if len(names) != columns:
-        need = f"the class predictors of {path} have {columns} columns with background"
-        raise DataError(f"--labels has {len(names)} lines, {need}; give one name a line")
-    return {i: name for i, name in enumerate(names) if i > 0 and name != _UNUSED}
 
 
 def _classifier(

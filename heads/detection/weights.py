@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -12,9 +12,11 @@ from torchvision.ops import box_convert
 from ...backbone.layers import ConvNormAct
 from ...backbone.mobilenet import MobileNetV1
 from ...backbone.weights.converters import SlimFile, load_folded_layer, load_slim
-from ...backbone.weights.formats import FileTensors
+from ...backbone.weights.formats import FileTensors, file_format
 from ...backbone.weights.hub import resolve_weights
 from ...backbone.weights.loading import WeightsError
+from ...datasets.detection.coco import COCO_CATEGORIES
+from ...datasets.errors import DataError
 from ..checkpoint import Plan
 from .boxes import DefaultBoxes, PostProcess
 from .ssd import SSD, ExtraMap, MapPredictor
@@ -25,6 +27,76 @@ BOX_ORDER = (1, 0, 3, 2)
 COCO_IDS = 90  # its columns are COCO category ids: 0 is background, ten of the 90 are unused
 SIZE_HW = (300, 300)
 _EXACT, _QUANTIZED = 1e-4, 4e-3  # tolerances of the anchors: rounding
+_UNUSED = "???"
+
+
+class PublicDetector(NamedTuple):
+    """A published detector as a network of this package; the result of ``read_detector``."""
+
+    plan: Plan
+    """Class and arguments of the network, plain data."""
+    network: SSD
+    """With the file's weights, in evaluation mode."""
+    categories: dict[int, str]
+    """Category id -> name; the position is the class index."""
+    size_hw: tuple[int, int]
+    """Height and width of the images in pixels."""
+    metadata: dict[str, Any]
+    """Properties of the conversion, plain data: ``kind``, ``imported``, ``folded``, ``notes``."""
+
+
+def is_detector(path: Path) -> bool:
+    """Return whether ``read_detector`` reads this weight file; of others a WeightsError tells."""
+    return file_format(path) in ("npz", "tflite") and SlimFile(path).is_detector
+
+
+def read_detector(
+    path: Path, size_hw: tuple[int, int] | None = None, names: Sequence[str] | None = None
+) -> PublicDetector:
+    """Read the detector of a published weight file, of any of the formats.
+
+    Args:
+        path: The file.
+        size_hw: Input size in pixels; None takes that of the file.
+        names: Names of its classes, the first for background or without it, ``???`` where a column
+            is unused; None takes those of COCO.
+
+    Raises:
+        WeightsError: No such file, a damaged one, or its content does not fit.
+        DataError: The names are not as many as the file's classes.
+    """
+    source = TensorFlowSSD(path)
+    categories = _categories(source, names)
+    left_out = source.columns - 1 - len(categories)
+    notes = [f"{left_out} unused columns of the class predictors are left out."] if left_out else []
+    plan = source.plan(len(categories))
+    network = cast(SSD, plan.build())
+    source.fill(network, list(categories))
+    metadata = {
+        "kind": f"SSD of the TensorFlow Object Detection API ({source.file.kind})",
+        "imported": "backbone, additional maps, box and class predictors",
+        "folded": True,
+        "notes": notes,
+    }
+    return PublicDetector(plan, network.eval(), categories, size_hw or source.size_hw, metadata)
+
+
+def _categories(source: "TensorFlowSSD", names: Sequence[str] | None) -> dict[int, str]:
+    """Map category ids, which are the columns of the file, to names; unused columns have none."""
+    path, columns = source.file.path, source.columns
+    if names is None:
+        if columns - 1 != COCO_IDS:
+            raise WeightsError(
+                f"{path}: a detector of {columns - 1} classes, not of COCO's {COCO_IDS} ids; name "
+                "them with --labels, one a line, the first for background"
+            )
+        return dict(COCO_CATEGORIES)
+    if len(names) == columns - 1:
+        names = ["background", *names]
+    if len(names) != columns:
+        need = f"the class predictors of {path} have {columns} columns with background"
+        raise DataError(f"--labels has {len(names)} lines, {need}; give one name a line")
+    return {i: name for i, name in enumerate(names) if i > 0 and name != _UNUSED}
 
 
 class TensorFlowSSD:

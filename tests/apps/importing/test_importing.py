@@ -232,12 +232,12 @@ def test_import__detector_without_known_classes__asks_for_labels(
     real_data: Path, tmp_path: Path
 ) -> None:
     source = SimpleNamespace(columns=4, file=SimpleNamespace(path=Path("w.tflite")))
-    from mobilevision.apps.importing import _detector_categories
+    from mobilevision.heads.detection.weights import _categories
 
     with pytest.raises(WeightsError, match="a detector of 3 classes"):
-        _detector_categories(source, None)  # type: ignore[arg-type]
+        _categories(source, None)  # type: ignore[arg-type]
     names = ["background", "cat", "???", "owl"]
-    assert _detector_categories(source, names) == {1: "cat", 3: "owl"}  # type: ignore[arg-type]
+    assert _categories(source, names) == {1: "cat", 3: "owl"}  # type: ignore[arg-type]
     (tmp_path / "labels.txt").write_text("cat\n")
     with pytest.raises(DataError, match="have 91 columns"):
         import_weights(

@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from mobilevision.backbone.errors import WeightsError
-from mobilevision.heads.detection.weights import TensorFlowSSD, load_tensorflow_ssd
+from mobilevision.heads.detection.weights import (
+    TensorFlowSSD,
+    is_detector,
+    load_tensorflow_ssd,
+    read_detector,
+)
 
 NPZ = "ssd_mobilenet_v1_0.75_coco_300.npz"
 
@@ -82,3 +87,21 @@ def test_load_tensorflow_ssd__other_width__says_which(real_data: Path) -> None:
 def test_tensorflow_ssd__classifier__says_so(real_data: Path) -> None:
     with pytest.raises(WeightsError, match="a classifier, and no SSD"):
         TensorFlowSSD(real_data / "weights" / "mobilenet_v1_0.25_128.npz")
+
+
+@pytest.mark.real_data
+def test_read_detector__public_file__has_its_plan_and_its_classes(real_data: Path) -> None:
+    path = real_data / "weights" / NPZ
+    assert is_detector(path)
+    assert not is_detector(real_data / "weights" / "mobilenet_v1_0.25_128.npz")
+    found = read_detector(path, (320, 256))
+    assert (found.size_hw, len(found.categories), found.categories[90]) == (
+        ((320, 256), 80, "toothbrush")
+    )
+    assert found.metadata["notes"] == ["10 unused columns of the class predictors are left out."]
+    again = found.plan.build()
+    again.load_state_dict(found.network.state_dict())
+    images = torch.randint(256, (1, 3, 300, 300), dtype=torch.uint8)
+    with torch.inference_mode():
+        ours, theirs = again.eval()(images), found.network(images)
+    assert torch.equal(ours.class_logits, theirs.class_logits)
