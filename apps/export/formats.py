@@ -118,7 +118,7 @@ FORMATS = {
     "executorch": ("executorch", "ExecutorchFormat", "mobilevision[executorch]"),
     "coreml": ("coreml", "CoreMlFormat", "mobilevision[coreml]"),
 }
-"""Name of a format -> module and class, imported when they are used, and what pip installs them by."""
+"""Name of a format -> module and class, imported when used, and what pip installs for them."""
 
 
 def open_format(name: str, int8: bool = False) -> Format:

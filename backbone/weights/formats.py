@@ -213,7 +213,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    library = import_extra("safetensors.torch", "safetensors", f"{path}: reading .safetensors files")
+    purpose = f"{path}: reading .safetensors files"
+    library = import_extra("safetensors.torch", "safetensors", purpose)
     try:
         return library.load_file(path)
     except Exception as error:  # SafetensorError, and what torch raises for an odd header

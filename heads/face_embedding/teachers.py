@@ -12,9 +12,9 @@ from ...backbone.errors import WeightsError, import_extra
 from ...backbone.weights.formats import load_torch_file
 from ...datasets.errors import DataError
 from ...datasets.faces.views import FaceViews
+from ...datasets.files import import_parquet
 from ...datasets.images import stretch
 from ...datasets.types import FaceBatch
-from ...datasets.files import import_parquet
 from ...datasets.vectors import read_vectors
 from .far_frr import normalized
 
