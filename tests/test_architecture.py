@@ -18,18 +18,19 @@ ARROWS = {
 """Folder -> the folders that it may import besides itself."""
 APPS_ARROWS = {
     "batch": {"costs", "drawing", "inference"},
-    "benchmark": {"drawing", "export", "inference"},
+    "benchmark": {"drawing", "export", "inference", "public"},
     "callbacks": {"drawing"},
     "cli": {"command", "training"},
     "commands": {
         "batch", "benchmark", "callbacks", "command", "costs", "drawing", "export", "faces",
-        "importing", "inference", "training",
+        "importing", "inference", "public", "training",
     },
     "costs": {"drawing"},
     "export": {"batch", "inference"},
     "faces": {"batch", "inference", "training"},
-    "inference": {"drawing"},
+    "inference": {"drawing", "public"},
     "main": {"cli", "command", "commands"},
+    "public": {"importing"},
     "training": {"costs"},
 }  # fmt: skip
 """Folder or file of apps/ -> those beside it that it may import, also when it is called."""

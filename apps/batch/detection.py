@@ -196,7 +196,7 @@ class Tally:
 
 def detect(
     inputs: Sequence[str],
-    model: Path,
+    model: str | Path | None,
     options: DetectOptions,
     results: Path,
     annotations: Path | None = None,
@@ -210,7 +210,7 @@ def detect(
 
     Args:
         inputs: Files, folders and patterns; see ``find_files``.
-        model: A file that ``Detector.load`` reads.
+        model: See ``Detector.load``.
         options: See there.
         results: File for the COCO results of the images.
         annotations: COCO annotations of the images.
@@ -222,6 +222,7 @@ def detect(
             out of range.
     """
     files = find_files(inputs, leave_out=options.out)
+    model = Detector.find(model, size_hw)
     detector = Detector.load(model, device, size_hw)
     numbering = number_images(files, annotations, detector.categories)
     job = DetectJob(detector, model, options)

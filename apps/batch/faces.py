@@ -380,7 +380,7 @@ def find_faces(
 
 def describe_files(
     inputs: Sequence[str],
-    model: Path,
+    model: str | Path,
     out: Path,
     aligned: bool = False,
     largest: bool = False,

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ...backbone.cost import count_cost
+from ...backbone.weights.hub import PUBLIC_WEIGHTS
 from ...datasets.errors import DataError
 from ..export.export_module import Deployable, DeployedNetwork, open_deployable
 from ..export.exporting import export_checkpoint
 from ..export.formats import FIXED_SHAPES, FORMATS, ExportOptions, open_format
 from ..inference.runtime import EXPORTED_SUFFIXES, open_runtime
+from ..public import find_model
 from . import loader
 from .loader import Opening, open_side
 from .peers import write_peer
@@ -110,7 +112,7 @@ def check_engine(engine: str) -> None:
         raise DataError(f"--engine {engine}: there are {', '.join(known)}.")
 
 
-def sides_of(model: Path, engine: str, folder: Path) -> Made:
+def sides_of(model: str | Path, engine: str, folder: Path) -> Made:
     """Prepare a model in one engine or in all that are installed.
 
     A checkpoint is exported to ``folder`` for each engine; an exported file has one engine.
@@ -118,8 +120,7 @@ def sides_of(model: Path, engine: str, folder: Path) -> Made:
     Raises:
         DataError: The model cannot be read, or not be run by the engine.
     """
-    if not model.is_file():
-        raise DataError(f"{model}: no such model. Give a checkpoint or an exported file.")
+    model = find_model(model, hint="Give a checkpoint or an exported file.")
     made = Made([], {})
     if model.suffix in EXPORTED_SUFFIXES:
         _add_with_precisions(made, _exported_file(model, engine))
@@ -156,16 +157,16 @@ def runnable_formats() -> list[str]:
 
 
 def others(words: Sequence[str], folder: Path, candidates: int, image: np.ndarray) -> list[Side]:
-    """Prepare the models to compare with: files as in ``sides_of``, names as in ``write_peer``.
+    """Prepare the models to compare with: own ones as in ``sides_of``, others as in ``write_peer``.
 
     Raises:
         DataError: There is no such file or network.
     """
     sides: list[Side] = []
     for word in words:
-        if Path(word).suffix in (_CHECKPOINT, *EXPORTED_SUFFIXES):
+        if word in PUBLIC_WEIGHTS or Path(word).suffix in (_CHECKPOINT, *EXPORTED_SUFFIXES):
             own = ALL if Path(word).suffix in EXPORTED_SUFFIXES else EAGER
-            sides += sides_of(Path(word), own, folder).sides
+            sides += sides_of(word, own, folder).sides
         else:
             sides.append(_peer(word, folder, candidates, image))
     return sides

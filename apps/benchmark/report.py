@@ -226,7 +226,7 @@ def _side(row: Figures, number: int, measured: Measured) -> dict[str, Any]:
 
 
 def benchmark(
-    model: Path,
+    model: str | Path,
     against: Sequence[str],
     engine: str,
     image: np.ndarray,

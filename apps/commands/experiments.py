@@ -32,7 +32,8 @@ def _add_cost(parser: ArgumentParser) -> None:
         help="Tables of the paper to print, 1 to 14; without it all of them.",
     )
     add_path(parser, "--config", "Count the network of a configuration.")
-    add_path(parser, "--ckpt", "Count the network of a checkpoint.")
+    sentence = "Count the network of a checkpoint, or of a name of 'mobilevision weights list'."
+    parser.add_argument("--ckpt", metavar="MODEL", help=sentence)
     add_size(parser, "Image size in px for --config and --ckpt; by default that of their data.")
     sentence = "Number of classes, where the configuration leaves it to the data."
     add_number(parser, "--num-classes", None, sentence)
@@ -65,11 +66,13 @@ def _print_tables(numbers: list[int] | None, as_json: bool) -> None:
 def _print_network(arguments: Namespace) -> None:
     from ...datasets.errors import DataError
     from ..costs.networks import cost_of, network_text
+    from ..public import find_model
 
     if arguments.table:
         raise DataError("--table prints the paper's tables; leave it out with --config and --ckpt")
+    checkpoint = None if arguments.ckpt is None else find_model(arguments.ckpt)
     name, size_hw, cost = cost_of(
-        arguments.config, arguments.ckpt, arguments.num_classes, chosen_size_hw(arguments)
+        arguments.config, checkpoint, arguments.num_classes, chosen_size_hw(arguments)
     )
     if not arguments.json:
         print(network_text(name, size_hw, cost, arguments.layers))

@@ -17,7 +17,8 @@ from ..command import (
 
 
 def _add_export(parser: ArgumentParser) -> None:
-    add_path(parser, "--ckpt", "Checkpoint of any job.", required=True)
+    sentence = "Checkpoint of any job, or a name of 'mobilevision weights list'."
+    parser.add_argument("--ckpt", metavar="MODEL", required=True, help=sentence)
     add = parser.add_argument
     sentence = "File format: onnx, openvino, exported-program, executorch or coreml."
     add("--format", default="onnx", metavar="NAME", help=sentence)
@@ -43,6 +44,7 @@ def _export(arguments: Namespace) -> int:
     from ...datasets.errors import DataError
     from ..export.exporting import export_checkpoint, format_exported
     from ..export.formats import Calibration, ExportOptions, find_images
+    from ..public import find_model
 
     if arguments.batch is not None and arguments.batch < 1:
         raise DataError(f"--batch {arguments.batch}: must be at least 1")
@@ -54,7 +56,11 @@ def _export(arguments: Namespace) -> int:
         calibration = Calibration(images, arguments.calibrate_method, arguments.int8_limit)
     options = ExportOptions(arguments.batch, not arguments.fixed_picture, calibration)
     exported = export_checkpoint(
-        arguments.ckpt, arguments.out, arguments.format, chosen_size_hw(arguments), options
+        find_model(arguments.ckpt),
+        arguments.out,
+        arguments.format,
+        chosen_size_hw(arguments),
+        options,
     )
     print(format_exported(exported))
     if calibration:
@@ -65,11 +71,14 @@ def _export(arguments: Namespace) -> int:
 
 
 def _add_benchmark(parser: ArgumentParser) -> None:
-    sentence = "Checkpoint, which is exported for each engine, or an exported file as it is."
-    add_path(parser, "--model", sentence, required=True)
     sentence = (
-        "Models to compare with, separated by spaces or commas: files, torchvision:NAME, timm:NAME "
-        "(random weights, eager torch), facenet."
+        "Checkpoint or name of 'mobilevision weights list', which is exported for each engine, or "
+        "an exported file as it is."
+    )
+    parser.add_argument("--model", metavar="MODEL", required=True, help=sentence)
+    sentence = (
+        "Models to compare with, separated by spaces or commas: as for --model, torchvision:NAME, "
+        "timm:NAME (random weights, eager torch), facenet."
     )
     add_names(parser, "--against", "WORD", sentence)
     sentence = "Runtimes: all, eager, or the name of an export format that runs here."

@@ -21,8 +21,12 @@ from ..command import (
 )
 
 
-def _add_model(parser: ArgumentParser, what: str) -> None:
-    parser.add_argument("--model", type=Path, required=True, help=f"Checkpoint of {what}.")
+def _add_model(parser: ArgumentParser, what: str, default: str | None = None) -> None:
+    sentence = f"Checkpoint of {what}, or an exported file"
+    if default is not None:
+        sentence += f", or a name of 'mobilevision weights list'; by default {default}"
+    required = default is None
+    parser.add_argument("--model", metavar="MODEL", required=required, help=f"{sentence}.")
 
 
 def _add_run(parser: ArgumentParser, batch_size: int, size: bool = True) -> None:
@@ -43,8 +47,8 @@ def _add_faces_of_images(parser: ArgumentParser, framed: str = "") -> None:
 
 def _add_detect(parser: ArgumentParser) -> None:
     add_inputs(parser, "Images, videos, folders of them, patterns.")
-    _add_model(parser, "a detector")
-    add_path(parser, "--out", "Folder for the output.", "DIR", required=True)
+    _add_model(parser, "a detector", "ssd_mobilenet_v1_0.75_coco_quant")
+    add_path(parser, "--out", "Folder for the output.", "DIR", default=Path("runs/detect"))
     add_path(parser, "--results", "COCO results of the images; by default results.json in --out.")
     sentence = "COCO annotations of the images, which give the image ids and are measured against."
     add_path(parser, "--annotations", sentence)
@@ -104,7 +108,7 @@ def _embed(arguments: Namespace) -> int:
 
 def _add_classify(parser: ArgumentParser) -> None:
     add_inputs(parser)
-    _add_model(parser, "a classifier, or an exported file")
+    _add_model(parser, "a classifier", "mobilenet_v1_1.0_224")
     sentence = "Table to write, .csv or .parquet; FILE.progress keeps what is done."
     add_path(parser, "--out", f"{sentence} By default the table is printed.")
     add_number(parser, "--top", 5, "Number of classes of each image.")
@@ -118,9 +122,11 @@ def _classify(arguments: Namespace) -> int:
 
     if arguments.top < 1 or arguments.batch_size < 1:
         raise DataError("--top and --batch-size are at least 1")
-    classifier = Classifier.load(arguments.model, arguments.device, chosen_size_hw(arguments))
+    size_hw = chosen_size_hw(arguments)
+    model = Classifier.find(arguments.model, size_hw)
     counts = predict_files(
-        classifier, arguments.model, arguments.inputs, arguments.out, arguments.batch_size,
+        Classifier.load(model, arguments.device, size_hw), model,
+        arguments.inputs, arguments.out, arguments.batch_size,
         show=lambda row: f"{row[1]} {row[2]:.3f}", top=arguments.top,
     )  # fmt: skip
     return EXIT_FAULT if counts.faults else 0
@@ -128,7 +134,7 @@ def _classify(arguments: Namespace) -> int:
 
 def _add_attributes(parser: ArgumentParser) -> None:
     add_inputs(parser)
-    _add_model(parser, "the network, or an exported file")
+    _add_model(parser, "the network")
     add_path(parser, "--out", "Table to write, .parquet or .csv.", required=True)
     add_path(parser, "--pictures", "Folder for annotated images.", "DIR")
     _add_faces_of_images(parser, ", framed as in CelebA")
@@ -168,15 +174,16 @@ def _locate(arguments: Namespace) -> int:
     from ..batch.geolocation import LocateOptions, locate
     from ..inference.geolocation import Geolocator
 
+    model = Geolocator.find(arguments.model)
     geolocator = Geolocator.load(
-        arguments.model, arguments.device, chosen_size_hw(arguments), arguments.answer,
+        model, arguments.device, chosen_size_hw(arguments), arguments.answer,
         arguments.five_crop,
     )  # fmt: skip
     options = LocateOptions(
         arguments.top, arguments.batch_size, arguments.compare_exif, arguments.geojson,
         arguments.out,
     )  # fmt: skip
-    faults = locate(arguments.inputs, geolocator, arguments.model, options)
+    faults = locate(arguments.inputs, geolocator, model, options)
     return EXIT_FAULT if faults else 0
 
 
@@ -184,7 +191,7 @@ COMMANDS = {
     "detect": Command(
         (_add_detect, _detect),
         "Find objects in images and videos: annotated images, COCO results.",
-        "mobilevision detect street.jpg --model ssd.ckpt --out found",
+        "mobilevision detect street.jpg",
         "mobilevision detect photos clip.mp4 'more/*.png' --model ssd.ckpt --out found",
         "mobilevision detect data/coco/val2017 --model ssd.ckpt --out found"
         " --annotations data/coco/annotations/instances_val2017.json --no-pictures",
@@ -200,7 +207,7 @@ COMMANDS = {
     "classify": Command(
         (_add_classify, _classify),
         "Classify images: the most probable classes of each, printed or as a table.",
-        "mobilevision classify dog.jpg --model mobilenet.ckpt",
+        "mobilevision classify dog.jpg",
         "mobilevision classify photos 'more/*.png' --model mobilenet.onnx --out classes.csv"
         " --top 1",
     ),

@@ -34,17 +34,17 @@ def _add_download(parser: ArgumentParser) -> None:
         help="A name of 'mobilevision weights list', or hf:OWNER/REPOSITORY[@REVISION] for "
         "model.safetensors of a repository on the Hugging Face hub.",
     )
-    sentence = "Mirror of the archive; its checksum must be the same."
-    parser.add_argument("--url", metavar="URL", help=sentence)
+    sentence = "Mirror of the archive, or a copy here; its checksum must be the same."
+    parser.add_argument("--url", metavar="URL_OR_FILE", help=sentence)
     sentence = "Expected hash of a file of the Hugging Face hub; by default the one that it states"
     own = "names of the list have their own"
     parser.add_argument("--sha256", metavar="HEX", help=f"{sentence}; {own}.")
 
 
 def _download(arguments: Namespace) -> int:
-    from ...backbone.weights.hub import cached_path, fetch, find_public, parse_name
-    from ...datasets.download import Checksum, download, extract_file
+    from ...backbone.weights.hub import cached_path, fetch, parse_name
     from ...datasets.errors import DataError
+    from ..public import download_public
 
     if parse_name(arguments.name) is not None:
         if arguments.url is not None:
@@ -57,15 +57,10 @@ def _download(arguments: Namespace) -> int:
         return 0
     if arguments.sha256 is not None:
         raise DataError(f"{arguments.name}: --sha256 is for hf: names; this one has its own sum")
-    weights, path = find_public(arguments.name), cached_path(arguments.name)
-    if path.is_file():
+    if (path := cached_path(arguments.name)).is_file():
         print(f"{path}: is there already")
         return 0
-    archive = path.with_name(weights.url.rpartition("/")[2])
-    download(arguments.url or weights.url, archive, Checksum("sha256", weights.sha256))
-    extract_file(archive, weights.member, path)
-    archive.unlink()
-    print(path)
+    print(download_public(arguments.name, arguments.url))
     return 0
 
 

@@ -2,7 +2,7 @@
 
     from mobilevision.apps import Classifier
 
-    classify = Classifier.load("mobilenet.ckpt")
+    classify = Classifier.load()  # ImageNet's classes; or a checkpoint of yours
     result = classify("dog.jpg")
     result.name, result.score, result.names[:5], result.scores[:5]
 
@@ -84,10 +84,7 @@ class Classifier(Predictor[ClassificationResult]):
 
     job = "classification"
     columns: ClassVar[dict[str, type]] = {"rank": int, "class": str, "probability": float}
-    hint = (
-        "Give a checkpoint of `lightning fit`, or make one of the ImageNet weights of the paper's "
-        "authors with `mobilevision import`."
-    )
+    default = "mobilenet_v1_1.0_224"
 
     def __init__(self, runtime: Runtime) -> None:
         super().__init__(runtime)

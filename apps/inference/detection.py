@@ -2,7 +2,7 @@
 
     from mobilevision.apps import Detector
 
-    detector = Detector.load("ssd.ckpt")
+    detector = Detector.load()  # the public COCO detector; or a checkpoint of yours
     result = detector("street.jpg")
     result.names, result.scores, result.boxes
 
@@ -147,11 +147,7 @@ class Detector(Predictor[DetectionResult]):
     """Finds objects in images."""
 
     job = "detection"
-    hint = (
-        "Give a checkpoint of `lightning fit`, or convert a public COCO detector: `mobilevision "
-        "weights download ssd_mobilenet_v1_0.75_coco_quant`, then `mobilevision import "
-        "ssd_mobilenet_v1_0.75_coco_quant --out ssd.ckpt`."
-    )
+    default = "ssd_mobilenet_v1_0.75_coco_quant"
 
     @staticmethod
     def task_class() -> "type[DetectionTask]":

@@ -245,8 +245,7 @@ class Geolocator(Predictor[LocationResult]):
         if not five_crop:
             model = super().load(path, device, size_hw, trust)
             return model if answer == "cell" else cls(model.runtime, answer)
-        path = Path(path)
-        cls.require_model(path, size_hw)
+        path = cls.find(path, size_hw)
         if path.suffix != CHECKPOINT_SUFFIX:
             raise DataError(f"{path}: an exported file has no five crops; use the checkpoint.")
         from ...heads.checkpoint import load_task

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from ...datasets.errors import DataError
 from ...datasets.images import ImageFile, center_crop, rgb_pixels, stretch
 from ...heads.trust import trusting
+from ..public import find_model
 from .runtime import EXPORTED_SUFFIXES, ModelMetadata, Runtime, open_runtime
 
 if TYPE_CHECKING:
@@ -224,13 +225,15 @@ class Predictor(ABC, Generic[R]):
     Attributes:
         job: The name of the job in files.
         hint: Where to get a model, for messages.
+        default: The public name of the model that is loaded where none is given, if there is one.
         columns: Name -> type of the columns of a table of results, see ``rows``.
         crop_fraction: Side of the central part of an image that the network sees, relative to the
             whole; None stretches the whole image.
     """
 
     job: ClassVar[str]
-    hint: ClassVar[str] = "Give a checkpoint of `lightning fit` or `mobilevision import`."
+    hint: ClassVar[str] = "Give a checkpoint of `lightning fit` or an exported file."
+    default: ClassVar[str | None] = None
     columns: ClassVar[dict[str, type]] = {}
     crop_fraction: float | None = None
 
@@ -304,15 +307,16 @@ class Predictor(ABC, Generic[R]):
     @classmethod
     def load(
         cls,
-        path: str | Path,
+        path: str | Path | None = None,
         device: str = "auto",
         size_hw: tuple[int, int] | None = None,
         trust: Iterable[str] = (),
     ) -> Self:
-        """Load a checkpoint, trained or imported, or a file that ``mobilevision export`` wrote.
+        """Load a public model, a checkpoint, or a file that ``mobilevision export`` wrote.
 
         Args:
-            path: The file.
+            path: The file, or a name of ``mobilevision weights list``, whose weights are downloaded
+                and converted on first use. None takes the ``default``.
             device: "auto" takes an accelerator if there is one, else the CPU. Other names are
                 those of the runtime, such as "cpu" or "cuda:1".
             size_hw: Height and width of the network's input; None takes those of training.
@@ -320,10 +324,10 @@ class Predictor(ABC, Generic[R]):
                 trust any for a file from a stranger.
 
         Raises:
-            DataError: There is no such file or device, or no model of this job in it.
+            DataError: There is no such file or device, no model of this job in it, or the weights
+                of a public name cannot be downloaded.
         """
-        path = Path(path)
-        cls.require_model(path, size_hw)
+        path = cls.find(path, size_hw)
         if path.suffix != CHECKPOINT_SUFFIX:
             return cls(cls.accept(open_runtime(path, device), path, size_hw))
         from ...heads.checkpoint import load_task
@@ -334,14 +338,17 @@ class Predictor(ABC, Generic[R]):
         return cls(run_task(cls, task, device, size_hw, str(path)))
 
     @classmethod
-    def require_model(cls, path: Path, size_hw: tuple[int, int] | None = None) -> None:
-        """Check path and size before any runtime is imported.
+    def find(cls, model: str | Path | None = None, size_hw: tuple[int, int] | None = None) -> Path:
+        """Return the file of a model that ``load`` reads, see there.
 
         Raises:
-            DataError: There is no such file, its suffix is unknown, or the size is not positive.
+            DataError: There is no such file or public name, its suffix is unknown, or the size is
+                not positive.
         """
-        if not path.is_file():
-            raise DataError(f"{path}: no such model. {cls.hint}")
+        model = model or cls.default
+        if model is None:
+            raise DataError(f"no model is given, and there is no public one. {cls.hint}")
+        path = find_model(model, cls.job, cls.hint)
         known = (CHECKPOINT_SUFFIX, *EXPORTED_SUFFIXES)
         if path.suffix not in known:
             raise DataError(
@@ -349,6 +356,7 @@ class Predictor(ABC, Generic[R]):
             )
         if size_hw is not None and min(size_hw) < 1:
             raise DataError(f"size_hw={size_hw}: height and width must be at least 1.")
+        return path
 
     @classmethod
     def accept(

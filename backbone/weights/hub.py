@@ -27,6 +27,8 @@ class PublicWeights(NamedTuple):
     licence: str
     source: str
     """Description and publisher."""
+    job: str = "classification"
+    """What the network does: ``classification`` or ``detection``."""
 
 
 _TENSORFLOW = "https://storage.googleapis.com/download.tensorflow.org/models"
@@ -65,6 +67,7 @@ PUBLIC_WEIGHTS: dict[str, PublicWeights] = {
         sha256="a809cd290b4d6a2e8a9d5dad076e0bd695b8091974e0eed1052b480b2f21b6dc",
         member="detect.tflite",
         width_mult=0.75, licence="Apache-2.0", source="TensorFlow: COCO detector SSD-300, 8-bit",
+        job="detection",
     ),
 }  # fmt: skip
 """The weights that can be downloaded, by name."""

@@ -109,7 +109,7 @@ def test_load__checkpoint__same_as_its_network(tmp_path: Path) -> None:
 
 
 def test_load__no_such_file__says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no such model.*mobilevision import"):
+    with pytest.raises(DataError, match=r"no such model.*Public names are mobilenet_v1_1.0_224"):
         Classifier.load(tmp_path / "a.ckpt")
 
 

@@ -267,7 +267,9 @@ def test_load__unfit_checkpoint__says_what_to_do(
 
 
 def test_load__no_checkpoint__says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no such model.*mobilevision import"):
+    with pytest.raises(
+        DataError, match=r"no such model.*Public names are ssd_mobilenet_v1_0.75_coco_quant"
+    ):
         Detector.load(tmp_path / "absent.ckpt")
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(DataError, match=r"from \.ckpt.* files, not '\.txt'"):
