@@ -22,7 +22,7 @@ from ...datasets.detection.image_checks import fit_to_images
 from ...datasets.errors import DataError
 from ...datasets.files import replaced_atomically, write_atomically
 from ...heads.detection.coco_metrics import CocoResult, evaluate_boxes, format_table, write_metrics
-from ..inference.detection import DEFAULT_THRESHOLD, DetectionResult, Detector
+from ..inference.detection import DetectionResult, Detector
 from ..inference.predictor import prepare_ahead
 from .inputs import InputFile, Video, find_files, mp4_writer, output_names
 from .runner import Job, Listed, Made, ProgressStore, file_digest, over_images, run_over_files
@@ -169,14 +169,15 @@ class DetectOptions:
 
     Attributes:
         out: Folder of the output.
-        score_threshold: Objects below it are neither drawn nor counted. The results include them,
-            down to the network's own threshold, because average precision needs them.
+        score_threshold: Objects below it are neither drawn nor counted; None takes that of the
+            detector. The results include them, down to the network's own threshold, because average
+            precision needs them.
         batch_size: Number of images that go through the network at once.
         images: Whether to write annotated images and videos.
     """
 
     out: Path
-    score_threshold: float = DEFAULT_THRESHOLD
+    score_threshold: float | None = None
     batch_size: int = 8
     images: bool = True
 
@@ -230,7 +231,7 @@ def detect(
         tally = _tally(store)
         tally.faults += numbering.faults
         write_results(results, store, numbering)
-        print(_summary(tally, options, results))
+        print(_summary(tally, options, job.score_threshold, results))
         if annotations is not None:
             result = measure(results, store, numbering)
             write_metrics(options.out / "coco_metrics.json", result)
@@ -251,11 +252,13 @@ class DetectJob(Job):
     def __init__(self, detector: Detector, model: Path, options: DetectOptions) -> None:
         self.detector = detector
         self.options = options
+        given = options.score_threshold
+        self.score_threshold = detector.score_threshold if given is None else given
         self.files_at_once = options.batch_size
         self.depends = {
             "model": file_digest(model),
             "size_hw": list(detector.size_hw),
-            "score_threshold": options.score_threshold,
+            "score_threshold": self.score_threshold,
             "pictures": options.images,
         }
         self._names: dict[int, str] = {}
@@ -289,14 +292,14 @@ class DetectJob(Job):
         name, options = self._names[file.position], self.options
         if options.images:
             with replaced_atomically(options.out / "pictures" / f"{name}.jpg") as temporary:
-                result.plot(options.score_threshold).save(temporary, quality=_JPEG_QUALITY)
+                result.plot(self.score_threshold).save(temporary, quality=_JPEG_QUALITY)
         found = [[row["category_id"], *row["bbox"], row["score"]] for row in result.to_coco(0)]
         return _packed(
             name,
             len(found),
             size_hw=list(result.size_hw),
             found=found,
-            objects=result.above(options.score_threshold).counts,
+            objects=result.above(self.score_threshold).counts,
         )
 
     def _videos(self, files: Iterable[Listed]) -> Iterator[tuple[Listed, Made | DataError]]:
@@ -321,9 +324,9 @@ class DetectJob(Job):
                 if isinstance(result, DataError):
                     raise result
                 add_rows(result.to_coco(count))
-                objects.update(result.above(options.score_threshold).counts)
+                objects.update(result.above(self.score_threshold).counts)
                 if writer is not None:
-                    writer.write(np.asarray(result.plot(options.score_threshold)))
+                    writer.write(np.asarray(result.plot(self.score_threshold)))
                 count += 1
         return _packed(name, count, frames=count, objects=dict(objects))
 
@@ -345,13 +348,13 @@ def _tally(store: ProgressStore) -> Tally:
     return tally
 
 
-def _summary(tally: Tally, options: DetectOptions, results: Path) -> str:
+def _summary(tally: Tally, options: DetectOptions, threshold: float, results: Path) -> str:
     parts = [f"{tally.images:,} images"]
     if tally.videos:
         parts.append(f"{tally.videos:,} videos with {tally.frames:,} frames")
     lines = [
         f"{' and '.join(parts)}: {tally.objects.total():,} objects that score at least "
-        f"{options.score_threshold:g}"
+        f"{threshold:.3g}"
     ]
     common = tally.objects.most_common()
     named = [f"{name} {count:,}" for name, count in common[:_NAMED_CLASSES]]

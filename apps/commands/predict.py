@@ -52,10 +52,11 @@ def _add_detect(parser: ArgumentParser) -> None:
     add_path(parser, "--results", "COCO results of the images; by default results.json in --out.")
     sentence = "COCO annotations of the images, which give the image ids and are measured against."
     add_path(parser, "--annotations", sentence)
-    sentence = "Minimum score that is drawn and counted; the results keep lower ones."
-    parser.add_argument(
-        "--score-threshold", type=float, metavar="SCORE", default=0.5, help=sentence
+    sentence = (
+        "Minimum score that is drawn and counted; by default the best in the training's "
+        "validation, else 0.5. The results keep lower ones."
     )
+    parser.add_argument("--score-threshold", type=float, metavar="SCORE", help=sentence)
     _add_run(parser, 8)
     add_flag(parser, "--no-pictures", "Do not write annotated images.")
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from ...heads.detection.task import DetectionNetwork, DetectionTask
 
 DEFAULT_THRESHOLD = 0.5
-"""Minimum score of the objects in a result."""
+"""Minimum score of the objects in a result, where no validation has chosen one."""
+_SCORE = "score"
 _OUTPUTS = {
     "boxes": "(batch, detections, 4) float32: x1, y1, x2, y2 in pixels of the image given",
     "scores": "(batch, detections) float32 from 0 to 1, falling",
@@ -159,7 +160,7 @@ class Detector(Predictor[DetectionResult]):
     @classmethod
     def describe(cls, task: "DetectionTask", size_hw: tuple[int, int]) -> ModelMetadata:
         """See ``Predictor``."""
-        return _metadata(task.categories, size_hw)
+        return _metadata(task.categories, size_hw, task.metadata.get("score_threshold"))
 
     @staticmethod
     def outputs(
@@ -203,10 +204,15 @@ class Detector(Predictor[DetectionResult]):
 
         return cls(run_network(cls, network, _metadata(categories, size_hw), device))
 
+    @property
+    def score_threshold(self) -> float:
+        """The threshold that was best in the validation of the training; 0.5 if there was none."""
+        return self.runtime.metadata.thresholds.get(_SCORE, DEFAULT_THRESHOLD)
+
     def __call__(  # type: ignore[override]
         self,
         images: ImageLike | Iterable[ImageLike],
-        score_threshold: float = DEFAULT_THRESHOLD,
+        score_threshold: float | None = None,
         batch_size: int = 8,
     ) -> "DetectionResult | list[DetectionResult]":
         """Find objects. See ``Predictor``.
@@ -214,7 +220,7 @@ class Detector(Predictor[DetectionResult]):
         Args:
             images: See ``Predictor``.
             score_threshold: Objects below it are left out; 0 keeps all that the network's own
-                post-processing keeps.
+                post-processing keeps. None takes ``score_threshold`` of the detector.
             batch_size: See ``Predictor``.
         """
         sources, single = as_images(images)
@@ -224,11 +230,13 @@ class Detector(Predictor[DetectionResult]):
     def stream(  # type: ignore[override]
         self,
         images: Iterable[ImageSource],
-        score_threshold: float = DEFAULT_THRESHOLD,
+        score_threshold: float | None = None,
         batch_size: int = 8,
         strict: bool = False,
     ) -> Iterator[DetectionResult | DataError]:
         """Find objects image by image. See ``Predictor``; ``score_threshold`` as in calling."""
+        if score_threshold is None:
+            score_threshold = self.score_threshold
         if not 0 <= score_threshold <= 1:
             raise DataError(f"score_threshold={score_threshold}: must be from 0 to 1")
         return super().stream(images, batch_size, strict, score_threshold=score_threshold)
@@ -238,7 +246,7 @@ class Detector(Predictor[DetectionResult]):
         outputs: Mapping[str, np.ndarray],
         images: Sequence[tuple[ImageSource, Prepared]],
         *,
-        score_threshold: float = DEFAULT_THRESHOLD,
+        score_threshold: float,
     ) -> Iterator[DetectionResult]:
         """See ``Predictor``; the boxes of the outputs are in pixels of the network's input."""
         rows = zip(outputs["boxes"], outputs["scores"], outputs["labels"], images, strict=True)
@@ -255,5 +263,8 @@ class Detector(Predictor[DetectionResult]):
             )
 
 
-def _metadata(categories: dict[int, str], size_hw: tuple[int, int]) -> ModelMetadata:
-    return ModelMetadata(Detector.job, size_hw, dict(categories), dict(_OUTPUTS))
+def _metadata(
+    categories: dict[int, str], size_hw: tuple[int, int], threshold: float | None = None
+) -> ModelMetadata:
+    thresholds = {} if threshold is None else {_SCORE: float(threshold)}
+    return ModelMetadata(Detector.job, size_hw, dict(categories), dict(_OUTPUTS), thresholds)

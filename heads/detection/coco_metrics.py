@@ -97,7 +97,7 @@ def evaluate_boxes(
     else:
         stats, precision = [NO_GROUND_TRUTH] * len(NUMBER_KEYS), np.full((len(names), 1), -1.0)
     by_id = dict(zip(sorted(names), map(_mean_of_measured, precision), strict=True))
-    labels = _distinct_names(names)
+    labels = distinct_names(names)
     return CocoResult(
         numbers=dict(zip(NUMBER_KEYS, map(float, stats), strict=True)),
         per_class={labels[category]: by_id[category] for category in names},
@@ -154,8 +154,8 @@ def _mean_of_measured(precision: np.ndarray) -> float | None:
     return float(measured.mean()) if measured.size else None
 
 
-def _distinct_names(names: dict[int, str]) -> dict[int, str]:
-    """Add the id to names that more than one category has, so that none hides another."""
+def distinct_names(names: dict[int, str]) -> dict[int, str]:
+    """Add the id to names that several categories share, so that none hides another."""
     values = list(names.values())
     return {
         key: name if values.count(name) == 1 else f"{name} ({key})" for key, name in names.items()
@@ -248,6 +248,11 @@ class CocoEvaluator:
         for part in reversed(all_gather(self._found)):
             merged.update(part)
         self._found = merged
+
+    @property
+    def image_ids(self) -> list[int]:
+        """The images seen so far, after ``gather`` or ``compute`` those of all processes."""
+        return sorted(self._found)
 
     def results(self) -> list[dict[str, Any]]:
         """Return the detections so far in the COCO results format, by image id.

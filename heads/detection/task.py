@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ...datasets.types import DetectionBatch, Detections, DetectionTarget
 from ..evaluation import EvaluatedTask
 from .coco_metrics import CocoEvaluator, CocoResult, format_table
+from .error_analysis import ErrorAnalysis, analyze_errors, best_threshold
 
 
 class DetectionNetwork(Protocol):
@@ -48,6 +49,8 @@ class DetectionTask(EvaluatedTask[CocoEvaluator, CocoResult]):
     Logs ``train/loss`` and its parts at each step, ``val/loss``, its parts and the twelve COCO
     numbers (``val/AP``, ``val/AP50``, ...) at each validation, likewise ``test/...``. Writes
     ``coco_metrics.json`` and ``results.json`` (COCO results format) into the run's directory.
+    While training, checkpoints hold the score threshold of highest F1 in the newest validation
+    (entry ``mobilevision``: ``score_threshold``, ``score_threshold_from``).
 
     Args:
         network: The detector, for instance ``SSD``.
@@ -109,8 +112,24 @@ class DetectionTask(EvaluatedTask[CocoEvaluator, CocoResult]):
         return found
 
     def measure(self, stage: str) -> CocoResult:  # noqa: ARG002
-        """Return COCO's measures."""
-        return self.evaluator.compute()
+        """Return COCO's measures; while training, keep the best score threshold for checkpoints."""
+        result = self.evaluator.compute()
+        if self.is_fitting and not self.trainer.sanity_checking:
+            threshold = best_threshold(*self._evaluated())
+            self.metadata["score_threshold"] = threshold
+            self.metadata["score_threshold_from"] = result.dataset
+        return result
+
+    def analyze_errors(self) -> ErrorAnalysis:
+        """Find out why the detections of the newest evaluation err, after it was measured."""
+        return analyze_errors(*self._evaluated())
+
+    def _evaluated(self) -> tuple[dict, list[dict], str, dict[int, str], list[int]]:
+        evaluator = self.evaluator
+        return (
+            evaluator.ground_truth, evaluator.results(), evaluator.dataset,
+            evaluator.categories, evaluator.image_ids,
+        )  # fmt: skip
 
     def numbers(self, result: CocoResult) -> dict[str, float]:
         """Return COCO's twelve numbers."""

@@ -1,5 +1,6 @@
 """The Python API: any image in, objects in its own pixels out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,17 @@ def test_call__threshold__leaves_out_lower_scores() -> None:
             detector(white, score_threshold=threshold)
     with pytest.raises(DataError, match="batch_size=0"):
         detector(white, batch_size=0)
+
+
+def test_call__stored_threshold__is_the_default() -> None:
+    class Trained(WhiteFinder):
+        metadata = replace(WhiteFinder.metadata, thresholds={"score": 0.05})
+
+    white = image(9, 9, (0, 0, 9, 9))
+    detector = Detector(Trained())
+    assert (detector.score_threshold, len(detector(white))) == (0.05, 2)
+    assert len(detector(white, score_threshold=0.5)) == 1
+    assert Detector(WhiteFinder()).score_threshold == 0.5
 
 
 def test_call__broken_file__raises_and_stream_goes_on(tmp_path: Path) -> None:

@@ -4,10 +4,10 @@ import contextlib
 import copy
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -15,7 +15,6 @@ from pycocotools.cocoeval import COCOeval
 from mobilevision.datasets.errors import DataError
 from mobilevision.heads.detection.coco_metrics import NUMBER_KEYS, evaluate_boxes
 
-CATEGORIES = {3: "raccoon", 7: "cat", 18: "dog", 90: "unicorn"}
 TRUTH_FILE = "coco_eval/instances_val2014_100_gt.json"
 RESULTS_FILE = "coco_eval/instances_val2014_fakebbox100_results.json"
 
@@ -41,46 +40,6 @@ def reference(
         measured = precision[precision > -1]
         per_class[api.cats[category]["name"]] = float(measured.mean()) if measured.size else None
     return dict(zip(NUMBER_KEYS, map(float, evaluation.stats), strict=True)), per_class
-
-
-def random_case(seed: int, crowded: bool = False) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Ground truth with empty images, crowds and a class without objects; detections near it."""
-    rng = np.random.default_rng(seed)
-    image_ids = rng.choice(10_000, size=12, replace=False).tolist()
-    annotations, results = [], []
-    for position, image_id in enumerate(image_ids):
-        for _ in range(0 if position % 4 == 0 else int(rng.integers(1, 9))):
-            width, height = np.exp(rng.uniform(2, 5.5, size=2))
-            box = [*rng.uniform(0, 300, size=2).tolist(), float(width), float(height)]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": int(rng.choice([3, 7, 18])),
-                    "bbox": box,
-                    "area": float(width * height * rng.uniform(0.5, 1)),
-                    "iscrowd": int(rng.random() < 0.15),
-                }
-            )
-        near = [row for row in annotations if row["image_id"] == image_id]
-        count = 0 if position % 5 == 1 else 160 if crowded else int(rng.integers(0, 15))
-        for _ in range(count):
-            source = near[rng.integers(len(near))] if near else {"bbox": [9, 9, 50, 60]}
-            box = (np.array(source["bbox"]) * rng.uniform(0.85, 1.15, size=4)).tolist()
-            results.append(
-                {
-                    "image_id": image_id,
-                    "category_id": int(rng.choice([source.get("category_id", 3), 3, 90])),
-                    "bbox": box,
-                    "score": float(np.round(rng.random(), 2)),
-                }
-            )
-    truth = {
-        "images": [{"id": image_id} for image_id in image_ids],
-        "annotations": annotations,
-        "categories": [{"id": key, "name": name} for key, name in CATEGORIES.items()],
-    }
-    return truth, results
 
 
 def box_case(bbox: list[float], **annotation: Any) -> dict[str, Any]:
@@ -117,7 +76,9 @@ def test_evaluate_boxes__real_results_give_the_expected_numbers_of_pycocotools(
 
 @pytest.mark.parametrize("crowded", [False, True])
 @pytest.mark.parametrize("seed", range(6))
-def test_evaluate_boxes__random_cases_equal_pycocotools(seed: int, crowded: bool) -> None:
+def test_evaluate_boxes__random_cases_equal_pycocotools(
+    seed: int, crowded: bool, random_case: Callable
+) -> None:
     truth, results = random_case(seed, crowded)
 
     result = evaluate_boxes(truth, results, "random")
@@ -129,7 +90,7 @@ def test_evaluate_boxes__random_cases_equal_pycocotools(seed: int, crowded: bool
     assert 0 < result.numbers["AP"] < 1
 
 
-def test_evaluate_boxes__a_part_of_the_images_equals_pycocotools() -> None:
+def test_evaluate_boxes__a_part_of_the_images_equals_pycocotools(random_case: Callable) -> None:
     truth, results = random_case(7)
     part = sorted(image["id"] for image in truth["images"])[2:9]
 
@@ -202,7 +163,7 @@ def test_evaluate_boxes__annotation_id_zero_counts_like_any_other() -> None:
 
 
 def test_evaluate_boxes__leaves_its_arguments_and_the_terminal_alone(
-    capfd: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str], random_case: Callable
 ) -> None:
     truth, results = random_case(1)
     before = copy.deepcopy((truth, results))

@@ -6,6 +6,8 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
+from mobilevision.apps import Detector
+from mobilevision.apps.inference.torch import run_task
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.backbone.weights.loading import LoadedWeights
@@ -70,6 +72,18 @@ def test_one_batch__is_learned_by_heart(scenes: Path, tmp_path: Path) -> None:
     run.fit(model, datamodule=data)
     assert run.callback_metrics["val/AP"] >= 0.9
 
+    best = model.analyze_errors().best
+    assert best is not None
+    assert best.f1 > 0.9
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    entry = torch.load(tmp_path / "a.ckpt", weights_only=True)["mobilevision"]
+    assert entry["score_threshold"] == best.threshold
+    assert entry["score_threshold_from"] == data.datasets["val"].name
+    assert Detector(run_task(Detector, model)).score_threshold == best.threshold
+    # Another evaluation measures; the threshold stays that of the training.
+    run.validate(model, data, verbose=False)
+    assert model.metadata["score_threshold"] == best.threshold
+
 
 def test_detections__are_in_pixels_of_the_original_images(scenes: Path, tmp_path: Path) -> None:
     seen = []
@@ -96,6 +110,14 @@ def test_validation__logs_losses_and_the_twelve_numbers(scenes: Path, tmp_path: 
     assert {"val/loss", "val/loss_box", "val/loss_classification", "val/AP", "val/ARl"} <= logged
     assert (tmp_path / "coco_metrics.json").is_file()
     assert (tmp_path / "results.json").is_file()
+
+
+def test_fit__that_finds_nothing__keeps_the_usual_threshold(scenes: Path, tmp_path: Path) -> None:
+    data = data_module(scenes)
+    model = task(data)
+    trainer(tmp_path, max_epochs=1, limit_train_batches=1).fit(model, datamodule=data)
+    assert model.metadata["score_threshold"] is None
+    assert Detector(run_task(Detector, model)).score_threshold == 0.5
 
 
 def test_loss__that_is_no_number_names_the_images(scenes: Path, tmp_path: Path) -> None:
