@@ -504,10 +504,13 @@ class Plan(NamedTuple):
 
     made: type
     arguments: dict[str, Any]
+    later: bool = False
+    """What is built is a function that makes the object, of the arguments that are missing."""
 
     def build(self) -> Any:
         """Make an object of the class."""
-        return self.made(**self._mapped(Plan.build))
+        arguments = self._mapped(Plan.build)
+        return partial(self.made, **arguments) if self.later else self.made(**arguments)
 
     def as_plain(self) -> dict[str, Any]:
         """Return it as class paths and arguments, as in a YAML."""

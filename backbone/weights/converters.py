@@ -20,6 +20,7 @@ from .formats import (
     require_plausible_zip,
     size_in_name,
 )
+from .tensorflow import read_bundle, read_graph
 
 MOST_WIDTH = 8.0
 """The largest width multiplier that a file may have; the largest published one is 1.25."""
@@ -93,9 +94,8 @@ def width_of(path: Path, channels: int) -> float:
 
 
 @torch.no_grad()
-def take_norm(layer: ConvNormAct, tensors: FileTensors, names: tuple[str, str, str, str]) -> None:
+def take_norm(norm: nn.BatchNorm2d, tensors: FileTensors, names: tuple[str, str, str, str]) -> None:
     """Fill batch normalization: scale, shift, running mean and variance, in this order."""
-    norm = layer.norm
     shape = (norm.num_features,)
     weight, bias, mean, variance = (tensors.take(name, shape) for name in names)
     if (variance < 0).any():
@@ -118,15 +118,15 @@ def _named_layers(
 
 
 @torch.no_grad()
-def _take_kernel(layer: ConvNormAct, tensors: FileTensors, scope: str, kind: str) -> None:
+def take_kernel(conv: nn.Conv2d, tensors: FileTensors, scope: str, kind: str = "weights") -> None:
     """Fill a convolution from TensorFlow's layout: HWIO, or HWC1 of a depthwise kernel."""
-    out_channels, per_group, height, width = layer.conv.weight.shape
-    if layer.conv.groups > 1:
+    out_channels, per_group, height, width = conv.weight.shape
+    if conv.groups > 1:
         weight = tensors.take(f"{scope}/depthwise_{kind}", (height, width, out_channels, 1))
-        layer.conv.weight.copy_(weight.permute(2, 3, 0, 1))
+        conv.weight.copy_(weight.permute(2, 3, 0, 1))
     else:
         weight = tensors.take(f"{scope}/{kind}", (height, width, per_group, out_channels))
-        layer.conv.weight.copy_(weight.permute(3, 2, 0, 1))
+        conv.weight.copy_(weight.permute(3, 2, 0, 1))
 
 
 @torch.no_grad()
@@ -140,8 +140,14 @@ def _take_classes(
     linear.bias.copy_(tensors.take(bias, (columns,))[skip:])
 
 
+def take_tensorflow_norm(norm: nn.BatchNorm2d, tensors: FileTensors, scope: str) -> None:
+    """Fill batch normalization from the names of TensorFlow and Keras."""
+    parts = ("gamma", "beta", "moving_mean", "moving_variance")
+    gamma, beta, mean, variance = (f"{scope}/{part}" for part in parts)
+    take_norm(norm, tensors, (gamma, beta, mean, variance))
+
+
 _KERAS_CLASSES = "conv_preds/kernel"
-_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
 def read_keras(path: Path) -> PublicModel:
@@ -171,9 +177,8 @@ def read_keras(path: Path) -> PublicModel:
         notes=("Keras pads after the end at stride 2: the same as here for maps of even size.",),
     )
     for name, layer in keras_layers(public.backbone).items():
-        _take_kernel(layer, tensors, name, "kernel")
-        gamma, beta, mean, variance = (f"{name}_bn/{part}" for part in _NORM)
-        take_norm(layer, tensors, (gamma, beta, mean, variance))
+        take_kernel(layer.conv, tensors, name, "kernel")
+        take_tensorflow_norm(layer.norm, tensors, f"{name}_bn")
     if public.classifier is not None:
         _take_classes(public.classifier.classifier, tensors, _KERAS_CLASSES, "conv_preds/bias")
     tensors.require_all_used()
@@ -217,30 +222,41 @@ def _text(value: Any) -> str:
 
 SLIM_LOGITS = "MobilenetV1/Logits/Conv2d_1c_1x1"
 SLIM_PREFIXES = ("", "FeatureExtractor/")  # a classifier, a detector of the Object Detection API
-_LAST = "MobilenetV1/Conv2d_13_pointwise/weights"
 # The arrays of .npz files were taken out of 8-bit files, whose input is (pixel - 128) / 128.
 _NPZ_PIXELS = 128.0
+SLIM_FORMATS = {
+    "npz": "npz", "tflite": "tflite", "graph": "frozen graph", "bundle": "checkpoint"
+}  # fmt: skip
+"""Format of a file with TF-slim's names -> what people call it."""
 _NUMBERS = [np.dtype(name) for name in ("f2", "f4", "f8", "u1", "i1", "i2", "i4", "i8")]
 
 
 class SlimFile:
-    """The arrays of a TF-slim file, ``.npz`` or ``.tflite``, and the metadata of its input.
+    """The arrays of a file with TF-slim's names, and the metadata of its input.
+
+    It is an ``.npz`` or a ``.tflite`` file, whose batch normalization is folded in, or a frozen
+    graph or a checkpoint of TensorFlow 1.
 
     Raises:
         WeightsError: No such file, a damaged one or one of another kind, or no MobileNet in it.
     """
 
     def __init__(self, path: Path) -> None:
-        readers = {"npz": _read_npz, "tflite": read_tflite}
         kind = file_format(path)
-        if kind not in readers:
+        if kind not in SLIM_FORMATS:
             raise WeightsError(
-                f"{path}: a {kind} file; TensorFlow's detectors and folded classifiers are read "
-                "from .npz and .tflite files"
+                f"{path}: a {kind} file; TensorFlow's detectors and classifiers are read from "
+                ".npz, .tflite, .pb and .index files"
             )
         self.path = path
-        self.kind = kind
-        arrays = readers[kind](path)
+        self.kind = SLIM_FORMATS[kind]
+        """Format, for people."""
+        self.notes: tuple[str, ...] = ()
+        """Remarks on what was left out, one sentence each."""
+        if kind in ("npz", "tflite"):
+            arrays = _read_npz(path) if kind == "npz" else read_tflite(path)
+        else:
+            arrays, self.notes = read_graph(path) if kind == "graph" else read_bundle(path)
         self.anchors = {key: arrays.pop(key) for key in list(arrays) if key.startswith("anchors")}
         """Anchors of a detector, (A, 4) float32, see ``read_tflite``."""
         tensors = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in arrays.items()}
@@ -250,10 +266,13 @@ class SlimFile:
             raise WeightsError(f"{path}: no MobilenetV1/Conv2d_0/weights, so this is no MobileNet")
         self.prefix = found[0]
         """Prefix of the backbone's names."""
+        self.folded = f"{self.prefix}MobilenetV1/Conv2d_0/BatchNorm/gamma" not in arrays
+        """Batch normalization was folded into the file."""
         if kind == "tflite":
             self.input = read_tflite_input(path)
         else:
-            self.input = InputMetadata(size_in_name(path), _NPZ_PIXELS, _NPZ_PIXELS)
+            middle = _NPZ_PIXELS if kind == "npz" else 127.5
+            self.input = InputMetadata(size_in_name(path), middle, middle)
 
     @property
     def is_detector(self) -> bool:
@@ -263,7 +282,10 @@ class SlimFile:
     @property
     def width_mult(self) -> float:
         """The width multiplier of its backbone."""
-        return width_of(self.path, self.tensors.shape(self.prefix + _LAST)[-1])
+        last = f"{self.prefix}MobilenetV1/Conv2d_{{}}_pointwise/weights"
+        if last.format(len(BLOCKS)) not in self.tensors:  # of a detector that ends at stride 16
+            return width_of(self.path, 2 * self.tensors.shape(last.format(11))[-1])
+        return width_of(self.path, self.tensors.shape(last.format(len(BLOCKS)))[-1])
 
 
 def read_slim(path: Path) -> PublicModel:
@@ -280,11 +302,12 @@ def read_slim(path: Path) -> PublicModel:
     columns = tensors.shape(name)[-1] if name in tensors else None
     public = new_public_model(
         path, f"TF-slim's MobileNetV1 ({file.kind})",
-        width_mult=file.width_mult, padding="same", norm_eps=1e-3, folded=True,
+        width_mult=file.width_mult, padding="same", norm_eps=1e-3, folded=file.folded,
         num_classes=None if columns is None else columns - 1,
         pixel_mean=file.input.pixel_mean, pixel_std=file.input.pixel_std,
         size_hw=file.input.size_hw,
-        notes=() if columns is None else ("Class 0 of the file, background, is left out.",),
+        notes=file.notes
+        + (() if columns is None else ("Class 0 of the file, background, is left out.",)),
     )  # fmt: skip
     load_slim(public.backbone, tensors, file.prefix)
     if public.classifier is not None:
@@ -303,14 +326,16 @@ def slim_layers(backbone: MobileNetV1) -> dict[str, ConvNormAct]:
 def load_slim(backbone: MobileNetV1, tensors: FileTensors, prefix: str) -> None:
     """Fill a backbone; the tensors that are left belong to other parts of the network."""
     for scope, layer in slim_layers(backbone).items():
-        load_folded_layer(layer, tensors, prefix + scope)
+        load_slim_layer(layer, tensors, prefix + scope)
 
 
-@torch.no_grad()
-def load_folded_layer(layer: ConvNormAct, tensors: FileTensors, scope: str) -> None:
-    """Fill a layer from a convolution with bias that normalization was folded into."""
-    _take_kernel(layer, tensors, scope, "weights")
-    set_folded_bias(layer.norm, tensors.take(f"{scope}/bias", (layer.norm.num_features,)))
+def load_slim_layer(layer: ConvNormAct, tensors: FileTensors, scope: str) -> None:
+    """Fill a layer from a convolution and its normalization, or from one that it is folded into."""
+    take_kernel(layer.conv, tensors, scope)
+    if f"{scope}/BatchNorm/gamma" in tensors:
+        take_tensorflow_norm(layer.norm, tensors, f"{scope}/BatchNorm")
+    else:
+        set_folded_bias(layer.norm, tensors.take(f"{scope}/bias", (layer.norm.num_features,)))
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -391,7 +416,7 @@ def _layers(backbone: MobileNetV1) -> list[tuple[ConvNormAct, str, str]]:
 def _take_timm_layer(layer: ConvNormAct, tensors: FileTensors, conv: str, norm: str) -> None:
     layer.conv.weight.copy_(tensors.take(f"{conv}.weight", layer.conv.weight.shape))
     take_norm(
-        layer,
+        layer.norm,
         tensors,
         (f"{norm}.weight", f"{norm}.bias", f"{norm}.running_mean", f"{norm}.running_var"),
     )

@@ -14,12 +14,16 @@ from torch import Tensor
 
 from ..errors import WeightsError, import_extra
 
-FileFormat = Literal["npz", "tflite", "hdf5", "safetensors", "torch"]
+FileFormat = Literal["npz", "tflite", "hdf5", "safetensors", "torch", "graph", "bundle"]
+
+TABLE_MAGIC = bytes.fromhex("57fb808b247547db")
+"""End of LevelDB's sorted tables, and so of the ``.index`` file of TensorFlow's checkpoints."""
 
 LARGEST_NETWORK_BYTES = 256 * 2**20
 """More than a weight file may declare beyond its own size: the largest MobileNet has 27 MB."""
 
 _SHOWN = 5
+_GRAPH = re.compile(rb"\n[\x80-\xff]{0,4}[\x00-\x7f]\n[\x01-\x7f][\w./-]")  # its first node's name
 _SIZE_IN_NAME = re.compile(r"_(\d{2,3})(?=_|\.|$)")
 
 
@@ -69,6 +73,13 @@ class FileTensors:
         """Remove a tensor that has no use, if it is there."""
         self._left.pop(name, None)
 
+    def drop_scope(self, start: str) -> int:
+        """Remove all tensors whose names start so and that have no use; returns how many."""
+        names = [name for name in self._left if name.startswith(start)]
+        for name in names:
+            del self._left[name]
+        return len(names)
+
     def require_all_used(self) -> None:
         """Raise a WeightsError if a tensor is left: the file is then of another network."""
         if self._left:
@@ -99,22 +110,31 @@ def file_format(path: Path) -> FileFormat:
     try:
         with path.open("rb") as file:
             start = file.read(16)
+            file.seek(max(file.seek(0, 2) - len(TABLE_MAGIC), 0))
+            end = file.read()
     except OSError as error:
         raise WeightsError(f"no weights at {path} ({error.strerror})") from error
-    if start[4:8] == b"TFL3":  # the flatbuffer schema's file_identifier
-        return "tflite"
-    if start.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "hdf5"
     if start.startswith(b"PK\x03\x04"):
         names = [entry.filename for entry in _zip_entries(path, path)]
         return "torch" if any(name.endswith("data.pkl") for name in names) else "npz"
-    if start[8:9] == b"{":  # after the length of the JSON header, 8 bytes
-        return "safetensors"
-    if start.startswith(b"\x80\x02"):  # torch.save before PyTorch 1.6
-        return "torch"
+    signs: dict[FileFormat, bool] = {
+        "tflite": start[4:8] == _MAGIC,
+        "hdf5": start.startswith(b"\x89HDF\r\n\x1a\n"),
+        "safetensors": start[8:9] == b"{",  # after the length of the JSON header, 8 bytes
+        "torch": start.startswith(b"\x80\x02"),  # torch.save before PyTorch 1.6
+        "bundle": end == TABLE_MAGIC,
+        "graph": _GRAPH.match(start) is not None,
+    }
+    for kind, found in signs.items():
+        if found:
+            return kind
+    if start.startswith(b"\x08\x01\x12"):
+        raise WeightsError(
+            f"{path}: a SavedModel; give the frozen graph, another .pb of its archive"
+        )
     raise WeightsError(
         f"{path}: not a weight file that can be read: it is no .npz, .tflite, .h5, .safetensors, "
-        ".pth or .ckpt file, whatever it is called; download it again"
+        ".pth, .ckpt, .pb or .index file, whatever it is called; download it again"
     )
 
 

@@ -116,10 +116,14 @@ def resolve_weights(name_or_path: str | Path) -> Path:
             )
         return path
     path = Path(name_or_path).expanduser()
+    # TensorFlow calls a checkpoint by what the names of its files have in common.
+    index = path.with_name(_OF_A_CHECKPOINT.sub("", path.name) + ".index")
+    if index.is_file() and (not path.is_file() or _OF_A_CHECKPOINT.search(path.name)):
+        return index
     if not path.is_file():
         raise WeightsError(
-            f"no weights at {path}: give the path of an .npz, .tflite, .h5, .safetensors, .pth or "
-            f".ckpt file or a public name; {_KNOWN_NAMES}, and hf:OWNER/REPOSITORY"
+            f"no weights at {path}: give the path of an .npz, .tflite, .h5, .safetensors, .pth, "
+            f".ckpt, .pb or .index file or a public name; {_KNOWN_NAMES}, and hf:OWNER/REPOSITORY"
         )
     return path
 
@@ -129,6 +133,7 @@ _KNOWN_NAMES = f"the names are {', '.join(PUBLIC_WEIGHTS)}"
 
 FILE_NAME = "model.safetensors"
 _NAME = re.compile(r"hf:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_OF_A_CHECKPOINT = re.compile(r"\.(?:data-\d{5}-of-\d{5}|meta)$")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -1,8 +1,9 @@
 """Load backbones from published weight files and from checkpoints of this package, strictly.
 
-Formats are recognized by content: TF-slim's arrays (``.npz``, ``.tflite``), Keras' ``.h5``, timm's
-``.safetensors``, ``.pth`` or ``.bin``, and checkpoints of this package (``.ckpt``). Every array of
-the file's MobileNet is used, every parameter is set, every shape is compared.
+Formats are recognized by content: TF-slim's arrays (``.npz``, ``.tflite``, ``.pb``, ``.index``),
+Keras' ``.h5``, timm's ``.safetensors``, ``.pth`` or ``.bin``, and checkpoints of this package
+(``.ckpt``). Every array of the file's MobileNet is used, every parameter is set, every shape is
+compared.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,14 @@ from torch import Tensor, nn
 from ..errors import WeightsError
 from ..layers import Activation, set_folded_bias
 from ..mobilenet import BLOCKS, ImageClassifier, MobileNetV1, scale_channels
-from .converters import MOST_WIDTH, PublicModel, read_keras, read_slim, timm_to_mobilenet
+from .converters import (
+    MOST_WIDTH,
+    SLIM_FORMATS,
+    PublicModel,
+    read_keras,
+    read_slim,
+    timm_to_mobilenet,
+)
 from .converters import STEM as TIMM_STEM
 from .formats import file_format, load_torch_file, read_state_dict
 from .hub import resolve_weights
@@ -124,7 +132,7 @@ def read_public(path: Path) -> PublicModel:
         WeightsError: No such file, an unknown kind of file, or its content does not fit.
     """
     kind = file_format(path)
-    if kind in ("npz", "tflite"):
+    if kind in SLIM_FORMATS:
         return read_slim(path)
     if kind == "hdf5":
         return read_keras(path)
@@ -248,7 +256,7 @@ def _fill(backbone: MobileNetV1, state: dict[str, Tensor], path: Path) -> None:
 def _fill_other(backbone: nn.Module, path: Path) -> None:
     """Fill a backbone that no published format is for, from its own names."""
     kind = type(backbone).__name__
-    if file_format(path) in ("npz", "tflite", "hdf5"):
+    if file_format(path) in ("hdf5", *SLIM_FORMATS):
         raise WeightsError(f"{path}: these weights are for MobileNetV1, not for {kind}")
     state = read_state_dict(path)
     wanted = backbone.state_dict()

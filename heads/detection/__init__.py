@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # exported, for type checkers
     from .faster_rcnn import FasterRCNN
     from .faster_rcnn_heads import GridAnchors, ProposalSelection
     from .faster_rcnn_losses import RoILoss, RPNLoss
-    from .fpn import FeaturePyramid
+    from .fpn import FeaturePyramid, PoolingPyramid
     from .losses import (
         AnchorLoss,
         FocalLoss,
@@ -38,7 +38,7 @@ __getattr__ = lazy_attributes(
     faster_rcnn=("FasterRCNN",),
     faster_rcnn_heads=("GridAnchors", "ProposalSelection"),
     faster_rcnn_losses=("RPNLoss", "RoILoss"),
-    fpn=("FeaturePyramid",),
+    fpn=("FeaturePyramid", "PoolingPyramid"),
     losses=(
         "AnchorLoss",
         "FocalLoss",

@@ -194,7 +194,8 @@ class DefaultBoxes(AnchorGrid):
         num_maps: How many feature maps the boxes are for.
         min_scale: Scale of the finest map.
         max_scale: Scale of the coarsest map.
-        lowest_scale: Scale of the additional small box on the finest map.
+        lowest_scale: Scale of the additional small box on the finest map; None gives that map the
+            same boxes as the others.
         aspect_ratios: Width / height of the boxes on all maps but the finest.
     """
 
@@ -203,15 +204,17 @@ class DefaultBoxes(AnchorGrid):
         num_maps: int = 6,
         min_scale: float = 0.2,
         max_scale: float = 0.95,
-        lowest_scale: float = 0.1,
+        lowest_scale: float | None = 0.1,
         aspect_ratios: Sequence[float] = (1.0, 2.0, 1 / 2, 3.0, 1 / 3),
     ) -> None:
         step = (max_scale - min_scale) / max(num_maps - 1, 1)
         scales = [min_scale + step * index for index in range(num_maps)] + [1.0]
-        shapes = [[(lowest_scale, 1.0), (scales[0], 2.0), (scales[0], 0.5)]]
-        for scale, following in list(pairwise(scales))[1:]:
+        shapes = []
+        for scale, following in pairwise(scales):
             mean = math.sqrt(scale * following)
             shapes.append([*((scale, ratio) for ratio in aspect_ratios), (mean, 1.0)])
+        if lowest_scale is not None:
+            shapes[0] = [(lowest_scale, 1.0), (scales[0], 2.0), (scales[0], 0.5)]
         super().__init__([len(of_map) for of_map in shapes])
         self.shapes_hw = [
             [(scale / math.sqrt(ratio), scale * math.sqrt(ratio)) for scale, ratio in of_map]
@@ -227,7 +230,8 @@ class MultiscaleAnchors(AnchorGrid):
     """Anchors in pixels that grow with the map's stride (Lin et al. 2017, RetinaNet, Section 4).
 
     The defaults are those of TensorFlow's SSD with a feature pyramid: six boxes a cell, sides of 4
-    and 4 sqrt(2) strides at ratio 1, the ratios at equal area. RetinaNet has nine (three scales).
+    and 4 sqrt(2) strides at ratio 1, the ratios at equal area; the boxes of one ratio follow each
+    other. RetinaNet has nine (three scales).
 
     Args:
         strides: Input pixels for each step of each map, finest first.
@@ -256,8 +260,8 @@ class MultiscaleAnchors(AnchorGrid):
         return [
             [
                 (size / math.sqrt(ratio) / height, size * math.sqrt(ratio) / width)
-                for size in sizes
                 for ratio in self.aspect_ratios
+                for size in sizes
             ]
             for sizes in self.sizes_px
         ]

@@ -127,6 +127,9 @@ class SharedPredictors(Predictors):
         depth: Convolutions of each tower.
         depthwise: Depthwise separable convolutions in the towers, about an eighth of the cost at
             256 channels.
+        kernel_size: Of all convolutions; an odd number.
+        shared_tower: One tower for boxes and classes, as in TensorFlow's pooling pyramid.
+        norm_momentum: Share of a new batch in the running statistics, see ``MobileNetV1``.
 
     Raises:
         ValueError: The maps differ in channels or boxes.
@@ -141,6 +144,9 @@ class SharedPredictors(Predictors):
         num_columns: int,
         depth: int = 4,
         depthwise: bool = False,
+        kernel_size: int = 3,
+        shared_tower: bool = False,
+        norm_momentum: float = 0.03,
     ) -> None:
         if len(set(channels)) != 1 or len(set(boxes_per_cell)) != 1:
             raise ValueError(
@@ -149,10 +155,18 @@ class SharedPredictors(Predictors):
             )
         super().__init__([], [], num_columns)
         width, boxes, maps = channels[0], boxes_per_cell[0], len(channels)
-        self.box_tower = nn.ModuleList(SharedLayer(width, maps, depthwise) for _ in range(depth))
-        self.class_tower = nn.ModuleList(SharedLayer(width, maps, depthwise) for _ in range(depth))
-        self.boxes = nn.Conv2d(width, boxes * 4, 3, padding=1)
-        self.classes = nn.Conv2d(width, boxes * num_columns, 3, padding=1)
+        self.shared_tower = shared_tower
+        self.box_tower, self.class_tower = (
+            nn.ModuleList(
+                SharedLayer(width, maps, depthwise, kernel_size, norm_momentum)
+                for _ in range(layers)
+            )
+            for layers in (depth, 0 if shared_tower else depth)
+        )
+        self.boxes, self.classes = (
+            nn.Conv2d(width, boxes * columns, kernel_size, padding=kernel_size // 2)
+            for columns in (4, num_columns)
+        )
 
     def forward(self, maps: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """See ``Predictors``."""
@@ -161,6 +175,8 @@ class SharedPredictors(Predictors):
             boxes = classes = features
             for layer in self.box_tower:
                 boxes = layer(boxes, index)
+            if self.shared_tower:
+                classes = boxes
             for layer in self.class_tower:
                 classes = layer(classes, index)
             logits = as_rows(self.classes(classes), self.num_columns)
@@ -173,19 +189,26 @@ class SharedPredictors(Predictors):
 
 
 class SharedLayer(nn.Module):
-    """A 3x3 convolution for all maps, batch normalization for each, ReLU6."""
+    """A convolution for all maps, batch normalization for each, ReLU6."""
 
-    def __init__(self, channels: int, num_maps: int, depthwise: bool) -> None:
+    def __init__(
+        self,
+        channels: int,
+        num_maps: int,
+        depthwise: bool,
+        kernel_size: int = 3,
+        norm_momentum: float = 0.03,
+    ) -> None:
         super().__init__()
         if depthwise:
             self.conv = nn.Sequential(
-                PaddedConv2d(channels, channels, 3, groups=channels),
+                PaddedConv2d(channels, channels, kernel_size, groups=channels),
                 PaddedConv2d(channels, channels, 1),
             )
         else:
-            self.conv = PaddedConv2d(channels, channels, 3)
+            self.conv = PaddedConv2d(channels, channels, kernel_size)
         self.norms = nn.ModuleList(
-            nn.BatchNorm2d(channels, eps=1e-3, momentum=0.03) for _ in range(num_maps)
+            nn.BatchNorm2d(channels, eps=1e-3, momentum=norm_momentum) for _ in range(num_maps)
         )
 
     def forward(self, features: Tensor, index: int) -> Tensor:
@@ -237,7 +260,7 @@ class SSD(ImageNetwork):
             sources.
         num_classes: Classes of the data, background not counted.
         extra_channels: Channels of the additional maps, each at half the size of the one before;
-            none for a ``FeaturePyramid``, which has its own.
+            none for a ``FeaturePyramid`` or a ``PoolingPyramid``, which have their own.
         extra_width_mult: Thins the additional maps (at least 16 channels); None takes the
             backbone's ``width_mult`` where it has one, else 1.
         depthwise_extras: Depthwise separable convolutions there, as in SSDLite.

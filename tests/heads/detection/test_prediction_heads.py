@@ -54,6 +54,16 @@ def test_shared__has_one_set_of_convolutions_and_norms_for_each_map() -> None:
     assert parameters(3, nn.BatchNorm2d) == 3 * 2 * 2 * 2 * 16
 
 
+def test_shared__one_tower_serves_boxes_and_classes() -> None:
+    predictors = SharedPredictors([4], [1], 2, depth=1, kernel_size=1, shared_tower=True).eval()
+    features = torch.randn(1, 4, 3, 3)
+    (deltas, logits), *_ = predictors([features])
+    tower = predictors.box_tower[0](features, 0)
+    torch.testing.assert_close(deltas, predictors.boxes(tower).flatten(2).mT)
+    torch.testing.assert_close(logits, predictors.classes(tower).flatten(2).mT)
+    assert sum(p.numel() for p in predictors.parameters()) == 4 * 4 + 2 * 4 + (4 + 1) * (4 + 2)
+
+
 def test_shared__norms_see_their_own_map() -> None:
     predictors = SharedPredictors([4, 4], [1, 1], 2, depth=1).train()
     predictors([torch.randn(2, 4, 8, 8), torch.zeros(2, 4, 4, 4)])

@@ -8,9 +8,9 @@ import torch
 
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.heads.detection.weights import (
-    TensorFlowSSD,
     is_detector,
     load_tensorflow_ssd,
+    open_detector,
     read_detector,
 )
 
@@ -31,7 +31,7 @@ def test_load_tensorflow_ssd__tflite_and_npz__give_the_same_detector(real_data: 
 def test_tensorflow_ssd__some_columns__have_the_logits_of_all(real_data: Path) -> None:
     images = torch.randint(256, (1, 3, 300, 300), dtype=torch.uint8)
     columns = [1, 17, 18, 90]
-    source = TensorFlowSSD(real_data / "weights" / NPZ)
+    source = open_detector(real_data / "weights" / NPZ)
     some = source.plan(len(columns)).build().eval()
     source.fill(some, columns)
     whole = load_tensorflow_ssd(real_data / "weights" / NPZ, 0.75)
@@ -86,7 +86,7 @@ def test_load_tensorflow_ssd__other_width__says_which(real_data: Path) -> None:
 @pytest.mark.real_data
 def test_tensorflow_ssd__classifier__says_so(real_data: Path) -> None:
     with pytest.raises(WeightsError, match="a classifier, and no SSD"):
-        TensorFlowSSD(real_data / "weights" / "mobilenet_v1_0.25_128.npz")
+        open_detector(real_data / "weights" / "mobilenet_v1_0.25_128.npz")
 
 
 @pytest.mark.real_data
