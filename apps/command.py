@@ -45,9 +45,10 @@ _DISK_REMEDIES = {
 def friendly_errors() -> Iterator[None]:
     """Turn an error that the user can fix, or Ctrl-C, into a message and an exit status.
 
-    Such errors are DataError, WeightsError and OSError about permissions or a full disk, as well as
-    their equivalents of SQLite, Lance and other libraries, and exceptions that wrap them, as
-    jsonargparse wraps errors of constructors. Other exceptions are bugs and keep their traceback.
+    Such errors are DataError, WeightsError, OSError about permissions or a full disk, and a package
+    that an install for inference alone leaves out, as well as their equivalents of SQLite, Lance
+    and other libraries, and exceptions that wrap them, as jsonargparse wraps errors of
+    constructors. Other exceptions are bugs and keep their traceback.
 
     Raises:
         SystemExit: 2 after an error that the user can fix, 130 after Ctrl-C.
@@ -114,6 +115,8 @@ def _message(error: BaseException) -> str | None:
         place = "" if name is None else f"{name}: "
         text = getattr(error, "strerror", None) or os.strerror(number)
         return f"{place}{text}; {_DISK_REMEDIES[number]}"
+    if isinstance(error, ModuleNotFoundError) and _is_dependency(error.name or ""):
+        return f"this needs {error.name}, which is not installed: pip install mobilevision"
     wrapped = _wrapped(error)
     return None if wrapped is None else _message(wrapped)
 
@@ -127,6 +130,15 @@ def _disk_error(error: BaseException) -> int | None:
     if found := _RUST_NUMBER.search(str(error)):
         return int(found[1])
     return errno.ENOSPC if _FULL_DISK.search(str(error)) else None
+
+
+def _is_dependency(module: str) -> bool:
+    """Return whether a module is of a package that `pip install mobilevision` brings."""
+    from importlib.metadata import requires
+
+    package = module.partition(".")[0].replace("_", "-")
+    plain = (line for line in requires("mobilevision") or () if "extra ==" not in line)
+    return package in {re.split(r"[^\w.-]", line)[0] for line in plain}
 
 
 def _is_weights_error(error: BaseException) -> bool:

@@ -3,7 +3,8 @@
 The suffix tells the format:
 
 - ``.npz``: an array ``files`` of strings (N,) and an array ``vectors`` (N, D);
-- ``.csv``: a heading, then the file and D numbers;
+- ``.csv``: a heading, then the file and D numbers; if the headings of some begin with
+  ``embedding_`` or ``vector_``, those alone;
 - ``.parquet``: columns ``file`` and ``embedding`` (or ``vector``), a list of D numbers a row.
 """
 
@@ -15,6 +16,7 @@ import numpy as np
 from .errors import DataError
 from .files import check_unique, import_parquet, read_csv, read_npz, replaced_atomically, write_csv
 
+_NUMBERS = ("embedding_", "vector_")
 _SUFFIXES = (".npz", ".csv", ".parquet")
 
 
@@ -71,8 +73,10 @@ def _read(path: Path) -> tuple[Any, Any]:
         arrays = read_npz(path)
         return arrays["files"], arrays["vectors"]
     if path.suffix == ".csv":
-        rows = read_csv(path)[1:]
-        return [row[0] for row in rows], [[float(cell) for cell in row[1:]] for row in rows]
+        heading, *rows = read_csv(path)
+        named = [at for at, name in enumerate(heading) if name.startswith(_NUMBERS)]
+        places = named or range(1, len(heading))
+        return [row[0] for row in rows], [[float(row[at]) for at in places] for row in rows]
     table = import_parquet(path).read_table(path)
     column = next((name for name in ("embedding", "vector") if name in table.column_names), None)
     if column is None or "file" not in table.column_names:

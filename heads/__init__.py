@@ -15,6 +15,11 @@ def lazy_attributes(package: str, **modules: tuple[str, ...]) -> Callable[[str],
     def __getattr__(name: str) -> Any:  # noqa: N807
         if name not in places:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(f".{places[name]}", package), name)
+        try:
+            module = import_module(f".{places[name]}", package)
+        except ModuleNotFoundError as error:
+            missing = f"{package}.{name} needs {error.name}: pip install mobilevision"
+            raise ModuleNotFoundError(missing, name=error.name) from error
+        return getattr(module, name)
 
     return __getattr__

@@ -327,7 +327,7 @@ def embed(
     Args:
         inputs: Files, folders and patterns.
         model: See ``FaceEmbedder.load``, also for ``device`` and ``size``.
-        out: The table, ``.parquet``.
+        out: The table, ``.parquet`` or, without ``views``, ``.csv``.
         aligned: The images are aligned faces.
         largest: Only the largest face of each image.
         views: The dataset and its views.
@@ -340,7 +340,7 @@ def embed(
             cannot be used.
         WeightsError: The network of another project cannot be read.
     """
-    check_table(out, (".parquet",))
+    check_table(out, (".parquet",) if views else (".parquet", ".csv"))
     if aligned + largest + (views is not None) > 1 or batch_size < 1:
         raise DataError(
             "--aligned, --largest and --views exclude each other, and --batch-size is at least 1"

@@ -79,7 +79,7 @@ def _add_embed(parser: ArgumentParser) -> None:
     add_inputs(parser)
     add_face_model(parser)
     add = parser.add_argument
-    sentence = "Table to write, .parquet; FILE.progress keeps what is done, delete it at the end."
+    sentence = "Table to write, .parquet or .csv; FILE.progress keeps what is done."
     add_path(parser, "--out", sentence, required=True)
     _add_faces_of_images(parser)
     sentence = "K augmented views of each face of a dataset, as in training; the first is plain."

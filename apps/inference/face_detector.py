@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from ...datasets.errors import DataError
+from .runtime import whole_install
 
 if TYPE_CHECKING:
     from .mtcnn import Faces
@@ -63,8 +64,9 @@ class MTCNNFinder:
         longest_px: int = 1024,
         device: str = "auto",
     ) -> None:
-        from .mtcnn import FaceCascade
-        from .torch import choose_device
+        with whole_install("finding faces (aligned ones need no finding)"):
+            from .mtcnn import FaceCascade
+            from .torch import choose_device
 
         if not 0 <= min_score <= 1 or min_face_px < 1 or longest_px < 1:
             raise DataError(

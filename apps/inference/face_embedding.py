@@ -23,7 +23,7 @@ from ...datasets.images import stretch
 from .face_detector import FaceFinder, FoundFace
 from .face_pipeline import FaceComparer, Threshold, given_details, measured_details
 from .predictor import ImageLike, ImageSource, as_images
-from .runtime import ModelMetadata, Runtime, is_exported
+from .runtime import ModelMetadata, Runtime, is_exported, whole_install
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -111,7 +111,8 @@ class FaceEmbedder(FaceComparer[Face]):
             WeightsError: The network of another project cannot be read, or its library is absent.
         """
         if ":" in str(model):
-            from ...heads.face_embedding.teachers import open_teacher
+            with whole_install(f"{model}: a network of another project"):
+                from ...heads.face_embedding.teachers import open_teacher
 
             teacher = open_teacher(str(model))
             if teacher is not None:

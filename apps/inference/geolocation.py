@@ -31,7 +31,7 @@ from .predictor import (
     Prepared,
     as_images,
 )
-from .runtime import ModelMetadata, Runtime, cropped
+from .runtime import ModelMetadata, Runtime, cropped, whole_install
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -248,7 +248,8 @@ class Geolocator(Predictor[LocationResult]):
         path = cls.find(path, size_hw)
         if path.suffix != CHECKPOINT_SUFFIX:
             raise DataError(f"{path}: an exported file has no five crops; use the checkpoint.")
-        from ...heads.checkpoint import load_task
+        with whole_install(f"{path}: a checkpoint"):
+            from ...heads.checkpoint import load_task
 
         with trusting(trust):
             task = load_task(path, cls.task_class())

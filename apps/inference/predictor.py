@@ -18,7 +18,7 @@ from ...datasets.errors import DataError
 from ...datasets.images import ImageFile, center_crop, rgb_pixels, stretch
 from ...heads.trust import trusting
 from ..public import find_model
-from .runtime import EXPORTED_SUFFIXES, ModelMetadata, Runtime, open_runtime
+from .runtime import EXPORTED_SUFFIXES, ModelMetadata, Runtime, open_runtime, whole_install
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -330,8 +330,9 @@ class Predictor(ABC, Generic[R]):
         path = cls.find(path, size_hw)
         if path.suffix != CHECKPOINT_SUFFIX:
             return cls(cls.accept(open_runtime(path, device), path, size_hw))
-        from ...heads.checkpoint import load_task
-        from .torch import run_task
+        with whole_install(f"{path}: a checkpoint"):
+            from ...heads.checkpoint import load_task
+            from .torch import run_task
 
         with trusting(trust) if trust else nullcontext():
             task = load_task(path, cls.task_class())

@@ -1,7 +1,8 @@
 """The protocol of runtimes, a model's metadata, and the runtime of each kind of file. No torch."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -107,6 +108,15 @@ class Runtime(Protocol):
         ...
 
 
+@contextmanager
+def whole_install(purpose: str) -> Iterator[None]:
+    """Raise a `DataError` if an import fails, since an install for inference alone has no torch."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise DataError(f"{purpose} needs {error.name}: pip install mobilevision") from error
+
+
 EXPORTED_SUFFIXES = (".onnx", ".pt2", ".xml", ".pte")
 """Suffixes of the files that ``mobilevision export`` writes and a runtime here opens."""
 
@@ -149,5 +159,6 @@ def open_runtime(path: str | Path, device: str = "auto", threads: int | None = N
         case ".pte":
             from .executorch import ExecutorchRuntime as Chosen
         case _:
-            from .exported_program import ExportedProgramRuntime as Chosen
+            with whole_install(f"{path}: a program of torch.export"):
+                from .exported_program import ExportedProgramRuntime as Chosen
     return Chosen(path, device, threads)

@@ -235,8 +235,9 @@ def test_model_fingerprint__a_stored_threshold_leaves_the_model_what_it_is(
 # --- the command
 
 
-def test_embed__aligned_faces(model: Path, faces: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out.parquet"
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_embed__aligned_faces(model: Path, faces: Path, tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"out{suffix}"
     assert run(faces, "--aligned", "--model", model, "--out", out, "--batch-size", 4) == 0
     table = read_vectors(out)
     names = sorted(path.relative_to(faces).as_posix() for path in faces.rglob("*.png"))
@@ -296,12 +297,24 @@ def test_embed__options_that_cannot_be(
     assert message in capsys.readouterr().err
 
 
-def test_embed__another_ending_than_parquet(
-    model: Path, faces: Path, capsys: pytest.CaptureFixture
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("out.xlsx", [], "ends in .parquet or .csv"),
+        ("out.csv", ["--views", "2"], "ends in .parquet\n"),
+    ],
+)
+def test_embed__another_ending(
+    model: Path,
+    faces: Path,
+    name: str,
+    options: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     with pytest.raises(SystemExit):
-        run(faces, "--model", model, "--out", "out.csv")
-    assert "ends in .parquet" in capsys.readouterr().err
+        run(faces, "--model", model, "--out", name, *options)
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.real_data

@@ -5,6 +5,7 @@ import pytest
 
 from mobilevision.apps.batch.tables import Column, check_table, row_table
 from mobilevision.datasets.errors import DataError
+from mobilevision.datasets.vectors import read_vectors
 
 COLUMNS = (Column("face", None, "int32"), Column("box", 2), Column("score", None))
 
@@ -17,6 +18,15 @@ def test_row_table__csv__cells_by_hand(tmp_path: Path) -> None:
         assert not path.exists()
     lines = path.read_text().splitlines()
     assert lines == ["file,face,box_0,box_1,score", '"a,b.jpg",0,1.5,,0.123457']
+
+
+def test_row_table__csv_of_faces__read_as_vectors_alone(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    with row_table(path, (*COLUMNS, Column("embedding", 2)), {}) as add:
+        add("a.jpg", np.array([[0, 1.5, 2.5, 0.5, 3, 4]], np.float32))
+    table = read_vectors(path)
+    assert table.files.tolist() == ["a.jpg"]
+    assert table.vectors.tolist() == [[3, 4]]
 
 
 def test_row_table__parquet__same_columns(tmp_path: Path) -> None:
