@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -234,9 +234,14 @@ def shortened(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
 
 @cache
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """Load DejaVu Sans, which comes with matplotlib: many alphabets, the same on every machine."""
-    import matplotlib
+    """Load DejaVu Sans, which comes with matplotlib: many alphabets, the same on every machine.
 
+    An install for inference alone has no matplotlib, and takes Pillow's own font of Latin letters.
+    """
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return ImageFont.truetype(folder / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"), size)
 

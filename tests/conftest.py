@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+NOT_PACKAGED = {"benchmarks", "build", "data", "dist", "docs", "runs", "tests"}
 
 
 def real_data_root() -> Path:
@@ -36,6 +39,41 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def package_folders(repository: Path) -> list[str]:
+    """Folders of the tree that hold Python files, such as "heads/detection"."""
+    rooms = [
+        path
+        for path in repository.iterdir()
+        if path.is_dir()
+        and path.name not in NOT_PACKAGED
+        and not path.name.startswith(".")
+        and not (path / "pyvenv.cfg").exists()
+    ]
+    files = [file for room in rooms for file in room.rglob("*.py")]
+    return sorted({file.parent.relative_to(repository).as_posix() for file in files})
+
+
+@pytest.fixture(scope="session")
+def wheel(
+    repository: Path, package_folders: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A wheel built from a copy of the tree: setuptools leaves its traces where it builds."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        if (repository / name).exists():
+            shutil.copy(repository / name, source)
+    for room in {folder.split("/")[0] for folder in package_folders}:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(repository / room, source / room, ignore=ignored)
+    out = source / "out"
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, source]
+    done = subprocess.run(build, cwd=source, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = out.iterdir()
+    return built
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import ast
 import os
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -16,43 +15,12 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-NOT_PACKAGED = {"benchmarks", "build", "data", "dist", "docs", "runs", "tests"}
 UNSAFE_MODULES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
-
-
-def package_folders(repository: Path) -> list[str]:
-    """Folders of the tree that hold Python files, such as "heads/detection"."""
-    rooms = [
-        path
-        for path in repository.iterdir()
-        if path.is_dir()
-        and path.name not in NOT_PACKAGED
-        and not path.name.startswith(".")
-        and not (path / "pyvenv.cfg").exists()
-    ]
-    files = [file for room in rooms for file in room.rglob("*.py")]
-    return sorted({file.parent.relative_to(repository).as_posix() for file in files})
 
 
 @pytest.fixture(scope="module")
 def declared(repository: Path) -> dict[str, Any]:
     return tomllib.loads((repository / "pyproject.toml").read_text())
-
-
-@pytest.fixture(scope="module")
-def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from a copy of the tree: setuptools leaves its traces where it builds."""
-    source = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        if (repository / name).exists():
-            shutil.copy(repository / name, source)
-    for room in {folder.split("/")[0] for folder in package_folders(repository)}:
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(repository / room, source / room, ignore=ignored)
-    out = source / "out"
-    run("-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source), cwd=source)
-    (built,) = out.iterdir()
-    return built
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +49,9 @@ def run(*words: str, cwd: Path, pythonpath: Path | None = None) -> str:
 
 
 def test_packages__declared__are_the_folders_with_python_files(
-    repository: Path, declared: dict[str, Any]
+    package_folders: list[str], declared: dict[str, Any]
 ) -> None:
-    names = [f"mobilevision.{folder.replace('/', '.')}" for folder in package_folders(repository)]
+    names = [f"mobilevision.{folder.replace('/', '.')}" for folder in package_folders]
     assert declared["tool"]["setuptools"]["packages"] == names
     assert declared["tool"]["setuptools"]["package-dir"] == {"mobilevision": "."}
 
@@ -104,17 +72,27 @@ def bounds(line: str) -> tuple[str, SpecifierSet]:
 
 
 def test_wheel__built_from_the_tree__holds_every_module_and_recipe(
-    repository: Path, wheel: Path
+    repository: Path, package_folders: list[str], wheel: Path
 ) -> None:
     expected = {
         file.relative_to(repository).as_posix()
-        for folder in package_folders(repository)
-        for pattern in ("*.py", "*.yaml", "README.md")
+        for folder in package_folders
+        for pattern in ("*.py", "*.yaml", "README.md", "py.typed")
         for file in (repository / folder).glob(pattern)
     }
     names = zipfile.ZipFile(wheel).namelist()
     held = {name.removeprefix("mobilevision/") for name in names if "dist-info/" not in name}
     assert held == expected
+
+
+def test_wheel__each_folder_at_the_top__says_that_it_is_typed(
+    package_folders: list[str], wheel: Path
+) -> None:
+    # PEP 561: a namespace, which mobilevision is, has the mark in each of its parts.
+    parts = {folder.split("/")[0] for folder in package_folders}
+    assert {f"mobilevision/{part}/py.typed" for part in parts} <= set(
+        zipfile.ZipFile(wheel).namelist()
+    )
 
 
 def test_wheel__top_level__one_name(wheel: Path, declared: dict[str, Any]) -> None:
@@ -163,10 +141,12 @@ def unsafe_reading(source: str) -> Iterator[str]:
                 yield "allow_pickle"
 
 
-def test_reading__package__cannot_run_code_from_a_file(repository: Path) -> None:
+def test_reading__package__cannot_run_code_from_a_file(
+    repository: Path, package_folders: list[str]
+) -> None:
     found = {
         f"{file.relative_to(repository)}: {problem}"
-        for folder in package_folders(repository)
+        for folder in package_folders
         for file in (repository / folder).glob("*.py")
         for problem in unsafe_reading(file.read_text())
     }
