@@ -31,8 +31,8 @@ def find_model(model: str | Path, job: str | None = None, hint: str = "") -> Pat
         from ..backbone.weights.hub import PUBLIC_WEIGHTS
     except ImportError as error:
         raise DataError(
-            f"{model}: no such file; a public name needs torch, which converts its weights: pip "
-            "install torch, or give a file that `mobilevision export` wrote on another machine."
+            f"{model}: no such file; a public name needs torch, which converts its weights: "
+            "pip install mobilevision, or give a file that `mobilevision export` wrote elsewhere."
         ) from error
     known = [name for name, weights in PUBLIC_WEIGHTS.items() if job in (None, weights.job)]
     names = f"Public names are {', '.join(known)}." if known else ""

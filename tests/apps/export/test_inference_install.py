@@ -24,6 +24,7 @@ PYARROW = "pip install pyarrow, or use a .csv"
 WHOLE = "pip install mobilevision"
 LACKING = [
     ("detect images --model a.ckpt --out o", "a.ckpt: a checkpoint needs", WHOLE),
+    ("detect images --out o", "ssd_mobilenet_v1_0.75_coco_quant: no such file", WHOLE),
     ("detect images --model a.pt2 --out o", "a.pt2: a program of torch.export needs torch", WHOLE),
     ("detect images --model a.xml --out o", "a.xml: openvino", "pip install openvino"),
     ("classify images --model a.ckpt", "a.ckpt: a checkpoint needs", WHOLE),
