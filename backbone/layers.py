@@ -1,7 +1,7 @@
 """The layers that MobileNet and its heads are built from, and their folding for inference."""
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -210,7 +210,9 @@ def set_folded_bias(norm: nn.BatchNorm2d, bias: Tensor) -> None:
 
 
 @torch.no_grad()
-def calibrate_norms(network: nn.Module, batches: Iterable[Tensor]) -> int:
+def calibrate_norms(
+    network: nn.Module, batches: Iterable[Tensor], norms: Sequence[nn.BatchNorm2d] | None = None
+) -> int:
     """Measure the input of each BatchNorm2d and re-express its scale and shift by it, in place.
 
     With m and v the mean and variance of a layer's input over all given images, the layer gets
@@ -220,12 +222,14 @@ def calibrate_norms(network: nn.Module, batches: Iterable[Tensor]) -> int:
     kind.
 
     ``batches`` are inputs of the network, 32 images or more of the training data; it is called
-    with each in evaluation mode. Returns the number of images.
+    with each in evaluation mode. ``norms`` are the layers to calibrate; None takes all. Returns
+    the number of images.
 
     Raises:
         ValueError: There was no batch.
     """
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    if norms is None:
+        norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     moments: dict[nn.Module, _Moments] = {norm: _Moments(norm.num_features) for norm in norms}
     hooks = [
         norm.register_forward_pre_hook(lambda norm, inputs: moments[norm].add(inputs[0]))

@@ -83,6 +83,15 @@ def normalize_pixels(
     return (images.float() - pixel_mean) / pixel_std
 
 
+class ClassRows(NamedTuple):
+    """How the rows of a layer belong to classes: groups of equal size, one class after another."""
+
+    background: bool = False
+    """Whether a group begins with rows of background."""
+    each: int = 1
+    """Rows of a class."""
+
+
 class ImageNetwork(nn.Module):
     """Base of the networks: normalized pixels go to a backbone; a subclass adds the heads.
 
@@ -102,6 +111,13 @@ class ImageNetwork(nn.Module):
         self.backbone_info = require_features(backbone)
         self.backbone = backbone
         self.pixel_mean, self.pixel_std = pixel_mean, pixel_std
+
+    def class_layers(self) -> dict[str, ClassRows]:
+        """Return the layers whose rows are those of classes, by their names in the network.
+
+        Weights of another network fill them by the names of the classes.
+        """
+        return {}
 
     def normalized(self, images: Tensor) -> Tensor:
         """Return what the backbone takes for images (B, 3, H, W) uint8 or float in [0, 255]."""
@@ -218,6 +234,21 @@ class MobileNetV1(nn.Module):
         self.feature_info = FeatureInfo(tuple(width for _, width in taps), self.out_strides)
         # Blocks past the last tap would hold parameters that no gradient reaches.
         del self.blocks[taps[-1][0] + 1 :]
+
+    @property
+    def stages(self) -> list[list[nn.Module]]:
+        """The layers by stage; each stage begins where the stride doubles, the first is the stem's.
+
+        Undilated, stage k ends with the map at stride 2^k.
+        """
+        stages: list[list[nn.Module]] = [[self.stem]]
+        for block in self.blocks:
+            if any(
+                isinstance(each, nn.Conv2d) and max(each.stride) > 1 for each in block.modules()
+            ):
+                stages.append([])
+            stages[-1].append(block)
+        return stages
 
     @classmethod
     def from_pretrained(

@@ -396,6 +396,16 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         CheckpointError: As ``read_content``, or a class is neither allowed nor trusted.
     """
     content = read_content(path, map_location)
+    check_hyper_parameters(content, path)
+    return content
+
+
+def check_hyper_parameters(content: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse the content of a checkpoint whose hyper-parameters name classes that are not allowed.
+
+    Raises:
+        CheckpointError: As ``check_classes``, or they are no plain table.
+    """
     hyper_parameters = content.get(_HYPER_PARAMETERS) or {}
     if not isinstance(hyper_parameters, Mapping):
         raise CheckpointError(f"{path}: its hyper-parameters are no table of names and values")
@@ -408,7 +418,6 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         check_classes(hyper_parameters, path)
     except RecursionError as error:
         raise CheckpointError(f"{path}: its hyper-parameters are nested too deep") from error
-    return content
 
 
 def load_task(

@@ -15,9 +15,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..backbone.layers import calibrate_norms
 from ..backbone.mobilenet import normalize_pixels
-from ..backbone.weights.loading import load_weights
 from ..datasets.errors import DataError
 from .checkpoint import CHECKPOINT_ENTRY, CHECKPOINT_FORMAT, load_task
+from .finetuning import Start, frozen_modules, start_from
 from .trust import trusting
 
 CALIBRATION_IMAGES = 64
@@ -66,9 +66,9 @@ class ImageTask(LightningModule):
 
     Args:
         network: Takes (B, 3, H, W) uint8 RGB and normalizes by its ``pixel_mean`` and
-            ``pixel_std``; ``weights`` fills its ``backbone``.
-        weights: Weights for the backbone: a public name or a file (see
-            ``backbone.weights.loading.load_weights``), read when training starts and never when a
+            ``pixel_std``; ``weights`` fills its ``backbone`` and whatever else fits.
+        weights: What the network starts from: a public name, a published file or a checkpoint of
+            any job (see ``finetuning.start_from``), read when training starts and never when a
             checkpoint is loaded. A backbone that is no MobileNet takes its own state dict or a
             checkpoint that holds it.
         optimizer: Makes the optimizer from two groups of parameters; that of normalization and
@@ -79,6 +79,13 @@ class ImageTask(LightningModule):
             CPUs and tensor cores prefer.
         decay_depthwise: False spares depthwise filters weight decay, since they have few
             parameters (Howard et al. 2017, end of Section 3.2).
+        freeze: What training leaves as it is: ``backbone``, ``stage:N`` for the backbone up to
+            stride 2^N, or ``norms`` for all batch normalization; None trains everything. Frozen
+            layers stay in evaluation mode, so that their running statistics stay, too, and the
+            optimizer does not get their parameters.
+
+    Raises:
+        DataError: No such part to freeze.
     """
 
     kind: ClassVar[str] = "a network of images"
@@ -95,6 +102,7 @@ class ImageTask(LightningModule):
         lr_scheduler: MakeSchedule | None = None,
         channels_last: bool = False,
         decay_depthwise: bool = True,
+        freeze: str | None = None,
     ) -> None:
         super().__init__()
         self._save_plain_hyperparameters()
@@ -109,6 +117,9 @@ class ImageTask(LightningModule):
         """Plain data beside the weights in every checkpoint, such as ``size_hw``."""
         if channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.freeze_part = freeze
+        for module in frozen_modules(network, freeze):
+            module.requires_grad_(False).eval()
 
     def _save_plain_hyperparameters(self) -> None:
         """Keep the hyper-parameters in checkpoints that are plain data.
@@ -129,6 +140,11 @@ class ImageTask(LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         return getattr(data, "datasets", {}).get("train")
 
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes in the order of the network's rows; empty where there are none."""
+        return list(getattr(self, "categories", {}).values())
+
     def forward(self, images: Tensor) -> Any:
         """Return the network's output for images (B, 3, H, W) uint8 RGB."""
         order = torch.channels_last if self.channels_last else torch.contiguous_format
@@ -141,28 +157,33 @@ class ImageTask(LightningModule):
     # --- training
 
     def setup(self, stage: str) -> None:
-        """Fill the backbone before training; a checkpoint, if there is one, is loaded after."""
+        """Fill the network before training; a checkpoint, if there is one, is loaded after."""
         # log_dir is a collective call under DDP: every process asks for it, here and only here.
         self.run_dir = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         data = getattr(self.trainer, "datamodule", None)
         if self.keeps_crop and stage == "fit" and data is not None:
             self.metadata["crop_fraction"] = getattr(data.val_transform, "fraction", None)
-        if stage != "fit" or self.weights is None or self.trainer.ckpt_path is not None:
+        if stage != "fit" or self.trainer.ckpt_path is not None:
             return
-        backbone = _pretrained_part(self.network)
-        loaded = load_weights(backbone, self.weights)
-        rank_zero_info(f"Backbone weights from {loaded.path}")
-        activation = getattr(backbone, "activation", loaded.activation)
-        if loaded.activation != activation:
+        if self.weights is None:
+            if self.freeze_part not in (None, "norms"):
+                rank_zero_warn(f"freeze={self.freeze_part} without weights keeps what is there")
+            return
+        start = start_from(self.network, self.class_names, self.weights)
+        rank_zero_info(start.table)
+        activation = getattr(start.backbone, "activation", start.weights.activation)
+        if start.weights.activation != activation:
             rank_zero_warn(
-                f"weights: {loaded.path} was trained with {loaded.activation}, the backbone has "
-                f"{activation}: it starts from them and has to be trained"
+                f"weights: {start.weights.path} was trained with {start.weights.activation}, the "
+                f"backbone has {activation}: it starts from them and has to be trained"
             )
-        if loaded.folded:
-            self._calibrate(backbone)
+        self._calibrate(start)
+        self.train(self.training)  # frozen layers are in evaluation mode again
 
-    def _calibrate(self, backbone: nn.Module) -> None:
-        """Give the folded weights their batch normalization back, on images of this data."""
+    def _calibrate(self, start: Start) -> None:
+        """Give folded weights their batch normalization back, on images of this data."""
+        if not (start.weights.folded or start.folded):
+            return
         data = getattr(self.trainer, "datamodule", None)
         if data is None:
             raise DataError(
@@ -174,11 +195,21 @@ class ImageTask(LightningModule):
             collected.extend(batch.images)
             if len(collected) >= CALIBRATION_IMAGES:
                 break
-        mean, std = cast(float, self.network.pixel_mean), cast(float, self.network.pixel_std)
-        batches = (normalize_pixels(torch.stack(collected[i : i + 16]), mean, std)
-                   for i in range(0, len(collected), 16))  # fmt: skip
-        seen = calibrate_norms(backbone, batches)
-        rank_zero_info(f"Batch normalization calibrated on {seen} training images")
+        batches = [torch.stack(collected[i : i + 16]) for i in range(0, len(collected), 16)]
+        if start.weights.folded:
+            mean, std = cast(float, self.network.pixel_mean), cast(float, self.network.pixel_std)
+            pixels = (normalize_pixels(batch, mean, std) for batch in batches)
+            calibrate_norms(start.backbone, pixels)
+        if start.folded:
+            calibrate_norms(self.network, batches, start.folded)
+        rank_zero_info(f"Batch normalization calibrated on {len(collected)} training images")
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all but frozen layers, which stay in evaluation mode."""
+        super().train(mode)
+        for module in frozen_modules(self.network, self.freeze_part):
+            module.eval()
+        return self
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
@@ -279,10 +310,10 @@ def _require_same_shapes(task: ImageTask, checkpoint: dict[str, Any]) -> None:
     names = task.hparams.get("categories")
     if stored_names is not None and names is not None and len(stored_names) != len(names):
         what = f"is for {len(stored_names)} classes, and this network for {len(names)}"
-        remedy = "to train on other classes, start from its backbone"
+        remedy = "to train on other classes, start from it"
     else:
         what = f"is of another network: it has {differing[0]}"
-        remedy = "give the options of the config.yaml of its run, or start from its backbone"
+        remedy = "give the options of the config.yaml of its run, or start from it"
     raise DataError(
         f"the checkpoint {what}; {remedy}, with --model.weights=CHECKPOINT in place of --ckpt_path"
     )
@@ -294,16 +325,3 @@ def _depthwise_filters(module: nn.Module) -> set[nn.Parameter]:
         for layer in module.modules()
         if isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
     }
-
-
-def _pretrained_part(network: nn.Module) -> nn.Module:
-    """Return the module that classification weights fill.
-
-    A network whose blocks beyond the backbone have pretrained weights too has a method
-    ``pretrained_body``; a backbone that is built around another has that as ``body``.
-    """
-    make = getattr(network, "pretrained_body", None)
-    if make is not None:
-        return make()
-    backbone = cast(nn.Module, network.backbone)
-    return cast(nn.Module, getattr(backbone, "body", backbone))

@@ -140,15 +140,22 @@ def read_public(path: Path) -> PublicModel:
 
 
 def _read_backbone(path: Path) -> _StoredBackbone:
-    content = _own_content(path)
+    content = own_content(path)
     if content is not None:
         return _own_backbone(content, path)
     public = read_public(path)
     return _StoredBackbone(public.backbone.state_dict(), public.backbone_arguments, public.folded)
 
 
-def _own_content(path: Path) -> dict[str, Any] | None:
-    """Return a checkpoint of this package; None for files of other kinds."""
+def own_content(path: Path) -> dict[str, Any] | None:
+    """Return a checkpoint of this package; None for files of other kinds.
+
+    It has a ``state_dict`` of plain tensors and tables ``hyper_parameters`` and ``mobilevision``,
+    which may be empty.
+
+    Raises:
+        WeightsError: It is damaged, or holds something else.
+    """
     if file_format(path) != "torch":
         return None
     content = load_torch_file(path)

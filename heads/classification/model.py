@@ -4,7 +4,13 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from ...backbone.mobilenet import Backbone, ImageClassifier, normalize_pixels, require_features
+from ...backbone.mobilenet import (
+    Backbone,
+    ClassRows,
+    ImageClassifier,
+    normalize_pixels,
+    require_features,
+)
 
 
 class Classifier(ImageClassifier):
@@ -32,6 +38,10 @@ class Classifier(ImageClassifier):
         super().__init__(cast(Backbone, backbone), num_classes, **options)
         self.num_classes = num_classes
         self.pixel_mean, self.pixel_std = pixel_mean, pixel_std
+
+    def class_layers(self) -> dict[str, ClassRows]:
+        """See ``ImageNetwork``."""
+        return {"classifier": ClassRows()}
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (B, num_classes) of images (B, 3, H, W) uint8 or float, RGB."""

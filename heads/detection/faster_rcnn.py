@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ...backbone.layers import Padding
 from ...backbone.layers import freeze_norms as freeze
-from ...backbone.mobilenet import BLOCKS, ImageNetwork, MobileNetV1
+from ...backbone.mobilenet import BLOCKS, ClassRows, ImageNetwork, MobileNetV1
 from ...datasets.types import Detections, DetectionTarget
 from .boxes import BoxCoder, PostProcess
 from .faster_rcnn_heads import (
@@ -121,6 +121,10 @@ class FasterRCNN(ImageNetwork):
         proposals = self.select(rpn, self.rpn_coder, size_hw)
         roi = self.roi.nothing(features) if self.training else self.roi(features, proposals.boxes)
         return FasterRCNNOutput(features, rpn, proposals, roi)
+
+    def class_layers(self) -> dict[str, ClassRows]:
+        """See ``ImageNetwork``."""
+        return {"roi.classes": ClassRows(background=True), "roi.boxes": ClassRows(each=4)}
 
     def compute_losses(
         self, output: FasterRCNNOutput, target: DetectionTarget

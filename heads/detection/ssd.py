@@ -20,7 +20,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ...backbone.layers import ConvNormAct, DepthwiseSeparable, PaddedConv2d, Padding
-from ...backbone.mobilenet import ImageNetwork
+from ...backbone.mobilenet import ClassRows, ImageNetwork
 from ...datasets.types import Detections, DetectionTarget
 from .boxes import AnchorGrid, BoxCoder, DefaultBoxes, PostProcess, ScoreActivation, SSDOutput
 from .losses import AnchorLoss, MultiBoxLoss
@@ -327,6 +327,15 @@ class SSD(ImageNetwork):
             self.anchors((int(height), int(width)), maps_hw, images.device),
             self.anchors.layout(maps_hw),
         )
+
+    def class_layers(self) -> dict[str, ClassRows]:
+        """See ``ImageNetwork``."""
+        layers = set(self.predictors.class_layers())
+        return {
+            name: ClassRows(background=True)
+            for name, module in self.named_modules()
+            if module in layers
+        }
 
     def compute_losses(self, output: SSDOutput, target: DetectionTarget) -> dict[str, Tensor]:
         """Return the parts of the loss, scalars to be summed; in evaluation too."""

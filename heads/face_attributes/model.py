@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...backbone.mobilenet import ImageNetwork
+from ...backbone.mobilenet import ClassRows, ImageNetwork
 
 LANDMARKS = 5
 
@@ -78,6 +78,10 @@ class AttributeNetwork(ImageNetwork):
         super().__init__(backbone, **pixels)
         self.head = AttributeHead(self.backbone_info.channels[-1], num_classes, dropout, landmarks)
         self.num_classes = num_classes
+
+    def class_layers(self) -> dict[str, ClassRows]:
+        """See ``ImageNetwork``."""
+        return {"head.attributes": ClassRows()}
 
     def forward(self, images: Tensor) -> AttributeOutput:
         """Return the output for images (B, 3, H, W) uint8 or float in [0, 255], RGB."""

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from ...backbone.mobilenet import ImageNetwork
+from ...backbone.mobilenet import ClassRows, ImageNetwork
 from ..face_attributes.model import AttributeHead, AttributeOutput
 from ..face_embedding.model import EmbeddingHead, Pooling
 
@@ -55,6 +55,10 @@ class FacesNetwork(ImageNetwork):
         )
         self.attributes = AttributeHead(channels, num_classes, dropout, landmarks)
         self.num_classes, self.dimension = num_classes, dimension
+
+    def class_layers(self) -> dict[str, ClassRows]:
+        """See ``ImageNetwork``."""
+        return {"attributes.attributes": ClassRows()}
 
     def forward(self, images: Tensor) -> FacesOutput:
         """Return the output of both heads for images (B, 3, H, W) uint8 or float in [0, 255], RGB.

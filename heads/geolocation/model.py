@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ...backbone.mobilenet import ImageNetwork
+from ...backbone.mobilenet import ClassRows, ImageNetwork
 
 
 class CellClassifier(ImageNetwork):
@@ -38,6 +38,10 @@ class CellClassifier(ImageNetwork):
         self.sizes = sizes
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(self.backbone_info.channels[-1], sum(sizes))
+
+    def class_layers(self) -> dict[str, ClassRows]:
+        """See ``ImageNetwork``."""
+        return {"classifier": ClassRows()}
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the logits (B, C) of each partition, for images (B, 3, H, W) uint8 or float."""

@@ -91,6 +91,11 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
         return self._partitions
 
     @property
+    def class_names(self) -> list[str]:
+        """The tokens of the cells of all partitions."""
+        return [token for each in self._partitions for token in each.table.tokens]
+
+    @property
     def decoder(self) -> Decoder:
         """The decoder from probabilities to places."""
         return Decoder(self.partitions[-1], self.answer, levels=self.calibration.levels)
@@ -122,10 +127,10 @@ class GeolocationTask(EvaluatedTask[GeolocationEvaluator, GeolocationResult]):
 
     def setup(self, stage: str) -> None:
         """Take the cells of the data, unless a checkpoint brought them."""
-        super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
         if not self._partitions and data is not None:
             self.use_cells(data.cell_tables)
+        super().setup(stage)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the metadata back, and the cells with them."""
