@@ -198,7 +198,7 @@ def test_recipe__every_variant__is_a_configuration_of_lightning(path: Path, caps
             lightning([*run.args, "--print_config"])
         assert stopped.value.code == 0, run.name
         printed[run.name] = capsys.readouterr().out
-    assert len(printed) > 5
+    assert len(printed) > 1
     assert len(set(printed.values())) == len(printed), "two variants are the same"
 
 
