@@ -36,6 +36,7 @@ _MISLEADING = (
     ".*The dirpath has changed from",  # each run has a directory of its own
     ".*is not supported by the model summary",
     ".*isinstance\\(treespec, LeafSpec\\)",
+    "Found .* module\\(s\\) in eval mode at the start of training",  # model.freeze wants it so
 )
 
 

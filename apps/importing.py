@@ -7,7 +7,7 @@ from ..backbone.errors import WeightsError
 from ..backbone.mobilenet import MobileNetV1
 from ..backbone.weights.converters import PublicModel
 from ..backbone.weights.hub import PUBLIC_WEIGHTS, commit_of, parse_name, resolve_weights, sha256_of
-from ..backbone.weights.loading import read_public
+from ..backbone.weights.loading import imagenet_names, read_public
 from ..datasets.errors import DataError
 from ..heads.checkpoint import Plan, write_checkpoint
 from ..heads.classification.model import Classifier
@@ -149,9 +149,7 @@ def _classifier_categories(path: Path, num_classes: int, names: list[str] | None
                 f"{path}: a classifier of {num_classes} classes, not of ImageNet's 1,000; name "
                 "them with --labels, one a line"
             )
-        from torchvision.models import MobileNet_V2_Weights
-
-        names = list(MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"])
+        names = imagenet_names()
     if len(names) == num_classes + 1 and names[0] == _BACKGROUND:
         names = names[1:]
     if len(names) != num_classes:

@@ -8,12 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..backbone.errors import WeightsError
 from ..backbone.layers import set_folded_bias
-from ..backbone.mobilenet import ClassRows
+from ..backbone.mobilenet import ClassRows, MobileNetV1
 from ..backbone.weights.hub import resolve_weights
-from ..backbone.weights.loading import LoadedWeights, load_weights, own_content
+from ..backbone.weights.loading import (
+    LoadedWeights,
+    imagenet_names,
+    load_weights,
+    own_content,
+    read_public,
+)
 from ..datasets.errors import DataError
 from .checkpoint import CHECKPOINT_ENTRY, check_hyper_parameters
+from .detection.weights import is_detector, read_detector
 
 OUTCOMES = ("loaded", "adapted", "new", "left")
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -41,6 +49,8 @@ class _Source(NamedTuple):
     score_activation: str | None
     """None where the file does not say."""
     folded: bool
+    remark: str = ""
+    """Why the file gives less than it holds."""
 
 
 class _Counts(dict[tuple[str, str], list[int]]):
@@ -75,7 +85,7 @@ def start_from(network: nn.Module, names: Sequence[str], weights: str | Path) ->
             that are not allowed.
     """
     path = resolve_weights(weights)
-    source = _read_source(path)
+    source = _read_source(path, isinstance(_body(network), MobileNetV1))
     backbone = _pretrained_part(network, source)
     loaded = load_weights(backbone, path)
     counts = _Counts()
@@ -84,8 +94,6 @@ def start_from(network: nn.Module, names: Sequence[str], weights: str | Path) ->
     for name, tensor in known.items():
         if id(tensor) in done:
             counts.add(_part(name), "loaded", {name: tensor})
-    if source is None:
-        source = _Source({}, [], None, folded=False)
     prefix = _backbone_prefix(source.state)
     used = {f"{prefix}{name}" for name in backbone.state_dict()}
     filling = _Filling(network, list(names), source, counts)
@@ -149,20 +157,18 @@ class _Filling:
 
     @torch.no_grad()
     def _fill_classes(self, rows: ClassRows, tensors: dict[str, Tensor]) -> str:
-        groups = [
-            (self._grouped(x, rows, self.names), self._grouped(self.source.state[name], rows,
-                                                               self.source.names))
-            for name, x in tensors.items()
-        ]  # fmt: skip
-        for new, old in groups:
-            fits = new is not None and old is not None
-            if not fits or (new.shape[0], *new.shape[2:]) != (old.shape[0], *old.shape[2:]):
+        groups = []
+        for name, tensor in tensors.items():
+            new = self._grouped(tensor, rows, self.names)
+            old = self._grouped(self.source.state[name], rows, self.source.names)
+            if new is None or old is None or new[:, 0].shape != old[:, 0].shape:
                 return "new"
+            groups.append((new, old))
         converted = rows.background and self._converts
         if not self.pairs and (converted or not rows.background):
             return "new"
         for new, old in groups:
-            self._copy_rows(cast(Tensor, new), cast(Tensor, old), rows)
+            self._copy_rows(new, old, rows)
         same = self.names == self.source.names and not converted
         return "loaded" if same else "adapted"
 
@@ -200,7 +206,9 @@ class _Filling:
         new[:, here] = taken
 
     def remarks(self) -> Iterator[str]:
-        """Yield a line on the classes, and one on the kind of scores."""
+        """Yield lines on the classes, the kind of scores, and what could not be used."""
+        if self.source.remark:
+            yield f"  {self.source.remark}"
         if not self.fills_classes:
             return
         known = {index for index, _ in self.pairs}
@@ -260,24 +268,41 @@ def _format(counts: _Counts) -> Iterator[str]:
 # --- reading
 
 
-def _read_source(path: Path) -> _Source | None:
-    """Read the network of a file; None if there is none, or only that of a classifier."""
+def _read_source(path: Path, mobilenet: bool) -> _Source:
+    """Read the network of a file, of a published one if it is a ``mobilenet``."""
     content = own_content(path)
-    if content is None:
-        return None
-    check_hyper_parameters(content, path)
-    own = "network."
-    state = {
-        name.removeprefix(own): tensor
-        for name, tensor in content["state_dict"].items()
-        if name.startswith(own)
-    }
-    if not state:
-        return None
-    stored, entry = content["hyper_parameters"], content[CHECKPOINT_ENTRY]
-    provenance = entry.get("provenance")
-    folded = isinstance(provenance, dict) and bool(provenance.get("folded"))
-    return _Source(state, _stored_names(stored, entry), _stored_activation(stored), folded)
+    if content is not None:
+        check_hyper_parameters(content, path)
+        own = "network."
+        state = {
+            name.removeprefix(own): tensor
+            for name, tensor in content["state_dict"].items()
+            if name.startswith(own)
+        }
+        stored, entry = content["hyper_parameters"], content[CHECKPOINT_ENTRY]
+        provenance = entry.get("provenance")
+        folded = isinstance(provenance, dict) and bool(provenance.get("folded"))
+        return _Source(state, _stored_names(stored, entry), _stored_activation(stored), folded)
+    if not mobilenet:
+        return _Source({}, [], None, folded=False)
+    if is_detector(path):
+        return _read_detector(path)
+    classifier = read_public(path).classifier
+    if classifier is None:
+        return _Source({}, [], None, folded=False)
+    names = imagenet_names()
+    known = len(names) == classifier.classifier.out_features
+    return _Source(classifier.state_dict(), names if known else [], None, folded=False)
+
+
+def _read_detector(path: Path) -> _Source:
+    try:
+        public = read_detector(path)
+    except WeightsError as error:  # its backbone may still fit
+        return _Source({}, [], None, folded=False, remark=f"the backbone alone: {error}")
+    names = list(public.categories.values())
+    activation = public.network.score_activation
+    return _Source(public.network.state_dict(), names, activation, bool(public.metadata["folded"]))
 
 
 def _stored_names(stored: dict[str, Any], entry: dict[str, Any]) -> list[str]:
@@ -310,7 +335,7 @@ def _body(network: nn.Module) -> nn.Module:
     return cast(nn.Module, getattr(backbone, "body", backbone))
 
 
-def _pretrained_part(network: nn.Module, source: _Source | None) -> nn.Module:
+def _pretrained_part(network: nn.Module, source: _Source) -> nn.Module:
     """Return the module that the backbone of a file fills.
 
     A network whose blocks beyond the backbone have pretrained weights too has a method
@@ -318,7 +343,7 @@ def _pretrained_part(network: nn.Module, source: _Source | None) -> nn.Module:
     """
     make = getattr(network, "pretrained_body", None)
     body = _body(network) if make is None else cast(nn.Module, make())
-    if make is None or source is None:
+    if make is None:
         return body
     own = {id(tensor) for tensor in _body(network).parameters()}
     beyond = {id(tensor) for tensor in body.parameters()} - own

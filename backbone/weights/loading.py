@@ -139,6 +139,13 @@ def read_public(path: Path) -> PublicModel:
     return timm_to_mobilenet(read_state_dict(path), path)
 
 
+def imagenet_names() -> list[str]:
+    """Return the names of ImageNet's 1,000 classes, in the order of published weights."""
+    from torchvision.models import MobileNet_V2_Weights
+
+    return list(MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"])
+
+
 def _read_backbone(path: Path) -> _StoredBackbone:
     content = own_content(path)
     if content is not None:

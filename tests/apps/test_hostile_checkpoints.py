@@ -29,6 +29,7 @@ from mobilevision.datasets.image_module import ImageDataModule
 from mobilevision.heads.checkpoint import allowed_classes
 from mobilevision.heads.detection import SSD, DetectionTask, SSDDistillation
 from mobilevision.heads.distillation import Teacher
+from mobilevision.heads.finetuning import start_from
 from mobilevision.heads.task import ImageTask
 
 EVIL = "hostile_payload"
@@ -281,6 +282,14 @@ def test_teachers__hostile__refused(hostile: str, tmp_path: Path, mark: Path) ->
     for made in TEACHERS:
         assert says_why(refuses(lambda made=made: made(path).prepare(2, cpu), path, mark))
     refuses(lambda: SSDDistillation(path).prepare(torch.nn.Identity(), {1: "cup"}, cpu), path, mark)
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_start_from__hostile__refused(hostile: str, tmp_path: Path, mark: Path) -> None:
+    path = write(tmp_path / "a.ckpt", HOSTILE[hostile], mark)
+    network = SSD(MobileNetV1(width_mult=0.25), num_classes=2)
+    message = refuses(lambda: start_from(network, ["cup", "spoon"], path), path, mark)
+    assert hostile not in MADE_OF or says_why(message)
 
 
 @pytest.mark.parametrize("hostile", MADE_OF)

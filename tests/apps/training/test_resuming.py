@@ -164,3 +164,29 @@ def test_fit__ckpt_path_of_a_file__leaves_the_options_as_they_are(
     hparams = trained(tmp_path, 1)["hyper_parameters"]
     options = hparams["network"]["init_args"]["postprocess"]["init_args"]
     assert options["score_threshold"] == 0.25
+
+
+def test_fit__frozen__goes_on_frozen_and_with_another_part_says_so(
+    recipe: Path,
+    begun: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    start = f"--model.weights={begun}"
+    fit(recipe, start, "--model.freeze=backbone", "--trainer.max_epochs=1")
+    assert f"Weights from {begun}" in caplog.text
+    fit(recipe, f"--ckpt_path={newest(tmp_path, 1)}", "--model.freeze=backbone")
+    old, first, second = (trained(tmp_path, version)["state_dict"] for version in (0, 1, 2))
+    for name in old:
+        if name.startswith("network.backbone."):
+            assert torch.equal(old[name], first[name]), name
+            assert torch.equal(old[name], second[name]), name
+    moved = "network.predictors.0.classes.weight"
+    assert not torch.equal(first[moved], second[moved])
+    with pytest.raises(SystemExit):
+        fit(recipe, f"--ckpt_path={newest(tmp_path, 1)}", "--model.freeze=stage:3")
+    assert "another part of the network is trained" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        fit(recipe, "--model.freeze=head")
+    assert "freeze=head: there is no such part; choose among norms" in capsys.readouterr().err

@@ -10,13 +10,11 @@ from mobilevision.apps import Detector
 from mobilevision.apps.inference.torch import run_task
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
-from mobilevision.backbone.weights.loading import LoadedWeights
 from mobilevision.datasets.detection.coco import COCO_CATEGORIES
 from mobilevision.datasets.detection.module import CocoDataModule
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.synthetic.detection import write_scenes
 from mobilevision.datasets.transforms.detection import Resize
-from mobilevision.heads import task as task_module
 from mobilevision.heads.detection import SSD, DetectionTask
 from mobilevision.heads.detection.weights import load_tensorflow_ssd
 from mobilevision.heads.schedules import WarmupCosine
@@ -170,15 +168,21 @@ def test_weights__for_another_backbone_are_refused(scenes: Path, tmp_path: Path)
         trainer(tmp_path, max_epochs=1).fit(model, datamodule=data)
 
 
-def test_weights__of_another_activation__train_with_a_warning(
-    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights__of_another_activation__train_with_a_warning(scenes: Path, tmp_path: Path) -> None:
     data = data_module(scenes)
-    loaded = LoadedWeights(Path("mobilenet.npz"), folded=False, activation="relu")
-    monkeypatch.setattr(task_module, "load_weights", lambda *_: loaded)
+    backbone = {
+        "class_path": "MobileNetV1",
+        "init_args": {"width_mult": 0.25, "activation": "relu"},
+    }
+    state = MobileNetV1(width_mult=0.25).state_dict()
+    content = {
+        "state_dict": {f"network.backbone.{name}": value for name, value in state.items()},
+        "hyper_parameters": {"network": {"init_args": {"backbone": backbone}}},
+    }
+    torch.save(content, tmp_path / "relu.ckpt")
     run = trainer(tmp_path, max_epochs=1, limit_train_batches=1, limit_val_batches=0)
-    with pytest.warns(UserWarning, match=r"mobilenet\.npz was trained with relu, .* has relu6"):
-        run.fit(task(data, weights="mobilenet.npz"), datamodule=data)
+    with pytest.warns(UserWarning, match=r"relu\.ckpt was trained with relu, .* has relu6"):
+        run.fit(task(data, weights=str(tmp_path / "relu.ckpt")), datamodule=data)
     assert run.global_step == 1
 
 
@@ -197,15 +201,23 @@ class FakeBackbone(torch.nn.Module):
 
 
 def test_folded_weights__without_a_data_module_say_what_is_missing(
-    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scenes: Path, tmp_path: Path
 ) -> None:
     data = data_module(scenes)
     data.setup("fit")
-    loaded = LoadedWeights(Path("mobilenet.npz"), folded=True)
-    monkeypatch.setattr(task_module, "load_weights", lambda *_: loaded)
+    source = task(data)
+    path = tmp_path / "folded.ckpt"
+    torch.save(
+        {
+            "state_dict": source.state_dict(),
+            "mobilevision": {"provenance": {"folded": True}},
+            "hyper_parameters": {},
+        },
+        path,
+    )
     with pytest.raises(DataError, match="a data module in place of loaders"):
         trainer(tmp_path, max_epochs=1).fit(
-            task(data, weights="mobilenet.npz"), data.train_dataloader(), data.val_dataloader()
+            task(data, weights=str(path)), data.train_dataloader(), data.val_dataloader()
         )
 
 
