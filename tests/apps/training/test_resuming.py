@@ -173,10 +173,11 @@ def test_fit__frozen__goes_on_frozen_and_with_another_part_says_so(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    start = f"--model.weights={begun}"
-    fit(recipe, start, "--model.freeze=backbone", "--trainer.max_epochs=1")
+    options = ("--model.freeze=backbone", "--model.lr_scheduler.final_fraction=0.5")
+    fit(recipe, f"--model.weights={begun}", "--trainer.max_epochs=1", *options)
     assert f"Weights from {begun}" in caplog.text
-    fit(recipe, f"--ckpt_path={newest(tmp_path, 1)}", "--model.freeze=backbone")
+    again = f"--ckpt_path={newest(tmp_path, 1)}"
+    fit(recipe, again, *options)
     old, first, second = (trained(tmp_path, version)["state_dict"] for version in (0, 1, 2))
     for name in old:
         if name.startswith("network.backbone."):
@@ -185,7 +186,7 @@ def test_fit__frozen__goes_on_frozen_and_with_another_part_says_so(
     moved = "network.predictors.0.classes.weight"
     assert not torch.equal(first[moved], second[moved])
     with pytest.raises(SystemExit):
-        fit(recipe, f"--ckpt_path={newest(tmp_path, 1)}", "--model.freeze=stage:3")
+        fit(recipe, again, "--model.freeze=stage:3")
     assert "another part of the network is trained" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         fit(recipe, "--model.freeze=head")
