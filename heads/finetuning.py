@@ -299,7 +299,10 @@ def _read_detector(path: Path) -> _Source:
     try:
         public = read_detector(path)
     except WeightsError as error:  # its backbone may still fit
-        return _Source({}, [], None, folded=False, remark=f"the backbone alone: {error}")
+        remark = (
+            f"its backbone alone, as `mobilevision import` has to make it a checkpoint: {error}"
+        )
+        return _Source({}, [], None, folded=False, remark=remark)
     names = list(public.categories.values())
     activation = public.network.score_activation
     return _Source(public.network.state_dict(), names, activation, bool(public.metadata["folded"]))
