@@ -3,10 +3,10 @@
 import colorsys
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -31,6 +31,35 @@ _WHITE: _Color = (255, 255, 255)
 _INK: _Color = (20, 20, 24)
 _HALO = (0, 0, 0, 150)
 _TRUTH_LABEL = (20, 20, 24, 190)
+
+
+class BoxArrays(NamedTuple):
+    """N boxes of an image, detected or annotated; what can be drawn without torch."""
+
+    boxes: np.ndarray
+    """(N, 4) float64, xyxy in pixels."""
+    labels: np.ndarray
+    """(N,) int64, class indices."""
+    scores: np.ndarray
+    """(N,) float64; 1 for annotations."""
+    crowd: np.ndarray
+    """(N,) bool, regions to ignore; False for detections."""
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Mapping[str, Any]], labels: Mapping[int, int]) -> "BoxArrays":
+        """Collect rows of COCO's annotations or results; ``labels`` is category id -> label."""
+        boxes = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        return cls(
+            boxes,
+            np.array([labels[row["category_id"]] for row in rows], dtype=np.int64),
+            np.array([row.get("score", 1.0) for row in rows], dtype=np.float64),
+            np.array([bool(row.get("iscrowd", 0)) for row in rows], dtype=bool),
+        )
+
+    def scaled(self, factor: float) -> "BoxArrays":
+        """Return them on a scaled image."""
+        return self._replace(boxes=self.boxes * factor)
 
 
 class _Look(NamedTuple):
@@ -72,10 +101,10 @@ def check_png(path: Path) -> None:
 
 def draw_detections(
     image: np.ndarray,
-    detections: "Detections | DetectionResult",
+    detections: "Detections | DetectionResult | BoxArrays",
     names: Sequence[str],
     score_threshold: float = 0.3,
-    truth: "DetectionTarget | None" = None,
+    truth: "DetectionTarget | BoxArrays | None" = None,
 ) -> np.ndarray:
     """Draw detections (solid, a color for each class) and annotations (dashed white).
 
@@ -127,7 +156,7 @@ def class_color(label: int) -> _Color:
 
 
 def _best_first(
-    detections: "Detections | DetectionResult", threshold: float, size: tuple[int, int]
+    detections: "Detections | DetectionResult | BoxArrays", threshold: float, size: tuple[int, int]
 ) -> list[tuple[_Box, float, int]]:
     columns = (detections.boxes, detections.scores, detections.labels)
     drawn = [
@@ -139,7 +168,7 @@ def _best_first(
 
 
 def _truth_rows(
-    truth: "DetectionTarget | None", size: tuple[int, int]
+    truth: "DetectionTarget | BoxArrays | None", size: tuple[int, int]
 ) -> list[tuple[_Box, int, bool]]:
     if truth is None:
         return []

@@ -17,15 +17,17 @@ ARROWS = {
 }
 """Folder -> the folders that it may import besides itself."""
 APPS_ARROWS = {
-    "batch": {"costs", "drawing", "inference"},
+    "batch": {"costs", "drawing", "error_report", "inference"},
     "benchmark": {"drawing", "export", "inference", "public"},
-    "callbacks": {"drawing"},
+    "callbacks": {"confusion", "drawing", "error_report"},
+    "confusion": {"drawing"},
     "cli": {"command", "training"},
     "commands": {
         "batch", "benchmark", "callbacks", "command", "costs", "drawing", "export", "faces",
         "importing", "inference", "public", "training",
     },
     "costs": {"drawing"},
+    "error_report": {"confusion", "drawing"},
     "export": {"batch", "inference"},
     "faces": {"batch", "inference", "training"},
     "inference": {"drawing", "public"},

@@ -22,6 +22,8 @@ from ...datasets.detection.image_checks import fit_to_images
 from ...datasets.errors import DataError
 from ...datasets.files import replaced_atomically, write_atomically
 from ...heads.detection.coco_metrics import CocoResult, evaluate_boxes, format_table, write_metrics
+from ...heads.detection.error_analysis import analyze_errors
+from ..error_report.report import Evaluated, write_report
 from ..inference.detection import DetectionResult, Detector
 from ..inference.predictor import prepare_ahead
 from .inputs import InputFile, Video, find_files, mp4_writer, output_names
@@ -138,16 +140,27 @@ def write_results(path: Path, store: ProgressStore, numbering: Numbering) -> Non
         write_atomically(listing, json.dumps({"images": images}, indent=1).encode())
 
 
-def measure(path: Path, store: ProgressStore, numbering: Numbering) -> CocoResult:
-    """Return the COCO metrics of the file of ``write_results``, on the images that are done."""
+def measure(
+    path: Path, store: ProgressStore, numbering: Numbering, folder: Path
+) -> tuple[CocoResult, Path]:
+    """Measure the file of ``write_results`` on the images that are done.
+
+    Returns:
+        COCO's metrics, and the report about the errors; a folder gets both.
+    """
     assert numbering.annotations is not None
     done = [number for _, number, _ in _entries(store, numbering)]
     kept, _ = find(numbering.annotations.images.ids, np.array(done, dtype=np.int64))
     annotations = numbering.annotations.select(kept)
     results: list[dict[str, Any]] = json.loads(path.read_bytes())
-    return evaluate_boxes(
-        annotations.ground_truth, results, annotations.name, annotations.categories
-    )
+    truth, categories = annotations.ground_truth, annotations.categories
+    measured = (truth, results, annotations.name, categories)
+    result = evaluate_boxes(*measured)
+    write_metrics(folder / "coco_metrics.json", result)
+    images = annotations.images
+    paths = dict(zip(images.ids.tolist(), images.paths.tolist(), strict=True))
+    evaluated = Evaluated(truth, results, categories, paths)
+    return result, write_report(folder, result, analyze_errors(*measured), evaluated)
 
 
 def _entries(
@@ -233,9 +246,8 @@ def detect(
         write_results(results, store, numbering)
         print(_summary(tally, options, job.score_threshold, results))
         if annotations is not None:
-            result = measure(results, store, numbering)
-            write_metrics(options.out / "coco_metrics.json", result)
-            print(f"\n{format_table(result)}", end="")
+            result, report = measure(results, store, numbering, options.out)
+            print(f"\n{format_table(result)}Why it errs: {report}")
     if tally.faults:
         print(f"\n{len(tally.faults):,} files with faults:", *tally.faults, sep="\n  ")
     return tally

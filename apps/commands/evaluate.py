@@ -1,6 +1,8 @@
 """Commands that measure: ``mobilevision verify`` and ``evaluate coco``."""
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -14,6 +16,9 @@ from ..command import (
     add_path,
     add_trust,
 )
+
+if TYPE_CHECKING:
+    from ...heads.detection.coco_metrics import CocoResult
 
 
 def _add_verify(parser: ArgumentParser) -> None:
@@ -71,18 +76,35 @@ def _add_evaluate_coco(parser: ArgumentParser) -> None:
     add_path(parser, "--ground-truth", "Annotations in COCO's format.", required=True)
     add_path(parser, "--results", "Detections in COCO's results format.", required=True)
     add_flag(parser, "--json", "Print JSON instead of tables.")
+    sentence = "Folder for a report about the errors: report.html, errors.json, figures."
+    add_path(parser, "--out", sentence, "DIR")
+    add_path(parser, "--images", "With --out: folder of the images, to draw the worst.", "DIR")
 
 
 def _evaluate_coco(arguments: Namespace) -> int:
-    evaluate_coco(arguments.ground_truth, arguments.results, json=arguments.json)
+    from ...datasets.errors import DataError
+
+    if arguments.images is not None and arguments.out is None:
+        raise DataError("--images is for the report: give its folder as --out")
+    evaluate_coco(
+        arguments.ground_truth, arguments.results, arguments.json, arguments.out, arguments.images
+    )
     return 0
 
 
-def evaluate_coco(ground_truth: Path, results: Path, json: bool = False) -> None:
+def evaluate_coco(
+    ground_truth: Path,
+    results: Path,
+    json: bool = False,
+    out: Path | None = None,
+    images: Path | None = None,
+) -> None:
     """Print the twelve COCO metrics of a results file and the AP of each class.
 
     Every image of the ground truth counts, as with pycocotools: the objects of an image without
     results are missed. With ``json``, the content of coco_metrics.json is printed, not tables.
+    With ``out``, a report about the errors is written to that folder; the worst images are drawn
+    if ``images`` is the folder that the names of the ground truth are relative to.
 
     Raises:
         DataError: A file is missing or wrong.
@@ -95,8 +117,38 @@ def evaluate_coco(ground_truth: Path, results: Path, json: bool = False) -> None
     )
 
     truth = read_ground_truth(ground_truth)
-    result = evaluate_boxes(truth, read_results(results, truth), dataset=ground_truth.stem)
+    found = read_results(results, truth)
+    paths = _located(ground_truth, truth, images)
+    result = evaluate_boxes(truth, found, dataset=ground_truth.stem)
     print(result.to_json() if json else format_table(result), end="")
+    if out is not None:
+        page = _report_errors(out, result, truth, found, paths)
+        print(f"Why it errs: {page}", file=sys.stderr)
+
+
+def _report_errors(
+    out: Path, result: "CocoResult", truth: dict, found: list[dict], paths: dict[int, str]
+) -> Path:
+    from ...heads.detection.error_analysis import analyze_errors
+    from ..error_report.report import Evaluated, write_report
+
+    categories = {row["id"]: row["name"] for row in truth["categories"]}
+    analysis = analyze_errors(truth, found, result.dataset)
+    return write_report(out, result, analysis, Evaluated(truth, found, categories, paths))
+
+
+def _located(source: Path, truth: dict, folder: Path | None) -> dict[int, str]:
+    """Return the files of the images by id; none without a folder."""
+    from ...datasets.errors import DataError
+    from ...datasets.files import FileNames
+
+    if folder is None:
+        return {}
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder. Give that of the images of {source}.")
+    named = {row["id"]: row["file_name"] for row in truth["images"] if "file_name" in row}
+    located = FileNames(folder).locate_all(map(str, named.values()), source)
+    return dict(zip(named, located, strict=True))
 
 
 COMMANDS = {
@@ -112,5 +164,7 @@ COMMANDS = {
         (_add_evaluate_coco, _evaluate_coco),
         "Compute COCO's twelve metrics for a results file.",
         "mobilevision evaluate coco --ground-truth gt.json --results results.json",
+        "mobilevision evaluate coco --ground-truth gt.json --results results.json"
+        " --out errors --images val2017",
     ),
 }

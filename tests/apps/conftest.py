@@ -40,6 +40,7 @@ def recipe(tmp_path: Path, scenes: Path) -> Path:
             "init_args": {"save_last": True, "every_n_train_steps": 1},
         },
         {"class_path": "mobilevision.apps.callbacks.images.DetectionImages"},
+        {"class_path": "mobilevision.apps.callbacks.errors.ErrorReport"},
         {"class_path": "mobilevision.apps.callbacks.plots.Curves"},
     ]
     config = {

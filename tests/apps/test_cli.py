@@ -42,7 +42,12 @@ def test_fit__writes_a_whole_run(recipe: Path, tmp_path: Path, capsys) -> None:
     assert (run / "config.yaml").is_file()
     assert list(run.glob("events.out.tfevents*"))
     assert (run / "checkpoints" / "last.ckpt").is_file()
-    for image in ("curves.png", "pictures/latest.png"):
+    assert f"Why it errs: {run / 'report.html'}" in printed
+    errors = json.loads((run / "errors.json").read_text())
+    assert (errors["dataset"], errors["images"]) == (metrics["dataset"], 5)
+    assert errors["ap50"] == pytest.approx(metrics["AP50"])
+    assert len(errors["worst_images"]) == 5
+    for image in ("curves.png", "pictures/latest.png", "errors/worst_images.png"):
         assert (run / image).read_bytes().startswith(b"\x89PNG"), image
 
 
@@ -93,6 +98,9 @@ def test_validate_test_predict__agree_with_evaluating_the_results_file(
     assert validated == tested
     results = [(runs / f"version_{number}" / "results.json").read_text() for number in (1, 2, 3)]
     assert results[0] == results[1] == results[2]
+    errors = [(runs / f"version_{number}" / "errors.json").read_text() for number in (1, 2)]
+    assert errors[0] == errors[1]
+    assert json.loads(errors[0])["ap50"] == pytest.approx(validated["AP50"])
     assert len(json.loads(results[0])) > 0
     capsys.readouterr()
     evaluate_coco(

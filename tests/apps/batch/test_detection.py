@@ -197,7 +197,12 @@ def test_detect__annotations__their_ids_and_the_coco_numbers(
     assert detect(model, *files, "--out", out, "--annotations", truth) == 0
     assert {row["image_id"] for row in read(out / "results.json")} == {70, 71, 72}
     assert read(out / "coco_metrics.json")["AP"] == pytest.approx(1)
-    assert "= 1.000" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "= 1.000" in printed
+    assert f"Why it errs: {out / 'report.html'}" in printed
+    # At the best threshold all left halves are found, and the dark images' right halves missed.
+    errors = read(out / "errors.json")
+    assert (errors["images"], errors["ap50"]) == (3, pytest.approx(1))
     Image.new("RGB", (33, 33)).save(files[0])
     assert detect(model, photos, "--out", out, "--annotations", truth) == 1
     printed = capsys.readouterr().out

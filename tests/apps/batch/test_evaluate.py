@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from mobilevision.apps.commands.evaluate import evaluate_coco
 from mobilevision.datasets.errors import DataError
@@ -56,16 +57,40 @@ def test_evaluate_coco__needs_no_torch_and_no_images(files: tuple[Path, Path]) -
         "from mobilevision.apps.commands.evaluate import evaluate_coco\n"
         "early = {'torch', 'matplotlib', 'cv2', 'numpy'} & set(sys.modules)\n"
         "evaluate_coco(Path(sys.argv[1]), Path(sys.argv[2]))\n"
-        "print(early, {'torch', 'matplotlib'} & set(sys.modules))"
+        "print(early, {'torch', 'matplotlib'} & set(sys.modules))\n"
+        "evaluate_coco(*map(Path, sys.argv[1:3]), json=False, out=Path(sys.argv[3]))\n"
+        "print({'torch'} & set(sys.modules))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, files)],
+        [sys.executable, "-c", program, *map(str, files), str(files[0].parent / "out")],
         capture_output=True,
         text=True,
         check=True,
     )
 
-    assert done.stdout.endswith(" raccoon 1.000\nset() set()\n")
+    assert " raccoon 1.000\nset() set()\n" in done.stdout
+    assert done.stdout.endswith(" raccoon 1.000\nset()\n")
+    assert (files[0].parent / "out" / "report.html").is_file()
+
+
+def test_evaluate_coco__images__the_worst_are_drawn(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = json.loads(files[0].read_text())
+    truth["images"][0]["file_name"] = "a.png"
+    truth["annotations"].append({**truth["annotations"][0], "id": 2, "bbox": [60, 0, 20, 20]})
+    files[0].write_text(json.dumps(truth))
+    Image.new("RGB", (100, 60)).save(tmp_path / "a.png")
+    out = tmp_path / "out"
+    evaluate_coco(*files, out=out, images=tmp_path)
+    assert f"Why it errs: {out / 'report.html'}" in capsys.readouterr().err
+    assert (out / "errors" / "worst_images.png").is_file()
+    with pytest.raises(DataError, match="absent: no such folder"):
+        evaluate_coco(*files, out=out, images=tmp_path / "absent")
+    truth["images"][0]["file_name"] = "../a.png"
+    files[0].write_text(json.dumps(truth))
+    with pytest.raises(DataError, match="leads out of the dataset"):
+        evaluate_coco(*files, out=out, images=tmp_path)
 
 
 @pytest.mark.real_data

@@ -2,9 +2,10 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from mobilevision.apps.callbacks.plots import Pair, draw_confusion, most_confused
+from mobilevision.apps.confusion import Pair, draw_confusion, most_confused
 from mobilevision.heads.classification.metrics import ClassificationResult, Predictions, measure
 
 
@@ -18,6 +19,10 @@ def result_of(classes: int, images: int = 400) -> ClassificationResult:
     return measure(predictions, [f"class {k}" for k in range(classes)], "made up")
 
 
+def draw(result: ClassificationResult) -> Figure:
+    return draw_confusion(result.confusion, list(result.per_class), "made up")
+
+
 def test_most_confused__hand_calculated() -> None:
     confusion = np.array([[5, 3, 0], [1, 9, 0], [4, 0, 0]])
     assert most_confused(confusion) == [
@@ -25,12 +30,15 @@ def test_most_confused__hand_calculated() -> None:
     ]  # fmt: skip
     assert most_confused(confusion, most=1) == [Pair(2, 0, 4, 1.0)]
     assert most_confused(np.diag([3, 4])) == []
+    assert most_confused(confusion, background=True) == [
+        Pair(0, 1, 3, 3 / 8), Pair(1, 0, 1, 1 / 10),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("classes", [1, 3, 30, 31, 1000])
 def test_draw__is_a_image_that_fits_a_screen(classes: int) -> None:
     png = io.BytesIO()
-    draw_confusion(result_of(classes)).savefig(png, format="png")
+    draw(result_of(classes)).savefig(png, format="png")
     with Image.open(png) as image:
         assert image.width <= 2000
         assert image.height <= 1600
@@ -38,10 +46,10 @@ def test_draw__is_a_image_that_fits_a_screen(classes: int) -> None:
 
 
 def test_draw__small_matrices_have_numbers_and_large_ones_the_worst_pairs() -> None:
-    small = draw_confusion(result_of(3)).axes[0]
+    small = draw(result_of(3)).axes[0]
     expected = {f"{count:,}" for count in result_of(3).confusion.flatten() if count}
     assert {text.get_text() for text in small.texts} == expected
-    pairs, matrix = draw_confusion(result_of(100)).axes[:2]
+    pairs, matrix = draw(result_of(100)).axes[:2]
     worst = most_confused(result_of(100).confusion)[0]
     assert pairs.get_yticklabels()[0].get_text() == f"class {worst.true} → class {worst.predicted}"
     assert len(matrix.get_xticklabels()) <= 30
@@ -54,4 +62,4 @@ def test_draw__without_any_mistake() -> None:
         [str(k) for k in range(40)],
         "easy",
     )
-    assert draw_confusion(perfect).axes[0].texts[0].get_text() == "none"
+    assert draw(perfect).axes[0].texts[0].get_text() == "none"

@@ -1,0 +1,1 @@
+"""Why a detector errs, as numbers, figures and one page to send."""
