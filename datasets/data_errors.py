@@ -16,6 +16,9 @@ data_log = logging.getLogger("lightning.pytorch.mobilevision.data")
 OnError = Literal["raise", "skip"]
 """``raise`` stops at the first fault; ``skip`` leaves faulty entries out and counts them."""
 
+Unlabeled = Literal["error", "skip", "background"]
+"""What images without a label file are: a fault, left out and counted, or images of no object."""
+
 EXAMPLES = 100
 """Number of messages of each kind that are kept; all are counted."""
 
@@ -41,6 +44,11 @@ class FaultKind(Enum):
     MISSING = "missing images", "Put the file there, or correct the image folder."
     UNREADABLE = "unreadable images", "Replace the file, or remove it from the annotations."
     SIZE = "images of another size", "Declare the image's real width and height."
+    UNLABELED = (
+        "images without a label file",
+        "Label or remove them; unlabeled=skip leaves them out, unlabeled=background trains on them "
+        "as images of no object (an empty label file says the same of one image).",
+    )
 
     @property
     def title(self) -> str:
@@ -103,6 +111,25 @@ class Faults:
             self.add(kind, message(int(positions[0])), count=positions.size)
         examples = [message(int(position)) for position in positions[:EXAMPLES]]
         self._record(kind, positions.size, examples)
+
+    def add_unlabeled(self, images: Sequence[str], total: int, unlabeled: Unlabeled) -> bool:
+        """Count images without a label file, of ``total``; returns whether they are background.
+
+        Raises:
+            DataError: ``unlabeled`` and ``on_error`` make it a fault, or there is no such choice.
+        """
+        if unlabeled not in ("error", "skip", "background"):
+            raise DataError(f'unlabeled is {unlabeled!r}; choose "error", "skip" or "background".')
+        if unlabeled != "background" and images:
+            counted = self if unlabeled == "error" else Faults("skip")
+            counted.add_where(
+                FaultKind.UNLABELED,
+                np.ones(len(images), dtype=bool),
+                lambda row: f"{images[row]}: no label file, as {len(images):,} of {total:,} images",
+            )
+            if counted is not self:
+                self.extend(counted)
+        return unlabeled == "background"
 
     def extend(self, other: "Faults") -> None:
         """Add the counts and messages of another collector."""

@@ -283,6 +283,16 @@ class FileNames:
             raise ValueError(f"{name!r} leads out of the dataset")
         return self.folder / name
 
+    def find(self, name: str) -> Path:
+        """Return what `locate` does; of an absent name with folders, look for the last parts.
+
+        Labeling tools write names relative to other folders than the one they export.
+        """
+        path = self.locate(name)
+        if path.parent == self.folder or path.exists():
+            return path
+        return self._by_last_parts(path.relative_to(self.folder).parts[1:]) or path
+
     def locate_all(self, names: Iterable[str], source: Path) -> list[str]:
         """Return the paths of the names in the table ``source``, and warn of foreign ones.
 
@@ -299,11 +309,11 @@ class FileNames:
         return paths
 
     def warn_of_foreign(self, source: Path) -> None:
-        """Warn of absolute paths of another machine that were found elsewhere."""
+        """Warn of paths of another machine or folder that were found elsewhere."""
         if self.foreign:
             _log.warning(
-                f"{source}: {self.foreign:,} file names are absolute paths of another machine; the "
-                f"files were found below {self.folder} by the last parts of their paths"
+                f"{source}: {self.foreign:,} file names are paths of another machine or folder; "
+                f"the files were found below {self.folder} by the last parts of their paths"
             )
 
     def _absolute(self, name: str) -> Path:
@@ -311,12 +321,15 @@ class FileNames:
         if path.is_absolute() and path.is_file():
             return path
         parts = [part for part in ntpath.splitdrive(name)[1].split("/") if part not in ("", "..")]
+        return self._by_last_parts(parts) or self.folder / (parts[-1] if parts else "")
+
+    def _by_last_parts(self, parts: Sequence[str]) -> Path | None:
         for first in range(len(parts)):
             candidate = self.folder.joinpath(*parts[first:])
             if candidate.is_file():
                 self.foreign += 1
                 return candidate
-        return self.folder / (parts[-1] if parts else "")
+        return None
 
 
 _UNSUSPICIOUS_BYTES = 2**30

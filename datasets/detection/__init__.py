@@ -1,12 +1,12 @@
-"""Detection data: COCO and Pascal VOC, their checks, and data modules."""
+"""Detection data: COCO, YOLO and Pascal VOC, their checks, and the data module."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .module import CocoDataModule, DetectionDataModule, VocDataModule
+    from .module import DetectionDataModule
 
-__all__ = ["CocoDataModule", "DetectionDataModule", "VocDataModule"]
+__all__ = ["DetectionDataModule"]
 
 
 def __getattr__(name: str) -> Any:  # readers of annotations need no torch, and data modules do

@@ -3,10 +3,9 @@
 import os
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,9 @@ from ..data_errors import FaultKind, Faults
 from ..errors import DataError
 from ..images import ImageFile
 from .annotations import Annotations
-from .coco import official_title, read_coco
-from .image_checks import IMAGE_SUFFIXES, drop_missing, quarter_turn
-from .layout import SPLITS, find_layout
-from .voc import VocPart, find_voc_split, read_voc
+from .coco import official_title
+from .image_checks import drop_missing, find_images, quarter_turn
+from .layout import FormatName, Layout, ReadOptions, find_layout
 
 _SHOWN = 10
 """Number of messages of each kind, and of file names, in the text; `as_dict` has more."""
@@ -81,6 +79,7 @@ class CheckReport:
         quick: True if no image was opened.
         splits: "train", "val", "test" -> report.
         unreferenced: images in the image folders that no annotation file mentions; no faults.
+        others: titles of further layouts that the folder has.
     """
 
     root: str
@@ -88,6 +87,7 @@ class CheckReport:
     quick: bool
     splits: dict[str, SplitReport] = field(default_factory=dict)
     unreferenced: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -103,7 +103,10 @@ class CheckReport:
 
     def __str__(self) -> str:
         """The report as text, 80 columns wide where paths allow."""
-        lines = [f"{self.root}: {self.layout}", *self._numbers(), *self._classes()]
+        lines = [f"{self.root}: {self.layout}"]
+        if self.others:
+            lines.append(f"It looks like {', '.join(self.others)}, too; --layout chooses another.")
+        lines += [*self._numbers(), *self._classes()]
         for name, report in self.splits.items():
             lines += _list_faults(f"{name}: in COCO's own release, left out", report.released)
             lines += _list_faults(f"{name}: faults", report.faults)
@@ -113,6 +116,8 @@ class CheckReport:
         total = sum(report.faults.total for report in self.splits.values())
         depth = "images not opened" if self.quick else "every image decoded"
         lines += ["", f"{f'{total:,} faults' if total else 'No faults'} ({depth})."]
+        if "val" not in self.splits:
+            lines.append("No validation split: training needs --data.val_fraction=0.2 or the like.")
         return "\n".join(lines)
 
     def _numbers(self) -> Iterable[str]:
@@ -138,121 +143,81 @@ class CheckReport:
 
 
 def check_dataset(
-    root: str | Path, *, quick: bool = False, workers: int | None = None, progress: bool = True
+    root: str | Path,
+    layout: FormatName | None = None,
+    *,
+    quick: bool = False,
+    workers: int | None = None,
+    progress: bool = True,
 ) -> CheckReport:
-    """Check a detection dataset in COCO's or Pascal VOC's format without stopping at a fault.
+    """Check a detection dataset in any format without stopping at a fault.
 
-    With ``quick`` only the existence of images is checked. ``workers`` threads decode them;
-    None is one for each core, at most 8. A folder in no layout that a data module recognizes is
-    a `DataError`.
+    With ``quick`` images are not decoded. ``workers`` threads decode them; None is one for each
+    core, at most 8. For ``layout``, and the `DataError` of a folder in no known layout, see
+    `find_layout`.
     """
-    root = Path(root)
-    layout, splits = _find_splits(root)
-    report = CheckReport(str(root), layout, quick)
-    mentioned: dict[str, set[str]] = {}
+    found = find_layout(root, layout)
+    report = CheckReport(str(found.root), found.title, quick, others=list(found.others))
+    mentioned: dict[Path, set[str]] = {}
     categories: dict[int, str] | None = None
-    for name, split in splits.items():
-        part = SplitReport(split.file, Faults("skip"))
-        report.splits[name] = part
-        annotations = split.read_into(part)
+    for name in found.splits:
+        parts = found.parts(name)
+        files = " + ".join(_relative(part.annotations, found.root) for part in parts)
+        split = SplitReport(files, Faults("skip"))
+        report.splits[name] = split
+        folders = [part.images for part in parts if part.images is not None]
+        for folder in folders:
+            mentioned.setdefault(folder, set())
+        annotations = _read(found, name, categories, split)
         if annotations is None:
-            for folder in split.images:
-                mentioned.setdefault(folder, set())
             continue
         categories = categories or annotations.categories
-        if annotations.categories != categories:
-            part.faults.add(
-                FaultKind.UNKNOWN_CATEGORY,
-                f"{root / split.file}: declares other categories than the first split",
-            )
-        part.count(annotations)
+        split.count(annotations)
         paths = annotations.images.paths
-        for folder in split.images:
-            mentioned.setdefault(folder, set()).update(map(os.path.normpath, paths))
+        for folder in folders:
+            mentioned[folder].update(map(os.path.normpath, paths))
         there = drop_missing(replace(annotations, faults=Faults("skip")))
-        part.faults.extend(there.faults)
+        split.faults.extend(there.faults)
         if not quick:
-            part.turned = _open_all(there, part.faults, workers, bar=name if progress else None)
+            split.turned = _open_all(there, split.faults, workers, bar=name if progress else None)
     report.unreferenced = [
         str(path)
         for folder, paths in mentioned.items()
-        for path in _images(root / folder)
+        for path in find_images(folder)
         if os.path.normpath(path) not in paths
     ]
     return report
 
 
-@dataclass
-class _Split:
-    """A split in any format.
+def _read(
+    layout: Layout, split: str, categories: dict[int, str] | None, report: SplitReport
+) -> Annotations | None:
+    """Read a split and report its faults; None if it cannot be read.
 
-    Attributes:
-        file: name of its annotations in messages.
-        images: its image folders, relative to the root or absolute.
-        read: reads it with on_error="skip".
-        coco_file: the annotation file, if it is in COCO's format.
+    The classes of the first split are demanded of files that do not declare theirs.
     """
-
-    file: str
-    images: list[str]
-    read: Callable[[], Annotations]
-    coco_file: Path | None = None
-
-    def read_into(self, report: SplitReport) -> Annotations | None:
-        """Read it and report its faults; None if it cannot be read."""
-        try:
-            annotations = self.read()
-        except DataError as error:
-            report.faults.add(FaultKind.ANNOTATION_FILE, str(error))
-            return None
-        released = self.coco_file is not None and official_title(self.coco_file)
-        (report.released if released else report.faults).extend(annotations.faults)
-        if self.coco_file is not None:
-            for name, times in Counter(annotations.images.file_names).items():
-                if times > 1:
-                    message = f"{self.coco_file}: {name} is declared {times} times"
-                    report.faults.add(FaultKind.DUPLICATE_IMAGE, message, times - 1)
-        return annotations
-
-
-def _find_splits(root: Path) -> tuple[str, dict[str, _Split]]:
-    """Recognize the layout, and prepare the reading of each split."""
+    own = categories if layout.format == "voc" else None
     try:
-        layout, splits = find_layout(root)
+        annotations = layout.read(split, own, ReadOptions("skip"))
     except DataError as error:
-        voc = _find_voc_splits(root)
-        if voc:
-            return "Pascal VOC", voc
-        raise DataError(
-            f"{error} Pascal VOC's layouts were looked for, too: ImageSets/Main/train.txt, or a "
-            "folder for each split with XML files."
-        ) from None
-    found = {}
-    for name, split in splits.items():
-        file = root / split.annotations
-        read = partial(read_coco, file, root / split.images, on_error="skip")
-        found[name] = _Split(split.annotations, [split.images], read, file)
-    return layout, found
+        report.faults.add(FaultKind.ANNOTATION_FILE, str(error))
+        return None
+    files = [part.annotations for part in layout.parts(split)]
+    released = layout.format == "coco" and all(map(official_title, files))
+    (report.released if released else report.faults).extend(annotations.faults)
+    named = " + ".join(map(str, files))
+    if categories is not None and annotations.categories != categories:
+        message = f"{named}: declares other categories than the first split"
+        report.faults.add(FaultKind.UNKNOWN_CATEGORY, message)
+    for path, times in Counter(annotations.images.paths).items():
+        if times > 1:
+            message = f"{named}: {path} is declared {times} times"
+            report.faults.add(FaultKind.DUPLICATE_IMAGE, message, times - 1)
+    return annotations
 
 
-def _find_voc_splits(root: Path) -> dict[str, _Split]:
-    found = {}
-    categories: dict[int, str] = {}  # those of the first split, as in training
-
-    def read(parts: list[VocPart]) -> Annotations:
-        annotations = read_voc(parts, categories or None, on_error="skip")
-        categories.update(annotations.categories)
-        return annotations
-
-    for name in SPLITS:
-        try:
-            parts = find_voc_split(root, name)
-        except DataError:
-            continue
-        folders = [str(part.images.absolute()) for part in parts]
-        file = " + ".join(str(part.annotations.relative_to(root)) for part in parts)
-        found[name] = _Split(file, folders, partial(read, parts))
-    return found
+def _relative(path: Path, root: Path) -> str:
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
 def _open_all(
@@ -281,11 +246,6 @@ def _open(path: str, declared_hw: list[int]) -> tuple[FaultKind, str] | bool:
         return quarter_turn(image, (declared_hw[0], declared_hw[1])) is not None
     except DataError as error:
         return kind, str(error)
-
-
-def _images(folder: Path) -> list[Path]:
-    """Return the image files in a folder and below it, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _list_faults(title: str, faults: Faults) -> list[str]:

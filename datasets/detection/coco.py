@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -311,6 +312,12 @@ def _read_images(file: Path, folder: Path, entries: list[Any], faults: Faults) -
     return ImageTable(*(column[first] for column in table))
 
 
+def _local_name(name: str) -> str:
+    """Return the name of a file that Label Studio served from a folder of its machine."""
+    address, _, local = name.partition("/data/local-files/?d=")
+    return name if address or not local else unquote(local)
+
+
 def _with_paths_and_sizes(
     file: Path, files: FileNames, entries: list[Any], faults: Faults
 ) -> list[Any]:
@@ -324,7 +331,7 @@ def _with_paths_and_sizes(
             kept.append(entry)  # reported as malformed later
             continue
         try:
-            path = files.locate(entry["file_name"])
+            path = files.find(_local_name(entry["file_name"]))
         except ValueError as error:
             faults.add(FaultKind.MALFORMED, f"{file}: image {entry.get('id')}: file_name {error}")
             continue

@@ -7,6 +7,7 @@ EXIF mirrors or turns by half has the same size either way and counts as annotat
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -19,6 +20,15 @@ from .annotations import Annotations
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 """Extensions, in lower case, of the files that count as images."""
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Return the image files in a folder and below it, sorted; hidden ones are ignored."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
 
 
 def turn_boxes(boxes: np.ndarray, stored_hw: tuple[int, int], orientation: int) -> np.ndarray:

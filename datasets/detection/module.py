@@ -1,26 +1,31 @@
-"""Data modules for detection, of datasets in COCO's and Pascal VOC's format."""
+"""The data module for detection, of datasets in every format."""
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from ..data_errors import OnError
+from ..data_errors import OnError, Unlabeled
 from ..errors import DataError
-from ..image_module import ImageDataModule, ImageDataset, given_splits, require_size, require_split
+from ..files import write_atomically
+from ..image_module import ImageDataModule, ImageDataset, require_size, require_split
 from ..images import ImageFile
 from ..sampling import SampleKey
 from ..transforms.detection import TILES, Mosaic, Objects, Resize, SSDAugment, Tile, Transform
 from ..types import DetectionBatch, stack_targets
 from .annotations import Annotations
-from .coco import COCO_CATEGORIES, official_title
+from .held_out import divide, names_below
 from .image_checks import drop_missing, fit_to_images, quarter_turn, turn_boxes
-from .layout import Split, find_layout, read_split
-from .voc import find_voc_split, read_voc
+from .layout import FormatName, ReadOptions, Split, named_layout
+
+SPLIT_FILE = "split.json"
+"""In a run's directory: the names of the images of both parts, where some were held out."""
 
 
 class Sample(NamedTuple):
@@ -143,12 +148,33 @@ def collate(samples: list[Sample]) -> DetectionBatch:
 
 
 class DetectionDataModule(ImageDataModule):
-    """Images with their objects; a subclass defines ``_read_split``.
+    """Images with their objects, in any format that `find_layout` recognizes.
+
+    With nothing but a root, the layout is recognized: COCO, YOLO or Pascal VOC as they are
+    published and as CVAT, Label Studio, Roboflow and others export them. The files of a split in
+    COCO's format may also be named, and be a list of parts, as the MobileNet paper trains on
+    train2014 and on val2014 without the 8,059 "minival" images.
 
     Args:
-        root: folder of the dataset.
-        splits: "train", "val", "test" -> what the subclass needs to find it; None for none.
-        categories: id -> name of the classes, in class order; None takes those of the first split.
+        root: folder of the dataset, or a YAML file of YOLO's.
+        train: what the training split is called on disk, if not "train" (such as VOC's "trainval");
+            or its files in COCO's format. If the files of any split are given, others are not
+            looked for.
+        val: the same of the validation split.
+        test: the same of the test split; where there is none, the validation split is used.
+        categories: id -> name of the classes to use, in class order; null takes all that the files
+            declare, or that occur in the training split, by name, if they declare none.
+        layout: coco, yolo or voc, for a folder that has several.
+        val_fraction: share of the training images to hold out for validation, where there is no
+            validation split; near-duplicates stay on one side, see `divide`. The names of the
+            images are written to ``split.json`` in the run's directory and kept in checkpoints,
+            which are resumed and tested with them.
+        split_seed: seed of that choice.
+        unlabeled: what images without a label file are, in formats of one file for each image:
+            "error", "skip" to leave them out and count them, or "background".
+        ignore_difficult: "difficult" objects of VOC are regions to ignore, not objects to detect.
+        voc_classes: whether the classes of VOC files are VOC's twenty; null uses them if every file
+            names VOC as its source.
         size_hw: height and width of the network's input in pixels.
         train_transform: null is ``SSDAugment(size_hw)``.
         val_transform: null is ``Resize(size_hw)``.
@@ -161,9 +187,17 @@ class DetectionDataModule(ImageDataModule):
     def __init__(
         self,
         root: str | Path,
-        splits: dict[str, Any],
+        train: Split | list[Split] | str | None = None,
+        val: Split | list[Split] | str | None = None,
+        test: Split | list[Split] | str | None = None,
         categories: dict[int, str] | None = None,
         *,
+        layout: FormatName | None = None,
+        val_fraction: float | None = None,
+        split_seed: int = 0,
+        unlabeled: Unlabeled = "error",
+        ignore_difficult: bool = True,
+        voc_classes: bool | None = None,
         size_hw: tuple[int, int] = (300, 300),
         train_transform: Transform | None = None,
         val_transform: Transform | None = None,
@@ -171,10 +205,20 @@ class DetectionDataModule(ImageDataModule):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.root = Path(root)
-        self.splits = given_splits(splits)
-        self._categories = categories
-        self._read: dict[str, Annotations] = {}
+        self.layout = named_layout(root, {"train": train, "val": val, "test": test}, layout)
+        self.root = self.layout.root
+        self.splits = dict(self.layout.splits)
+        self.read_options = ReadOptions(self.on_error, unlabeled, ignore_difficult, voc_classes)
+        self.val_fraction = val_fraction
+        self.split_seed = split_seed
+        self._val_names: frozenset[str] | None = None
+        self._check_validation()
+        self._whole: dict[str, Annotations] = {}
+        self._categories = categories or self.layout.known_categories()
+        if self._categories is None:
+            self._categories = self._read_whole(next(iter(self.splits))).categories
+        names = ", ".join(self.categories.values())
+        rank_zero_info("%s. %d classes (%s)", self.layout, self.num_classes, shorten(names, 300))
         self.size_hw = (size_hw[0], size_hw[1])
         self.train_transform = train_transform or SSDAugment(self.size_hw)
         self.val_transform = val_transform or Resize(self.size_hw)
@@ -182,12 +226,30 @@ class DetectionDataModule(ImageDataModule):
         require_size(self.val_transform, self.size_hw)
         self.mosaic = mosaic
 
+    def _check_validation(self) -> None:
+        """Make the training split that of validation, too, where a part of it is held out."""
+        train, val = self.splits.get("train"), self.splits.get("val")
+        if self.val_fraction is None:
+            if train and train == val:
+                rank_zero_warn(
+                    f"{self.root}: training and validation have the same images, so validation "
+                    "says nothing of others. Better hold some out with data.val_fraction"
+                )
+            return
+        if not 0 < self.val_fraction < 1:
+            raise DataError(f"val_fraction={self.val_fraction} must lie between 0 and 1.")
+        if val:
+            raise DataError(
+                f"{self.root}: has a validation split, so data.val_fraction has nothing to do. "
+                "Leave it out."
+            )
+        require_split(self.root, self.splits, "train")
+        self.splits["val"] = self.splits["train"]
+
     @property
     def categories(self) -> dict[int, str]:
         """COCO category id -> name, known from construction; the position is the class index."""
-        if self._categories is None:
-            self._categories = self.read_split(next(iter(self.splits))).categories
-        return self._categories
+        return self._categories or {}
 
     @property
     def num_classes(self) -> int:
@@ -195,14 +257,33 @@ class DetectionDataModule(ImageDataModule):
         return len(self.categories)
 
     def read_split(self, split: str) -> Annotations:
-        """Read the annotations of "train", "val" or "test", not the images."""
-        require_split(self.root, self.splits, split)
-        if split not in self._read:
-            self._read[split] = self._read_split(split)
-        return self._read[split]
+        """Read the annotations of "train", "val" or "test".
 
-    def _read_split(self, split: str) -> Annotations:
-        raise NotImplementedError
+        The images are read, too, where a part of them is held out.
+        """
+        if split == "val" and split not in self.splits:
+            raise DataError(
+                f"{self.root}: there is no val split, only {', '.join(self.splits)}. Hold out a "
+                "part of the training images with data.val_fraction=0.2, or give its place with "
+                "data.val."
+            )
+        require_split(self.root, self.splits, split)
+        if self.val_fraction is None or split == "test":
+            return self._read_whole(split)
+        annotations = self._read_whole("train")
+        names = names_below(annotations, self.root)
+        if self._val_names is None:
+            division = divide(annotations, self.val_fraction, self.split_seed)
+            rank_zero_info("%s: %s for validation", self.root, division.summary())
+            self._val_names = frozenset(np.array(names)[division.held_out].tolist())
+        held_out = np.array([name in self._val_names for name in names], dtype=bool)
+        return annotations.select(held_out == (split == "val"))
+
+    def _read_whole(self, split: str) -> Annotations:
+        """Read a split as it is on disk; it is kept until `setup` has read all it needs."""
+        if split not in self._whole:
+            self._whole[split] = self.layout.read(split, self._categories, self.read_options)
+        return self._whole[split]
 
     def read_dataset(self, split: str) -> DetectionDataset:
         """See `ImageDataModule`; the files of the images must exist.
@@ -211,7 +292,6 @@ class DetectionDataModule(ImageDataModule):
         before the first of them is evaluated; training images are checked as they are read.
         """
         annotations = self.read_split(split)
-        del self._read[split]
         if split != "train":
             fitted = fit_to_images(annotations)
             return DetectionDataset(fitted, self.val_transform, self.seed, self.on_error)
@@ -219,6 +299,45 @@ class DetectionDataModule(ImageDataModule):
             drop_missing(annotations), self.train_transform, self.seed, self.on_error,
             mosaic=self.mosaic, mosaic_epochs=self._mosaic_epochs(),
         )  # fmt: skip
+
+    def setup(self, stage: str) -> None:
+        """See `ImageDataModule`; in training, the names of the images held out are written."""
+        super().setup(stage)
+        self._whole.clear()
+        if stage == "fit" and self.val_fraction is not None and self.trainer is not None:
+            # log_dir is a collective call: every process asks.
+            folder = self.trainer.log_dir
+            if folder and self.trainer.is_global_zero and self.trainer.loggers:
+                names = {
+                    split: names_below(self.datasets[split].annotations, self.root)
+                    for split in ("train", "val")
+                }
+                facts = {"val_fraction": self.val_fraction, "split_seed": self.split_seed}
+                content = json.dumps({"root": str(self.root)} | facts | names, indent=1)
+                write_atomically(Path(folder) / SPLIT_FILE, content.encode())
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `ImageDataModule`; with the names of the images held out."""
+        names = {} if self._val_names is None else {"val_names": sorted(self._val_names)}
+        return super().state_dict() | names
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See `ImageDataModule`; the images held out become those of the checkpoint."""
+        super().load_state_dict(state_dict)
+        names = frozenset(state_dict.get("val_names") or ())
+        if self.val_fraction is None or not names or names == self._val_names:
+            return
+        rank_zero_info("%s: the images held out are those of the checkpoint", self.root)
+        self._val_names = names
+        stage = "fit" if "train" in self.datasets else "validate"
+        self.datasets = {key: data for key, data in self.datasets.items() if key == "test"}
+        self.setup(stage)
+        absent = names - set(names_below(self.datasets["val"].annotations, self.root))
+        if absent:
+            rank_zero_warn(
+                f"{self.root}: {len(absent):,} images that the checkpoint held out are not there, "
+                f"such as {min(absent)}"
+            )
 
     def _mosaic_epochs(self) -> int | None:
         """Return the number of epochs with mosaics; None is all, also without a trainer."""
@@ -233,94 +352,9 @@ class DetectionDataModule(ImageDataModule):
         return max(epochs - self.mosaic.last_epochs, 0)
 
 
-class CocoDataModule(DetectionDataModule):
-    """A dataset in COCO's format.
-
-    With nothing but a root, the layout is recognized (`LAYOUTS`: COCO 2017 and 2014, one file for
-    each split, Roboflow). A split may be a list of parts, as the MobileNet paper trains on
-    train2014 and on val2014 without the 8,059 "minival" images.
-
-    Args:
-        root: folder of the dataset.
-        train: where the training split is; null looks for it.
-        val: where the validation split is; null looks for it.
-        test: where the test split is; null looks for it.
-        categories: id -> name of the classes to use, in class order; null takes all that the
-            annotation file declares.
-        **options: see `DetectionDataModule`.
-    """
-
-    def __init__(
-        self,
-        root: str | Path,
-        train: Split | list[Split] | None = None,
-        val: Split | list[Split] | None = None,
-        test: Split | list[Split] | None = None,
-        categories: dict[int, str] | None = None,
-        **options: Any,
-    ) -> None:
-        given = {"train": train, "val": val, "test": test}
-        splits = {
-            split: [parts] if isinstance(parts, Split) else list(parts)
-            for split, parts in given.items()
-            if parts
-        }
-        if not splits:
-            layout, found = find_layout(Path(root))
-            splits = {split: [part] for split, part in found.items()}
-            rank_zero_info("%s: %s layout with %s", root, layout, ", ".join(found))
-        first = Path(root) / next(iter(splits.values()))[0].annotations
-        if categories is None and official_title(first):
-            # COCO's own files take long to read, and their classes are known.
-            categories = COCO_CATEGORIES
-        super().__init__(root, splits, categories, **options)
-        self._categories = self.categories
-
-    def _read_split(self, split: str) -> Annotations:
-        return read_split(self.root, self.splits[split], self._categories, self.on_error)
-
-
-class VocDataModule(DetectionDataModule):
-    """A dataset in Pascal VOC's format: an XML file for each image.
-
-    Args:
-        root: a folder with ``Annotations``, ``JPEGImages`` and ``ImageSets/Main``; or one with
-            several such (``VOC2007``, ``VOC2012``), whose images are joined; or one with a folder
-            for each split that holds images and XML files side by side.
-        train: name of the image set, or of the folder, to train on.
-        val: the one to validate on; ``valid`` and ``validation`` stand in for ``val``.
-        test: the one to test on; null uses the validation split.
-        categories: id -> name of the classes to use, in class order; null takes those that occur in
-            the training split, by name, and VOC's twenty for VOC itself.
-        ignore_difficult: "difficult" objects are regions to ignore, not objects to detect.
-        voc_classes: whether the classes are VOC's twenty; null uses them if every file names VOC
-            as its source.
-        **options: see `DetectionDataModule`.
-    """
-
-    def __init__(
-        self,
-        root: str | Path,
-        train: str = "train",
-        val: str = "val",
-        test: str | None = None,
-        categories: dict[int, str] | None = None,
-        ignore_difficult: bool = True,
-        voc_classes: bool | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(root, {"train": train, "val": val, "test": test}, categories, **options)
-        self.ignore_difficult = ignore_difficult
-        self.voc_classes = voc_classes
-        self._categories = self.categories
-        names = ", ".join(self._categories.values())
-        rank_zero_info("%s: %d classes (%s)", root, len(self._categories), names)
-
-    def _read_split(self, split: str) -> Annotations:
-        return read_voc(
-            find_voc_split(self.root, self.splits[split]),
-            self._categories,
-            self.on_error,
-            ignore_difficult=self.ignore_difficult,
-            voc_classes=self.voc_classes,
-        )
+def __getattr__(name: str) -> Any:
+    """Return the one data module under its old names, for the YAML of older runs."""
+    if name not in ("CocoDataModule", "VocDataModule"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    rank_zero_warn(f"{name} is DetectionDataModule now, which recognizes every layout: rename it")
+    return DetectionDataModule

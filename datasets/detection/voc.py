@@ -7,7 +7,7 @@ too large to the left and the top, which is within the tolerance. Needs no torch
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,13 +15,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from ..data_errors import FaultKind, Faults, OnError
+from ..data_errors import FaultKind, Faults, OnError, Unlabeled
 from ..errors import DataError
 from ..files import read_text
 from ..images import ImageFile
 from .annotations import Annotations, BoxTable, ImageTable, check_boxes
 from .image_checks import IMAGE_SUFFIXES
-from .layout import SPLITS
 
 # fmt: off
 VOC_NAMES = (
@@ -74,33 +73,43 @@ class VocImage(NamedTuple):
     """True if the file names Pascal VOC as its source, as those of 2007 to 2012 do."""
 
 
-def find_voc_split(root: Path, name: str) -> list[VocPart]:
-    """Find an image set or a folder by its name ("train", "val", "trainval", ...).
+def find_voc(root: Path, names: Mapping[str, Sequence[str]]) -> dict[str, list[VocPart]]:
+    """Find the splits of a dataset by their names, split -> possible names on disk; maybe none.
 
     ``ImageSets/Main/<name>.txt`` in the root or in its ``VOC*`` folders comes first, then a folder
-    of that name with XML files. "val" may also be called "valid" or "validation".
-
-    Raises:
-        DataError: there is neither.
+    of that name with XML files. Where there is neither, all XML files of the root are for training.
     """
-    for alias in SPLITS.get(name, (name,)):
+    found = {split: _find_split(root, aliases) for split, aliases in names.items()}
+    found = {split: parts for split, parts in found.items() if parts}
+    if not found:
+        whole = _xml_folder(root)
+        found = {"train": [whole]} if whole else {}
+    return found
+
+
+def _find_split(root: Path, aliases: Sequence[str]) -> list[VocPart]:
+    for alias in aliases:
         parts: list[VocPart] = []
         for release in (root, *sorted(root.glob("VOC*"))):
             listing = release / "ImageSets" / "Main" / f"{alias}.txt"
             if listing.is_file():
                 files = release / "Annotations"
                 parts.append(VocPart(files, release / "JPEGImages", _read_stems(listing, files)))
+        whole = None if parts else _xml_folder(root / alias)
+        if whole is not None:
+            parts.append(whole)
         if parts:
             return parts
-        for folder in _XML_FOLDERS:
-            if next((root / alias / folder).glob("*.xml"), None) is not None:
-                folders = [root / alias / images for images in _IMAGE_FOLDERS]
-                there = next(path for path in folders if path.is_dir())
-                return [VocPart(root / alias / folder, there)]
-    raise DataError(
-        f"{root.absolute()}: no image set ImageSets/Main/{name}.txt, here or in a VOC* folder, and "
-        f"no folder {name} with XML files. Check the root, and the names of the splits."
-    )
+    return []
+
+
+def _xml_folder(folder: Path) -> VocPart | None:
+    """Return all XML files in a folder or in its ``Annotations``; None if there are none."""
+    for name in _XML_FOLDERS:
+        if next((folder / name).glob("*.xml"), None) is not None:
+            places = [folder / images for images in _IMAGE_FOLDERS]
+            return VocPart(folder / name, next(path for path in places if path.is_dir()))
+    return None
 
 
 def _read_stems(listing: Path, annotations: Path) -> tuple[str, ...]:
@@ -127,6 +136,7 @@ def read_voc(
     *,
     ignore_difficult: bool = True,
     voc_classes: bool | None = None,
+    unlabeled: Unlabeled = "error",
 ) -> Annotations:
     """Read XML files. The images are opened only if the XML does not state their size.
 
@@ -139,6 +149,7 @@ def read_voc(
         ignore_difficult: "difficult" objects become regions to ignore (``crowd``).
         voc_classes: whether the classes are VOC's twenty if ``categories`` is None. None uses them
             only if every file names VOC as its source: a dataset of cats alone has one class.
+        unlabeled: see `Unlabeled`; images that an image set does not name are none of the split's.
 
     Raises:
         DataError: there is nothing to read, or something is faulty under ``on_error="raise"``.
@@ -148,15 +159,7 @@ def read_voc(
     paths: list[Path] = []
     sizes_hw: list[tuple[int, int]] = []
     for part in parts:
-        files_by_stem = _list_images(part.images)
-        for file in _xml_files(part, faults):
-            try:
-                image = read_voc_file(file)
-            except DataError as error:
-                faults.add(FaultKind.MALFORMED, str(error))
-                continue
-            named = image.file_name or f"{file.stem}.jpg"
-            path = part.images / files_by_stem.get(file.stem, named)
+        for image, path in _read_part(part, faults, unlabeled):
             size_hw = image.size_hw or _measure(path, faults)
             if size_hw is not None:
                 read.append(image)
@@ -178,17 +181,40 @@ def read_voc(
     return Annotations.build(title, categories, table, boxes, owners=owners, faults=faults)
 
 
-def _xml_files(part: VocPart, faults: Faults) -> list[Path]:
+def _read_part(part: VocPart, faults: Faults, unlabeled: Unlabeled) -> list[tuple[VocImage, Path]]:
+    """Read the XML files of a part, and find the image of each; the unlabeled ones have no XML."""
+    images = _list_images(part.images)
+    files = {path.stem: path for path in sorted(part.annotations.glob("*.xml"))}
+    stems = list(files) if part.stems is None else part.stems
+    read: list[tuple[VocImage, Path]] = []
+    for stem in stems:
+        if stem in files:
+            try:
+                image = read_voc_file(files[stem])
+            except DataError as error:
+                faults.add(FaultKind.MALFORMED, str(error))
+                continue
+            named = image.file_name or f"{stem}.jpg"
+            read.append((image, part.images / images.get(stem, named)))
     if part.stems is None:
-        return sorted(part.annotations.glob("*.xml"))
-    files = [part.annotations / f"{stem}.xml" for stem in part.stems]
-    there = {path.name for path in part.annotations.glob("*.xml")}
-    faults.add_where(
-        FaultKind.UNKNOWN_IMAGE,
-        np.array([file.name not in there for file in files], dtype=bool),
-        lambda row: f"{files[row]}: the image set names it, but there is no such file",
-    )
-    return [file for file in files if file.name in there]
+        labeled = {path.name for _, path in read} | {images.get(stem) for stem in files}
+        without = [name for name in images.values() if name not in labeled]
+    else:
+        without = [images[stem] for stem in stems if stem not in files and stem in images]
+        absent = [stem for stem in stems if stem not in files and stem not in images]
+        faults.add_where(
+            FaultKind.UNKNOWN_IMAGE,
+            np.ones(len(absent), dtype=bool),
+            lambda row: (
+                f"{part.annotations / absent[row]}.xml: the image set names it, but there "
+                "is no such file"
+            ),
+        )
+    paths = [part.images / name for name in without]
+    total = len(read) + len(paths)
+    if faults.add_unlabeled([str(path) for path in paths], total, unlabeled):
+        read += [(VocImage(path, path.name, None, [], is_voc=True), path) for path in paths]
+    return read
 
 
 def _list_images(folder: Path) -> dict[str, str]:

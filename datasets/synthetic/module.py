@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..detection.layout import Split
-from ..detection.module import CocoDataModule
+from ..detection.module import DetectionDataModule
 from ..errors import DataError
 from ..geolocation.cells import build_partition
 from ..geolocation.coordinates import CellTable
@@ -15,7 +15,7 @@ from .detection import CATEGORIES, annotation_file, write_scenes
 from .world import world_photos, write_world
 
 
-class SyntheticDataModule(CocoDataModule):
+class SyntheticDataModule(DetectionDataModule):
     """Generated scenes, written on first use and then read like any dataset in COCO's format.
 
     The images are made in ``prepare_data``, which the trainer calls on one process of each

@@ -78,7 +78,7 @@ def recipe(tmp_path: Path, scenes: Path) -> Path:
             },
         },
         "data": {
-            "class_path": "mobilevision.datasets.detection.module.CocoDataModule",
+            "class_path": "mobilevision.datasets.detection.module.DetectionDataModule",
             "init_args": {
                 "root": str(scenes),
                 "size_hw": [64, 64],

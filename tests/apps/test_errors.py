@@ -223,7 +223,7 @@ def test_lightning__constructor_raises_a_data_error__its_message_alone(
                 "--model=mobilevision.heads.detection.DetectionTask",
                 "--model.network=mobilevision.heads.detection.SSD",
                 "--model.network.backbone=mobilevision.backbone.MobileNetV1",
-                "--data=mobilevision.datasets.detection.module.CocoDataModule",
+                "--data=mobilevision.datasets.detection.module.DetectionDataModule",
                 f"--data.root={missing}",
             ]
         )

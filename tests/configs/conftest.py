@@ -114,7 +114,7 @@ SMALL_DATA: dict[str, Maker] = {
     "PhotoTableModule": photos,
     "FaceDataModule": faces,
     "CelebAPeopleModule": people,
-    "CocoDataModule": coco,
+    "DetectionDataModule": coco,
     "SyntheticDataModule": generated_scenes,
     "SyntheticClassificationModule": generated_objects,
     "ImageNetModule": imagenet,

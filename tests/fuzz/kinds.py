@@ -41,10 +41,11 @@ from mobilevision.datasets.classification.cifar import (
 from mobilevision.datasets.classification.image_folder import CsvModule
 from mobilevision.datasets.classification.imagenet import DEVKIT, GROUND_TRUTH, ImageNetModule
 from mobilevision.datasets.classification.stanford_dogs import StanfordDogsModule
+from mobilevision.datasets.data_errors import OnError
 from mobilevision.datasets.detection.coco import read_coco
 from mobilevision.datasets.detection.image_checks import fit_to_images
-from mobilevision.datasets.detection.layout import read_ids
-from mobilevision.datasets.detection.voc import find_voc_split, read_voc
+from mobilevision.datasets.detection.layout import ReadOptions, find_layout, read_ids
+from mobilevision.datasets.detection.voc import find_voc, read_voc
 from mobilevision.datasets.download import extract_file, unzip
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.faces.celeba import read_celeba
@@ -126,10 +127,39 @@ def write_voc(folder: Path) -> None:
 
 
 def voc(folder: Path, **options: Any) -> None:
-    annotations = fit_to_images(read_voc(find_voc_split(folder, "train"), **options))
+    annotations = fit_to_images(
+        read_voc(find_voc(folder, {"train": ["train"]})["train"], **options)
+    )
     assert annotations.summary()
     assert annotations.ground_truth
 
+
+def write_yolo(folder: Path) -> None:
+    for name in ("a", "b c"):
+        draw(folder / "images/train" / f"{name}.png")
+        (folder / "labels/train").mkdir(parents=True, exist_ok=True)
+        (folder / "labels/train" / f"{name}.txt").write_text("0 0.5 0.5 0.5 0.25\n1 0 0 1 0 0 1\n")
+    (folder / "data.yaml").write_text("train: [images/train]\nnames: {0: cat, 1: dog}\nnc: 2\n")
+
+
+def write_darknet(folder: Path) -> None:
+    write_yolo(folder)
+    (folder / "data.yaml").unlink()
+    (folder / "obj.data").write_text(
+        "classes = 2\ntrain = data/train.txt\nnames = data/obj.names\n"
+    )
+    (folder / "obj.names").write_text("cat\ndog\n")
+    (folder / "train.txt").write_text("data/images/train/a.png\ndata/images/train/b c.png\n")
+
+
+def yolo(folder: Path, on_error: OnError) -> None:
+    annotations = find_layout(folder).read("train", None, ReadOptions(on_error, "background"))
+    assert fit_to_images(annotations).ground_truth
+
+
+for name, write in (("yolo", write_yolo), ("darknet", write_darknet)):
+    readers = tuple(partial(yolo, on_error=on_error) for on_error in ("raise", "skip"))
+    KINDS[name] = Kind(write, readers, ".png")
 
 KINDS["voc"] = Kind(
     write_voc,

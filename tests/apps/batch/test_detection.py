@@ -22,7 +22,7 @@ from mobilevision.apps.inference.runtime import ModelMetadata
 from mobilevision.apps.main import main
 from mobilevision.datasets.detection.coco import COCO_CATEGORIES
 from mobilevision.datasets.detection.layout import Split
-from mobilevision.datasets.detection.module import CocoDataModule
+from mobilevision.datasets.detection.module import DetectionDataModule
 from mobilevision.heads.detection import DetectionTask
 from mobilevision.heads.detection.weights import load_tensorflow_ssd
 
@@ -299,7 +299,7 @@ def test_detect__coco_images__equal_to_the_evaluation(
         real_data / "weights/ssd_mobilenet_v1_0.75_coco_300.npz", width_mult=0.75
     )
     images = real_data / "coco" / "val2017"
-    data = CocoDataModule(tmp_path, test=Split(str(truth), str(images)),
+    data = DetectionDataModule(tmp_path, test=Split(str(truth), str(images)),
                           batch_size=8, num_workers=0)  # fmt: skip
     run = Trainer(default_root_dir=tmp_path / "run", accelerator="cpu", logger=False,
                   enable_progress_bar=False, enable_model_summary=False)  # fmt: skip

@@ -22,7 +22,7 @@ from mobilevision.backbone.weights.converters import SlimFile, slim_layers
 from mobilevision.backbone.weights.hub import cached_path
 from mobilevision.backbone.weights.loading import load_weights
 from mobilevision.datasets.detection.coco import COCO_CATEGORIES
-from mobilevision.datasets.detection.module import CocoDataModule
+from mobilevision.datasets.detection.module import DetectionDataModule
 from mobilevision.datasets.errors import DataError
 from mobilevision.heads.classification import ClassificationTask
 from mobilevision.heads.detection import DetectionTask
@@ -180,7 +180,7 @@ def ssd(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measure(task: DetectionTask, real_data: Path, folder: Path) -> dict[str, float]:
-    data = CocoDataModule(real_data / "coco", size_hw=(300, 300), batch_size=16, num_workers=0)
+    data = DetectionDataModule(real_data / "coco", size_hw=(300, 300), batch_size=16, num_workers=0)
     run = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False,
                   default_root_dir=folder, enable_model_summary=False)  # fmt: skip
     (found,) = run.validate(task, data, verbose=False)

@@ -13,6 +13,9 @@ from mobilevision.datasets.detection import coco
 from mobilevision.datasets.detection.check import check_dataset
 from mobilevision.datasets.errors import DataError
 
+from . import layouts
+from .layouts import DIVIDED, UNDIVIDED, WHOLE
+
 Write = Callable[..., Path]
 Document = dict[str, Any]
 
@@ -161,7 +164,7 @@ def test_check_dataset__released_file__its_faults_are_listed_apart(
 
 
 def test_check_dataset__no_data__error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has no annotation file in a known place"):
+    with pytest.raises(DataError, match="has no annotations in a known place"):
         check_dataset(tmp_path)
 
 
@@ -195,6 +198,40 @@ def test_check_dataset__pascal_voc__read_and_counted(tmp_path: Path) -> None:
     assert report.layout == "Pascal VOC"
     assert [split.boxes for split in report.splits.values()] == [1, 1]
     assert report.splits["train"].per_class == {"cat": 1}
-    assert report.splits["train"].faults.counts == {FaultKind.OUTSIDE: 1}
-    assert [Path(path).name for path in report.unreferenced] == ["unused.png"]
+    assert report.splits["train"].faults.counts == {FaultKind.OUTSIDE: 1, FaultKind.UNLABELED: 1}
+    assert "unused.png" in report.splits["train"].faults.messages[FaultKind.UNLABELED][0]
+    assert not report.unreferenced
     assert "Pascal VOC" in str(report)
+
+
+@pytest.mark.parametrize("name", [*DIVIDED, *UNDIVIDED])
+def test_check_dataset__every_layout__counts_the_truth(tmp_path: Path, name: str) -> None:
+    {**DIVIDED, **UNDIVIDED}[name](tmp_path)
+    report = check_dataset(tmp_path, progress=False)
+    assert report.ok, str(report)
+    splits = report.splits.values()
+    assert sum(split.images for split in splits) == len(WHOLE)
+    assert sum(split.boxes for split in splits) == sum(len(scene.boxes) for scene in WHOLE)
+    assert not report.unreferenced
+    assert ("No validation split" in str(report)) == (name in UNDIVIDED)
+
+
+def test_check_dataset__yolo_with_faults__every_one_listed(tmp_path: Path) -> None:
+    layouts.yolo(tmp_path)
+    (tmp_path / "labels/train/a.txt").write_text("0 0.5 0.5 1 1\n9 0.5 0.5 1 1\nx\n0 2 2 1 1\n")
+    (tmp_path / "labels/train/d.txt").unlink()
+    (tmp_path / "labels/val/stray.txt").touch()
+    (tmp_path / "images/val/e.png").write_bytes(b"no image")
+    layouts.voc(tmp_path)
+    report = check_dataset(tmp_path, progress=False)
+    assert {name: split.faults.counts for name, split in report.splits.items()} == {
+        "train": {
+            FaultKind.UNLABELED: 1,
+            FaultKind.MALFORMED: 1,
+            FaultKind.UNKNOWN_CATEGORY: 1,
+            FaultKind.OUTSIDE: 1,
+        },
+        "val": {FaultKind.UNKNOWN_IMAGE: 1, FaultKind.UNREADABLE: 1},
+    }
+    assert "It looks like Pascal VOC, too; --layout chooses another." in str(report)
+    assert check_dataset(tmp_path, "voc", progress=False).ok

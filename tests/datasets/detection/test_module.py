@@ -1,3 +1,4 @@
+import json
 import logging
 import pickle
 from collections.abc import Callable, Iterator
@@ -8,24 +9,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
 from mobilevision.datasets.detection import coco
 from mobilevision.datasets.detection.annotations import Annotations
 from mobilevision.datasets.detection.coco import COCO_CATEGORIES, read_coco
+from mobilevision.datasets.detection.convert import convert_dataset
+from mobilevision.datasets.detection.layout import find_layout
 from mobilevision.datasets.detection.module import (
-    CocoDataModule,
+    DetectionDataModule,
     DetectionDataset,
     Split,
-    VocDataModule,
     collate,
 )
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.sampling import SampleKey
 from mobilevision.datasets.transforms.detection import Resize, SSDAugment
 from mobilevision.datasets.types import DetectionBatch
+
+from . import layouts
 
 Write = Callable[..., Path]
 Document = dict[str, Any]
@@ -38,9 +44,9 @@ def root(write_coco: Write, document: Document) -> Path:
     return write_coco(train=document, val=document)
 
 
-def module(root: Path, **options: Any) -> CocoDataModule:
+def module(root: Path, **options: Any) -> DetectionDataModule:
     options = {"batch_size": 2, "num_workers": 0, "size_hw": SIZE_HW} | options
-    return CocoDataModule(root, **options)
+    return DetectionDataModule(root, **options)
 
 
 def read(root: Path, on_error: Any = "raise") -> Annotations:
@@ -159,7 +165,7 @@ def test_detection_dataset__another_size_than_declared__error(
         DetectionDataset(read(root), Resize(SIZE_HW))[0]
 
 
-def test_coco_data_module__root_alone__splits_and_classes_known(root: Path) -> None:
+def test_detection_data_module__root_alone__splits_and_classes_known(root: Path) -> None:
     data = module(root)
     assert data.num_classes == 2
     assert data.categories == {3: "cat", 9: "dog"}
@@ -171,7 +177,7 @@ def test_coco_data_module__root_alone__splits_and_classes_known(root: Path) -> N
     assert same(next(iter(data.predict_dataloader())), batches[0])
 
 
-def test_coco_data_module__splits_given__taken(root: Path) -> None:
+def test_detection_data_module__splits_given__taken(root: Path) -> None:
     (root / "ids.txt").write_text("5")
     data = module(
         root,
@@ -186,23 +192,23 @@ def test_coco_data_module__splits_given__taken(root: Path) -> None:
     }  # fmt: skip
 
 
-def test_coco_data_module__batch_larger_than_the_set__one_batch(root: Path) -> None:
+def test_detection_data_module__batch_larger_than_the_set__one_batch(root: Path) -> None:
     assert len(list(module(root, batch_size=8).train_dataloader())) == 1
     assert len(list(module(root, batch_size=2).train_dataloader())) == 1
 
 
-def test_coco_data_module__no_data__error_says_what_to_do(tmp_path: Path) -> None:
+def test_detection_data_module__no_data__error_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="mobilevision data download coco"):
         module(tmp_path / "absent")
 
 
-def test_coco_data_module__split_not_there__error(root: Path) -> None:
+def test_detection_data_module__split_not_there__error(root: Path) -> None:
     data = module(root, val=Split("annotations/val.json", "images"))
     with pytest.raises(DataError, match="there is no train split, only val"):
         data.setup("fit")
 
 
-def test_coco_data_module__image_missing__setup_raises_or_counts(root: Path) -> None:
+def test_detection_data_module__image_missing__setup_raises_or_counts(root: Path) -> None:
     (root / "images" / "a.jpg").unlink()
     with pytest.raises(DataError, match=r"a\.jpg: no such image"):
         module(root).setup("fit")
@@ -223,12 +229,14 @@ def test_coco_data_module__image_missing__setup_raises_or_counts(root: Path) -> 
         ({"on_error": "ignore"}, "on_error"),
     ],
 )
-def test_coco_data_module__option_out_of_range__error(root: Path, options: Any, says: str) -> None:
+def test_detection_data_module__option_out_of_range__error(
+    root: Path, options: Any, says: str
+) -> None:
     with pytest.raises(DataError, match=says):
         module(root, **options)
 
 
-def test_coco_data_module__released_file__classes_known_without_reading(
+def test_detection_data_module__released_file__classes_known_without_reading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "annotations").mkdir()
@@ -351,9 +359,9 @@ def write_voc(root: Path) -> None:
         Image.fromarray(pixels).save(root / split / f"{name}.png")
 
 
-def test_voc_data_module__flat_folders__batches(tmp_path: Path) -> None:
+def test_detection_data_module__voc_in_flat_folders__batches(tmp_path: Path) -> None:
     write_voc(tmp_path)
-    data = VocDataModule(tmp_path, batch_size=1, num_workers=0, size_hw=SIZE_HW)
+    data = DetectionDataModule(tmp_path, batch_size=1, num_workers=0, size_hw=SIZE_HW)
     assert data.categories == {1: "owl"}
     batch = next(iter(data.val_dataloader()))
     assert batch.target.boxes.tolist() == [[[0, 0, 50, 40]]]
@@ -361,10 +369,198 @@ def test_voc_data_module__flat_folders__batches(tmp_path: Path) -> None:
     assert len(list(data.train_dataloader())) == 1
 
 
+# --- layouts, and no validation split
+
+
+@pytest.mark.parametrize("name", ["coco", "yolo", "voc"])
+def test_detection_data_module__every_format__the_same_batches(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    layouts.DIVIDED[name](tmp_path)
+    with caplog.at_level(logging.INFO, "lightning.pytorch"):
+        data = module(tmp_path, batch_size=3)
+        data.setup("fit")
+    assert f"with train, val. 3 classes ({', '.join(layouts.CLASSES)})" in caplog.text
+    assert "3 images): 3 boxes, classes: 3, images without boxes: 1" in caplog.text
+    assert list(data.categories.values()) == list(layouts.CLASSES)
+    (batch,) = list(data.val_dataloader())
+    by_name = {Path(path).stem: row for row, path in enumerate(batch.paths)}
+    np.testing.assert_allclose(batch.target.boxes[by_name["e"], 0], [1, 1.6, 4, 4.8], rtol=1e-6)
+    assert batch.target.labels[by_name["e"], 0] == 0
+    assert (batch.target.labels[by_name["f"]] == -1).all()
+
+
+def test_detection_data_module__same_images_to_validate__warned(tmp_path: Path) -> None:
+    layouts.yolo(tmp_path)
+    (tmp_path / "data.yaml").write_text(
+        "train: images/train\nval: images/train\nnames: [cat, dog, owl]"
+    )
+    with pytest.warns(UserWarning, match="training and validation have the same images"):
+        module(tmp_path)
+
+
+def test_detection_data_module__unlabeled_images__as_the_option_says(tmp_path: Path) -> None:
+    layouts.yolo(tmp_path)
+    (tmp_path / "labels/train/d.txt").unlink()
+    with pytest.raises(DataError, match="1 of 3 images"):
+        module(tmp_path).setup("fit")
+    for unlabeled, count in (("skip", 2), ("background", 3)):
+        data = module(tmp_path, unlabeled=unlabeled)
+        data.setup("fit")
+        assert len(data.datasets["train"]) == count
+
+
+@pytest.mark.parametrize("old", ["CocoDataModule", "VocDataModule"])
+def test_detection_data_module__old_name_in_a_yaml__works_and_is_said(root: Path, old: str) -> None:
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(DetectionDataModule, "data")
+    with pytest.warns(UserWarning, match=f"{old} is DetectionDataModule now"):
+        options = parser.parse_args([
+            f"--data=mobilevision.datasets.detection.module.{old}", f"--data.root={root}",
+            "--data.val=test", "--data.train={annotations: a.json, images: b}",
+        ])  # fmt: skip
+    assert options.data.init_args.val == "test"
+    assert options.data.init_args.train.annotations == "a.json"
+
+
+@pytest.fixture
+def undivided(tmp_path: Path) -> Path:
+    """Twenty photos of cats or dogs, two of them the same, without a validation split."""
+    folder = tmp_path / "photos"
+    scenes = [
+        layouts.Scene(f"{number:02}", (64, 64), [("cat" if number % 4 else "dog", 4, 4, 50, 50)])
+        for number in range(20)
+    ]
+    layouts.draw(folder / "images", scenes)
+    (folder / "images/07.png").write_bytes((folder / "images/13.png").read_bytes())
+    layouts.write_labels(folder / "labels", scenes)
+    (folder / "classes.txt").write_text("cat\ndog\n")
+    return folder
+
+
+def held_out(data: DetectionDataModule) -> set[str]:
+    return {Path(path).stem for path in data.datasets["val"].paths}
+
+
+def test_val_fraction__not_asked__error_names_the_option(undivided: Path) -> None:
+    with pytest.raises(DataError, match=r"no val split, only train\. .* data\.val_fraction=0\.2"):
+        module(undivided).setup("fit")
+    layouts.voc(undivided / "voc")
+    with pytest.raises(DataError, match="has a validation split, so"):
+        module(undivided / "voc", val_fraction=0.2)
+    with pytest.raises(DataError, match="must lie between 0 and 1"):
+        module(undivided, val_fraction=2)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_val_fraction__asked__same_images_with_any_number_of_workers(
+    undivided: Path, num_workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = module(undivided, val_fraction=0.2, num_workers=num_workers)
+    with caplog.at_level(logging.INFO, "lightning.pytorch"):
+        data.setup("fit")
+    assert "4 of 20 images held out; 1 groups of near-duplicates (2 images" in caplog.text
+    assert len(held_out(data)) == 4
+    assert len(data.datasets["train"]) == 16
+    assert not held_out(data) & {Path(path).stem for path in data.datasets["train"].paths}
+    assert len(held_out(data) & {"07", "13"}) in (0, 2)
+    assert set(data.datasets["val"].annotations.boxes.labels) == {0, 1}
+    again = module(undivided, val_fraction=0.2)
+    again.setup("validate")
+    assert held_out(again) == held_out(data)
+    other = module(undivided, val_fraction=0.2, split_seed=1)
+    other.setup("fit")
+    assert held_out(other) != held_out(data)
+
+
+def run(undivided: Path, tmp_path: Path, epochs: int, **options: Any) -> DetectionDataModule:
+    trainer = Trainer(
+        default_root_dir=tmp_path, accelerator="cpu", max_epochs=epochs,
+        logger=CSVLogger(tmp_path, "run", version=epochs), enable_progress_bar=False,
+        enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    data = module(undivided, val_fraction=0.2, **options)
+    trainer.fit(Recorder(), datamodule=data, ckpt_path=tmp_path / "a.ckpt" if epochs > 1 else None)
+    trainer.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
+    return data
+
+
+def test_val_fraction__run__names_are_written_and_a_resume_keeps_them(
+    undivided: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = run(undivided, tmp_path, 1)
+    written = json.loads((tmp_path / "run/version_1/split.json").read_text())
+    assert {Path(name).stem for name in written["val"]} == held_out(first)
+    assert written["val"][0].startswith("images/")
+    assert len(written["train"]) == 16
+    assert (written["val_fraction"], written["split_seed"]) == (0.2, 0)
+    assert written["root"] == str(undivided)
+
+    scene = layouts.Scene("20", (64, 64), [("cat", 4, 4, 50, 50)])
+    layouts.draw(undivided / "images", [scene])
+    layouts.write_labels(undivided / "labels", [scene])
+    with caplog.at_level(logging.INFO, "lightning.pytorch"):
+        second = run(undivided, tmp_path, 2, split_seed=1)
+    assert "the images held out are those of the checkpoint" in caplog.text
+    assert held_out(second) == held_out(first)
+    assert len(second.datasets["train"]) == 17
+    assert second.train_sampler is not None
+    assert second.train_sampler.length == 17
+    again = json.loads((tmp_path / "run/version_2/split.json").read_text())
+    assert again["val"] == written["val"]
+
+    (undivided / "images" / f"{min(held_out(first))}.png").unlink()
+    (undivided / "labels" / f"{min(held_out(first))}.txt").unlink()
+    trainer = Trainer(default_root_dir=tmp_path, logger=False, enable_progress_bar=False)
+    data = module(undivided, val_fraction=0.2, split_seed=1)
+    with pytest.warns(UserWarning, match="1 images that the checkpoint held out are not there"):
+        trainer.validate(Recorder(), datamodule=data, ckpt_path=tmp_path / "a.ckpt")
+    assert held_out(data) == held_out(first) - {min(held_out(first))}
+
+
 @pytest.mark.real_data
-def test_coco_data_module__real_sets__validate_whole(real_data: Path) -> None:
+def test_detection_data_module__raccoons_in_yolo__first_batches_of_coco(
+    real_data: Path, tmp_path: Path
+) -> None:
+    """Labels in six decimals move a box by less than a hundredth of a pixel.
+
+    So do the batches of training, augmentation and all, where the order of the files is the same.
+    """
+    source = find_layout(real_data / "raccoon")
+    for split in source.splits:
+        truth = source.read(split)
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        (tmp_path / "images" / split).mkdir(parents=True)
+        for row, path in enumerate(truth.images.paths):
+            (tmp_path / "images" / split / Path(path).name).symlink_to(path)
+            height, width = truth.images.sizes_hw[row]
+            centers = truth.boxes_of(row).xywh.copy()
+            centers[:, :2] += centers[:, 2:] / 2
+            shares = centers / [width, height, width, height]
+            text = "".join("0 {:.6f} {:.6f} {:.6f} {:.6f}\n".format(*share) for share in shares)
+            (tmp_path / "labels" / split / f"{Path(path).stem}.txt").write_text(text)
+    places = "train: images/train\nval: images/val\n"
+    (tmp_path / "data.yaml").write_text(f"{places}names: [raccoon]")
+    options = {"size_hw": (64, 64), "num_workers": 0, "batch_size": 40}
+    sides = [DetectionDataModule(root, **options) for root in (real_data / "raccoon", tmp_path)]
+    ours, theirs = (next(iter(data.val_dataloader())) for data in sides)
+    rows = [[Path(path).name for path in batch.paths] for batch in (ours, theirs)]
+    order = [rows[1].index(name) for name in rows[0]]
+    assert torch.equal(ours.images, theirs.images[order])
+    assert torch.equal(ours.target.labels, theirs.target.labels[order])
+    torch.testing.assert_close(ours.target.boxes, theirs.target.boxes[order], atol=0.01, rtol=0)
+
+    convert_dataset(tmp_path, tmp_path / "coco", link=False, progress=False)
+    sides[0] = DetectionDataModule(tmp_path / "coco", **options)
+    for one, two in zip(*(data.train_dataloader() for data in sides), strict=True):
+        assert torch.equal(one.images, two.images)
+        torch.testing.assert_close(one.target.boxes, two.target.boxes, atol=1e-4, rtol=0)
+
+
+@pytest.mark.real_data
+def test_detection_data_module__real_sets__validate_whole(real_data: Path) -> None:
     for name, images, boxes, classes in (("raccoon", 40, 43, 1), ("coco", 188, 1692, 80)):
-        data = CocoDataModule(real_data / name, num_workers=0, size_hw=(32, 32))
+        data = DetectionDataModule(real_data / name, num_workers=0, size_hw=(32, 32))
         assert data.num_classes == classes
         seen = [(batch.image_ids, batch.target.labels) for batch in data.val_dataloader()]
         assert len(torch.cat([ids for ids, _ in seen]).unique()) == images

@@ -10,17 +10,22 @@ from PIL import Image
 
 from mobilevision.datasets.data_errors import FaultKind
 from mobilevision.datasets.detection.coco import read_coco
-from mobilevision.datasets.detection.module import VocDataModule
+from mobilevision.datasets.detection.layout import SPLITS
+from mobilevision.datasets.detection.module import DetectionDataModule
 from mobilevision.datasets.detection.voc import (
     VOC_NAMES,
     VocPart,
-    find_voc_split,
+    find_voc,
     read_voc,
     read_voc_file,
 )
 from mobilevision.datasets.errors import DataError
 
 Write = Callable[..., Path]
+
+
+def find(root: Path, split: str) -> list[VocPart]:
+    return find_voc(root, SPLITS)[split]
 
 
 def xml(*objects: str, size: str = "<size><width>100</width><height>80</height></size>") -> str:
@@ -178,13 +183,13 @@ def test_find_voc_split__several_years__put_together(tmp_path: Path) -> None:
     one = xml(item("cat", (5, 5, 9, 9)))
     write(tmp_path / "VOC2007" / "Annotations", **{"000001": one, "000002": one, "000003": one})
     write(tmp_path / "VOC2012" / "Annotations", **{"2008_1": one})
-    data = read_voc(find_voc_split(tmp_path, "train"))
+    data = read_voc(find(tmp_path, "train"))
     assert [Path(path).name for path in data.images.paths] == [
         "000001.jpg", "000003.jpg", "2008_1.jpg"
     ]  # fmt: skip
     assert data.images.ids.tolist() == [1, 2, 3]
     assert data.boxes.ids.tolist() == [1, 2, 3]
-    alone = read_voc(find_voc_split(tmp_path / "VOC2012", "train"))
+    alone = read_voc(find(tmp_path / "VOC2012", "train"))
     assert len(alone) == 1
 
 
@@ -192,7 +197,7 @@ def test_find_voc_split__image_set_names_an_absent_file__raises_or_counts(tmp_pa
     (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
     (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("a\nb\n")
     write(tmp_path / "Annotations", a=xml(item("cat", (5, 5, 9, 9))))
-    parts = find_voc_split(tmp_path, "val")
+    parts = find(tmp_path, "val")
     with pytest.raises(DataError, match=r"b\.xml: the image set names it"):
         read_voc(parts)
     assert read_voc(parts, on_error="skip").faults.counts == {FaultKind.UNKNOWN_IMAGE: 1}
@@ -201,10 +206,9 @@ def test_find_voc_split__image_set_names_an_absent_file__raises_or_counts(tmp_pa
 def test_find_voc_split__flat_folders__found_under_either_name(tmp_path: Path) -> None:
     write(tmp_path / "train", a=xml())
     write(tmp_path / "valid", b=xml())
-    assert find_voc_split(tmp_path, "train") == [VocPart(tmp_path / "train", tmp_path / "train")]
-    assert find_voc_split(tmp_path, "val")[0].annotations == tmp_path / "valid"
-    with pytest.raises(DataError, match=r"ImageSets/Main/test\.txt"):
-        find_voc_split(tmp_path, "test")
+    assert find(tmp_path, "train") == [VocPart(tmp_path / "train", tmp_path / "train")]
+    assert find(tmp_path, "val")[0].annotations == tmp_path / "valid"
+    assert "test" not in find_voc(tmp_path, SPLITS)
 
 
 # --- what labeling tools write
@@ -229,7 +233,7 @@ def test_voc_data_module__classes_taken__are_said(
     for split in ("train", "val"):
         write(tmp_path / split, a=xml(item("cat", (5, 5, 9, 9))))
     with caplog.at_level("INFO", "lightning.pytorch"):
-        assert VocDataModule(tmp_path).categories == {1: "cat"}
+        assert DetectionDataModule(tmp_path).categories == {1: "cat"}
     assert "1 classes (cat)" in caplog.text
 
 
@@ -274,7 +278,7 @@ def test_find_voc_split__names_with_spaces_marks_and_extensions(tmp_path: Path) 
     sets.mkdir(parents=True)
     lines = ["my photo (1)", "plain.jpg", "with.jpg", "two 1", "three -1", "gone 1"]
     (sets / "train.txt").write_text("\n".join(lines), encoding="utf-8-sig")
-    (part,) = find_voc_split(tmp_path, "train")
+    (part,) = find(tmp_path, "train")
     assert part.stems == ("my photo (1)", "plain", "with.jpg", "two 1", "three", "gone")
 
 
@@ -282,4 +286,4 @@ def test_find_voc_split__set_that_is_no_text__named(tmp_path: Path) -> None:
     (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
     (tmp_path / "ImageSets" / "Main" / "train.txt").write_bytes(b"\xff\xfe\x00\xd8")
     with pytest.raises(DataError, match=r"train\.txt: not a readable image set"):
-        find_voc_split(tmp_path, "train")
+        find(tmp_path, "train")

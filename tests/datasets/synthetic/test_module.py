@@ -7,7 +7,7 @@ import torch
 from jsonargparse import ArgumentParser
 from pycocotools.coco import COCO
 
-from mobilevision.datasets.detection.module import CocoDataModule
+from mobilevision.datasets.detection.module import DetectionDataModule
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.synthetic.detection import tight_box_xywh, write_scenes
 from mobilevision.datasets.synthetic.module import SyntheticDataModule
@@ -64,7 +64,7 @@ def test_synthetic_data_module__scenes_there__are_what_coco_data_module_finds(
     tmp_path: Path,
 ) -> None:
     write_scenes(tmp_path / "scenes", train=9, val=5, size_hw=(96, 120), progress=False)
-    plain = CocoDataModule(tmp_path / "scenes", batch_size=4, num_workers=0)
+    plain = DetectionDataModule(tmp_path / "scenes", batch_size=4, num_workers=0)
     assert plain.categories == module(tmp_path / "scenes").categories
     plain.setup("fit")
     assert len(plain.datasets["train"]) == 9

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mobilevision.datasets.detection.annotations import Annotations
 from mobilevision.datasets.detection.coco import read_coco
-from mobilevision.datasets.detection.module import CocoDataModule, DetectionDataset
+from mobilevision.datasets.detection.module import DetectionDataModule, DetectionDataset
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.images import ImageFile
 from mobilevision.datasets.sampling import SampleKey
@@ -265,7 +265,7 @@ def test_dataset__unreadable_partner__named_or_replaced_and_counted(root: Path) 
 
 def test_data_module__last_epochs__closes_mosaics_by_the_trainers_length(root: Path) -> None:
     def epochs(max_epochs: int | None, last: int) -> int | None:
-        data = CocoDataModule(root, size_hw=SIZE_HW, mosaic=Mosaic(last_epochs=last))
+        data = DetectionDataModule(root, size_hw=SIZE_HW, mosaic=Mosaic(last_epochs=last))
         data.trainer = SimpleNamespace(max_epochs=max_epochs)  # type: ignore[assignment]
         data.setup("fit")
         assert data.datasets["val"].mosaic is None
@@ -282,9 +282,9 @@ def test_data_module__last_epochs__closes_mosaics_by_the_trainers_length(root: P
 
 def test_data_module__from_yaml__mosaic_by_class_path(root: Path) -> None:
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(CocoDataModule, "data")
+    parser.add_subclass_arguments(DetectionDataModule, "data")
     config = parser.parse_args([
-        "--data=CocoDataModule", f"--data.root={root}", "--data.size_hw=[40, 50]",
+        "--data=DetectionDataModule", f"--data.root={root}", "--data.size_hw=[40, 50]",
         "--data.mosaic=mobilevision.datasets.transforms.detection.Mosaic", "--data.mosaic.p=0.25",
         "--data.mosaic.scale=[0.5, 0.75]",
     ])  # fmt: skip

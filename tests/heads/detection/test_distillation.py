@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from mobilevision.apps.cli import lightning
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
-from mobilevision.datasets.detection.module import CocoDataModule
+from mobilevision.datasets.detection.module import DetectionDataModule
 from mobilevision.datasets.synthetic.detection import write_scenes
 from mobilevision.heads.detection import SSD, DetectionTask
 from mobilevision.heads.detection.boxes import SSDOutput
@@ -254,7 +254,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_fit__in_python__logs_checkpoints_and_optimizes_the_student_alone(
     scenes: Path, tmp_path: Path
 ) -> None:
-    data = CocoDataModule(scenes, size_hw=(64, 64), batch_size=4, num_workers=0)
+    data = DetectionDataModule(scenes, size_hw=(64, 64), batch_size=4, num_workers=0)
     larger = SSD(MobileNetV1(width_mult=0.5), data.num_classes)
     path = save(tmp_path / "teacher.ckpt", larger, data.categories)
     network = SSD(MobileNetV1(width_mult=0.25), data.num_classes)
@@ -282,7 +282,7 @@ def test_fit__in_python__logs_checkpoints_and_optimizes_the_student_alone(
 def test_fit__from_the_command_line__student_loads_without_its_teacher(
     scenes: Path, tmp_path: Path
 ) -> None:
-    data = CocoDataModule(scenes)
+    data = DetectionDataModule(scenes)
     path = save(
         tmp_path / "teacher.ckpt", SSD(MobileNetV1(width_mult=0.5), data.num_classes),
         data.categories,
@@ -297,7 +297,8 @@ def test_fit__from_the_command_line__student_loads_without_its_teacher(
         "--model.distillation=mobilevision.heads.detection.SSDDistillation",
         f"--model.distillation.teacher={path}", "--model.distillation.temperature=2",
         "--trainer.callbacks+=mobilevision.apps.callbacks.averaging.RampedEMA",
-        "--data=mobilevision.datasets.detection.module.CocoDataModule", f"--data.root={scenes}",
+        "--data=mobilevision.datasets.detection.module.DetectionDataModule",
+        f"--data.root={scenes}",
         "--data.size_hw=[64, 64]", "--data.batch_size=4", "--data.num_workers=0",
     ])  # fmt: skip
     path.unlink()

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mobilevision.apps.cli import lightning
 from mobilevision.backbone import MobileNetV1
-from mobilevision.datasets.detection.module import CocoDataModule
+from mobilevision.datasets.detection.module import DetectionDataModule
 from mobilevision.datasets.synthetic.detection import write_scenes
 from mobilevision.datasets.transforms.detection import Resize
 from mobilevision.datasets.types import DetectionTarget, stack_targets
@@ -130,7 +130,7 @@ def test_option__takes_empty_and_crowded_images_one_class_and_bfloat16(
 
 def test_pyramid__learns_a_batch_of_scenes_by_heart(tmp_path: Path) -> None:
     write_scenes(tmp_path / "data", train=4, val=1, size_hw=(SIZE, SIZE), seed=5, progress=False)
-    data = CocoDataModule(
+    data = DetectionDataModule(
         tmp_path / "data", size_hw=(SIZE, SIZE), batch_size=4, num_workers=0,
         train_transform=Resize((SIZE, SIZE)), val_transform=Resize((SIZE, SIZE)),
     )  # fmt: skip
@@ -154,7 +154,7 @@ def test_weights__reach_the_backbone_inside_a_pyramid(tmp_path: Path) -> None:
     path = tmp_path / "backbone.ckpt"
     torch.save({"state_dict": {f"network.backbone.{k}": v for k, v in trained.items()}}, path)
     write_scenes(tmp_path / "data", train=2, val=1, size_hw=(64, 64), seed=5, progress=False)
-    data = CocoDataModule(tmp_path / "data", size_hw=(SIZE, SIZE), batch_size=2, num_workers=0)
+    data = DetectionDataModule(tmp_path / "data", size_hw=(SIZE, SIZE), batch_size=2, num_workers=0)
     model = DetectionTask(ssd("pyramid", data.num_classes), data.categories, weights=str(path))
     Trainer(
         default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_checkpointing=False,

@@ -11,7 +11,7 @@ from mobilevision.apps.inference.torch import run_task
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.datasets.detection.coco import COCO_CATEGORIES
-from mobilevision.datasets.detection.module import CocoDataModule
+from mobilevision.datasets.detection.module import DetectionDataModule
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.synthetic.detection import write_scenes
 from mobilevision.datasets.transforms.detection import Resize
@@ -40,19 +40,19 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def data_module(scenes: Path, **options) -> CocoDataModule:
+def data_module(scenes: Path, **options) -> DetectionDataModule:
     defaults = {"size_hw": (64, 64), "batch_size": 4, "num_workers": 0}
-    return CocoDataModule(scenes, **(defaults | options))
+    return DetectionDataModule(scenes, **(defaults | options))
 
 
-def task(data: CocoDataModule, **options) -> DetectionTask:
+def task(data: DetectionDataModule, **options) -> DetectionTask:
     seed_everything(0)
     network = SSD(MobileNetV1(width_mult=0.25), num_classes=data.num_classes)
     return DetectionTask(network, data.categories, **options)
 
 
 def test_one_batch__is_learned_by_heart(scenes: Path, tmp_path: Path) -> None:
-    data = CocoDataModule(
+    data = DetectionDataModule(
         scenes, size_hw=(128, 128), batch_size=4, num_workers=0,
         train_transform=Resize((128, 128)), val_transform=Resize((128, 128)),
     )  # fmt: skip
@@ -270,7 +270,7 @@ def test_folded_weights__are_loaded_and_calibrated_when_training_starts(
 @pytest.mark.real_data
 @pytest.mark.slow
 def test_one_batch_of_coco__is_learned_by_heart(real_data: Path, tmp_path: Path) -> None:
-    data = CocoDataModule(
+    data = DetectionDataModule(
         real_data / "coco", size_hw=(300, 300), batch_size=4, num_workers=0,
         train_transform=Resize((300, 300)), val_transform=Resize((300, 300)),
     )  # fmt: skip
@@ -294,7 +294,7 @@ def test_one_batch_of_coco__is_learned_by_heart(real_data: Path, tmp_path: Path)
 def test_whole_path__gives_the_recorded_coco_numbers(real_data: Path, tmp_path: Path) -> None:
     """Data module, task and evaluator together, against an independent float32 implementation."""
     names = {number: COCO_CATEGORIES.get(number, f"unused {number}") for number in range(1, 91)}
-    data = CocoDataModule(
+    data = DetectionDataModule(
         real_data / "coco", categories=names, size_hw=(300, 300), batch_size=16, num_workers=0
     )
     network = load_tensorflow_ssd(
