@@ -85,8 +85,17 @@ def _download_cifar10(arguments: Namespace) -> int:
     return 0
 
 
+_FORMATS = ("coco", "yolo", "voc")
+
+
+def _add_dataset(parser: ArgumentParser) -> None:
+    parser.add_argument("root", type=Path, help="Folder of the dataset, or a YAML file of YOLO's.")
+    sentence = "Format, for a folder that has several; it is recognized otherwise."
+    parser.add_argument("--layout", choices=_FORMATS, help=sentence)
+
+
 def _add_check(parser: ArgumentParser) -> None:
-    parser.add_argument("root", type=Path, help="Folder of the dataset.")
+    _add_dataset(parser)
     add_flag(parser, "--quick", "Do not decode the images.")
     add_flag(parser, "--json", "Print JSON instead of text.")
 
@@ -94,9 +103,40 @@ def _add_check(parser: ArgumentParser) -> None:
 def _check(arguments: Namespace) -> int:
     from ...datasets.detection.check import check_dataset
 
-    report = check_dataset(arguments.root, quick=arguments.quick)
+    report = check_dataset(arguments.root, arguments.layout, quick=arguments.quick)
     print(json.dumps(report.as_dict(), indent=2) if arguments.json else report)
     return 0 if report.ok else EXIT_FAULT
+
+
+def _add_convert(parser: ArgumentParser) -> None:
+    _add_dataset(parser)
+    add_path(parser, "--out", "Folder to write; absent or empty.", "FOLDER", required=True)
+    add_flag(parser, "--link", "Link the images (hard links) in place of copying them.")
+    add = parser.add_argument
+    sentence = "Share of the training images for a validation split, where there is none."
+    add("--val-fraction", type=float, metavar="SHARE", help=sentence)
+    add_number(parser, "--split-seed", 0, "Another seed holds out other images.")
+    sentence = "What images without a label file are: a fault, left out, or images of no object."
+    choices = ("error", "skip", "background")
+    add("--unlabeled", choices=choices, default=choices[0], help=sentence)
+    add_flag(parser, "--skip-faults", "Leave out what is faulty, and count it.")
+
+
+def _convert(arguments: Namespace) -> int:
+    from ...datasets.detection.convert import convert_dataset
+    from ...datasets.detection.layout import ReadOptions
+
+    on_error = "skip" if arguments.skip_faults else "raise"
+    written = convert_dataset(
+        arguments.root, arguments.out, arguments.layout,
+        options=ReadOptions(on_error, arguments.unlabeled), val_fraction=arguments.val_fraction,
+        split_seed=arguments.split_seed, link=arguments.link,
+    )  # fmt: skip
+    print(written.layout)
+    for split, annotations in written.splits.items():
+        print(f"{arguments.out}, {split}: {annotations.summary()}")
+    print(f"Next: mobilevision data check {arguments.out}")
+    return EXIT_FAULT if any(part.faults.total for part in written.splits.values()) else 0
 
 
 def _add_gps(parser: ArgumentParser) -> None:
@@ -253,10 +293,16 @@ COMMANDS = {
     ),
     "data check": Command(
         (_add_check, _check),
-        "Check a detection dataset (COCO, Pascal VOC): counts, broken files, bad boxes.",
+        "Check a detection dataset (COCO, YOLO, Pascal VOC): counts, broken files, bad boxes.",
         "mobilevision data check data/coco",
         "mobilevision data check data/coco --quick --json",
-        "mobilevision data check VOCdevkit",
+        "mobilevision data check my_yolo_data --layout yolo",
+    ),
+    "data convert": Command(
+        (_add_convert, _convert),
+        "Write a detection dataset of any known layout in COCO's format.",
+        "mobilevision data convert my_yolo_data --out my_coco_data",
+        "mobilevision data convert my_voc_data --out my_coco_data --val-fraction 0.2 --link",
     ),
     "data gps": Command(
         (_add_gps, _gps),
