@@ -12,7 +12,7 @@ from mobilevision.apps.callbacks.averaging import RampedEMA
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.backbone.mobilenet import FeatureInfo
-from mobilevision.datasets.detection.module import CocoDataModule
+from mobilevision.datasets.detection.module import DetectionDataModule
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.synthetic.detection import write_scenes
 from mobilevision.heads.classification.model import Classifier
@@ -363,7 +363,7 @@ def test_start_from__public_detector__finds_as_before_after_calibration(
     with torch.inference_mode():
         before = network(images)
     task = DetectionTask(network, dict(enumerate(names)), weights=str(path))
-    data = CocoDataModule(scenes, size_hw=(300, 300), batch_size=4, num_workers=0)
+    data = DetectionDataModule(scenes, size_hw=(300, 300), batch_size=4, num_workers=0)
     trainer(tmp_path, max_epochs=1, limit_train_batches=0).fit(task, datamodule=data)
     norm = network.extras[3].shrink.norm
     assert (norm.running_var != 1).all(), "the statistics are those of the images"
@@ -437,7 +437,7 @@ def frozen(name: str, freeze: str) -> bool:
 def test_freeze__real_steps__keep_weights_and_statistics_of_frozen_layers_alone(
     freeze: str, scenes: Path, tmp_path: Path
 ) -> None:
-    data = CocoDataModule(scenes, size_hw=(64, 64), batch_size=4, num_workers=0)
+    data = DetectionDataModule(scenes, size_hw=(64, 64), batch_size=4, num_workers=0)
     network = SSD(MobileNetV1(0.25), data.num_classes)
     task = DetectionTask(
         network,
@@ -503,7 +503,7 @@ def test_freeze__backbone_without_stages__names_what_there_is() -> None:
 
 
 def test_freeze__without_weights__warns(scenes: Path, tmp_path: Path) -> None:
-    data = CocoDataModule(scenes, size_hw=(64, 64), batch_size=4, num_workers=0)
+    data = DetectionDataModule(scenes, size_hw=(64, 64), batch_size=4, num_workers=0)
     task = DetectionTask(ssd(1, data.num_classes), data.categories, freeze="backbone")
     with pytest.warns(UserWarning, match="freeze=backbone without weights"):
         trainer(tmp_path, max_epochs=1, limit_train_batches=1).fit(task, datamodule=data)
