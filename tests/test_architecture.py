@@ -23,7 +23,8 @@ APPS_ARROWS = {
     "confusion": {"drawing"},
     "cli": {"command", "training"},
     "commands": {
-        "batch", "benchmark", "callbacks", "command", "costs", "drawing", "export", "faces",
+        "batch", "benchmark", "callbacks", "command", "costs", "drawing",
+        "error_report", "export", "faces",
         "importing", "inference", "public", "training",
     },
     "costs": {"drawing"},
