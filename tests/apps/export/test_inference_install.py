@@ -32,7 +32,7 @@ LACKING = [
     ("embed images --model facenet:vggface2 --out e.csv", "facenet:vggface2", WHOLE),
     (
         "embed images --model face_embedding.onnx --out e.parquet",
-        "Parquet needs",
+        "e.parquet: Parquet needs",
         "pip install pyarrow, or use",
     ),
     ("attributes images --model a.ckpt --out a.csv", "a.ckpt: a checkpoint needs", WHOLE),
