@@ -33,8 +33,9 @@ lint: $(INSTALLED) ## Check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(INSTALLED) ## Check the type annotations
+types: $(INSTALLED) ## Check the type annotations, also as Windows sees them
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright --pythonpath $(BIN)/python --pythonplatform Windows
 
 fuzz: $(INSTALLED) ## Read 10,000 damaged files of all kinds; FUZZ_INPUTS=1000 for fewer
 	OMP_NUM_THREADS=1 FUZZ_INPUTS=$${FUZZ_INPUTS:-10000} $(BIN)/python -m pytest -q -s tests/fuzz

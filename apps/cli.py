@@ -8,15 +8,19 @@ does, runs get a directory each, checkpoints are atomic, ``--ckpt_path last`` fi
 of all runs, and the number and names of the classes come from the data.
 """
 
+import re
 import sys
 import warnings
 from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import ActionConfigFile  # pyright: ignore[reportPrivateImportUsage]
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from ..configs import find_config
 from ..heads.checkpoint import class_paths
 from ..heads.trust import trusting
 from .command import add_trust, friendly_errors
@@ -47,6 +51,15 @@ _USAGES = {
 }
 
 
+class ConfigFile(ActionConfigFile):
+    """``--config``: a file, the name of a recipe of the package, or YAML itself."""
+
+    def __call__(self, parser: Any, cfg: Any, values: str, *rest: Any) -> None:
+        """Find the file; see ``find_config``."""
+        found = values if re.search(r"[{\n]|: ", values) else str(find_config(values))
+        super().__call__(parser, cfg, found, *rest)
+
+
 class MobilevisionCLI(LightningCLI):
     """LightningCLI with this package's links and run directories."""
 
@@ -61,6 +74,14 @@ class MobilevisionCLI(LightningCLI):
                 args=args,
                 parser_kwargs={"description": __doc__, **_USAGES},
             )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Make a parser with ``--config``, whose files may be recipes of the package."""
+        kwargs.setdefault("dump_header", [f"lightning.pytorch=={version('lightning')}"])
+        parser = self.parser_class(**kwargs)
+        sentence = "Configuration: a YAML file, or a recipe of the package, such as quickstart."
+        parser.add_argument("-c", "--config", action=ConfigFile, metavar="CONFIG", help=sentence)
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link the number and the names of the classes of the data to the model.

@@ -11,7 +11,7 @@ PACKAGE = "mobilevision"
 ARROWS = {
     "backbone": set(),
     "datasets": set(),
-    "configs": set(),
+    "configs": {"datasets"},
     "heads": {"backbone", "datasets"},
     "apps": {"backbone", "datasets", "configs", "heads"},
 }

@@ -122,7 +122,7 @@ def write_peer(word: str, folder: Path, candidates: int, image: np.ndarray) -> t
 def open_peer(source: str, threads: int) -> Opened:
     """Open a file of ``write_peer``."""
     torch.set_num_threads(threads)
-    description = json.loads(Path(source).read_text())
+    description = json.loads(Path(source).read_text(encoding="utf-8"))
     peer = make_peer(description["word"])
     peer.network.load_state_dict(torch.load(description["weights"], weights_only=True))
     if peer.size_hw is None:

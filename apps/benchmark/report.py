@@ -93,7 +93,7 @@ def machine(threads: int) -> dict[str, Any]:
 def cpu_name(info: Path = Path("/proc/cpuinfo")) -> str:
     """Return the name of the processor."""
     if info.exists():
-        for line in info.read_text().splitlines():
+        for line in info.read_text(encoding="utf-8").splitlines():
             key, _, value = line.partition(":")
             if key.strip() == "model name":
                 return value.strip()
@@ -276,6 +276,5 @@ def read_image(path: Path | None, size_hw: tuple[int, int]) -> np.ndarray:
 
 def usable_cores() -> int:
     """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)  # of Linux alone
+    return len(affinity(0)) if affinity else (os.cpu_count() or 1)

@@ -4,6 +4,7 @@ Its argument is a JSON object (see ``processes.Worker``). Requests and replies a
 the first reply is sent after the first image.
 """
 
+import ctypes
 import json
 import os
 import sys
@@ -44,11 +45,25 @@ def peak_memory() -> int:
     """Return the peak memory of this process in bytes."""
     status = Path("/proc/self/status")
     if status.exists():  # getrusage on Linux includes the process that started this one
-        (line,) = (each for each in status.read_text().splitlines() if each.startswith("VmHWM:"))
+        (line,) = (
+            each for each in status.read_text("utf-8").splitlines() if each.startswith("VmHWM:")
+        )
         return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return _peak_working_set()
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _peak_working_set() -> int:
+    """Return the peak memory of this process in bytes on 64-bit Windows."""
+    # PROCESS_MEMORY_COUNTERS: two numbers of 4 bytes, the peak, and seven further sizes.
+    counters = (ctypes.c_uint64 * 9)()
+    library = ctypes.CDLL("kernel32")
+    library.K32GetProcessMemoryInfo(ctypes.c_void_p(-1), counters, ctypes.sizeof(counters))
+    return counters[1]
 
 
 def serve(commands: Any, requests: Any, reply: Callable[[dict[str, Any]], None]) -> None:

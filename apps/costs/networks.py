@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 from torch import nn
 
 from ...backbone.cost import Cost, count_cost
+from ...configs import find_config
 from ...datasets.errors import DataError
 from ...heads.checkpoint import build, read_checkpoint, without_weights
 from .paper import Row
@@ -85,11 +86,12 @@ def entry(settings: Any, *path: str) -> Any:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a configuration of the ``lightning`` command as plain data.
+    """Read a configuration of the ``lightning`` command as plain data; see ``find_config``.
 
     Raises:
-        DataError: It cannot be read, or is no mapping.
+        DataError: It is absent, cannot be read, or is no mapping.
     """
+    path = find_config(path)
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

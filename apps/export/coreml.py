@@ -89,7 +89,7 @@ def quiet_coremltools() -> Iterator[Any]:
         DataError: It is not installed.
     """
     logging.getLogger("coremltools").setLevel(logging.ERROR)
-    with open(os.devnull, "w") as nothing, redirect_stderr(nothing):
+    with open(os.devnull, "w", encoding="utf-8") as nothing, redirect_stderr(nothing):
         try:
             import coremltools
         except ImportError as error:

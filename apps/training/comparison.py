@@ -2,7 +2,7 @@
 
 A comparison is a YAML file::
 
-    config: ../../configs/quickstart.yaml   # relative to this file
+    config: ../../configs/quickstart.yaml   # relative to this file, or the name of a recipe
     seeds: [1, 2, 3]
     metrics: [AP, AP50]                     # of the last evaluation; the default
     options:                                # of every run, as on the command line of `lightning`
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from ...configs import find_config
 from ...datasets.errors import DataError
 from ...datasets.files import replaced_atomically, write_atomically, write_csv
 from ..costs.networks import cost_of
@@ -80,7 +81,7 @@ def read_comparison(path: Path) -> Comparison:
             kind.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; name a YAML file of variants") from error
     except yaml.YAMLError as error:
@@ -98,10 +99,15 @@ def read_comparison(path: Path) -> Comparison:
     if wrong:
         raise DataError(f"{path}: {wrong} cannot be folders; rename these variants")
     config = content.get("config")
-    if not isinstance(config, str) or not (path.parent / config).is_file():
-        raise DataError(f"{path}: config: no such file {config!r} in {path.parent}")
+    if not isinstance(config, str):
+        raise DataError(f"{path}: config has to name a configuration, not {config!r}")
+    beside = path.parent / config
+    try:
+        config = beside if beside.is_file() else find_config(config)
+    except DataError as error:
+        raise DataError(f"{path}: config: {error}") from error
     return Comparison(
-        config=path.parent / config,
+        config=config,
         seeds=check_seeds(content.get("seeds", [1]), path),
         metrics=tuple(content.get("metrics", ("AP", "AP50"))),
         options=_options(path, "options", content.get("options")),

@@ -205,7 +205,7 @@ def _write(run: Run, record: _Record) -> None:
 
 
 def _tail(path: Path) -> str:
-    lines = path.read_text(errors="replace").replace("\r", "\n").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
     return "\n".join([line for line in lines if line.strip()][-_TAIL_LINES:])
 
 

@@ -1,7 +1,6 @@
 """Data modules of photos and where they were taken."""
 
 import io
-import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -227,7 +226,8 @@ class ShardImage(ImageFile):
     def _data(self) -> bytes:
         path, offset, length = self._place
         with path.open("rb") as file:
-            return os.pread(file.fileno(), length, offset)
+            file.seek(offset)
+            return file.read(length)
 
     def _read_bytes(self) -> bytes:
         return self._data

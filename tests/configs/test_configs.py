@@ -8,6 +8,8 @@ import yaml
 from PIL import Image
 
 from mobilevision.apps.cli import lightning
+from mobilevision.configs import find_config
+from mobilevision.datasets.errors import DataError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
@@ -26,6 +28,8 @@ PRINTED = {
     "FaceEmbeddingTask": "Nothing verified",  # a trial run embeds one batch
 }
 """Task -> what is printed at the end of a training."""
+
+NAMES = ["quickstart", "quickstart.yaml", "configs/quickstart.yaml"]
 
 SmallData = Callable[[str], list[str]]
 
@@ -54,6 +58,46 @@ def test_config__instantiates_and_survives_fast_dev_run(
         options += ["--model.network.backbone.download=false"]
     lightning(["fit", "-c", str(config), *options, *data])
     assert PRINTED[task_of(config)] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_find_config__name_of_a_recipe__the_user_s_file_wins(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_config(name).samefile(REPOSITORY / "configs" / "quickstart.yaml")
+    own = Path(name)
+    own.parent.mkdir(exist_ok=True)
+    own.touch()
+    assert find_config(name) == own
+
+
+@pytest.mark.parametrize("name", ["quikstart", "other/quickstart.yaml", "quickstart.yml"])
+def test_find_config__unknown__lists_the_recipes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipes = ", ".join(path.stem for path in CONFIGS)
+    with pytest.raises(DataError, match=f"{name}: no such configuration.* are {recipes}$"):
+        find_config(name)
+
+
+def test_lightning__outside_a_clone__takes_names_and_yaml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["-c", "configs/quickstart.yaml", "-c", "{seed_everything: 77}", "--print_config"]
+    with pytest.raises(SystemExit) as ended:
+        lightning(["fit", *options])
+    assert ended.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["seed_everything"] == 77
+    written = content_of(REPOSITORY / "configs" / "quickstart.yaml")
+    assert printed["data"]["class_path"] == written["data"]["class_path"]
+    with pytest.raises(SystemExit) as ended:
+        lightning(["fit", "--config=quikstart"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: quikstart: no such configuration;")
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
