@@ -16,6 +16,7 @@ class WarmupCosine(LambdaLR):
         total_steps: Optimiser steps of the whole training; the tasks fill it in.
         warmup_steps: Steps of the warm-up; at most a tenth of the training is taken.
         final_fraction: Share of the peak at the end.
+        initial_fraction: Share of the peak from which the warm-up rises.
     """
 
     def __init__(
@@ -24,15 +25,18 @@ class WarmupCosine(LambdaLR):
         total_steps: int,
         warmup_steps: int = 1000,
         final_fraction: float = 0.0,
+        initial_fraction: float = 0.0,
     ) -> None:
         self.total_steps = total_steps
         self.warmup_steps = max(1, min(warmup_steps, total_steps // 10))
         self.final_fraction = final_fraction
+        self.initial_fraction = initial_fraction
         super().__init__(optimizer, self._factor)
 
     def _factor(self, step: int) -> float:
         if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
+            risen = (step + 1) / self.warmup_steps
+            return self.initial_fraction + (1 - self.initial_fraction) * risen
         progress = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
         cosine = (1 + math.cos(math.pi * min(1.0, progress))) / 2
         return self.final_fraction + (1 - self.final_fraction) * cosine

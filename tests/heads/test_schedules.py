@@ -27,6 +27,12 @@ def test_warmup_cosine__ends_at_the_final_fraction() -> None:
     assert rates(50, warmup_steps=5, final_fraction=0.1)[-1] == pytest.approx(0.1)
 
 
+def test_warmup_cosine__rises_from_the_initial_fraction() -> None:
+    values = rates(100, warmup_steps=10, initial_fraction=0.5)
+    assert values[:10] == pytest.approx([0.5 + step / 20 for step in range(1, 11)])
+    assert values[55] == pytest.approx(0.5)
+
+
 def test_warmup_cosine__takes_at_most_a_tenth_for_the_warm_up() -> None:
     assert rates(50, warmup_steps=1000)[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
 
