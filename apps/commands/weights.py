@@ -68,8 +68,9 @@ def _add_import_weights(parser: ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="A file (.tflite, .npz, .h5, .safetensors, .pth), a name of 'mobilevision weights "
-        "list', or hf:OWNER/REPOSITORY; names have to be downloaded before.",
+        help="A file (.tflite, .npz, .pb, .index of a TensorFlow checkpoint, .h5, .safetensors, "
+        ".pth), a name of 'mobilevision weights list', or hf:OWNER/REPOSITORY; names have to be "
+        "downloaded before.",
     )
     add_path(parser, "--out", "Checkpoint to write, .ckpt.", required=True)
     parser.add_argument("--sha256", metavar="HEX", help="Expected hash of the file.")
@@ -108,6 +109,7 @@ COMMANDS = {
         "Turn public weights of TensorFlow, Keras or timm into a checkpoint.",
         "mobilevision import ssd_mobilenet_v1_0.75_coco_quant --out ssd.ckpt",
         "mobilevision import mobilenet_1_0_224_tf.h5 --out mobilenet.ckpt",
+        "mobilevision import frozen_inference_graph.pb --licence Apache-2.0 --out ppn.ckpt",
         "mobilevision import hf:timm/mobilenetv1_100.ra4_e3600_r224_in1k --out m.ckpt",
     ),
 }

@@ -32,6 +32,7 @@ class PublicWeights(NamedTuple):
 
 
 _TENSORFLOW = "https://storage.googleapis.com/download.tensorflow.org/models"
+_FPN = "ssd_mobilenet_v1_fpn_shared_box_predictor_640x640_coco14_sync_2018_07_03"
 
 # Each sum is pinned for its address by two or more projects that do not copy from each other:
 # - the float classifier: the Yocto recipes renesas-rz/meta-renesas-ai (models-tensorflow.bb) and
@@ -43,6 +44,8 @@ _TENSORFLOW = "https://storage.googleapis.com/download.tensorflow.org/models"
 # - the detector: TensorFlow (tflite_mobilenet_ssd_quant, the same file under the name ..._0.75_...)
 #   and meta-st-x-linux-ai (its recipe of COCO models). "1.0" in its name is wrong, its width is
 #   0.75.
+# Those of the frozen graphs stand in one project alone, openvinotoolkit/open_model_zoo
+# (models/public/ssd_mobilenet_v1_coco/model.yml and ..._fpn_coco/model.yml).
 PUBLIC_WEIGHTS: dict[str, PublicWeights] = {
     "mobilenet_v1_1.0_224": PublicWeights(
         url=f"{_TENSORFLOW}/mobilenet_v1_2018_02_22/mobilenet_v1_1.0_224.tgz",
@@ -67,6 +70,20 @@ PUBLIC_WEIGHTS: dict[str, PublicWeights] = {
         sha256="a809cd290b4d6a2e8a9d5dad076e0bd695b8091974e0eed1052b480b2f21b6dc",
         member="detect.tflite",
         width_mult=0.75, licence="Apache-2.0", source="TensorFlow: COCO detector SSD-300, 8-bit",
+        job="detection",
+    ),
+    "ssd_mobilenet_v1_1.0_coco": PublicWeights(
+        url=f"{_TENSORFLOW}/object_detection/ssd_mobilenet_v1_coco_2018_01_28.tar.gz",
+        sha256="8788f89108519fd1102b8a5c2ac861cf6d86603571b6ce5bbd1c245b7fe005e3",
+        member="ssd_mobilenet_v1_coco_2018_01_28/frozen_inference_graph.pb",
+        width_mult=1.0, licence="Apache-2.0", source="TensorFlow: COCO detector SSD-300, float32",
+        job="detection",
+    ),
+    "ssd_mobilenet_v1_1.0_fpn_coco": PublicWeights(
+        url=f"{_TENSORFLOW}/object_detection/{_FPN}.tar.gz",
+        sha256="e8886ece7f3a0993678440305a98f5be649a90b314c95ca94565c23ed20b1fb0",
+        member=f"{_FPN}/frozen_inference_graph.pb",
+        width_mult=1.0, licence="Apache-2.0", source="TensorFlow: COCO detector FPN-640, float32",
         job="detection",
     ),
 }  # fmt: skip

@@ -65,9 +65,12 @@ from mobilevision.datasets.geolocation.shards import index_shards, read_index, w
 from mobilevision.datasets.images import ImageFile
 from mobilevision.datasets.synthetic.generated import RECIPE_NAME, write_generated
 from mobilevision.datasets.vectors import VectorTable, read_vectors, write_vectors
+from mobilevision.heads.detection.weights import read_detector
 from mobilevision.heads.face_embedding.teachers import read_view_table
 
+from ..backbone.weights.tensorflow_files import write_bundle
 from ..backbone.weights.test_tflite import CONV, DEPTHWISE, Constant, Convolution, write_tflite
+from ..heads.detection import tensorflow_graphs as graphs
 
 WIDTH = 1 / 32
 """Of backbones: the least that a weight file may have."""
@@ -666,6 +669,24 @@ for name, (write, readers) in FILES.items():
         (lambda folder, write=write, name=name: write(folder / name)),
         tuple(partial(weights, read=read) for read in readers),
     )
+
+
+def write_frozen(folder: Path, make: Callable[..., graphs.Detector]) -> None:
+    (folder / "model.pb").write_bytes(make(WIDTH).graph.SerializeToString())
+
+
+def write_bundled(folder: Path, make: Callable[..., graphs.Detector]) -> None:
+    write_bundle(folder / "model", make(WIDTH).variables)
+
+
+def detector(folder: Path) -> None:
+    read_detector(folder / ("model.pb" if len(list(folder.iterdir())) == 1 else "model.index"),
+                  names=["a", "b", "c"])  # fmt: skip
+
+
+for make in (graphs.ssd, graphs.ppn, graphs.fpn):
+    KINDS[f"{make.__name__}.pb"] = Kind(partial(write_frozen, make=make), (detector,))
+    KINDS[f"{make.__name__}.index"] = Kind(partial(write_bundled, make=make), (detector,))
 
 
 def write_metadata_file(folder: Path) -> None:

@@ -28,6 +28,8 @@ from mobilevision.heads.classification import ClassificationTask
 from mobilevision.heads.detection import DetectionTask
 from mobilevision.heads.detection.boxes import SSDOutput
 
+from ...heads.detection import tensorflow_graphs as graphs
+
 Capture = pytest.CaptureFixture[str]
 EXACT = {
     "AP": 0.1958, "AP50": 0.3466, "AP75": 0.2022, "APs": 0.0281, "APm": 0.1683, "APl": 0.4440,
@@ -225,6 +227,24 @@ def test_import__labelmap__is_the_same_as_coco(real_data: Path, ssd: Path, tmp_p
         torch.load(path, weights_only=True)["state_dict"] for path in (ssd, tmp_path / "x.ckpt")
     )
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_import__frozen_graph__detects_what_the_graph_itself_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = graphs.fpn()
+    Path("frozen_inference_graph.pb").write_bytes(made.graph.SerializeToString())
+    Path("labels.txt").write_text("cat\ndog\nowl\n")
+    words = "frozen_inference_graph.pb --labels labels.txt --out x.ckpt --size 256 256".split()
+    assert main(["import", *words]) == 0
+    assert "SSD with a feature pyramid of the TensorFlow Obj" in capsys.readouterr().out
+    image = np.random.default_rng(0).integers(256, size=(256, 256, 3), dtype=np.uint8)
+    found = Detector.load("x.ckpt", device="cpu")(image)
+    scores = graphs.run(made.graph, torch.from_numpy(image)[None].float()).logits.sigmoid()
+    best, label = scores[0, :, 1:].amax(dim=0).max(dim=0)
+    assert found.scores[0] == pytest.approx(float(best), abs=1e-4)
+    assert found.names[0] == ["cat", "dog", "owl"][label]
 
 
 @pytest.mark.real_data
