@@ -236,8 +236,8 @@ def test_import__frozen_graph__detects_what_the_graph_itself_does(
     made = graphs.fpn()
     Path("frozen_inference_graph.pb").write_bytes(made.graph.SerializeToString())
     Path("labels.txt").write_text("cat\ndog\nowl\n")
-    words = "frozen_inference_graph.pb --labels labels.txt --out x.ckpt --size 256 256".split()
-    assert main(["import", *words]) == 0
+    options = ["--labels", "labels.txt", "--out", "x.ckpt", "--size", "256", "256"]
+    assert main(["import", "frozen_inference_graph.pb", *options]) == 0
     assert "SSD with a feature pyramid of the TensorFlow Obj" in capsys.readouterr().out
     image = np.random.default_rng(0).integers(256, size=(256, 256, 3), dtype=np.uint8)
     found = Detector.load("x.ckpt", device="cpu")(image)
