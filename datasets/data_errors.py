@@ -120,16 +120,14 @@ class Faults:
         """
         if unlabeled not in ("error", "skip", "background"):
             raise DataError(f'unlabeled is {unlabeled!r}; choose "error", "skip" or "background".')
-        if unlabeled != "background" and images:
-            counted = self if unlabeled == "error" else Faults("skip")
-            counted.add_where(
-                FaultKind.UNLABELED,
-                np.ones(len(images), dtype=bool),
-                lambda row: f"{images[row]}: no label file, as {len(images):,} of {total:,} images",
-            )
-            if counted is not self:
-                self.extend(counted)
-        return unlabeled == "background"
+        if unlabeled == "background" or not images:
+            return True
+        messages = [f"{image}: has no label file" for image in images[:EXAMPLES]]
+        if unlabeled == "error" and self.on_error == "raise":
+            count = f"{len(images):,} of {total:,} images have none"
+            self.add(FaultKind.UNLABELED, f"{messages[0]} ({count})")
+        self._record(FaultKind.UNLABELED, len(images), messages)
+        return False
 
     def extend(self, other: "Faults") -> None:
         """Add the counts and messages of another collector."""

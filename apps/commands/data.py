@@ -119,18 +119,18 @@ def _add_convert(parser: ArgumentParser) -> None:
     sentence = "What images without a label file are: a fault, left out, or images of no object."
     choices = ("error", "skip", "background")
     add("--unlabeled", choices=choices, default=choices[0], help=sentence)
-    add_flag(parser, "--skip-faults", "Leave out what is faulty, and count it.")
+    sentence = "Stop at what is faulty, or leave it out and count it."
+    add("--on-error", choices=("raise", "skip"), default="raise", help=sentence)
 
 
 def _convert(arguments: Namespace) -> int:
     from ...datasets.detection.convert import convert_dataset
     from ...datasets.detection.layout import ReadOptions
 
-    on_error = "skip" if arguments.skip_faults else "raise"
     written = convert_dataset(
         arguments.root, arguments.out, arguments.layout,
-        options=ReadOptions(on_error, arguments.unlabeled), val_fraction=arguments.val_fraction,
-        split_seed=arguments.split_seed, link=arguments.link,
+        options=ReadOptions(arguments.on_error, arguments.unlabeled),
+        val_fraction=arguments.val_fraction, split_seed=arguments.split_seed, link=arguments.link,
     )  # fmt: skip
     print(written.layout)
     for split, annotations in written.splits.items():

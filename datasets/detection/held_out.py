@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from textwrap import shorten
 from typing import NamedTuple
 
 import cv2
@@ -41,6 +42,8 @@ class Division(NamedTuple):
     """(M,) bool."""
     groups: np.ndarray
     """(M,) int64, the group of near-duplicates of each image."""
+    absent: list[str]
+    """Names of the classes of which no image is held out."""
 
     def summary(self) -> str:
         """One line for the log."""
@@ -52,6 +55,8 @@ class Division(NamedTuple):
                 f"; {several.size:,} groups of near-duplicates ({int(several.sum()):,} images, the "
                 f"largest has {int(several.max()):,}) stay on one side"
             )
+        if self.absent:
+            line += f"; none of them has {shorten(', '.join(self.absent), 200)}"
         return line
 
 
@@ -59,7 +64,8 @@ def divide(annotations: Annotations, fraction: float, seed: int) -> Division:
     """Choose about ``fraction`` of the images so that every class has that share of its images.
 
     Groups of near-duplicates (`near_duplicates`) stay together. Of each class that occurs in more
-    than one group, at least one goes to either side. The result depends on images and seed alone.
+    than one group, at least one goes to either side, unless rarer classes leave no choice. The
+    result depends on images and seed alone.
 
     Raises:
         DataError: the fraction is not between 0 and 1, an image cannot be read and the annotations'
@@ -75,7 +81,9 @@ def divide(annotations: Annotations, fraction: float, seed: int) -> Division:
             f"{annotations.name}: cannot be divided by val_fraction={fraction:g}, since all images "
             "are near-duplicates or there are too few. Give other images for validation (data.val)."
         )
-    return Division(held_out, groups)
+    labels = set(annotations.select(held_out).boxes.labels.tolist())
+    names = enumerate(annotations.categories.values())
+    return Division(held_out, groups, [name for label, name in names if label not in labels])
 
 
 def _classes_of_groups(annotations: Annotations, groups: np.ndarray) -> np.ndarray:
@@ -167,7 +175,7 @@ def _hash_all(
     hashes = np.zeros((len(paths), HASH_BITS // 8), dtype=np.uint8)
     readable = np.ones(len(paths), dtype=bool)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        bar = tqdm(pool.map(read, paths), "near-duplicates", len(paths), unit=" images")
+        bar = tqdm(pool.map(read, paths), "near-duplicates", len(paths), unit=" images", delay=1)
         for row, result in enumerate(bar):
             if isinstance(result, DataError):
                 if on_error == "raise":

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from textwrap import shorten
@@ -261,6 +262,21 @@ class DetectionDataModule(ImageDataModule):
 
         The images are read, too, where a part of them is held out.
         """
+        self._require(split)
+        if self.val_fraction is None or split == "test":
+            return self._read_whole(split)
+        annotations = self._read_whole("train")
+        names = names_below(annotations, self.root)
+        if self._val_names is None:
+            division = divide(annotations, self.val_fraction, self.split_seed)
+            rank_zero_info("%s: for validation, %s", self.root, division.summary())
+            self._val_names = frozenset(np.array(names)[division.held_out].tolist())
+        held_out = np.array([name in self._val_names for name in names], dtype=bool)
+        part = annotations.select(held_out == (split == "val"))
+        which = "held-out" if split == "val" else "remaining"
+        return replace(part, title=f"{part.title}, {which} part")
+
+    def _require(self, split: str) -> None:
         if split == "val" and split not in self.splits:
             raise DataError(
                 f"{self.root}: there is no val split, only {', '.join(self.splits)}. Hold out a "
@@ -268,16 +284,6 @@ class DetectionDataModule(ImageDataModule):
                 "data.val."
             )
         require_split(self.root, self.splits, split)
-        if self.val_fraction is None or split == "test":
-            return self._read_whole(split)
-        annotations = self._read_whole("train")
-        names = names_below(annotations, self.root)
-        if self._val_names is None:
-            division = divide(annotations, self.val_fraction, self.split_seed)
-            rank_zero_info("%s: %s for validation", self.root, division.summary())
-            self._val_names = frozenset(np.array(names)[division.held_out].tolist())
-        held_out = np.array([name in self._val_names for name in names], dtype=bool)
-        return annotations.select(held_out == (split == "val"))
 
     def _read_whole(self, split: str) -> Annotations:
         """Read a split as it is on disk; it is kept until `setup` has read all it needs."""
@@ -302,6 +308,8 @@ class DetectionDataModule(ImageDataModule):
 
     def setup(self, stage: str) -> None:
         """See `ImageDataModule`; in training, the names of the images held out are written."""
+        if stage in ("fit", "validate"):
+            self._require("val")
         super().setup(stage)
         self._whole.clear()
         if stage == "fit" and self.val_fraction is not None and self.trainer is not None:

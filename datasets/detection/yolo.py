@@ -226,7 +226,10 @@ def _find(folder: Path, name: str) -> Path | None:
 def _folder_splits(
     folder: Path, classes: YoloClasses, names: Mapping[str, Sequence[str]]
 ) -> dict[str, list[YoloPart]]:
-    """Return the splits of the usual folders; without any, all images are for training."""
+    """Return the splits of the usual folders; without any, all images are for training.
+
+    Other formats have lists of classes, too, so that there has to be a label file.
+    """
     found: dict[str, list[YoloPart]] = {}
     for split, aliases in names.items():
         places = (path for alias in aliases for path in (f"images/{alias}", f"{alias}/images"))
@@ -236,7 +239,8 @@ def _folder_splits(
     if found:
         return found
     images = folder / "images" if (folder / "images").is_dir() else folder
-    return {"train": [YoloPart(images, folder, classes)]} if find_images(images) else {}
+    labeled = any(label_file(path).is_file() for path in find_images(images))
+    return {"train": [YoloPart(images, folder, classes)]} if labeled else {}
 
 
 def read_yolo(

@@ -122,7 +122,7 @@ def test_convert_dataset__faulty__nothing_is_left(tmp_path: Path) -> None:
     root = tmp_path / "set"
     layouts.yolo(root)
     (root / "labels/val/e.txt").unlink()
-    with pytest.raises(DataError, match=r"e\.png: no label file"):
+    with pytest.raises(DataError, match=r"e\.png: has no label file"):
         converted(root)
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
     converted(root, options=ReadOptions(unlabeled="background"))

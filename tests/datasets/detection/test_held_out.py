@@ -149,6 +149,19 @@ def test_divide__scenes__share_of_each_class_and_the_same_again(tmp_path: Path) 
     held_out = annotations.select(division.held_out)
     assert set(held_out.boxes.labels) == set(annotations.boxes.labels)
     assert f"{division.held_out.sum()} of 60 images held out" in division.summary()
+    assert division.absent == []
+
+
+def test_divide__class_of_a_single_image__said(tmp_path: Path) -> None:
+    annotations = scenes(tmp_path)
+    alone = int(np.flatnonzero(annotations.boxes.labels == 0)[0])
+    others = (annotations.boxes.labels != 0) | (np.arange(len(annotations.boxes.ids)) == alone)
+    rare = Annotations.build(
+        "a", annotations.categories, annotations.images, annotations.boxes.take(others),
+        owners=annotations.owners[others], faults=annotations.faults,
+    )  # fmt: skip
+    name = annotations.categories[1]
+    assert f"none of them has {name}" in divide(rare, 0.25, 0).summary()
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5])

@@ -235,6 +235,12 @@ def test_find_layout__unknown__first_entries_shown(tmp_path: Path) -> None:
         assert place in message
 
 
+def test_find_layout__list_of_classes_beside_xml__is_not_yolo(tmp_path: Path) -> None:
+    layouts.voc_label_studio(tmp_path)
+    (tmp_path / "classes.txt").write_text("cat\ndog\nowl\n")
+    assert find_layout(tmp_path).title == "Pascal VOC"
+
+
 def test_find_layout__one_folder_too_high__the_right_one_named(tmp_path: Path) -> None:
     layouts.yolo_roboflow(tmp_path / "animals")
     with pytest.raises(DataError, match=r"animals looks like YOLO \(data\.yaml\): give --data"):
@@ -256,7 +262,7 @@ def test_layout_read__half_labeled__error_or_chosen(tmp_path: Path, name: str) -
     label.unlink()
     found = find_layout(tmp_path)
     with pytest.raises(
-        DataError, match=r"d\.png: no label file, as 1 of 3 images\. Label"
+        DataError, match=r"d\.png: has no label file \(1 of 3 images have none\)\. Label"
     ) as caught:
         found.read("train")
     assert "unlabeled=background" in str(caught.value)

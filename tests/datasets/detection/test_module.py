@@ -459,9 +459,12 @@ def test_val_fraction__asked__same_images_with_any_number_of_workers(
     data = module(undivided, val_fraction=0.2, num_workers=num_workers)
     with caplog.at_level(logging.INFO, "lightning.pytorch"):
         data.setup("fit")
-    assert "4 of 20 images held out; 1 groups of near-duplicates (2 images" in caplog.text
-    assert len(held_out(data)) == 4
-    assert len(data.datasets["train"]) == 16
+    assert (
+        "for validation, 4 of 20 images held out; 1 groups of near-duplicates (2 images"
+        in caplog.text
+    )
+    assert data.datasets["val"].name == "photos/images, held-out part (4 images)"
+    assert data.datasets["train"].name == "photos/images, remaining part (16 images)"
     assert not held_out(data) & {Path(path).stem for path in data.datasets["train"].paths}
     assert len(held_out(data) & {"07", "13"}) in (0, 2)
     assert set(data.datasets["val"].annotations.boxes.labels) == {0, 1}

@@ -228,6 +228,8 @@ def test_read_yolo__label_without_image__named_or_counted(tmp_path: Path) -> Non
 def test_read_yolo__nothing_labeled__error_says_where_it_looked(tmp_path: Path) -> None:
     write(tmp_path, "")
     (tmp_path / "labels" / "a.txt").unlink()
+    assert find_yolo(tmp_path, SPLITS) == {}
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [cat]")
     with pytest.raises(DataError, match=r"none of 1 images has a label file; looked for .*a\.txt"):
         read(tmp_path, "skip")
     assert len(read(tmp_path, unlabeled="background")) == 1
