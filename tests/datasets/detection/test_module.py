@@ -247,7 +247,7 @@ def test_detection_data_module__released_file__classes_known_without_reading(
     assert data.categories == COCO_CATEGORIES
     assert data.num_classes == 80
     with pytest.raises(DataError, match="not a JSON file"):
-        data.setup("fit")
+        data.read_split("train")
 
 
 def trainer_after(batches: int) -> SimpleNamespace:
