@@ -73,8 +73,7 @@ def find_yolo(root: Path, names: Mapping[str, Sequence[str]]) -> dict[str, list[
     if file is not None:
         document = _read_yaml(file)
         classes = YoloClasses(file, _names(file, document), _keypoint_numbers(file, document))
-        base = folder / str(document.get("path") or "")
-        base = base if base.is_dir() else folder
+        base = _base(root, folder, str(document.get("path") or ""))
         if any(name in document for aliases in names.values() for name in aliases):
             return _declared_splits(file, base, document, classes, names)
         return _folder_splits(base, classes, names)
@@ -83,6 +82,15 @@ def find_yolo(root: Path, names: Mapping[str, Sequence[str]]) -> dict[str, list[
             classes = YoloClasses(folder / name, _listed_names(folder / name))
             return _folder_splits(folder, classes, names)
     return {}
+
+
+def _base(root: Path, folder: Path, path: str) -> Path:
+    """Return the folder of the dataset: ``path`` of the YAML file, if it is there.
+
+    A path that leads out of the folder is followed only where the file was given, not the folder.
+    """
+    inside = root.is_file() or ".." not in Path(path).parts
+    return folder / path if inside and (folder / path).is_dir() else folder
 
 
 def _yaml_file(root: Path) -> Path | None:

@@ -164,6 +164,14 @@ def test_find_yolo__split_that_was_not_exported__left_out_and_said(
     assert "val is ../valid/images, which is not there; left out" in caplog.text
 
 
+def test_find_yolo__path_that_leads_out__followed_from_a_given_file_alone(tmp_path: Path) -> None:
+    write(tmp_path, "0 0.5 0.5 1 1", "path: ../elsewhere\ntrain: images\nnames: [cat]")
+    (tmp_path.parent / "elsewhere" / "images").mkdir(parents=True)
+    assert find_yolo(tmp_path, SPLITS)["train"][0].source == tmp_path / "images"
+    given = find_yolo(tmp_path / "data.yaml", SPLITS)["train"][0]
+    assert given.source.resolve() == (tmp_path.parent / "elsewhere" / "images").resolve()
+
+
 def test_find_yolo__two_files_name_classes__one_has_to_be_given(tmp_path: Path) -> None:
     write(tmp_path, "")
     for name in ("one.yaml", "two.yml"):
