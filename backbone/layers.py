@@ -1,8 +1,9 @@
 """The layers that MobileNet and its heads are built from, and their folding for inference."""
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,10 +15,15 @@ Padding = Literal["same", "symmetric"]
 """``same``: TensorFlow's SAME, which at stride 2 pads an even size only after its end.
 ``symmetric``: (kernel - 1) / 2 on every side, as PyTorch models do."""
 
-Activation = Literal["relu6", "relu"]
+Activation = Literal["relu6", "relu", "leaky_relu"]
 """``relu6``: min(max(x, 0), 6), with which the public weights were trained.
-``relu``: max(x, 0), as the paper has it (Figure 3)."""
-ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu6": nn.ReLU6, "relu": nn.ReLU}
+``relu``: max(x, 0), as the paper has it (Figure 3).
+``leaky_relu``: max(x, x / 10), as in the public face detector."""
+ACTIVATIONS: dict[Activation, Callable[..., nn.Module]] = {
+    "relu6": nn.ReLU6,
+    "relu": nn.ReLU,
+    "leaky_relu": partial(nn.LeakyReLU, 0.1),
+}
 
 
 class PaddedConv2d(nn.Conv2d):
@@ -94,7 +100,7 @@ class PaddedConv2d(nn.Conv2d):
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution without bias, batch normalization, activation (Figure 3)."""
+    """Convolution without bias, batch normalization, activation (Figure 3) or, with None, none."""
 
     def __init__(
         self,
@@ -107,14 +113,14 @@ class ConvNormAct(nn.Sequential):
         norm_eps: float = 1e-3,
         norm_momentum: float = 0.03,
         dilation: int = 1,
-        activation: Activation = "relu6",
+        activation: Activation | None = "relu6",
     ) -> None:
         super().__init__()
         self.conv = PaddedConv2d(
             in_channels, out_channels, kernel_size, stride, groups, padding, dilation
         )
         self.norm = nn.BatchNorm2d(out_channels, eps=norm_eps, momentum=norm_momentum)
-        self.act = ACTIVATIONS[activation](inplace=True)
+        self.act = nn.Identity() if activation is None else ACTIVATIONS[activation](inplace=True)
 
 
 class DepthwiseSeparable(nn.Sequential):
@@ -284,11 +290,18 @@ class _Moments:
         return mean.float(), variance.float()
 
 
+def _onednn_activation(act: nn.Module) -> tuple[str, list[float]] | None:
+    """Return the name of an activation in oneDNN's convolution, and its parameters."""
+    if isinstance(act, nn.LeakyReLU):
+        return "leaky_relu", [act.negative_slope]
+    return _ONEDNN_ACTIVATIONS.get(type(act))
+
+
 _ONEDNN_ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
     nn.ReLU6: ("hardtanh", [0.0, 6.0]),
     nn.ReLU: ("relu", []),
+    nn.Identity: ("none", []),
 }
-"""Activation -> its name in oneDNN's convolution, and its parameters."""
 
 
 class FusedConvAct(PaddedConv2d):
@@ -319,7 +332,7 @@ class FusedConvAct(PaddedConv2d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (nn.Conv2d's own name)
         """Convolve (B, C, H, W) to (B, out_channels, ceil(H / stride), ceil(W / stride))."""
         padded, weight, padding_hw = self.pad(input)
-        activation = _ONEDNN_ACTIVATIONS.get(type(self.act))
+        activation = _onednn_activation(self.act)
         if activation is None or not _onednn_takes(padded, weight):
             return self.act(self.convolve(padded, weight, padding_hw))
         return torch.ops.mkldnn._convolution_pointwise(

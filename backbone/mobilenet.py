@@ -77,9 +77,14 @@ def require_features(backbone: nn.Module) -> FeatureInfo:
 
 
 def normalize_pixels(
-    images: Tensor, pixel_mean: float | Tensor, pixel_std: float | Tensor
+    images: Tensor, pixel_mean: float | Sequence[float] | Tensor, pixel_std: float | Tensor
 ) -> Tensor:
-    """Return uint8 or float images as float, less the mean and divided by the deviation."""
+    """Return uint8 or float images as float, less the mean and divided by the deviation.
+
+    A sequence is one mean for each channel.
+    """
+    if isinstance(pixel_mean, Sequence):
+        pixel_mean = torch.tensor(pixel_mean, device=images.device)[:, None, None]
     return (images.float() - pixel_mean) / pixel_std
 
 
@@ -97,7 +102,8 @@ class ImageNetwork(nn.Module):
 
     Args:
         backbone: A feature extractor behind the ``Backbone`` protocol.
-        pixel_mean: Subtracted from the uint8 pixels before the backbone.
+        pixel_mean: Subtracted from the uint8 pixels before the backbone; one number for all
+            channels, or three for R, G and B.
         pixel_std: Then divided by; 127.5 and 127.5 give [-1, 1].
 
     Raises:
@@ -105,7 +111,10 @@ class ImageNetwork(nn.Module):
     """
 
     def __init__(
-        self, backbone: nn.Module, pixel_mean: float = 127.5, pixel_std: float = 127.5
+        self,
+        backbone: nn.Module,
+        pixel_mean: float | Sequence[float] = 127.5,
+        pixel_std: float = 127.5,
     ) -> None:
         super().__init__()
         self.backbone_info = require_features(backbone)
@@ -164,7 +173,8 @@ class MobileNetV1(nn.Module):
             statistics do not change. Ignored under torch.compile, which decides by itself.
         activation: ``relu6`` as in TensorFlow, where the public weights come from, or ``relu`` as
             in the paper's Figure 3: runtimes fuse it into convolutions, where ReLU6 may cost
-            another pass over the maps. Weights of one need training to serve the other.
+            another pass over the maps; ``leaky_relu`` for the public face detector. Weights of
+            one need training to serve the other.
 
     Raises:
         ValueError: width_mult is not positive, convolution, output_stride or activation is
@@ -192,7 +202,9 @@ class MobileNetV1(nn.Module):
         if output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
         if activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be 'relu6' or 'relu', got {activation!r}")
+            raise ValueError(
+                f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}"
+            )
         self.width_mult = width_mult
         self.activation = activation
         self.gradient_checkpointing = gradient_checkpointing

@@ -296,6 +296,24 @@ def resize_part(
     return np.array(small)
 
 
+def fit_within(size_hw: tuple[int, int], input_hw: tuple[int, int]) -> tuple[int, int]:
+    """Return the size of an image that is scaled, its shape kept, to lie within ``input_hw``."""
+    scale = min(input_hw[0] / size_hw[0], input_hw[1] / size_hw[1])
+    height, width = (max(1, round(side * scale)) for side in size_hw)
+    return min(height, input_hw[0]), min(width, input_hw[1])
+
+
+def letterbox(
+    pixels: np.ndarray, size_hw: tuple[int, int], fill_rgb: tuple[int, int, int]
+) -> np.ndarray:
+    """Scale an image (H, W, 3) uint8 by `fit_within`, and fill (h, w, 3) up right and below."""
+    small = stretch(pixels, fit_within((pixels.shape[0], pixels.shape[1]), size_hw))
+    canvas = np.empty((*size_hw, 3), np.uint8)
+    canvas[:] = fill_rgb
+    canvas[: small.shape[0], : small.shape[1]] = small
+    return canvas
+
+
 def center_crop(pixels: np.ndarray, size_hw: tuple[int, int], fraction: float) -> np.ndarray:
     """Crop the center of an image (H, W, 3) uint8 and resize it to ``size_hw``.
 

@@ -8,6 +8,7 @@ in the dataset, one for each image; ``paths`` are the files the images come from
 from functools import partial
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -26,6 +27,9 @@ class DetectionTarget(NamedTuple):
     """(B, N) int64, class index in [0, num_classes); -1 marks padding."""
     crowd: Tensor
     """(B, N) bool; True marks a region to ignore (COCO's ``iscrowd``), not an object."""
+    landmarks: Tensor | None = None
+    """(B, N, 5, 2) float32, x and y in the same pixels: eyes, nose, corners of the mouth, as seen
+    in the image left before right; NaN where not annotated. None of data without landmarks."""
 
 
 class DetectionBatch(NamedTuple):
@@ -97,20 +101,30 @@ class Detections(NamedTuple):
     """(..., K) float32 in [0, 1]."""
     labels: Tensor
     """(..., K) int64, class index in [0, num_classes); -1 marks padding."""
+    landmarks: Tensor | None = None
+    """(..., K, 5, 2) float32, x and y in the same pixels; None of a detector without them."""
 
     def unbatch(self) -> "list[Detections]":
         """Split a batch (B, K, ...) into one Detections for each image, without the padding."""
         counts = (self.labels != PADDING_LABEL).sum(dim=1).tolist()
         return [
-            Detections(boxes[:count], scores[:count], labels[:count])
-            for boxes, scores, labels, count in zip(*self, counts, strict=True)
+            self._make(None if field is None else field[row, :count] for field in self)
+            for row, count in enumerate(counts)
         ]
 
 
 def stack_targets(
-    boxes: list[Tensor], labels: list[Tensor], crowd: list[Tensor]
+    boxes: list[Tensor],
+    labels: list[Tensor],
+    crowd: list[Tensor],
+    landmarks: list[Tensor] | None = None,
 ) -> DetectionTarget:
-    """Pad boxes (N_i, 4), labels (N_i,) and crowd (N_i,) of B images; N_i may be 0."""
+    """Pad the rows of B images of N_i objects each; N_i may be 0.
+
+    They are boxes (N_i, 4), labels (N_i,), crowd (N_i,) and, where there are any, landmarks
+    (N_i, 5, 2).
+    """
     pad = partial(pad_sequence, batch_first=True)
     padded = pad(boxes).reshape(len(boxes), -1, 4)
-    return DetectionTarget(padded, pad(labels, padding_value=PADDING_LABEL), pad(crowd))
+    points = None if landmarks is None else pad(landmarks, padding_value=torch.nan)
+    return DetectionTarget(padded, pad(labels, padding_value=PADDING_LABEL), pad(crowd), points)

@@ -1,6 +1,7 @@
 """Learning-rate schedules that know how long the training is."""
 
 import math
+from collections.abc import Sequence
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -60,3 +61,24 @@ class Staircase(LambdaLR):
     ) -> None:
         length = max(1, math.ceil(total_steps / drops))
         super().__init__(optimizer, lambda step: factor ** (step // length))
+
+
+class Milestones(LambdaLR):
+    """A learning rate that is multiplied by ``factor`` at each of some points of the training.
+
+    Args:
+        optimizer: The optimizer; its learning rates are those of the start.
+        total_steps: Optimiser steps of the whole training; the tasks fill it in.
+        at: Shares of the training, rising, in (0, 1).
+        factor: From one part to the next.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        at: Sequence[float] = (0.76, 0.88),
+        factor: float = 0.1,
+    ) -> None:
+        steps = [share * total_steps for share in at]
+        super().__init__(optimizer, lambda step: factor ** sum(step >= each for each in steps))

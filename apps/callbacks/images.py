@@ -220,8 +220,8 @@ def _row_of(detections: Detections, batch: DetectionBatch, row: int) -> _Shown:
     size_hw = batch.sizes_hw[row].cpu()
     input_hw = torch.tensor(batch.images.shape[-2:])
     scale = (size_hw / input_hw)[[1, 0, 1, 0]]
-    target = DetectionTarget(*(field[row].cpu() for field in batch.target))
-    found = Detections(*(field[row].detach().cpu() for field in detections))
+    target = batch.target._make(None if x is None else x[row].cpu() for x in batch.target)
+    found = detections._make(None if x is None else x[row].detach().cpu() for x in detections)
     target = target._replace(boxes=target.boxes * scale)
     return _Shown(batch.paths[row], int(batch.image_ids[row]), found, target)
 

@@ -151,6 +151,12 @@ class ExportablePostProcess(nn.Module):
 
     def forward(self, boxes: Tensor, scores: Tensor, size_hw: tuple[int, int]) -> Detections:
         """As ``PostProcess``: boxes (B, A, 4) or (B, A, C, 4), scores (B, A, C)."""
+        return self.select(boxes, scores, size_hw)[0]
+
+    def select(
+        self, boxes: Tensor, scores: Tensor, size_hw: tuple[int, int]
+    ) -> tuple[Detections, Tensor]:
+        """As ``PostProcess.select``, for boxes (B, A, 4); else the indices are of another order."""
         boxes = clip_boxes(boxes.float(), size_hw)
         count, classes = scores.shape[1:]
         if boxes.ndim == 3:
@@ -162,11 +168,12 @@ class ExportablePostProcess(nn.Module):
             boxes, best, row = self._with_own_boxes(*by_class)
             label = row // count
         valid = best > 0
-        return Detections(
+        found = Detections(
             boxes.gather(1, row[..., None].expand(-1, -1, 4)) * valid[..., None],
             best,
             torch.where(valid, label, PADDING_LABEL),
         )
+        return found, row
 
     def _with_own_boxes(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Run NMS for boxes (B, C, A, 4) of each class, with scores (B, C, A).

@@ -1,7 +1,7 @@
 """A detection dataset in memory: COCO's terms, held in arrays. Needs no torch."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -103,10 +103,19 @@ class BoxTable(NamedTuple):
     """(K,) bool, regions to ignore (COCO's ``iscrowd``, VOC's ``difficult``)."""
     areas: np.ndarray
     """(K,) float64, as annotated (COCO: the mask's area in pixels)."""
+    landmarks: np.ndarray | None = None
+    """(K, 5, 2) float32, x and y of the five points of a face, as in ``Objects``; NaN where not
+    annotated. None if there are none at all."""
 
     def take(self, rows: np.ndarray | slice) -> "BoxTable":
         """Return some rows: a mask, positions or a slice."""
-        return BoxTable(*(column[rows] for column in self))
+        return self._make(None if column is None else column[rows] for column in self)
+
+    def points(self) -> np.ndarray:
+        """Return the landmarks (K, 5, 2) float32, NaN if there are none at all."""
+        if self.landmarks is None:
+            return np.full((len(self.ids), 5, 2), np.nan, np.float32)
+        return self.landmarks
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +131,8 @@ class Annotations:
         starts: (M + 1,) int64; the boxes of image i are the rows ``starts[i]:starts[i + 1]``.
         faults: what was left out.
         set_aside: number of boxes of classes that the file declares and that were not chosen.
+        subsets: name -> ids of the boxes that count in a part of the evaluation, such as WIDER
+            FACE's easy, medium and hard; empty for most data.
     """
 
     title: str
@@ -131,6 +142,7 @@ class Annotations:
     starts: np.ndarray
     faults: Faults
     set_aside: int = 0
+    subsets: dict[str, frozenset[int]] = field(default_factory=dict)
 
     @classmethod
     def build(
@@ -182,7 +194,7 @@ class Annotations:
             self.title, self.categories, chosen, self.boxes.take(rows),
             owners=owners[rows], faults=self.faults,
         )  # fmt: skip
-        return replace(selected, set_aside=self.set_aside)
+        return replace(selected, set_aside=self.set_aside, subsets=self.subsets)
 
     @cached_property
     def ground_truth(self) -> dict[str, Any]:
@@ -210,6 +222,10 @@ class Annotations:
         boxes = f"{len(self.boxes.ids):,} boxes"
         if crowd:
             boxes += f" (of which {crowd:,} crowd regions)"
+        if self.boxes.landmarks is not None:
+            points = self.boxes.landmarks.reshape(-1, 10)
+            known = int((~np.isnan(points)).sum(axis=1).astype(bool).sum())
+            boxes += f", {known:,} with landmarks"
         line = f"{self.name}: {boxes}, classes: {len(self.categories)}"
         if empty:
             line = f"{line}, images without boxes: {empty:,}"
@@ -240,7 +256,9 @@ def merge(parts: Sequence[Annotations]) -> Annotations:
                 "parts of one split. Give both files the same categories."
             )
     images = ImageTable(*map(np.concatenate, zip(*(p.images for p in parts), strict=True)))
-    boxes = BoxTable(*map(np.concatenate, zip(*(p.boxes for p in parts), strict=True)))
+    boxes = BoxTable(*map(np.concatenate, zip(*(p.boxes[:6] for p in parts), strict=True)))
+    if any(part.boxes.landmarks is not None for part in parts):
+        boxes = boxes._replace(landmarks=np.concatenate([part.boxes.points() for part in parts]))
     title = " + ".join(part.title for part in parts)
     for what, ids in (("image", images.ids), ("annotation", boxes.ids)):
         again = ids[~first_occurrences(ids)]

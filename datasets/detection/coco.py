@@ -1,12 +1,14 @@
 """Reading annotation files in COCO's format (https://cocodataset.org/#format-data).
 
 Category and image ids may have gaps and come in any order, ``area`` and ``iscrowd`` may be absent,
-further keys are ignored. Needs no torch.
+further keys are ignored, but ``keypoints`` of five points, which are a face's landmarks: eyes,
+nose, corners of the mouth, as seen in the image left before right. Needs no torch.
 """
 
 import math
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -388,8 +390,29 @@ def _read_boxes(
         xywh[rows], images.sizes_hw[owners[rows]], faults, lambda row: named(rows[row]),
         tolerance_px=tolerance_px,
     )  # fmt: skip
-    boxes = BoxTable(ids[rows], xywh[rows], xyxy, category_ids[rows], crowd[rows], areas[rows])
+    points = _landmarks(entries)
+    boxes = BoxTable(
+        ids[rows], xywh[rows], xyxy, category_ids[rows], crowd[rows], areas[rows],
+        None if points is None else points[rows],
+    )  # fmt: skip
     return boxes.take(right), owners[rows][right]
+
+
+def _landmarks(entries: list[Any]) -> np.ndarray | None:
+    """Return (N, 5, 2) float32 of ``keypoints`` of five points; None if no entry has such.
+
+    Points that are not labeled (their third number is 0) and those of entries without five points
+    are NaN.
+    """
+    points = np.full((len(entries), 5, 3), np.nan)
+    for row, entry in enumerate(entries):
+        values = entry.get("keypoints")
+        if isinstance(values, list) and len(values) == 15:
+            with suppress(TypeError, ValueError, OverflowError):
+                points[row] = np.array(values, dtype=np.float64).reshape(5, 3)
+    points[points[..., 2] == 0] = np.nan
+    found = points[..., :2].astype(np.float32)
+    return found if np.isfinite(found).any() else None
 
 
 def _distinct_ids(

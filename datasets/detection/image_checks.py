@@ -16,6 +16,7 @@ from ..data_errors import FaultKind
 from ..errors import DataError
 from ..files import existing_files
 from ..images import ImageFile
+from ..transforms.geometry import MIRRORED
 from .annotations import Annotations
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -46,6 +47,19 @@ def turn_boxes(boxes: np.ndarray, stored_hw: tuple[int, int], orientation: int) 
     if orientation >= 5:
         x0, y0, x1, y1 = y0, x0, y1, x1
     return np.stack([x0, y0, x1, y1], axis=-1).astype(boxes.dtype)
+
+
+def turn_landmarks(
+    points: np.ndarray | None, stored_hw: tuple[int, int], orientation: int
+) -> np.ndarray | None:
+    """Move landmarks (N, 5, 2) as `turn_boxes` does; they are swapped where the image is mirrored.
+
+    None stays None.
+    """
+    if points is None:
+        return None
+    turned = turn_boxes(np.concatenate([points, points], axis=-1), stored_hw, orientation)[..., :2]
+    return turned[:, list(MIRRORED)] if orientation in (2, 4, 5, 7) else turned
 
 
 def quarter_turn(image: ImageFile, declared_hw: tuple[int, int]) -> int | None:
@@ -96,6 +110,8 @@ def fit_to_images(annotations: Annotations) -> Annotations:
     faults = annotations.faults.copy()
     sizes_hw = annotations.images.sizes_hw.copy()
     xywh, xyxy = annotations.boxes.xywh.copy(), annotations.boxes.xyxy.copy()
+    points = annotations.boxes.landmarks
+    points = None if points is None else points.copy()
     good = np.ones(len(annotations), dtype=bool)
     for index, path in enumerate(annotations.images.paths):
         image, declared_hw = ImageFile(path), (int(sizes_hw[index, 0]), int(sizes_hw[index, 1]))
@@ -115,11 +131,13 @@ def fit_to_images(annotations: Annotations) -> Annotations:
             turned = turn_boxes(corners, declared_hw, orientation)
             xywh[rows] = np.concatenate([turned[:, :2], turned[:, 2:] - turned[:, :2]], axis=1)
             xyxy[rows] = turn_boxes(xyxy[rows], declared_hw, orientation)
+            if points is not None:
+                points[rows] = turn_landmarks(points[rows], declared_hw, orientation)
             sizes_hw[index] = upright_hw
     fitted = replace(
         annotations,
         images=annotations.images._replace(sizes_hw=sizes_hw),
-        boxes=annotations.boxes._replace(xywh=xywh, xyxy=xyxy),
+        boxes=annotations.boxes._replace(xywh=xywh, xyxy=xyxy, landmarks=points),
         faults=faults,
     )
     return fitted.select(good)

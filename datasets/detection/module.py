@@ -22,7 +22,13 @@ from ..transforms.detection import TILES, Mosaic, Objects, Resize, SSDAugment, T
 from ..types import DetectionBatch, stack_targets
 from .annotations import Annotations
 from .held_out import divide, names_below
-from .image_checks import drop_missing, fit_to_images, quarter_turn, turn_boxes
+from .image_checks import (
+    drop_missing,
+    fit_to_images,
+    quarter_turn,
+    turn_boxes,
+    turn_landmarks,
+)
 from .layout import FormatName, ReadOptions, Split, named_layout
 
 SPLIT_FILE = "split.json"
@@ -114,10 +120,11 @@ class DetectionDataset(ImageDataset[Sample]):
         image = ImageFile(images.paths[index])
         declared_hw = (int(images.sizes_hw[index, 0]), int(images.sizes_hw[index, 1]))
         orientation = quarter_turn(image, declared_hw)
-        boxes = table.xyxy
+        boxes, points = table.xyxy, table.landmarks
         if orientation is not None:
             boxes = turn_boxes(boxes, declared_hw, orientation)
-        pixels, objects = draw(image, Objects(boxes, table.labels, table.crowd))
+            points = turn_landmarks(points, declared_hw, orientation)
+        pixels, objects = draw(image, Objects(boxes, table.labels, table.crowd, points))
         return Sample(pixels, objects, int(images.ids[index]), image.size_hw, images.paths[index])
 
     @property
@@ -138,7 +145,7 @@ class DetectionDataset(ImageDataset[Sample]):
 def collate(samples: list[Sample]) -> DetectionBatch:
     """Stack B samples of one size to a batch."""
     images, objects, image_ids, sizes_hw, paths = zip(*samples, strict=True)
-    columns = zip(*objects, strict=True)
+    columns = [column for column in zip(*objects, strict=True) if column[0] is not None]
     return DetectionBatch(
         images=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
         target=stack_targets(*(list(map(torch.from_numpy, column)) for column in columns)),

@@ -7,11 +7,10 @@ import numpy as np
 from ..errors import DataError
 from ..images import ImageFile
 from ..transforms.apply_transform import distort_colors
+from ..transforms.geometry import MIRRORED
 from ..transforms.quiet_albumentations import A
 from .alignment import Jitter, crop_face
 
-MIRRORED = (1, 0, 2, 4, 3)
-"""Order of the landmarks in a mirrored image."""
 _ERASED_AREA = (0.02, 0.15)
 
 

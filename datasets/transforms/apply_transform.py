@@ -88,7 +88,11 @@ def move_objects(objects: Objects, crop: Rect, placement: Placement) -> Objects:
     made from, are in pixels of the whole image.
     """
     inside = objects.crowd | center_inside(objects.boxes, np.array(crop))
-    moved = objects._replace(boxes=placement.move(objects.boxes))
+    points = objects.landmarks
+    moved = objects._replace(
+        boxes=placement.move(objects.boxes),
+        landmarks=None if points is None else placement.move_landmarks(points),
+    )
     return moved.select(inside & large_enough(moved.boxes))
 
 

@@ -22,7 +22,7 @@ from .apply_transform import (
     seed_operation,
 )
 from .color import ColorDistortion
-from .geometry import CropRule, Objects, Rect, place, sample_crop, sample_expansion, whole
+from .geometry import CropRule, Objects, Rect, place, sample_crop, sample_expansion, scaled, whole
 from .quiet_albumentations import A
 
 
@@ -68,9 +68,8 @@ class Resize:
         del rng
         height, width = self.size_hw
         pixels = image.read()
-        factors = np.array([width / pixels.shape[1], height / pixels.shape[0]] * 2)
-        objects = objects._replace(boxes=(objects.boxes * factors).astype(np.float32))
-        return stretch(pixels, self.size_hw), objects
+        factors = np.array([width / pixels.shape[1], height / pixels.shape[0]])
+        return stretch(pixels, self.size_hw), scaled(objects, factors)
 
 
 class Drawing:
@@ -203,7 +202,7 @@ class AlbumentationsPipeline:
     """A list of albumentations operations, made reproducible.
 
     Results of another size are stretched to ``size_hw`` at the end. Boxes are clipped to the
-    image and must then measure at least a pixel on each side.
+    image and must then measure at least a pixel on each side. Landmarks are left out.
 
     Args:
         size_hw: Height and width of the result, in pixels.
@@ -241,7 +240,8 @@ class AlbumentationsPipeline:
             )
         rows = np.asarray(result["rows"], dtype=np.int64)
         boxes = np.asarray(result["bboxes"], dtype=np.float32).reshape(-1, 4)
-        kept = objects.select(rows)._replace(boxes=boxes.clip(0, [*self.size_hw[::-1]] * 2))
+        boxes = boxes.clip(0, [*self.size_hw[::-1]] * 2)
+        kept = objects.select(rows)._replace(boxes=boxes, landmarks=None)
         return np.ascontiguousarray(pixels), kept.select(large_enough(kept.boxes))
 
 
@@ -317,7 +317,8 @@ class Mosaic(Drawing):
         crop = self._sample(tile, image.size_hw, size_hw, rng)
         pixels, seen = self._draw(image, objects, crop, (bottom - top, right - left), rng)
         offset = np.array([left, top, left, top], np.float32)
-        return pixels, seen._replace(boxes=seen.boxes + offset)
+        points = None if seen.landmarks is None else seen.landmarks + offset[:2]
+        return pixels, seen._replace(boxes=seen.boxes + offset, landmarks=points)
 
     def _sample(
         self,
@@ -350,4 +351,6 @@ class Mosaic(Drawing):
         for (left, top, right, bottom), (pixels, _) in zip(tiles, parts, strict=True):
             canvas[top:bottom, left:right] = pixels
         columns = zip(*(objects for _, objects in parts), strict=True)
-        return canvas, Objects(*(np.concatenate(column) for column in columns))
+        return canvas, Objects._make(
+            None if column[0] is None else np.concatenate(column) for column in columns
+        )

@@ -8,6 +8,8 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
+MIRRORED = (1, 0, 2, 4, 3)
+"""Order of the landmarks in a mirrored image, where left becomes right."""
 MIN_BOX_PX = 1.0
 """Objects that end up narrower or lower than this many pixels are dropped."""
 
@@ -24,10 +26,22 @@ class Objects(NamedTuple):
     """(N,) int64, class index."""
     crowd: np.ndarray
     """(N,) bool; True marks a region to ignore, not an object."""
+    landmarks: np.ndarray | None = None
+    """(N, 5, 2) float32, x and y in the same pixels: eyes, nose, corners of the mouth, as seen in
+    the image left before right; NaN where not annotated. None of data without landmarks."""
 
     def select(self, rows: np.ndarray) -> Self:
         """Keep some rows: a (N,) bool mask or an (M,) integer index."""
-        return type(self)(*(column[rows] for column in self))
+        return self._make(None if column is None else column[rows] for column in self)
+
+
+def scaled(objects: Objects, factors: np.ndarray) -> Objects:
+    """Multiply boxes and landmarks by the factors (2,) of x and y."""
+    points = objects.landmarks
+    return objects._replace(
+        boxes=(objects.boxes * np.tile(factors, 2)).astype(np.float32),
+        landmarks=None if points is None else (points * factors).astype(np.float32),
+    )
 
 
 class Placement(NamedTuple):
@@ -48,14 +62,28 @@ class Placement(NamedTuple):
     mirror: bool
     """True if the output is flipped left to right at the end."""
 
-    def move(self, boxes: np.ndarray) -> np.ndarray:
-        """Map boxes (N, 4) float32, xyxy, of the whole image to the output, and clip them."""
+    def _affine(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return factor and offset (2,) of x and y, from the whole image to the output."""
         (left, top, right, bottom), (x0, y0, x1, y1) = self.window, self.target
         # As pixels are resized: from the window to the target, not from the sampled crop.
         x_scale, y_scale = (x1 - x0) / (right - left), (y1 - y0) / (bottom - top)
-        factor = np.array([x_scale, y_scale, x_scale, y_scale])
-        offset = np.array([x0 - left * x_scale, y0 - top * y_scale] * 2)
-        moved = boxes * (factor / self.reduce) + offset
+        offset = np.array([x0 - left * x_scale, y0 - top * y_scale])
+        return np.array([x_scale, y_scale]) / self.reduce, offset
+
+    def move_landmarks(self, points: np.ndarray) -> np.ndarray:
+        """Map landmarks (N, 5, 2) of the whole image to the output; they may leave it."""
+        factor, offset = self._affine()
+        moved = points * factor + offset
+        if self.mirror:
+            moved = moved[:, list(MIRRORED)]
+            moved[..., 0] = self.size_hw[1] - moved[..., 0]
+        return moved.astype(np.float32)
+
+    def move(self, boxes: np.ndarray) -> np.ndarray:
+        """Map boxes (N, 4) float32, xyxy, of the whole image to the output, and clip them."""
+        factor, offset = self._affine()
+        x0, y0, x1, y1 = self.target
+        moved = boxes * np.tile(factor, 2) + np.tile(offset, 2)
         moved = np.minimum(np.maximum(moved, [x0, y0, x0, y0]), [x1, y1, x1, y1])
         if self.mirror:
             moved[:, [0, 2]] = self.size_hw[1] - moved[:, [2, 0]]

@@ -27,15 +27,16 @@ def match_anchors(
     target: DetectionTarget,
     iou_threshold: float = 0.5,
     crowd_threshold: float = 0.5,
+    least_best_iou: float = 0.0,
 ) -> Matches:
     """Match anchors (A, 4) xyxy pixels to objects, all B images of the batch at once.
 
     An anchor is matched to the object it overlaps most where that IoU reaches
     ``iou_threshold``. In addition each object gets the anchor that overlaps it most, whatever
-    the IoU (Liu et al. 2016, Section 2.2); of two objects with the same best anchor, the one
-    that overlaps it more gets it. A negative anchor is ignored where at least
-    ``crowd_threshold`` of its area lies on one crowd region. Padding and images without objects
-    are fine.
+    the IoU (Liu et al. 2016, Section 2.2), or if it is at least ``least_best_iou``; of two
+    objects with the same best anchor, the one that overlaps it more gets it. A negative anchor is
+    ignored where at least ``crowd_threshold`` of its area lies on one crowd region. Padding and
+    images without objects are fine.
     """
     if target.labels.shape[1] == 0:
         return no_matches(len(target.labels), anchors)
@@ -46,7 +47,8 @@ def match_anchors(
 
     # IoU at each object's best anchor, -1 elsewhere, and where no anchor touches the object.
     best_overlap, best_anchor = iou.max(dim=2, keepdim=True)  # (B, N, 1)
-    best_overlap = torch.where(best_overlap > 0, best_overlap, -1.0)
+    enough = (best_overlap > 0) & (best_overlap >= least_best_iou)
+    best_overlap = torch.where(enough, best_overlap, -1.0)
     forced_iou, forced_objects = (
         torch.full_like(iou, -1.0).scatter(2, best_anchor, best_overlap).max(dim=1)
     )
@@ -129,11 +131,19 @@ class MaxIoUAssigner(Assigner):
     Args:
         iou_threshold: Least IoU with an object of a positive anchor.
         crowd_threshold: As for ``Assigner``.
+        least_best_iou: Least IoU with an object of its best anchor, which is positive even below
+            ``iou_threshold``; 0 takes any.
     """
 
-    def __init__(self, iou_threshold: float = 0.5, crowd_threshold: float = 0.5) -> None:
+    def __init__(
+        self,
+        iou_threshold: float = 0.5,
+        crowd_threshold: float = 0.5,
+        least_best_iou: float = 0.0,
+    ) -> None:
         super().__init__(crowd_threshold)
         self.iou_threshold = iou_threshold
+        self.least_best_iou = least_best_iou
 
     def forward(
         self,
@@ -143,7 +153,8 @@ class MaxIoUAssigner(Assigner):
         score_activation: ScoreActivation = "softmax",  # noqa: ARG002
     ) -> Matches:
         """See ``Assigner``."""
-        return match_anchors(output.anchors, target, self.iou_threshold, self.crowd_threshold)
+        limits = (self.iou_threshold, self.crowd_threshold, self.least_best_iou)
+        return match_anchors(output.anchors, target, *limits)
 
 
 class ATSSAssigner(Assigner):

@@ -116,9 +116,12 @@ class SSDOutput(NamedTuple):
     """(A, 4) float32 xyxy in pixels of the network's input."""
     layout: tuple[MapLayout, ...] = ()
     """How the A anchors are spread over the maps; only ``ATSSAssigner`` reads it."""
+    landmark_deltas: Tensor | None = None
+    """(B, A, 5, 2) encoded offsets of landmarks; None of a detector without them."""
 
 
 SizeHW = tuple[int, int]
+MOST_GRIDS = 16  # that are kept, of images of as many sizes
 
 
 class AnchorGrid(nn.Module):
@@ -136,6 +139,14 @@ class AnchorGrid(nn.Module):
     def shapes(self, size_hw: SizeHW) -> list[list[tuple[float, float]]]:
         """Return height and width of each map's boxes as fractions of an image of ``size_hw``."""
         raise NotImplementedError
+
+    def cells(
+        self,
+        size_hw: SizeHW,  # noqa: ARG002
+        map_sizes_hw: Sequence[SizeHW],
+    ) -> Sequence[tuple[float, float]]:
+        """Return how many cells of each map fill height and width of an image of ``size_hw``."""
+        return map_sizes_hw
 
     def layout(self, map_sizes_hw: Sequence[SizeHW]) -> tuple[MapLayout, ...]:
         """Return how the boxes are spread over maps of these sizes."""
@@ -156,6 +167,8 @@ class AnchorGrid(nn.Module):
         if key in self._cache:
             return self._cache[key]
         boxes = self._make(*key)
+        if len(self._cache) >= MOST_GRIDS:
+            del self._cache[next(iter(self._cache))]
         if not torch.compiler.is_exporting():  # there they have shapes and no values
             self._cache[key] = boxes
         return boxes
@@ -163,9 +176,10 @@ class AnchorGrid(nn.Module):
     @torch.inference_mode(False)  # what validation makes first has to serve training too
     def _make(self, size_hw: SizeHW, maps_hw: Sequence[SizeHW], device: torch.device) -> Tensor:
         rows = []
-        for (map_height, map_width), shapes in zip(maps_hw, self.shapes(size_hw), strict=True):
-            y = (torch.arange(map_height, dtype=torch.float64) + 0.5) / map_height
-            x = (torch.arange(map_width, dtype=torch.float64) + 0.5) / map_width
+        parts = zip(maps_hw, self.cells(size_hw, maps_hw), self.shapes(size_hw), strict=True)
+        for (map_height, map_width), (down, across), shapes in parts:
+            y = (torch.arange(map_height, dtype=torch.float64) + 0.5) / down
+            x = (torch.arange(map_width, dtype=torch.float64) + 0.5) / across
             rows.append(boxes_around(y, x, torch.tensor(shapes, dtype=torch.float64)))
         height, width = size_hw
         pixels = torch.tensor([width, height, width, height], dtype=torch.float64)
@@ -293,9 +307,18 @@ class PostProcess(nn.Module):
         self.max_detections = max_detections
         self.candidates_per_class = candidates_per_class
 
-    @torch.no_grad()
     def forward(self, boxes: Tensor, scores: Tensor, size_hw: tuple[int, int]) -> Detections:
         """Return a batch of Detections, at most ``max_detections`` rows for each image.
+
+        The arguments are those of ``select``.
+        """
+        return self.select(boxes, scores, size_hw)[0]
+
+    @torch.no_grad()
+    def select(
+        self, boxes: Tensor, scores: Tensor, size_hw: tuple[int, int]
+    ) -> tuple[Detections, Tensor]:
+        """Return a batch of Detections and the index (B, K) int64 of each one's box.
 
         Args:
             boxes: (B, A, 4) float, xyxy pixels, or (B, A, C, 4) with a box for each class; clipped
@@ -321,7 +344,7 @@ class PostProcess(nn.Module):
             # More candidates matter where the last one scores enough and detections are missing.
             undecided = above[:, -1] & (kept.sum(dim=1) < self.max_detections)
             if considered == total or not undecided.any():
-                return self._best(candidates, best, labels, kept)
+                return self._best(candidates, best, labels, kept, row)
             considered = min(total, 4 * considered)
 
     def _survivors(self, boxes: Tensor, groups: Tensor, above: Tensor) -> Tensor:
@@ -345,16 +368,19 @@ class PostProcess(nn.Module):
         alive = torch.zeros_like(above).index_fill(0, which[taking_part], True)
         return greedy_suppression(better[overlap], worse[overlap], alive)
 
-    def _best(self, boxes: Tensor, scores: Tensor, labels: Tensor, kept: Tensor) -> Detections:
+    def _best(
+        self, boxes: Tensor, scores: Tensor, labels: Tensor, kept: Tensor, rows: Tensor
+    ) -> tuple[Detections, Tensor]:
         wanted = min(self.max_detections, kept.shape[1])
         # Candidates are sorted already: a stable sort brings those that were kept to the front.
         front = kept.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :wanted]
         valid = kept.gather(1, front)
-        return Detections(
+        found = Detections(
             boxes.gather(1, front[..., None].expand(-1, -1, 4)) * valid[..., None],
             scores.gather(1, front) * valid,
             labels.gather(1, front).masked_fill(~valid, PADDING_LABEL),
         )
+        return found, rows.gather(1, front)
 
 
 def rank_in_run(values: Tensor) -> Tensor:

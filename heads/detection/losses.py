@@ -205,11 +205,22 @@ class AnchorLoss(nn.Module):
         The output may have any float dtype; the loss is calculated in float32. Boxes of the
         target are in pixels of the network's input.
         """
-        deltas, logits = output.box_deltas.float(), output.class_logits.float()
-        matches = self.assigner(
-            output._replace(box_deltas=deltas, class_logits=logits),
-            target, box_coder, score_activation,
-        )  # fmt: skip
+        output = output._replace(
+            box_deltas=output.box_deltas.float(), class_logits=output.class_logits.float()
+        )
+        matches = self.assigner(output, target, box_coder, score_activation)
+        return self.parts(output, target, matches, box_coder, score_activation)
+
+    def parts(
+        self,
+        output: SSDOutput,
+        target: DetectionTarget,
+        matches: Matches,
+        box_coder: BoxCoder,
+        score_activation: ScoreActivation,
+    ) -> dict[str, Tensor]:
+        """Return the parts of the loss of an output in float32, by the role of each anchor."""
+        deltas, logits = output.box_deltas, output.class_logits
         positives = matches.positive.sum().clamp_min(1)
         classes = target_classes(target, matches)
         classification = self.classification(logits, classes, matches, score_activation)

@@ -37,7 +37,7 @@ class MapPredictor(nn.Module):
         self.boxes = nn.Conv2d(in_channels, boxes_per_cell * 4, 1)
         self.classes = nn.Conv2d(in_channels, boxes_per_cell * num_columns, 1)
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
         """Return offsets (B, H*W*boxes, 4) and logits (B, H*W*boxes, columns) of (B, C, H, W)."""
         return as_rows(self.boxes(features), 4), as_rows(self.classes(features), self.num_columns)
 
@@ -50,7 +50,7 @@ class DepthwisePredictor(MapPredictor):
         self.boxes_depthwise = ConvNormAct(in_channels, in_channels, 3, groups=in_channels)
         self.classes_depthwise = ConvNormAct(in_channels, in_channels, 3, groups=in_channels)
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
         """See ``MapPredictor``."""
         deltas = self.boxes(self.boxes_depthwise(features))
         logits = self.classes(self.classes_depthwise(features))
@@ -79,8 +79,11 @@ class Predictors(nn.ModuleList):
         )
         self.num_columns = num_columns
 
-    def forward(self, maps: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Return offsets (B, H*W*boxes, 4) and logits (B, H*W*boxes, columns) of each map."""
+    def forward(self, maps: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        """Return offsets (B, H*W*boxes, 4) and logits (B, H*W*boxes, columns) of each map.
+
+        A detector with landmarks adds their offsets (B, H*W*boxes, 5, 2).
+        """
         return [predict(map_) for predict, map_ in zip(self, maps, strict=True)]
 
     def class_layers(self) -> list[nn.Conv2d]:
@@ -168,9 +171,9 @@ class SharedPredictors(Predictors):
             for columns in (4, num_columns)
         )
 
-    def forward(self, maps: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    def forward(self, maps: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
         """See ``Predictors``."""
-        predictions = []
+        predictions: list[tuple[Tensor, ...]] = []
         for index, features in enumerate(maps):
             boxes = classes = features
             for layer in self.box_tower:
@@ -321,11 +324,15 @@ class SSD(ImageNetwork):
         predictions = self.predictors(features)
         height, width = images.shape[-2:]
         maps_hw = [(int(map_.shape[-2]), int(map_.shape[-1])) for map_ in features]
+        deltas, logits, *landmarks = (
+            torch.cat(of_maps, dim=1) for of_maps in zip(*predictions, strict=True)
+        )
         return SSDOutput(
-            torch.cat([deltas for deltas, _ in predictions], dim=1),
-            torch.cat([logits for _, logits in predictions], dim=1),
+            deltas,
+            logits,
             self.anchors((int(height), int(width)), maps_hw, images.device),
             self.anchors.layout(maps_hw),
+            *landmarks,
         )
 
     def class_layers(self) -> dict[str, ClassRows]:

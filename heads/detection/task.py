@@ -105,11 +105,19 @@ class DetectionTask(EvaluatedTask[CocoEvaluator, CocoResult]):
         """Return the detections of a batch in pixels of the original images."""
         height, width = (int(size) for size in batch.images.shape[-2:])
         found = self.detector.detect(output, (height, width))
-        scale_hw = batch.sizes_hw / batch.sizes_hw.new_tensor([height, width])
-        scale = scale_hw[:, None, [1, 0, 1, 0]]  # x, y, x, y
-        found = found._replace(boxes=found.boxes * scale)
+        scale = self.scales(batch)[:, None]
+        points = found.landmarks
+        found = found._replace(
+            boxes=found.boxes * scale.repeat(1, 1, 2),
+            landmarks=None if points is None else points * scale[:, None],
+        )
         self.evaluator.update(batch.image_ids, found)
         return found
+
+    def scales(self, batch: DetectionBatch) -> Tensor:
+        """Return pixels of the original images (B, 2) float, x and y, for each of the input's."""
+        height, width = batch.images.shape[-2:]
+        return (batch.sizes_hw / batch.sizes_hw.new_tensor([height, width])).flip(1)
 
     def measure(self, stage: str) -> CocoResult:  # noqa: ARG002
         """Return COCO's measures; while training, keep the best score threshold for checkpoints."""

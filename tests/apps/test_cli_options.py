@@ -73,7 +73,7 @@ def help_of(made: type, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
 
 
 def test_every_class__all_jobs__found() -> None:
-    assert len(TASKS) == 6
+    assert len(TASKS) == 7
     assert len(CLASSES) - len(TASKS) >= 15
     assert all(issubclass(each, LightningModule | LightningDataModule) for each in CLASSES)
 
@@ -85,7 +85,9 @@ def test_help__every_task_and_data_module__lists_all_options(
     monkeypatch.setenv("COLUMNS", "500")  # no line is broken, not even at a hyphen
     shown = help_of(made, capsys)
     base = ImageTask if issubclass(made, ImageTask) else ImageDataModule
-    sentences = sentences_of(base) | sentences_of(made)
+    sentences: dict[str, str] = {}
+    for each in reversed(made.__mro__):
+        sentences |= sentences_of(each) if issubclass(each, base) else {}
     for name, option in (options_of(base) | options_of(made)).items():
         assert sentences[name] in shown[name]
         if option.default is inspect.Parameter.empty:

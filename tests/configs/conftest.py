@@ -91,6 +91,22 @@ def faces(root: Path) -> list[str]:
             "--data.views=1", f"--model.teacher.table={root / 'teacher.npz'}"]  # fmt: skip
 
 
+def wider_face(root: Path) -> list[str]:
+    """WIDER FACE's layout with four images of two faces each for every split."""
+    rng = np.random.default_rng(0)
+    faces = "2\n10 10 30 40 0 0 0 0 0 0\n60 50 20 20 1 0 0 1 0 0"
+    for split in ("train", "val"):
+        names = [f"0--Parade/{number}.jpg" for number in range(4)]
+        folder = root / f"WIDER_{split}" / "images"
+        (folder / "0--Parade").mkdir(parents=True)
+        for name in names:
+            Image.fromarray(rng.integers(0, 256, (96, 128, 3), dtype=np.uint8)).save(folder / name)
+        table = root / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt"
+        table.parent.mkdir(exist_ok=True)
+        table.write_text("\n".join(f"{name}\n{faces}" for name in names))
+    return [f"--data.{split}.root={root}" for split in ("train", "val")]
+
+
 def people(root: Path) -> list[str]:
     faces(root)
     return [f"--data.root={root}", f"--model.teacher.table={root / 'teacher.npz'}"]
@@ -113,6 +129,7 @@ SMALL_DATA: dict[str, Maker] = {
     "GeneratedWorldModule": generated_world,
     "PhotoTableModule": photos,
     "FaceDataModule": faces,
+    "FaceDetectionDataModule": wider_face,
     "CelebAPeopleModule": people,
     "DetectionDataModule": coco,
     "SyntheticDataModule": generated_scenes,

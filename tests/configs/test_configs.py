@@ -21,6 +21,7 @@ QUICKSTARTS = {
 """Task -> the recipe that trains it on generated data."""
 PRINTED = {
     "DetectionTask": "Average Precision",
+    "FaceDetectionTask": "Average Precision",
     "ClassificationTask": "top-1",
     "AttributeTask": "mean AP",
     "GeolocationTask": "best constant",

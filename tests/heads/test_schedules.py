@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mobilevision.heads.schedules import Staircase, WarmupCosine
+from mobilevision.heads.schedules import Milestones, Staircase, WarmupCosine
 
 
 def rates(total_steps: int, kind: type = WarmupCosine, **options: float) -> list[float]:
@@ -53,3 +53,14 @@ def test_staircase__defaults__are_inceptions() -> None:
     values = rates(100, Staircase)  # 100 epochs of one step
     assert values[:5] == pytest.approx([1.0, 1.0, 0.94, 0.94, 0.94**2])
     assert values[99] == pytest.approx(0.94**49)
+
+
+def test_milestones__fall_at_shares_of_the_training() -> None:
+    values = rates(10, Milestones, at=(0.5, 0.8), factor=0.5)
+    assert values == pytest.approx([1.0] * 5 + [0.5] * 3 + [0.25] * 3)
+
+
+def test_milestones__defaults__are_those_of_the_public_face_detector() -> None:
+    values = rates(250, Milestones)  # 250 epochs of one step, drops at 190 and 220
+    assert values[189:191] == pytest.approx([1.0, 0.1])
+    assert values[219:221] == pytest.approx([0.1, 0.01])
