@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # exported, for type checkers
     from .inference.detection import DetectionResult, Detector
     from .inference.face_analysis import AnalyzedFace, FaceAnalyzer
     from .inference.face_attributes import FaceAttributes, FaceDescription
+    from .inference.face_detection import FaceDetector
     from .inference.face_embedding import Face, FaceEmbedder
     from .inference.face_pipeline import Threshold, Verification, similarity
     from .inference.geolocation import Geolocator, LocationResult
@@ -24,6 +25,7 @@ MODULES = {
     "inference.detection": ("DetectionResult", "Detector"),
     "inference.face_analysis": ("AnalyzedFace", "FaceAnalyzer"),
     "inference.face_attributes": ("FaceAttributes", "FaceDescription"),
+    "inference.face_detection": ("FaceDetector",),
     "inference.face_embedding": ("Face", "FaceEmbedder"),
     "inference.face_pipeline": ("Threshold", "Verification", "similarity"),
     "inference.geolocation": ("Geolocator", "LocationResult"),

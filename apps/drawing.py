@@ -134,6 +134,8 @@ def draw_detections(
         solid_box(pen, box, class_color(label), line)
     for box, _, _ in actual:
         dashed_box(pen, box, max(1, line // 2))
+    if detections.landmarks is not None:
+        _draw_landmarks(pen, detections.landmarks[detections.scores >= score_threshold], line)
     taken: list[_Box] = []
     for box, score, label in found:
         red, green, blue = class_color(label)
@@ -145,6 +147,13 @@ def draw_detections(
             look = _Look(small, _TRUTH_LABEL, _WHITE, optional=True)
             _label(pen, names[label] + " (crowd)" * crowd, box, look, taken)
     return np.asarray(canvas)
+
+
+def _draw_landmarks(pen: ImageDraw.ImageDraw, faces: Any, line: int) -> None:
+    """Draw the points (K, 5, 2) of faces: white dots with a dark rim."""
+    for x, y in faces.reshape(-1, 2).tolist():
+        for radius, color in ((line * 0.7 + 1, _HALO), (line * 0.7, _WHITE)):
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
 
 
 def class_color(label: int) -> _Color:

@@ -1,5 +1,6 @@
 """Import of published weights as checkpoints; the content of a file decides its job."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,9 @@ from ..heads.classification.model import Classifier
 from ..heads.classification.task import ClassificationTask
 from ..heads.detection.task import DetectionTask
 from ..heads.detection.weights import is_detector, read_detector
+from ..heads.face_detection.task import FaceDetectionTask
+from ..heads.face_detection.weights import is_retinaface, read_retinaface
+from ..heads.task import ImageTask
 
 UNKNOWN_LICENSE = "unknown"
 _BACKGROUND = "background"
@@ -25,7 +29,7 @@ class Imported(NamedTuple):
 
     path: Path
     job: str
-    """``detection`` or ``classification``."""
+    """``detection``, ``face_detection`` or ``classification``."""
     params: int
     categories: dict[int, str]
     """Category id -> name."""
@@ -33,10 +37,17 @@ class Imported(NamedTuple):
     """As stored in the checkpoint."""
 
 
+_KINDS: dict[type[ImageTask], str] = {
+    ClassificationTask: "classification",
+    DetectionTask: "detection",
+    FaceDetectionTask: "face_detection",
+}
+
+
 class _Job(NamedTuple):
     """A network and the other content of its checkpoint."""
 
-    task: type[DetectionTask] | type[ClassificationTask]
+    task: type[ImageTask]
     plan: Plan
     network: Any
     categories: dict[int, str]
@@ -77,7 +88,9 @@ def import_weights(
     if sha256 is not None and sha256.lower() != found:
         raise WeightsError(f"{path}: its sha256 is {found}, not {sha256}; it is another file")
     names = None if labels is None else read_labels(labels)
-    if is_detector(path):
+    if is_retinaface(path):
+        job = _Job(FaceDetectionTask, *read_retinaface(path, size_hw))
+    elif is_detector(path):
         job = _Job(DetectionTask, *read_detector(path, size_hw, names))
     else:
         job = _classifier(read_public(path), size_hw, names)
@@ -86,18 +99,17 @@ def import_weights(
         "file": path.name,
         "sha256": found,
         "commit": commit_of(path),
-        "licence": licence or _known_license(source),
+        "licence": licence or _known_license(source, found),
         **job.metadata,
         "preprocess": {
             "size_hw": list(job.size_hw),
-            "pixel_mean": job.network.pixel_mean,
+            "pixel_mean": _plain(job.network.pixel_mean),
             "pixel_std": job.network.pixel_std,
         },
     }
     write_checkpoint(out, job.task, job.plan, job.network, job.categories, job.size_hw, provenance)
     params = sum(parameter.numel() for parameter in job.network.parameters())
-    kind = "detection" if job.task is DetectionTask else "classification"
-    return Imported(out, kind, params, job.categories, provenance)
+    return Imported(out, _KINDS[job.task], params, job.categories, provenance)
 
 
 def read_labels(path: Path) -> list[str]:
@@ -158,9 +170,10 @@ def _classifier_categories(path: Path, num_classes: int, names: list[str] | None
     return dict(enumerate(names))
 
 
-def _known_license(source: str) -> str:
-    if source in PUBLIC_WEIGHTS:
-        return PUBLIC_WEIGHTS[source].licence
+def _known_license(source: str, sha256: str) -> str:
+    for public, weights in PUBLIC_WEIGHTS.items():
+        if source == public or (not weights.member and sha256 == weights.sha256):
+            return weights.licence
     name = parse_name(source)
     if name is not None and name.repository.startswith(_TIMM_REPOSITORY):
         return "Apache-2.0"  # of all three, in timm's own configuration
@@ -169,6 +182,7 @@ def _known_license(source: str) -> str:
 
 _NEXT = {
     "detection": "mobilevision detect IMAGES --model {path} --out found",
+    "face_detection": "mobilevision detect IMAGES --model {path} --out found",
     "classification": "mobilevision cost --ckpt {path}",
 }
 _FOLDED = (
@@ -187,7 +201,7 @@ def format_card(imported: Imported) -> str:
         "what": f"{provenance['kind']}: {provenance['imported']}",
         "parameters": f"{imported.params:,}",
         "classes": str(len(imported.categories)),
-        "pictures": f"{height}x{width}, (pixel - {preprocess['pixel_mean']:g}) / "
+        "pictures": f"{height}x{width}, (pixel - {_numbers(preprocess['pixel_mean'])}) / "
         f"{preprocess['pixel_std']:g}",
         "source": f"{provenance['source']}{revision}",
         "sha256": provenance["sha256"],
@@ -198,3 +212,12 @@ def format_card(imported: Imported) -> str:
     if provenance["folded"]:
         lines.append(f"  {_FOLDED}")
     return "\n".join([*lines, "next:", f"  {_NEXT[imported.job].format(path=imported.path)}"])
+
+
+def _plain(pixel_mean: float | Sequence[float]) -> float | list[float]:
+    return list(pixel_mean) if isinstance(pixel_mean, Sequence) else pixel_mean
+
+
+def _numbers(pixel_mean: float | list[float]) -> str:
+    means = pixel_mean if isinstance(pixel_mean, list) else [pixel_mean]
+    return ", ".join(f"{each:g}" for each in means)

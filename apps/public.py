@@ -1,6 +1,7 @@
 """Public names as models: their weights are downloaded and converted once. No torch until then."""
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,14 +11,14 @@ if TYPE_CHECKING:
     from ..backbone.weights.hub import PublicWeights
 
 
-def find_model(model: str | Path, job: str | None = None, hint: str = "") -> Path:
+def find_model(model: str | Path, jobs: Collection[str] = (), hint: str = "") -> Path:
     """Return the file of a model: the file itself, or the checkpoint of a public name.
 
     A file of that name has precedence.
 
     Args:
         model: A file, or a name of ``mobilevision weights list``.
-        job: The job that the model is for; None takes any.
+        jobs: The jobs that the model may be for; none takes any.
         hint: What else may be given, for the message.
 
     Raises:
@@ -34,13 +35,15 @@ def find_model(model: str | Path, job: str | None = None, hint: str = "") -> Pat
             f"{model}: no such file; a public name needs torch, which converts its weights: "
             "pip install mobilevision, or give a file that `mobilevision export` wrote elsewhere."
         ) from error
-    known = [name for name, weights in PUBLIC_WEIGHTS.items() if job in (None, weights.job)]
+    known = [name for name, weights in PUBLIC_WEIGHTS.items() if not jobs or weights.job in jobs]
     names = f"Public names are {', '.join(known)}." if known else ""
     if str(model) not in PUBLIC_WEIGHTS:
         raise DataError(" ".join(filter(None, [f"{model}: no such model.", hint, names])))
     if str(model) not in known:
         found = PUBLIC_WEIGHTS[str(model)].job
-        raise DataError(f"{model}: is a model for {found}, not for {job}. {names}".strip())
+        raise DataError(
+            f"{model}: is a model for {found}, not for {' or '.join(jobs)}. {names}".strip()
+        )
     return public_checkpoint(str(model))
 
 
@@ -95,6 +98,7 @@ def download_public(name: str, url: str | None = None, attempts: int = 6) -> Pat
     """
     from ..backbone.weights.hub import cached_path, find_public, sha256_of
     from ..datasets.download import Checksum, download, extract_file
+    from ..datasets.files import write_atomically
 
     weights, path = find_public(name), cached_path(name)
     if path.is_file():
@@ -102,12 +106,16 @@ def download_public(name: str, url: str | None = None, attempts: int = 6) -> Pat
     if url is not None and Path(url).is_file():
         if sha256_of(Path(url)) != weights.sha256:
             raise DataError(f"{url}: is not {weights.url}, since its sha256 is another one")
-        extract_file(Path(url), weights.member, path)
+        if weights.member:
+            extract_file(Path(url), weights.member, path)
+        else:
+            write_atomically(path, Path(url).read_bytes())
         return path
-    archive = path.with_name(_archive_of(weights))
+    archive = path.with_name(_archive_of(weights)) if weights.member else path
     download(url or weights.url, archive, Checksum("sha256", weights.sha256), attempts=attempts)
-    extract_file(archive, weights.member, path)
-    archive.unlink()
+    if weights.member:
+        extract_file(archive, weights.member, path)
+        archive.unlink()
     return path
 
 

@@ -37,6 +37,8 @@ _PNG_ROTATION_MARKS = (b"eXIf", b"Raw profile type exif", b"com.adobe.xmp")
 
 IMAGENET_CROP = 0.875
 """Side of the central crop of ImageNet's evaluation: "resize to 256, crop 224"."""
+MEAN_RGB = (123, 117, 104)
+"""The mean color of ImageNet's images."""
 _MAX_PIXELS = "MOBILEVISION_MAX_PIXELS"
 if _MAX_PIXELS in os.environ:
     if not os.environ[_MAX_PIXELS].isdecimal():
@@ -304,7 +306,7 @@ def fit_within(size_hw: tuple[int, int], input_hw: tuple[int, int]) -> tuple[int
 
 
 def letterbox(
-    pixels: np.ndarray, size_hw: tuple[int, int], fill_rgb: tuple[int, int, int]
+    pixels: np.ndarray, size_hw: tuple[int, int], fill_rgb: tuple[int, int, int] = MEAN_RGB
 ) -> np.ndarray:
     """Scale an image (H, W, 3) uint8 by `fit_within`, and fill (h, w, 3) up right and below."""
     small = stretch(pixels, fit_within((pixels.shape[0], pixels.shape[1]), size_hw))

@@ -201,7 +201,11 @@ class DetectionImages(RunCallback):
         images = []
         for row in shown:
             image, scale = fit_image(ImageFile(row.path).read())
-            found = row.detections._replace(boxes=row.detections.boxes * scale)
+            points = row.detections.landmarks
+            found = row.detections._replace(
+                boxes=row.detections.boxes * scale,
+                landmarks=None if points is None else points * scale,
+            )
             truth = row.target._replace(boxes=row.target.boxes * scale)
             images.append(draw_detections(image, found, names, self.score_threshold, truth))
         captions = [Path(row.path).name for row in shown]

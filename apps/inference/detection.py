@@ -12,7 +12,7 @@ No torch: the runtime of a model's file is imported when the model is loaded.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 from PIL import Image
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 DEFAULT_THRESHOLD = 0.5
 """Minimum score of the objects in a result, where no validation has chosen one."""
 _SCORE = "score"
-_OUTPUTS = {
+OUTPUTS = {
     "boxes": "(batch, detections, 4) float32: x1, y1, x2, y2 in pixels of the image given",
     "scores": "(batch, detections) float32 from 0 to 1, falling",
     "labels": "(batch, detections) int64: position in the categories; -1 fills up",
@@ -49,6 +49,8 @@ class DetectionResult:
         categories: Category id -> name of all classes of the model.
         size_hw: Height and width of the original image, in pixels.
         image: The image.
+        landmarks: (K, 5, 2) float32, x and y in the same pixels, of a face detector: eyes, nose,
+            corners of the mouth, as seen in the image left before right. None of others.
     """
 
     boxes: np.ndarray
@@ -57,6 +59,7 @@ class DetectionResult:
     categories: dict[int, str]
     size_hw: tuple[int, int]
     image: ImageSource
+    landmarks: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -95,9 +98,11 @@ class DetectionResult:
     def above(self, score_threshold: float) -> "DetectionResult":
         """Return the objects that score at least ``score_threshold``."""
         kept = self.scores >= np.float32(score_threshold)
+        points = self.landmarks
         return replace(
-            self, boxes=self.boxes[kept], scores=self.scores[kept], labels=self.labels[kept]
-        )
+            self, boxes=self.boxes[kept], scores=self.scores[kept], labels=self.labels[kept],
+            landmarks=None if points is None else points[kept],
+        )  # fmt: skip
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
         """Return rows of COCO's results format: image_id, category_id, bbox (x, y, w, h), score.
@@ -149,6 +154,8 @@ class Detector(Predictor[DetectionResult]):
 
     job = "detection"
     default = "ssd_mobilenet_v1_0.75_coco_quant"
+    named_outputs: ClassVar[Mapping[str, str]] = OUTPUTS
+    """Name -> meaning of each output of the network."""
 
     @staticmethod
     def task_class() -> "type[DetectionTask]":
@@ -160,7 +167,7 @@ class Detector(Predictor[DetectionResult]):
     @classmethod
     def describe(cls, task: "DetectionTask", size_hw: tuple[int, int]) -> ModelMetadata:
         """See ``Predictor``."""
-        return _metadata(task.categories, size_hw, task.metadata.get("score_threshold"))
+        return cls._metadata(task.categories, size_hw, task.metadata.get("score_threshold"))
 
     @staticmethod
     def outputs(
@@ -174,14 +181,7 @@ class Detector(Predictor[DetectionResult]):
         detections = detector.detect(detector(pixels), size_hw)
         boxes = detections.boxes
         if image_hw is not None:
-            import torch
-
-            # Tensors, because the sizes of an exported network's images may be symbolic.
-            scale_y, scale_x = (
-                torch.scalar_tensor(side / input_side, device=boxes.device)
-                for side, input_side in zip(image_hw, size_hw, strict=True)
-            )
-            boxes = boxes * torch.stack([scale_x, scale_y, scale_x, scale_y])
+            boxes = boxes * scales_xy(boxes, size_hw, image_hw).repeat(2)
         return boxes, detections.scores, detections.labels
 
     @classmethod
@@ -202,7 +202,7 @@ class Detector(Predictor[DetectionResult]):
         """
         from .torch import run_network
 
-        return cls(run_network(cls, network, _metadata(categories, size_hw), device))
+        return cls(run_network(cls, network, cls._metadata(categories, size_hw), device))
 
     @property
     def score_threshold(self) -> float:
@@ -249,22 +249,36 @@ class Detector(Predictor[DetectionResult]):
         score_threshold: float,
     ) -> Iterator[DetectionResult]:
         """See ``Predictor``; the boxes of the outputs are in pixels of the network's input."""
-        rows = zip(outputs["boxes"], outputs["scores"], outputs["labels"], images, strict=True)
-        for boxes, scores, labels, (image, prepared) in rows:
-            kept = (labels >= 0) & (scores >= np.float32(score_threshold))
-            scale = np.array(prepared.size_hw, np.float32) / np.array(self.size_hw, np.float32)
-            yield DetectionResult(
-                boxes[kept] * scale[[1, 0, 1, 0]],  # x, y, x, y
-                scores[kept],
-                labels[kept],
-                self.categories,
-                prepared.size_hw,
-                image,
-            )
+        for row, (image, prepared) in enumerate(images):
+            of_image = {name: values[row] for name, values in outputs.items()}
+            kept = (of_image["labels"] >= 0) & (of_image["scores"] >= np.float32(score_threshold))
+            found = {name: values[kept] for name, values in of_image.items()}
+            yield self._result(found, image, prepared)
+
+    def _result(
+        self, found: Mapping[str, np.ndarray], image: ImageSource, prepared: Prepared
+    ) -> DetectionResult:
+        """Return the result of an image by the outputs of the objects in it."""
+        scale = np.array(prepared.size_hw, np.float32) / np.array(self.size_hw, np.float32)
+        boxes = found["boxes"] * scale[[1, 0, 1, 0]]  # x, y, x, y
+        scores, labels = found["scores"], found["labels"]
+        return DetectionResult(boxes, scores, labels, self.categories, prepared.size_hw, image)
+
+    @classmethod
+    def _metadata(
+        cls, categories: dict[int, str], size_hw: tuple[int, int], threshold: float | None = None
+    ) -> ModelMetadata:
+        thresholds = {} if threshold is None else {_SCORE: float(threshold)}
+        named = dict(cls.named_outputs)
+        return ModelMetadata(cls.job, size_hw, dict(categories), named, thresholds)
 
 
-def _metadata(
-    categories: dict[int, str], size_hw: tuple[int, int], threshold: float | None = None
-) -> ModelMetadata:
-    thresholds = {} if threshold is None else {_SCORE: float(threshold)}
-    return ModelMetadata(Detector.job, size_hw, dict(categories), dict(_OUTPUTS), thresholds)
+def scales_xy(boxes: "Tensor", size_hw: tuple[int, int], image_hw: tuple[Any, Any]) -> "Tensor":
+    """Return the factors (2,) of x and y from a network's input to the image, where boxes are."""
+    import torch
+
+    # Tensors, because the sizes of an exported network's images may be symbolic.
+    factors = [
+        torch.scalar_tensor(image_hw[axis] / size_hw[axis], device=boxes.device) for axis in (1, 0)
+    ]
+    return torch.stack(factors)

@@ -7,6 +7,7 @@ from .classification import Classifier
 from .detection import Detector
 from .face_analysis import FaceAnalyzer
 from .face_attributes import FaceAttributes
+from .face_detection import FaceDetector
 from .face_embedding import FaceEmbedder
 from .geolocation import Geolocator
 from .predictor import Predictor
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ...heads.task import ImageTask
 
 PREDICTORS: tuple[type[Predictor[Any]], ...] = (
+    FaceDetector,  # before the page that it is a special kind of
     Detector,
     Classifier,
     FaceAttributes,

@@ -329,14 +329,37 @@ class Predictor(ABC, Generic[R]):
         """
         path = cls.find(path, size_hw)
         if path.suffix != CHECKPOINT_SUFFIX:
-            return cls(cls.accept(open_runtime(path, device), path, size_hw))
+            runtime = open_runtime(path, device)
+            page = cls._kind(lambda each: each.job == runtime.metadata.job)
+            return page(page.accept(runtime, path, size_hw))
         with whole_install(f"{path}: a checkpoint"):
             from ...heads.checkpoint import load_task
-            from .torch import run_task
 
         with trusting(trust) if trust else nullcontext():
             task = load_task(path, cls.task_class())
-        return cls(run_task(cls, task, device, size_hw, str(path)))
+        page = cls._kind(lambda each: isinstance(task, each.task_class()))
+        return page.of_task(task, device, size_hw, str(path))
+
+    @classmethod
+    def of_task(
+        cls, task: "ImageTask", device: str, size_hw: tuple[int, int] | None, source: str
+    ) -> Self:
+        """Make the predictor of a task that was loaded from ``source``; see ``load``."""
+        from .torch import run_task
+
+        return cls(run_task(cls, task, device, size_hw, source))
+
+    @classmethod
+    def _kind(cls, fits: "Callable[[type[Self]], bool]") -> "type[Self]":
+        """Return the first of the special kinds of this page that fits, else the page itself."""
+        return next(filter(fits, cls._kinds()), cls)
+
+    @classmethod
+    def _kinds(cls) -> "list[type[Self]]":
+        """Return this page and the pages of special kinds of its job, which come first."""
+        from .jobs import PREDICTORS  # which imports this module
+
+        return [each for each in PREDICTORS if issubclass(each, cls)] or [cls]
 
     @classmethod
     def find(cls, model: str | Path | None = None, size_hw: tuple[int, int] | None = None) -> Path:
@@ -349,7 +372,7 @@ class Predictor(ABC, Generic[R]):
         model = model or cls.default
         if model is None:
             raise DataError(f"no model is given, and there is no public one. {cls.hint}")
-        path = find_model(model, cls.job, cls.hint)
+        path = find_model(model, [each.job for each in cls._kinds()], cls.hint)
         known = (CHECKPOINT_SUFFIX, *EXPORTED_SUFFIXES)
         if path.suffix not in known:
             raise DataError(
@@ -445,16 +468,20 @@ class Predictor(ABC, Generic[R]):
             raise DataError(f"batch_size={batch_size}: must be at least 1")
         return self._run(images, batch_size, strict, **options)
 
+    def _predict(
+        self, images: Sequence[tuple[ImageSource, Prepared]], **options: Any
+    ) -> Iterable[R]:
+        """Return a result for each of at least one image, all of one size."""
+        outputs = self.runtime(np.stack([made.pixels for _, made in images]))
+        return self.decode(outputs, images, **options)
+
     def _run(
         self, images: Iterable[ImageSource], batch_size: int, strict: bool, **options: Any
     ) -> Iterator[R | DataError]:
         prepared = prepare_ahead(images, self.prepare, ahead=2 * batch_size)
         while batch := list(islice(prepared, batch_size)):
             good = [(image, made) for image, made in batch if isinstance(made, Prepared)]
-            results: Iterator[R] = iter(())
-            if good:
-                outputs = self.runtime(np.stack([made.pixels for _, made in good]))
-                results = iter(self.decode(outputs, good, **options))
+            results = iter(self._predict(good, **options) if good else ())
             for _, made in batch:
                 if strict and isinstance(made, DataError):
                     raise made

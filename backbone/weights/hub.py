@@ -17,18 +17,18 @@ class PublicWeights(NamedTuple):
     """One published weight file."""
 
     url: str
-    """The archive that holds it."""
+    """The archive that holds it, or the file itself."""
     sha256: str
-    """Hash of the archive, hexadecimal."""
+    """Hash of what is at the address, hexadecimal."""
     member: str
-    """The file inside the archive."""
+    """The file inside the archive; empty where there is none."""
     width_mult: float
     """The width multiplier of the network that it fits."""
     licence: str
     source: str
     """Description and publisher."""
     job: str = "classification"
-    """What the network does: ``classification`` or ``detection``."""
+    """What the network does: ``classification``, ``detection`` or ``face_detection``."""
 
 
 _TENSORFLOW = "https://storage.googleapis.com/download.tensorflow.org/models"
@@ -44,6 +44,7 @@ _FPN = "ssd_mobilenet_v1_fpn_shared_box_predictor_640x640_coco14_sync_2018_07_03
 # - the detector: TensorFlow (tflite_mobilenet_ssd_quant, the same file under the name ..._0.75_...)
 #   and meta-st-x-linux-ai (its recipe of COCO models). "1.0" in its name is wrong, its width is
 #   0.75.
+# The address of the face detector names a commit, so what is there cannot change.
 # Those of the frozen graphs stand in one project alone, openvinotoolkit/open_model_zoo
 # (models/public/ssd_mobilenet_v1_coco/model.yml and ..._fpn_coco/model.yml).
 PUBLIC_WEIGHTS: dict[str, PublicWeights] = {
@@ -86,6 +87,14 @@ PUBLIC_WEIGHTS: dict[str, PublicWeights] = {
         width_mult=1.0, licence="Apache-2.0", source="TensorFlow: COCO detector FPN-640, float32",
         job="detection",
     ),
+    "retinaface_mobilenet_0.25": PublicWeights(
+        url="https://github.com/sglee487/Pytorch_Retinaface/raw/"
+            "d305e87397d10fd46ee3a8a7842806bd318b9778/weights/mobilenet0.25_Final.pth",
+        sha256="7c417d4a43c5e2100ef40c2fbd2177d2fd0e5090d8e87c0fa31806cfb895c12f",
+        member="",
+        width_mult=0.25, licence="MIT", source="Pytorch_Retinaface: face detector, WIDER FACE",
+        job="face_detection",
+    ),
 }  # fmt: skip
 """The weights that can be downloaded, by name."""
 
@@ -112,7 +121,8 @@ def find_public(name: str) -> PublicWeights:
 
 def cached_path(name: str) -> Path:
     """Return the path of the weights of a public name in the cache, downloaded or not."""
-    return cache_folder() / f"{name}{Path(find_public(name).member).suffix}"
+    weights = find_public(name)
+    return cache_folder() / f"{name}{Path(weights.member or weights.url).suffix}"
 
 
 def resolve_weights(name_or_path: str | Path) -> Path:

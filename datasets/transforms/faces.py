@@ -4,13 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from ..images import ImageFile, fit_within, letterbox
+from ..images import MEAN_RGB, ImageFile, fit_within, letterbox
 from .apply_transform import check_option, checked_size
 from .detection import Drawing
 from .geometry import Objects, Rect, scaled
-
-MEAN_RGB = (123, 117, 104)
-"""The mean color of ImageNet."""
 
 
 class Letterbox:
@@ -22,6 +19,9 @@ class Letterbox:
         size_hw: Height and width of the result, in pixels.
         fill_rgb: The color of what the image does not cover.
     """
+
+    keeps_shape = True
+    """That of images; boxes are scaled back by `fit_within`."""
 
     def __init__(self, size_hw: tuple[int, int], fill_rgb: tuple[int, int, int] = MEAN_RGB) -> None:
         self.size_hw = checked_size(size_hw)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ...backbone.layers import Activation, ConvNormAct
 from ...backbone.mobilenet import FeatureInfo, require_features
+from ...datasets.images import MEAN_RGB
 from ...datasets.types import Detections
 from ..detection.boxes import AnchorGrid, PostProcess, SizeHW, SSDOutput
 from ..detection.losses import AnchorLoss
@@ -27,8 +28,6 @@ from ..detection.ssd import SSD, MapPredictor, Predictors, as_rows
 from .losses import FaceLoss, decode_landmarks
 
 LANDMARKS = 5
-MEAN_RGB = (123.0, 117.0, 104.0)
-"""Mean color of ImageNet, which the public network subtracts from pixels."""
 STRIDES = (8, 16, 32)
 ANCHOR_SIZES_PX = ((16.0, 32.0), (64.0, 128.0), (256.0, 512.0))
 # PyTorch's own; the heads of this package else have TensorFlow's.
@@ -170,7 +169,7 @@ class RetinaFace(SSD):
         loss: None takes ``FaceLoss()``.
         postprocess: None takes the limits of the public network: scores above 0.02, IoU of up to
             0.4, 750 faces.
-        pixel_mean: See ``ImageNetwork``.
+        pixel_mean: See ``ImageNetwork``; by default ImageNet's, as in the public network.
         pixel_std: See ``ImageNetwork``.
     """
 

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from ...datasets.errors import DataError
 from ...datasets.images import fit_within
-from ...datasets.transforms.faces import Letterbox
 from ...datasets.types import DetectionBatch
 from ..detection.coco_metrics import CocoResult
 from ..detection.task import DetectionTask
@@ -33,7 +32,7 @@ class FaceDetectionTask(DetectionTask):
         Raises:
             DataError: The images are not letterboxed.
         """
-        if not isinstance(dataset.transform, Letterbox):
+        if not getattr(dataset.transform, "keeps_shape", False):
             raise DataError(
                 f"{dataset.name}: a face detector is measured on images that keep their shape, not "
                 f"by {type(dataset.transform).__name__}. Take FaceDetectionDataModule, or Letterbox"

@@ -11,7 +11,9 @@ from ...backbone.layers import ConvNormAct
 from ...backbone.mobilenet import MobileNetV1
 from ...backbone.weights.converters import take_norm
 from ...backbone.weights.formats import FileTensors, file_format, read_state_dict
+from ...datasets.faces.wider_face import FACE
 from ..checkpoint import Plan
+from ..detection.weights import PublicDetector
 from .model import STRIDES, ContextModule, ContextPyramid, LandmarkPredictor, RetinaFace
 
 SIZE_HW = (640, 640)  # of its training
@@ -31,6 +33,29 @@ def is_retinaface(path: Path) -> bool:
         return False
     names = {name.removeprefix(_PARALLEL) for name in read_state_dict(path)}
     return {_STEM, *_HEADS} <= names
+
+
+def read_retinaface(path: Path, size_hw: tuple[int, int] | None = None) -> PublicDetector:
+    """Read the public RetinaFace.
+
+    Args:
+        path: A file for which ``is_retinaface`` is true.
+        size_hw: Input size in pixels of letterboxed images; None takes that of its training.
+
+    Raises:
+        WeightsError: A tensor is missing, left over or of another shape.
+    """
+    source = PublicRetinaFace(path)
+    plan = source.plan()
+    network = cast(RetinaFace, plan.build())
+    source.fill(network)
+    metadata = {
+        "kind": "RetinaFace of Pytorch_Retinaface",
+        "imported": "backbone, pyramid, context modules, class, box and landmark predictors",
+        "folded": False,
+        "notes": ["The order of the colors is turned from BGR to RGB."],
+    }
+    return PublicDetector(plan, network.eval(), dict(FACE), size_hw or SIZE_HW, metadata)
 
 
 class PublicRetinaFace:

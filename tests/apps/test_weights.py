@@ -196,3 +196,17 @@ def test_list__json__has_every_fact(capsys: Capture) -> None:
             hub.PublicWeights(**{key: row[key] for key in hub.PublicWeights._fields})
             == (hub.PUBLIC_WEIGHTS[row["name"]])
         )
+
+
+@pytest.mark.usefixtures("server")
+def test_download__file_that_is_no_archive__is_kept_as_it_is(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = hub.PUBLIC_WEIGHTS["made_up"]._replace(member="")
+    monkeypatch.setattr(hub, "PUBLIC_WEIGHTS", {"made_up": plain})
+    assert main(["weights", "download", "made_up"]) == 0
+    assert files(cache) == {"made_up.tgz": made_up_archive()}
+    (cache / "made_up.tgz").unlink()
+    (tmp_path / "copy").write_bytes(made_up_archive())
+    assert main(["weights", "download", "made_up", "--url", str(tmp_path / "copy")]) == 0
+    assert files(cache) == {"made_up.tgz": made_up_archive()}

@@ -29,8 +29,8 @@ def test_public_weights__every_entry__is_complete(name: str) -> None:
     weights = PUBLIC_WEIGHTS[name]
     assert re.fullmatch(r"[0-9a-f]{64}", weights.sha256)
     assert weights.url.startswith("https://")
-    assert f"_{weights.width_mult:g}_" in name or f"_{weights.width_mult}_" in name
-    assert cached_path(name).suffix in (".tflite", ".pb")
+    assert f"_{weights.width_mult:g}_" in f"{name}_" or f"_{weights.width_mult}_" in name
+    assert cached_path(name).suffix in (".tflite", ".pb", ".pth")
     assert weights.licence
     assert weights.source
 

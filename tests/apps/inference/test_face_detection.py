@@ -1,0 +1,158 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mobilevision.apps import Detector, FaceDetector
+from mobilevision.apps.importing import format_card, import_weights
+from mobilevision.apps.inference.torch import run_task
+from mobilevision.apps.main import main
+from mobilevision.backbone import MobileNetV1
+from mobilevision.backbone.weights import hub
+from mobilevision.datasets.errors import DataError
+from mobilevision.datasets.images import ImageFile
+from mobilevision.heads.face_detection import FaceDetectionTask, RetinaFace
+
+
+@pytest.fixture(scope="module")
+def untrained() -> FaceDetector:
+    """A small network that finds many faces anywhere."""
+    torch.manual_seed(0)
+    backbone = MobileNetV1(0.25, out_strides=(8, 16, 32))
+    network = RetinaFace(backbone, channels=16)
+    for predictor in network.predictors:
+        torch.nn.init.normal_(predictor.classes.weight, std=2.0)
+        torch.nn.init.normal_(predictor.landmarks.weight, std=1.0)
+    task = FaceDetectionTask(network, {1: "face"})
+    return FaceDetector(run_task(FaceDetector, task, "cpu", (96, 96)), letterboxed=False)
+
+
+def pictures() -> list[np.ndarray]:
+    rng = np.random.default_rng(1)
+    sizes = [(64, 96), (50, 41), (64, 96), (1, 3), (120, 64)]
+    return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+
+
+def assert_same(a, b) -> None:
+    np.testing.assert_allclose(a.boxes, b.boxes, atol=1e-3)
+    np.testing.assert_allclose(a.landmarks, b.landmarks, atol=1e-3)
+    np.testing.assert_allclose(a.scores, b.scores, atol=1e-5)
+
+
+def test_batch__of_mixed_sizes__does_not_change_the_faces(untrained) -> None:
+    images = pictures()
+    together = untrained(images, score_threshold=0.3)
+    assert sum(map(len, together)) > 20
+    for image, result in zip(images, together, strict=True):
+        assert result.size_hw == image.shape[:2]
+        assert_same(result, untrained(image, score_threshold=0.3))
+        assert (result.boxes >= 0).all()
+        assert (result.boxes[:, 2:] <= image.shape[1::-1]).all()
+
+
+def test_no_face__is_empty(untrained) -> None:
+    result = untrained(pictures()[0], score_threshold=1.0)
+    assert len(result) == 0
+    assert result.landmarks.shape == (0, 5, 2)
+    assert untrained([]) == []
+
+
+def test_max_side__reduces_and_scales_back(untrained) -> None:
+    image = np.asarray(Image.fromarray(pictures()[0]).resize((192, 128), Image.Resampling.NEAREST))
+    reduced = FaceDetector(untrained.runtime, max_side=96, letterboxed=False)
+    small = np.array(Image.fromarray(image).resize((96, 64), Image.Resampling.BILINEAR))
+    ours, expected = reduced(image, score_threshold=0.3), untrained(small, score_threshold=0.3)
+    assert len(ours) == len(expected) > 0
+    np.testing.assert_allclose(ours.boxes, expected.boxes * 2, atol=1e-3)
+    np.testing.assert_allclose(ours.landmarks, expected.landmarks * 2, atol=1e-3)
+
+
+@pytest.mark.parametrize("max_side", [0, -5])
+def test_max_side__not_positive(untrained, max_side) -> None:
+    with pytest.raises(DataError, match="max_side"):
+        FaceDetector(untrained.runtime, max_side)
+
+
+def test_letterboxed__wide_and_high_images(untrained) -> None:
+    boxed = FaceDetector(untrained.runtime, letterboxed=True)
+    for size_hw in ((48, 96), (96, 48), (30, 30)):
+        image = np.random.default_rng(2).integers(0, 256, (*size_hw, 3), dtype=np.uint8)
+        result = boxed(image, score_threshold=0.3)
+        assert (result.boxes[:, 2:] <= size_hw[::-1]).all()
+    assert len({boxed.prepare(image).pixels.shape for image in map(Memory, pictures())}) == 1
+
+
+class Memory:
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels = pixels
+
+    def read(self) -> np.ndarray:
+        return self.pixels
+
+
+def test_above__keeps_landmarks_with_their_faces(untrained) -> None:
+    result = untrained(pictures()[0], score_threshold=0.3)
+    threshold = float(np.median(result.scores))
+    kept = result.above(threshold)
+    assert 0 < len(kept) < len(result)
+    np.testing.assert_array_equal(kept.landmarks, result.landmarks[: len(kept)])
+
+
+def test_plot__draws_landmarks_as_white_dots(untrained) -> None:
+    image = np.zeros((64, 96, 3), np.uint8)
+    result = untrained(image, score_threshold=0.0)
+    inside = result.landmarks.reshape(-1, 2)
+    inside = inside[((inside > 4) & (inside < [92, 60])).all(axis=1)]
+    if not len(inside):
+        pytest.skip("no landmark lies within the image")
+    drawn = np.asarray(result.plot())
+    assert drawn.max() == 255
+
+
+@pytest.fixture(scope="module")
+def public(real_data, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("public") / "retinaface.ckpt"
+    weights = real_data / "retinaface" / "mobilenet0.25_Final.pth"
+    imported = import_weights(str(weights), path)
+    assert imported.job == "face_detection"
+    assert imported.params == 426_608
+    assert imported.categories == {1: "face"}
+    named = hub.PUBLIC_WEIGHTS["retinaface_mobilenet_0.25"]
+    assert imported.provenance["sha256"] == named.sha256
+    assert imported.provenance["licence"] == named.licence == "MIT"
+    assert "(pixel - 123, 117, 104) / 1" in format_card(imported)
+    return path
+
+
+@pytest.mark.real_data
+def test_public_weights__one_load_for_all_detectors(public, real_data) -> None:
+    golden = json.loads((real_data / "retinaface" / "golden.json").read_text())
+    detector = Detector.load(public)
+    assert isinstance(detector, FaceDetector)
+    assert not detector.letterboxed
+    names = list(golden)[::8]
+    for name, found in zip(names, detector([real_data / x for x in names], 0.3), strict=True):
+        faces = sorted(golden[name], key=lambda face: -face["score"])
+        assert len(found) == len(faces)
+        points = np.array([face["landmarks"] for face in faces]).reshape(-1, 5, 2)
+        np.testing.assert_allclose(found.landmarks, points, atol=0.05)
+    boxed = FaceDetector.load(public, size_hw=(640, 640))
+    assert boxed.letterboxed
+    assert len(boxed(real_data / names[0], 0.9)) >= 1
+
+
+@pytest.mark.real_data
+def test_detect__draws_faces_and_writes_results(public, real_data, tmp_path) -> None:
+    golden = json.loads((real_data / "retinaface" / "golden.json").read_text())
+    name = next(name for name in golden if name.startswith("celeba") and golden[name])
+    out = tmp_path / "found"
+    assert main(["detect", str(real_data / name), "--model", str(public), "--out", str(out)]) == 0
+    (row, *_) = json.loads((out / "results.json").read_text())
+    face = max(golden[name], key=lambda face: face["score"])
+    x1, y1, x2, y2 = np.clip(face["box"], 0, [178, 218] * 2)
+    assert row["bbox"] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=0.1)
+    (picture,) = (out / "pictures").iterdir()
+    assert ImageFile(picture).size_hw == (218, 178)
