@@ -25,6 +25,7 @@ def untrained() -> FaceDetector:
     network = RetinaFace(backbone, channels=16)
     for predictor in network.predictors:
         torch.nn.init.normal_(predictor.classes.weight, std=2.0)
+        torch.nn.init.zeros_(predictor.classes.bias)
         torch.nn.init.normal_(predictor.landmarks.weight, std=1.0)
     task = FaceDetectionTask(network, {1: "face"})
     return FaceDetector(run_task(FaceDetector, task, "cpu", (96, 96)), letterboxed=False)
