@@ -372,7 +372,8 @@ class Predictor(ABC, Generic[R]):
         model = model or cls.default
         if model is None:
             raise DataError(f"no model is given, and there is no public one. {cls.hint}")
-        path = find_model(model, [each.job for each in cls._kinds()], cls.hint)
+        jobs = list(dict.fromkeys([cls.job, *(each.job for each in cls._kinds())]))
+        path = find_model(model, jobs, cls.hint)
         known = (CHECKPOINT_SUFFIX, *EXPORTED_SUFFIXES)
         if path.suffix not in known:
             raise DataError(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevision.apps import Detector, FaceDetector
+from mobilevision.apps import DetectionResult, Detector, FaceDetector
 from mobilevision.apps.importing import format_card, import_weights
 from mobilevision.apps.inference.torch import run_task
 from mobilevision.apps.main import main
@@ -102,15 +102,21 @@ def test_above__keeps_landmarks_with_their_faces(untrained) -> None:
     np.testing.assert_array_equal(kept.landmarks, result.landmarks[: len(kept)])
 
 
-def test_plot__draws_landmarks_as_white_dots(untrained) -> None:
-    image = np.zeros((64, 96, 3), np.uint8)
-    result = untrained(image, score_threshold=0.0)
-    inside = result.landmarks.reshape(-1, 2)
-    inside = inside[((inside > 4) & (inside < [92, 60])).all(axis=1)]
-    if not len(inside):
-        pytest.skip("no landmark lies within the image")
-    drawn = np.asarray(result.plot())
-    assert drawn.max() == 255
+def test_plot__draws_landmarks_of_faces_that_score_enough() -> None:
+    points = np.array([[30, 40], [60, 40], [45, 60], [32, 75], [58, 75]], np.float32)
+    result = DetectionResult(
+        np.array([[20, 20, 70, 90], [120, 20, 170, 90]], np.float32),
+        np.array([0.9, 0.4], np.float32),
+        np.zeros(2, np.int64),
+        {1: "face"},
+        (100, 200),
+        Memory(np.zeros((100, 200, 3), np.uint8)),
+        np.stack([points, points + np.array([100, 0], np.float32)]),
+    )
+    drawn = np.asarray(result.plot(0.5))
+    rows, columns = points[:, 1].astype(int), points[:, 0].astype(int)
+    assert (drawn[rows, columns] == 255).all()
+    assert (drawn[rows, columns + 100] == 0).all()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from mobilevision.datasets.transforms.detection import AlbumentationsPipeline
 POINTS = [30, 30, 2, 50, 30, 2, 40, 40, 1, 32, 52, 2, 0, 0, 0]
 
 
-def write(folder, annotations, categories=({"id": 1, "name": "face"},)):
+def write(folder, annotations, name="face"):
     content = {
         "images": [
             {"id": number, "file_name": f"{number}.png", "width": 120, "height": 80}
@@ -23,7 +23,7 @@ def write(folder, annotations, categories=({"id": 1, "name": "face"},)):
             {"id": number, "image_id": 1, "category_id": 1, "bbox": [20, 20, 40, 40], **each}
             for number, each in enumerate(annotations, start=1)
         ],
-        "categories": list(categories),
+        "categories": [{"id": 1, "name": name}],
     }
     for number in (1, 2):
         Image.new("RGB", (120, 80), "gray").save(folder / f"{number}.png")
@@ -78,7 +78,7 @@ def test_module__classes_that_differ(tmp_path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     train = write(tmp_path / "a", [{}])
-    val = write(tmp_path / "b", [{}], [{"id": 1, "name": "head"}])
+    val = write(tmp_path / "b", [{}], "head")
     data = FaceDetectionDataModule(train, val, num_workers=0)
     with pytest.raises(DataError, match=r"classes \{1: 'head'\} are not those of the training"):
         data.setup("fit")
