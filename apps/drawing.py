@@ -134,8 +134,9 @@ def draw_detections(
         solid_box(pen, box, class_color(label), line)
     for box, _, _ in actual:
         dashed_box(pen, box, max(1, line // 2))
-    if detections.landmarks is not None:
-        _draw_landmarks(pen, detections.landmarks[detections.scores >= score_threshold], line)
+    points: Any = getattr(detections, "landmarks", None)
+    if points is not None:
+        _draw_landmarks(pen, points[detections.scores >= score_threshold], line)
     taken: list[_Box] = []
     for box, score, label in found:
         red, green, blue = class_color(label)

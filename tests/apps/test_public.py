@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevision.apps import Classifier, Detector, FaceEmbedder, Geolocator
+from mobilevision.apps import Classifier, Detector, FaceDetector, FaceEmbedder, Geolocator
 from mobilevision.apps import public as public_module
 from mobilevision.apps.main import main
 from mobilevision.apps.public import find_model, public_checkpoint
@@ -191,8 +191,9 @@ def test_load__job_without_public_names__says_what_to_give() -> None:
 
 def test_public_weights__detectors__are_known_as_such() -> None:
     for name, weights in hub.PUBLIC_WEIGHTS.items():
-        assert weights.job == ("detection" if name.startswith("ssd_") else "classification")
-    for predictor in (Detector, Classifier):
+        jobs = {"ssd": "detection", "retinaface": "face_detection"}
+        assert weights.job == jobs.get(name.partition("_")[0], "classification")
+    for predictor in (Detector, FaceDetector, Classifier):
         assert predictor.default is not None
         assert hub.find_public(predictor.default).job == predictor.job
 
