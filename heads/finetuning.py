@@ -119,7 +119,8 @@ class _Filling:
         self.counts = counts
         self.score_activation = getattr(network, "score_activation", "softmax")
         self.folded: list[nn.BatchNorm2d] = []
-        self.fills_classes = False
+        self.meets_classes = False
+        """Whether the file has a layer of classes of the network's."""
         places = {name.casefold(): index for index, name in reversed([*enumerate(source.names)])}
         self.pairs = [
             (index, places[name.casefold()])
@@ -133,8 +134,8 @@ class _Filling:
         state, outcome = self.source.state, "new"
         if layer in self.class_layers:
             if tensors.keys() <= state.keys():
+                self.meets_classes = bool(self.source.names)
                 outcome = self._fill_classes(self.class_layers[layer], tensors)
-            self.fills_classes |= outcome != "new"
         elif all(name in state and state[name].shape == x.shape for name, x in tensors.items()):
             outcome = "loaded"
             with torch.no_grad():
@@ -209,7 +210,7 @@ class _Filling:
         """Yield lines on the classes, the kind of scores, and what could not be used."""
         if self.source.remark:
             yield f"  {self.source.remark}"
-        if not self.fills_classes:
+        if not self.meets_classes:
             return
         known = {index for index, _ in self.pairs}
         found = [name for index, name in enumerate(self.names) if index in known]
@@ -219,9 +220,12 @@ class _Filling:
             f"{len(self.source.names)}{_listed(found)}; new: {len(fresh)}{_listed(fresh)}"
         )
         if self._converts:
+            rows = (
+                "the rows of the classes were converted" if found else "background starts new, too"
+            )
             yield (
                 f"  scores: the file's are {self.source.score_activation}, the network's "
-                f"{self.score_activation}; the rows of the classes were converted"
+                f"{self.score_activation}; {rows}"
             )
 
 

@@ -167,7 +167,10 @@ class ImageTask(LightningModule):
             return
         if self.weights is None:
             if self.freeze_part not in (None, "norms"):
-                rank_zero_warn(f"freeze={self.freeze_part} without weights keeps what is there")
+                rank_zero_warn(
+                    f"freeze={self.freeze_part} without weights keeps what the network was made "
+                    "with: name what it starts from, with --model.weights"
+                )
             return
         start = start_from(self.network, self.class_names, self.weights)
         rank_zero_info(start.table)

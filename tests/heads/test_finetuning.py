@@ -213,7 +213,8 @@ def test_start_from__other_kind_of_scores_and_classes__starts_them_new(tmp_path:
     start = start_from(network, ["a", "b", "c"], save(tmp_path / "a.ckpt", source, OLD, "sigmoid"))
     assert all(torch.equal(*pair) for pair in zip(columns(network), before, strict=True))
     assert cells(start.table, "predictors, classes") == ["-", "-", "12", "12"]
-    assert "scores:" not in start.table
+    assert "0 of 3 are among the file's 3; new: 3 (a, b, c)" in start.table
+    assert "the network's softmax; background starts new, too" in start.table
 
 
 def test_start_from__faster_rcnn__boxes_follow_their_classes_and_a_detector_gives_its_backbone(
