@@ -88,7 +88,8 @@ def training_problems(words: list[str], root: Path) -> Iterator[str]:
         name, _, value = word.partition("=")
         if name in {"-c", "--config"}:
             config = value or following
-            if not (root / config).is_file():
+            recipe = root / "configs" / f"{config}.yaml"  # a bare name is one of the package
+            if not (root / config).is_file() and not recipe.is_file():
                 yield f"no file {config}"
         elif name.startswith("--") and name[2:].split(".", maxsplit=1)[0] not in LIGHTNING_OPTIONS:
             yield f"no option {name}"
