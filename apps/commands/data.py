@@ -133,6 +133,8 @@ def _convert(arguments: Namespace) -> int:
         val_fraction=arguments.val_fraction, split_seed=arguments.split_seed, link=arguments.link,
     )  # fmt: skip
     print(written.layout)
+    if written.division is not None:
+        print(f"For validation, {written.division.summary()}")
     for split, annotations in written.splits.items():
         print(f"{arguments.out}, {split}: {annotations.summary()}")
     print(f"Next: mobilevision data check {arguments.out}")

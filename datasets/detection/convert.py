@@ -8,21 +8,21 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..data_errors import data_log
 from ..errors import DataError
 from ..files import replaced_folder
 from .annotations import Annotations
-from .held_out import divide
+from .held_out import Division, divide
 from .image_checks import fit_to_images
-from .layout import FormatName, ReadOptions, find_layout
+from .layout import FormatName, Layout, ReadOptions, find_layout
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written: the layout that was read, and the annotations of each split."""
+    """What was written: the layout that was read, the annotations of each split, what was held out."""
 
-    layout: str
+    layout: Layout
     splits: dict[str, Annotations]
+    division: Division | None = None
 
 
 def convert_dataset(
@@ -65,17 +65,17 @@ def convert_dataset(
         annotations = fit_to_images(found.read(split, categories, options))
         categories = annotations.categories
         splits[split] = annotations
+    division = None
     if val_fraction is not None:
         if "val" in splits:
             raise DataError(f"{root}: has a validation split already; leave out the fraction.")
         division = divide(splits["train"], val_fraction, split_seed)
-        data_log.info(division.summary())
         splits["val"] = splits["train"].select(division.held_out)
         splits["train"] = splits["train"].select(~division.held_out)
     with replaced_folder(out) as temporary:
         for split, annotations in splits.items():
             _write_split(temporary, split, annotations, link, progress)
-    return Converted(str(found), splits)
+    return Converted(found, splits, division)
 
 
 def _write_split(

@@ -213,9 +213,10 @@ class DetectionDataModule(ImageDataModule):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.layout = named_layout(root, {"train": train, "val": val, "test": test}, layout)
-        self.root = self.layout.root
-        self.splits = dict(self.layout.splits)
+        found = named_layout(root, {"train": train, "val": val, "test": test}, layout)
+        self.root = found.root
+        self.splits = dict(found.splits)
+        self.layout = replace(found, splits=self.splits)
         self.read_options = ReadOptions(self.on_error, unlabeled, ignore_difficult, voc_classes)
         self.val_fraction = val_fraction
         self.split_seed = split_seed
@@ -226,7 +227,7 @@ class DetectionDataModule(ImageDataModule):
         if self._categories is None:
             self._categories = self._read_whole(next(iter(self.splits))).categories
         names = ", ".join(self.categories.values())
-        rank_zero_info("%s. %d classes (%s)", self.layout, self.num_classes, shorten(names, 300))
+        rank_zero_info("%s. %d classes (%s)", found, self.num_classes, shorten(names, 300))
         self.size_hw = (size_hw[0], size_hw[1])
         self.train_transform = train_transform or SSDAugment(self.size_hw)
         self.val_transform = val_transform or Resize(self.size_hw)

@@ -168,8 +168,9 @@ def test_check_dataset__no_data__error(tmp_path: Path) -> None:
         check_dataset(tmp_path)
 
 
-def test_check__imported__without_torch() -> None:
-    code = "import sys, mobilevision.datasets.detection.check; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize("name", ["check", "convert"])
+def test_check__imported__without_torch(name: str) -> None:
+    code = f"import sys, mobilevision.datasets.detection.{name}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
