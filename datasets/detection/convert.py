@@ -18,7 +18,7 @@ from .layout import FormatName, Layout, ReadOptions, find_layout
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written: the layout that was read, the annotations of each split, what was held out."""
+    """The layout that was read, the annotations of each split written, and what was held out."""
 
     layout: Layout
     splits: dict[str, Annotations]
