@@ -73,6 +73,8 @@ def read_graph(path: Path) -> Variables:
 def read_bundle(path: Path) -> Variables:
     """Return the weights of a checkpoint in TensorFlow's second format, of 2016 and later.
 
+    The checksums inside are not compared, as they guard against damage on the way alone.
+
     Args:
         path: The ``.index`` file; its data files lie beside it.
 

@@ -128,7 +128,9 @@ class TensorFlowSSD:
 
     kind = "SSD"
     boxes, classes = "BoxPredictor_1/BoxEncodingPredictor", "BoxPredictor_1/ClassPredictor"
+    """Scopes of the predictors of a map with six boxes a cell."""
     side = 300
+    """Height and width of the published configuration's input, in pixels."""
     score_threshold = 0.01
 
     def __init__(self, file: SlimFile) -> None:
