@@ -171,7 +171,7 @@ def test_weights__for_another_backbone_are_refused(scenes: Path, tmp_path: Path)
 def test_weights__of_another_activation__train_with_a_warning(scenes: Path, tmp_path: Path) -> None:
     data = data_module(scenes)
     backbone = {
-        "class_path": "MobileNetV1",
+        "class_path": "mobilevision.backbone.MobileNetV1",
         "init_args": {"width_mult": 0.25, "activation": "relu"},
     }
     state = MobileNetV1(width_mult=0.25).state_dict()
