@@ -3,7 +3,7 @@
 import colorsys
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -283,6 +283,30 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
         return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return ImageFont.truetype(folder / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"), size)
+
+
+def draw_caption(image: np.ndarray, lines: Sequence[str]) -> np.ndarray:
+    """Write lines onto the upper left corner of an image (H, W, 3) uint8 RGB; returns a copy."""
+    canvas = Image.fromarray(image)
+    pen = ImageDraw.Draw(canvas, "RGBA")
+    size = max(_SMALLEST_LETTERS, round(max(canvas.size) * 0.025))
+    letters, step = font(size), round(size * 1.25)
+    cut = [shortened(line, canvas.width - 12, letters) for line in lines]
+    width = max((letters.getlength(line) for line in cut), default=0)
+    pen.rectangle((0, 0, width + 12, step * len(cut) + 6), fill=_PANEL)
+    for row, line in enumerate(cut):
+        pen.text((6, 3 + row * step), line, _INK, letters)
+    return np.asarray(canvas)
+
+
+def draw_boxes(image: np.ndarray, boxes: Iterable[np.ndarray]) -> np.ndarray:
+    """Draw boxes (4,) xyxy onto an image (H, W, 3) uint8 RGB, each in a color; returns a copy."""
+    canvas = Image.fromarray(image)
+    pen = ImageDraw.Draw(canvas, "RGBA")
+    line = max(2, round(max(canvas.size) / 220))
+    for number, box in enumerate(boxes):
+        solid_box(pen, _clipped(box.tolist(), canvas.size), class_color(number), line)
+    return np.asarray(canvas)
 
 
 _PANEL = (255, 255, 255, 205)

@@ -80,7 +80,8 @@ def public_checkpoint(name: str) -> Path:
     from .importing import import_weights
 
     import_weights(name, path)
-    print(f"  {format_size(path.stat().st_size)}: {path}", file=sys.stderr)
+    size = format_size(path.stat().st_size)
+    print(f"{name}: a checkpoint of {size} from now on, {path}", file=sys.stderr)
     return path
 
 

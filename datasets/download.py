@@ -227,6 +227,73 @@ def download(
     return True
 
 
+def fetch_bytes(url: str, most: int) -> bytes:
+    """Return what an address holds, to be read as data: there is no hash to compare with.
+
+    Args:
+        url: http or https address.
+        most: Maximum number of bytes.
+
+    Raises:
+        DataError: The address is wrong, the server refuses or is silent for too long, or there are
+            more bytes.
+    """
+    name, content = without_password(url), bytearray()
+    deadline = time.monotonic() + _LONGEST_WAIT_S
+    try:
+        with open_url(url) as reply:
+            for chunk in reply.iter_content(_NETWORK_CHUNK_BYTES):
+                content += chunk
+                if len(content) > most or time.monotonic() > deadline:
+                    raise DataError(
+                        f"{name}: more than {format_size(most)}, or longer than "
+                        f"{_LONGEST_WAIT_S:.0f} s on its way; download it and give the file"
+                    )
+    except requests.RequestException as error:
+        raise DataError(f"{name}: cannot be fetched ({error}). Check the connection") from error
+    return bytes(content)
+
+
+def open_url(url: str) -> requests.Response:
+    """Request an address, whose answer is read as a stream.
+
+    Raises:
+        DataError: The server answers with an error.
+        requests.RequestException: There is no answer.
+    """
+    headers = {"User-Agent": "mobilevision"}
+    reply = requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S)
+    if not reply.ok:
+        reply.close()
+        raise DataError(
+            f"{without_password(url)}: the server answered {reply.status_code} {reply.reason}; "
+            "check the address"
+        )
+    return reply
+
+
+def content_type(url: str) -> str:
+    """Return the type that a server states for an address, such as ``image/jpeg``.
+
+    Raises:
+        DataError: The server refuses or does not answer.
+    """
+    try:
+        with open_url(url) as reply:
+            return reply.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    except requests.RequestException as error:
+        raise DataError(
+            f"{without_password(url)}: cannot be reached ({error}). Check address and connection"
+        ) from error
+
+
+def without_password(url: str) -> str:
+    """Return an address without user name and password, for messages and names."""
+    scheme, mark, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"
+
+
 def require_space(folder: Path, needed: int, *, what: str) -> None:
     """Raise a `DataError` unless a disk has room for so many bytes of ``what``."""
     free = shutil.disk_usage(folder).free

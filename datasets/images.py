@@ -220,6 +220,34 @@ class ImageFile:
         return f"broken image: {error}. {self.restore}"
 
 
+URL_PREFIXES = ("http://", "https://")
+_MOST_BYTES = 2**26
+
+
+class ImageAtUrl(ImageFile):
+    """An image at an address, which is fetched when it is first read, 64 MiB at the most."""
+
+    restore = "Check the address."
+
+    def __init__(self, url: str) -> None:
+        from .download import without_password
+
+        super().__init__(without_password(url).partition("://")[2])
+        self.url = url
+
+    @cached_property
+    def _content(self) -> bytes:
+        from .download import fetch_bytes
+
+        return fetch_bytes(self.url, _MOST_BYTES)
+
+    def _read_bytes(self) -> bytes:
+        return self._content
+
+    def _open(self) -> Image.Image:
+        return open_image(io.BytesIO(self._content), str(self.path))
+
+
 def _is_aligned(header: _Header, reduce: int) -> bool:
     """Return whether a reduced image begins with whole blocks after rotation has mirrored it."""
     height, width = header.size_hw

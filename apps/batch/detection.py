@@ -6,14 +6,13 @@ No torch, unless the model's runtime needs it.
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ...datasets.data_errors import FaultKind, Faults
 from ...datasets.detection.annotations import Annotations, find
@@ -23,11 +22,23 @@ from ...datasets.errors import DataError
 from ...datasets.files import replaced_atomically, write_atomically
 from ...heads.detection.coco_metrics import CocoResult, evaluate_boxes, format_table, write_metrics
 from ...heads.detection.error_analysis import analyze_errors
+from ..drawing import draw_detections
 from ..error_report.report import Evaluated, write_report
 from ..inference.detection import DetectionResult, Detector
-from ..inference.predictor import prepare_ahead
-from .inputs import InputFile, Video, find_files, mp4_writer, output_names
-from .runner import Job, Listed, Made, ProgressStore, file_digest, over_images, run_over_files
+from ..inference.predictor import ImageSource, prepare_ahead
+from .inputs import InputFile, find_files, output_names
+from .runner import (
+    Job,
+    Listed,
+    Made,
+    ProgressStore,
+    file_digest,
+    over_images,
+    predict_frames,
+    run_over_files,
+)
+from .showing import JPEG_QUALITY, Showing, Window
+from .videos import StreamLostError
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ def number_images(
     Annotations are matched by name: the path of an image must end in its ``file_name``.
 
     Args:
-        files: From ``find_files``; videos have no id.
+        files: From ``find_files``; videos and streams have no id.
         annotation_file: COCO annotations, or None.
         categories: Id -> name of the model's categories.
 
@@ -61,7 +72,7 @@ def number_images(
         DataError: The annotations are faulty, match two of the files by one name or none of the
             files, or give the model's category ids to other classes.
     """
-    image_paths = [file.path for file in files if not file.is_video]
+    image_paths = [file.path for file in files if file.kind == "image"]
     if annotation_file is None:
         return Numbering({path: number for number, path in enumerate(image_paths, 1)}, None, [])
     annotations = read_coco(annotation_file, annotation_file.parent)
@@ -172,7 +183,6 @@ def _entries(
             yield file, numbering.ids[file.path], json.loads(made.content)
 
 
-_JPEG_QUALITY = 92
 _NAMED_CLASSES = 12
 
 
@@ -187,12 +197,14 @@ class DetectOptions:
             precision needs them.
         batch_size: Number of images that go through the network at once.
         images: Whether to write annotated images and videos.
+        window: Shows them, or None.
     """
 
     out: Path
     score_threshold: float | None = None
     batch_size: int = 8
     images: bool = True
+    window: Window | None = None
 
 
 @dataclass
@@ -217,13 +229,13 @@ def detect(
     device: str = "auto",
     size_hw: tuple[int, int] | None = None,
 ) -> Tally:
-    """Detect in files, write the results, print a summary and, with annotations, the metrics.
+    """Detect in files and streams, write the results and print a summary or the metrics.
 
     ``<out>/progress.sqlite`` keeps the results of every file, from which a run with the same model
     and options is continued. Other runs begin anew and print that they do.
 
     Args:
-        inputs: Files, folders and patterns; see ``find_files``.
+        inputs: See ``find_files``, with ``addresses``.
         model: See ``Detector.load``.
         options: See there.
         results: File for the COCO results of the images.
@@ -235,7 +247,7 @@ def detect(
         DataError: An input is absent, the model or the annotations cannot be used, or an option is
             out of range.
     """
-    files = find_files(inputs, leave_out=options.out)
+    files = find_files(inputs, leave_out=options.out, addresses=True)
     model = Detector.find(model, size_hw)
     detector = Detector.load(model, device, size_hw)
     numbering = number_images(files, annotations, detector.categories)
@@ -254,11 +266,12 @@ def detect(
 
 
 class DetectJob(Job):
-    """The ``Job`` that detects objects in images and in the frames of videos.
+    """The ``Job`` that detects objects in images and in the frames of videos and streams.
 
     Annotated images are ``<out>/pictures/<name>.jpg``, annotated videos ``<out>/videos/<name>.mp4``
-    with ``<name>.json``: COCO results whose image ids are frame numbers from 0. They are complete
-    before a file counts as done. The results depend on the content of the file ``model``.
+    with ``<name>.json``: COCO results whose image ids are frame numbers from 0, with ``time_s``.
+    They are complete before a file counts as done. The results depend on the content of the file
+    ``model``.
     """
 
     def __init__(self, detector: Detector, model: Path, options: DetectOptions) -> None:
@@ -273,6 +286,7 @@ class DetectJob(Job):
             "score_threshold": self.score_threshold,
             "pictures": options.images,
         }
+        self.showing = Showing(self._draw, window=options.window)
         self._names: dict[int, str] = {}
 
     def begin(self, store: ProgressStore) -> None:
@@ -284,17 +298,18 @@ class DetectJob(Job):
 
     def __call__(self, files: Iterable[Listed]) -> Iterator[tuple[Listed, Made | DataError]]:
         """See ``Job``."""
-        for is_video, group in groupby(files, lambda file: InputFile(file.path, "").is_video):
-            make = self._videos if is_video else self._images
+        for kind, group in groupby(files, lambda file: file.kind):
+            make = self._images if kind == "image" else self._videos
             yield from make(group)
 
     def _images(self, files: Iterable[Listed]) -> Iterator[tuple[Listed, Made | DataError]]:
         """Detect in images, and draw them in background threads."""
-        stream, size = self.detector.stream, self.options.batch_size
-        detected = over_images(
-            files, lambda images: stream(images, 0.0, size), lambda _, result: result
-        )
-        for (file, _), made in prepare_ahead(detected, self._finish, ahead=2 * size):
+        found = over_images(files, self._predict)
+        detected = ((file, result) for file, _, result in found)
+        ahead = 2 * self.options.batch_size
+        for (file, result), made in prepare_ahead(detected, self._finish, ahead):
+            if not isinstance(result, DataError):
+                self.showing.image(None, file.name, result.image, result)
             yield file, made
 
     def _finish(self, item: tuple[Listed, DetectionResult | DataError]) -> Made:
@@ -304,7 +319,7 @@ class DetectJob(Job):
         name, options = self._names[file.position], self.options
         if options.images:
             with replaced_atomically(options.out / "pictures" / f"{name}.jpg") as temporary:
-                result.plot(self.score_threshold).save(temporary, quality=_JPEG_QUALITY)
+                result.plot(self.score_threshold).save(temporary, quality=JPEG_QUALITY)
         found = [[row["category_id"], *row["bbox"], row["score"]] for row in result.to_coco(0)]
         return _packed(
             name,
@@ -317,30 +332,47 @@ class DetectJob(Job):
     def _videos(self, files: Iterable[Listed]) -> Iterator[tuple[Listed, Made | DataError]]:
         for file in files:
             try:
-                yield file, self._video(file)
+                made, lost = self._video(file)
             except DataError as error:
                 yield file, error
+                continue
+            yield file, made
+            if lost is not None:
+                yield file, lost
 
-    def _video(self, file: Listed) -> Made:
-        """Detect in every frame; nothing is written if the video ends too early."""
+    def _video(self, file: Listed) -> tuple[Made, StreamLostError | None]:
+        """Detect in every frame; nothing is written if a video ends too early.
+
+        What was found in a stream before it broke off is kept.
+        """
         options, name = self.options, self._names[file.position]
-        video = Video(file.path)
-        base = options.out / "videos" / name
-        film = mp4_writer(Path(f"{base}.mp4"), video.fps) if options.images else nullcontext()
+        video, base = file.open(), options.out / "videos" / name
+        film = Path(f"{base}.mp4") if options.images else None
         objects: Counter[str] = Counter()
-        count = 0
-        with json_list(Path(f"{base}.json")) as add_rows, film as writer:
-            outcomes = self.detector.stream(video.frames(), 0.0, options.batch_size)
-            total = video.declared_frames or None
-            for result in tqdm(outcomes, file.name, total, leave=False, unit="frame"):
-                if isinstance(result, DataError):
-                    raise result
-                add_rows(result.to_coco(count))
-                objects.update(result.above(self.score_threshold).counts)
-                if writer is not None:
-                    writer.write(np.asarray(result.plot(self.score_threshold)))
-                count += 1
-        return _packed(name, count, frames=count, objects=dict(objects))
+        count, lost = 0, None
+        with (
+            json_list(Path(f"{base}.json")) as add_rows,
+            self.showing.video(film, file.name, video.fps, video.live) as draw,
+        ):
+            try:
+                for frame, result in predict_frames(video, file.name, self._predict):
+                    add_rows({**row, "time_s": round(frame.time_s, 3)}
+                             for row in result.to_coco(frame.number))  # fmt: skip
+                    objects.update(result.above(self.score_threshold).counts)
+                    draw(frame, result)
+                    count += 1
+                    if video.live and self.showing.closed:
+                        break
+            except StreamLostError as error:
+                lost = error
+        return _packed(name, count, frames=count, objects=dict(objects)), lost
+
+    def _predict(self, images: Iterator[ImageSource]) -> Iterator[DetectionResult | DataError]:
+        return self.detector.stream(images, 0.0, self.options.batch_size)
+
+    def _draw(self, pixels: np.ndarray, result: DetectionResult) -> np.ndarray:
+        names = list(result.categories.values())
+        return draw_detections(pixels, result, names, self.score_threshold)
 
 
 def _packed(name: str, rows: int, **entry: Any) -> Made:

@@ -8,15 +8,11 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
-from PIL import Image
 
 from ...datasets.errors import DataError
 from ...datasets.faces.labels import LANDMARK_COLUMNS
 from ...datasets.faces.sources import CelebAFaces, CelebAPart, Faces, FolderFaces
 from ...datasets.faces.views import FaceViews
-from ...datasets.files import replaced_atomically
-from ...datasets.images import ImageFile
-from ..drawing import draw_attributes
 from ..inference.face_analysis import FaceAnalyzer
 from ..inference.face_attributes import FaceAttributes, FaceDescription
 from ..inference.face_detector import FaceFinder, MTCNNFinder
@@ -29,17 +25,18 @@ from .runner import (
     Listed,
     Made,
     named_files,
-    over_images,
+    over_inputs,
     pack,
     print_faults,
     run_over_files,
     unpack,
 )
+from .showing import Showing, Window
 from .tables import Column, check_table, row_table
 
 Outcome = tuple[Listed, Made | DataError]
 
-_JPEG_QUALITY = 92
+_FRAME_COLUMNS = (Column("frame", None, "int32"), Column("time_s", None))
 _BOX_COLUMNS = ("x1", "y1", "x2", "y2")
 
 
@@ -56,8 +53,15 @@ class RowJob(Job):
 class FoundFaces(RowJob):
     """Makes rows of the faces in images, or the largest one: box, landmarks, score, embedding."""
 
-    def __init__(self, embedder: FaceEmbedder, batch_size: int, largest: bool = False) -> None:
+    def __init__(
+        self,
+        embedder: FaceEmbedder,
+        batch_size: int,
+        largest: bool = False,
+        window: Window | None = None,
+    ) -> None:
         self.embedder = embedder
+        self.showing = Showing(embedder.draw, window=window)
         self.batch_size = batch_size
         self.largest = largest
         self.columns = (
@@ -72,10 +76,11 @@ class FoundFaces(RowJob):
     def __call__(self, files: Iterable[Listed]) -> Iterator[Outcome]:
         """See ``Job``."""
         stop = 1 if self.largest else None
-        return over_images(
+        return over_inputs(
             files,
             lambda images: self.embedder.stream(images, self.batch_size),
             lambda _, faces: _rows(faces[:stop], self.columns),
+            self.showing,
         )
 
 
@@ -94,18 +99,22 @@ def _rows(faces: Sequence[Face | FaceDescription], columns: Sequence[Column]) ->
 class AlignedFaces(RowJob):
     """Makes a row of the embedding of each image, which is an aligned face."""
 
-    def __init__(self, embedder: FaceEmbedder, batch_size: int) -> None:
+    def __init__(
+        self, embedder: FaceEmbedder, batch_size: int, window: Window | None = None
+    ) -> None:
         self.embedder = embedder
+        self.showing = Showing(lambda pixels, _: pixels, window=window)
         self.batch_size = batch_size
         self.columns = (Column("embedding", embedder.dimension),)
         self.depends = {"rows": "aligned"}
 
     def __call__(self, files: Iterable[Listed]) -> Iterator[Outcome]:
         """See ``Job``."""
-        return over_images(
+        return over_inputs(
             files,
             lambda images: self.embedder.stream_aligned(images, self.batch_size),
             lambda _, embedding: pack(embedding[None]),
+            self.showing,
         )
 
 
@@ -162,7 +171,7 @@ class FoundLandmarks(RowJob):
 
     def __call__(self, files: Iterable[Listed]) -> Iterator[Outcome]:
         """See ``Job``."""
-        pixels = prepare_ahead(files, lambda file: ImageFile(file.path).read(), self.batch_size)
+        pixels = prepare_ahead(files, lambda file: file.image.read(), self.batch_size)
         while batch := list(islice(pixels, self.batch_size)):
             good = [image for _, image in batch if not isinstance(image, DataError)]
             found = iter(self.finder(good))
@@ -184,8 +193,9 @@ class DescribedFaces(RowJob):
         batch_size: Number of images at once.
         aligned: Each image is one face, framed like CelebA's aligned images.
         largest: Only the largest face of an image.
-        images: Folder for annotated images, ``<number>_<name>.jpg``, numbered in the order of the
-            files; None draws nothing.
+        images: Folder for annotated images and videos, ``<number>_<name>.jpg`` and ``.mp4``,
+            numbered in the order of the files; None writes nothing.
+        window: Shows the same, or None.
     """
 
     def __init__(
@@ -195,12 +205,15 @@ class DescribedFaces(RowJob):
         aligned: bool = False,
         largest: bool = False,
         images: Path | None = None,
+        window: Window | None = None,
     ) -> None:
         self.describe = describe
         self.batch_size = batch_size
         self.aligned = aligned
         self.largest = largest
-        self.images = images
+        stop = 1 if largest else None
+        self.showing = Showing(lambda pixels, faces: describe.draw(pixels, faces[:stop]),
+                               images, window)  # fmt: skip
         names = describe.attributes
         self.columns = (
             Column("face", None, "int32"),
@@ -219,21 +232,13 @@ class DescribedFaces(RowJob):
 
     def __call__(self, files: Iterable[Listed]) -> Iterator[Outcome]:
         """See ``Job``."""
-
-        def make(file: Listed, faces: Sequence[FaceDescription]) -> Made:
-            kept = faces[:1] if self.largest else faces
-            if self.images is not None:
-                self._draw(self.images, file, kept)
-            return _rows(kept, self.columns)
-
-        stream, size = self.describe.stream, self.batch_size
-        return over_images(files, lambda images: stream(images, size, aligned=self.aligned), make)
-
-    def _draw(self, folder: Path, file: Listed, faces: Sequence[FaceDescription]) -> None:
-        drawn = draw_attributes(ImageFile(file.path).read(), faces)
-        path = folder / f"{file.position:06d}_{file.path.stem}.jpg"
-        with replaced_atomically(path) as temporary:
-            Image.fromarray(drawn).save(temporary, quality=_JPEG_QUALITY)
+        stream, size, stop = self.describe.stream, self.batch_size, 1 if self.largest else None
+        return over_inputs(
+            files,
+            lambda images: stream(images, size, aligned=self.aligned),
+            lambda _, faces: _rows(faces[:stop], self.columns),
+            self.showing,
+        )
 
 
 def make_table(
@@ -263,10 +268,12 @@ def make_table(
     job.depends = {**model, **job.depends}
     with run_over_files(files, job, Path(f"{out}.progress")) as store:
         about = {"mobilevision": json.dumps(job.depends), **(metadata or {})}
-        with row_table(out, job.columns, about) as add:
+        framed = store.has_frames()
+        with row_table(out, (*_FRAME_COLUMNS * framed, *job.columns), about) as add:
             for file, made in store.results():
                 if made.rows:
-                    add(file.name, unpack(made))
+                    place = [[made.frame, made.time_s][: 2 * framed]] * made.rows
+                    add(file.name, np.hstack([np.array(place), unpack(made)]))
         counts = store.counts()
         print(f"{counts.done:,} of {counts.files:,} files, {counts.rows:,} rows: {out}")
         if counts.empty:
@@ -318,6 +325,7 @@ def embed(
     batch_size: int = 16,
     device: str = "auto",
     size: int | None = None,
+    window: Window | None = None,
 ) -> Counts:
     """Embed the faces of files into one table; see ``make_table``.
 
@@ -325,7 +333,7 @@ def embed(
     ``views`` those of ``ViewsOfFaces`` for the faces of a dataset.
 
     Args:
-        inputs: Files, folders and patterns.
+        inputs: See ``named_files``.
         model: See ``FaceEmbedder.load``, also for ``device`` and ``size``.
         out: The table, ``.parquet`` or, without ``views``, ``.csv``.
         aligned: The images are aligned faces.
@@ -334,6 +342,7 @@ def embed(
         batch_size: Number of images at once.
         device: See ``model``.
         size: See ``model``.
+        window: Shows the faces, or None.
 
     Raises:
         DataError: Options exclude each other or are out of range, an input is absent, or the model
@@ -353,9 +362,10 @@ def embed(
         files = (InputFile(faces.root / name, name) for name in faces.files)
         make = ViewsOfFaces(embedder, drawn, views.count, batch_size)
         return make_table(out, identity, files, make, {"fingerprint": drawn.fingerprint})
-    make = (
-        AlignedFaces(embedder, batch_size) if aligned else FoundFaces(embedder, batch_size, largest)
-    )
+    if aligned:
+        make = AlignedFaces(embedder, batch_size, window)
+    else:
+        make = FoundFaces(embedder, batch_size, largest, window)
     return make_table(out, identity, named_files(inputs), make)
 
 
@@ -375,7 +385,8 @@ def find_faces(
         raise DataError("--batch-size is at least 1")
     finder = MTCNNFinder(device=device)
     model = {"model": "mtcnn", "min_score": finder.min_score, "longest_px": finder.longest_px}
-    return make_table(out, model, named_files(inputs), FoundLandmarks(finder, batch_size))
+    files = (file for file in named_files(inputs) if file.kind == "image")
+    return make_table(out, model, files, FoundLandmarks(finder, batch_size))
 
 
 def describe_files(
@@ -388,6 +399,7 @@ def describe_files(
     batch_size: int = 8,
     device: str = "auto",
     embeddings: bool = False,
+    window: Window | None = None,
 ) -> Counts:
     """Describe the faces of files in one table; see ``make_table`` and ``DescribedFaces``.
 
@@ -400,6 +412,6 @@ def describe_files(
     if batch_size < 1:
         raise DataError("--batch-size is at least 1")
     describe = (FaceAnalyzer if embeddings else FaceAttributes).load(model, device)
-    make = DescribedFaces(describe, batch_size, aligned, largest, images)
+    make = DescribedFaces(describe, batch_size, aligned, largest, images, window)
     identity = {**model_fingerprint(str(model)), "size_hw": list(describe.size_hw)}
     return make_table(out, identity, named_files(inputs), make)

@@ -1,6 +1,7 @@
 """Geolocate the images of any number of files: printed lines, JSON and GeoJSON."""
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from ...datasets.errors import DataError
 from ...datasets.files import write_atomically
@@ -16,7 +18,17 @@ from ...datasets.geolocation.geodesy import distance_km
 from ...heads.geolocation.metrics import WITHIN_KM, shares_within
 from ..inference.geolocation import Geolocator, LocationResult
 from .inputs import find_files
-from .runner import Job, Listed, Made, file_digest, over_images, print_faults, run_over_files
+from .runner import (
+    Job,
+    Listed,
+    Made,
+    file_digest,
+    over_inputs,
+    print_faults,
+    run_over_files,
+    title,
+)
+from .showing import Showing, Window
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,7 @@ class LocateOptions:
         compare_exif: Compare with the GPS positions in the images.
         geojson: File for positions and outlines of cells, or None.
         out: File for a line of JSON for each image, from which a run is continued, or None.
+        window: Shows the places, or None.
     """
 
     top: int = 5
@@ -36,14 +49,16 @@ class LocateOptions:
     compare_exif: bool = False
     geojson: Path | None = None
     out: Path | None = None
+    window: Window | None = None
 
 
 def locate(
     inputs: Sequence[str], geolocator: Geolocator, model: Path, options: LocateOptions
 ) -> int:
-    """Locate images, print a line for each, and write the files of the options.
+    """Locate images, videos and streams, print a line for each, and write the files of the options.
 
-    For ``inputs`` see ``find_files``; the results depend on the content of the file ``model``.
+    For ``inputs`` see ``find_files``, with ``addresses``. The lines of frames have ``frame`` and
+    ``time_s``. The results depend on the content of the file ``model``.
 
     Returns:
         The number of images that could not be read.
@@ -51,15 +66,21 @@ def locate(
     Raises:
         DataError: An input is absent, or an option is out of range.
     """
-    files = [file for file in find_files(inputs) if not file.is_video]
-    if not files:
-        raise DataError("only videos: give images")
+    files = find_files(inputs, addresses=True)
     progress = None if options.out is None else Path(f"{options.out}.progress")
     job = _LocateJob(geolocator, model, options)
-    with run_over_files(files, job, progress) as store:
-        entries = [json.loads(made.content) for _, made in store.results()]
-        for entry in entries:
-            print(_line(entry), flush=True)
+
+    def write_line(file: Listed, made: Made) -> None:
+        tqdm.write(_line(title(file, made), json.loads(made.content)), file=sys.stdout)
+
+    each = write_line if progress is None else None
+    with run_over_files(files, job, progress, each) as store:
+        entries = []
+        for file, made in store.results():
+            framed = {} if file.kind == "image" else {"frame": made.frame, "time_s": made.time_s}
+            entries.append({"file": file.name, **framed, **json.loads(made.content)})
+            if each is None:
+                print(_line(title(file, made), entries[-1]), flush=True)
         if options.out is not None:
             lines = [json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries]
             write_atomically(options.out, "".join(lines).encode())
@@ -94,13 +115,14 @@ class _LocateJob(Job):
 
     def __call__(self, files: Iterable[Listed]) -> Iterator[tuple[Listed, Made | DataError]]:
         stream, top, size = self.geolocator.stream, self.options.top, self.options.batch_size
-        return over_images(files, lambda images: stream(images, top, size), self._made)
+        showing = Showing(self.geolocator.draw, window=self.options.window)
+        return over_inputs(files, lambda images: stream(images, top, size), self._made, showing)
 
     def _made(self, file: Listed, result: LocationResult) -> Made:
-        entry = {"file": file.name, **result.to_dict()}
+        entry = result.to_dict()
         if self.options.geojson is not None:
             entry["features"] = result.to_geojson(file.name)["features"]
-        if self.options.compare_exif:
+        if self.options.compare_exif and not file.address and file.kind == "image":
             entry["exif"] = _compared(file.path, (result.latitude, result.longitude))
         return Made(1, json.dumps(entry).encode())
 
@@ -113,10 +135,10 @@ def _compared(path: Path, predicted_deg: tuple[float, float]) -> dict[str, Any]:
     return {"latitude": position[0], "longitude": position[1], "error_km": error}
 
 
-def _line(entry: dict[str, Any]) -> str:
+def _line(name: str, entry: dict[str, Any]) -> str:
     best = entry["places"][0]
     line = (
-        f"{entry['file']}: {entry['latitude']:.5f}, {entry['longitude']:.5f}  "
+        f"{name}: {entry['latitude']:.5f}, {entry['longitude']:.5f}  "
         f"50 % within {entry['radius_50_km']:,.1f} km, 90 % within {entry['radius_90_km']:,.1f} km"
         f"  best cell {best['cell']} ({best['probability']:.3f})"
     )
@@ -131,8 +153,9 @@ def _line(entry: dict[str, Any]) -> str:
 
 def _comparison(entries: Sequence[dict[str, Any]]) -> str:
     """Return the shares within five distances, over the images that have a GPS position."""
-    errors = [entry["exif"]["error_km"] for entry in entries if "error_km" in entry["exif"]]
-    reasons = Counter(entry["exif"]["reason"] for entry in entries if "reason" in entry["exif"])
+    found = [entry["exif"] for entry in entries if "exif" in entry]
+    errors = [exif["error_km"] for exif in found if "error_km" in exif]
+    reasons = Counter(exif["reason"] for exif in found if "reason" in exif)
     without = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items()) or "none"
     lines = [f"Compared with EXIF: {len(errors):,} images (without a position: {without})"]
     if errors:

@@ -151,7 +151,7 @@ def _gps(arguments: Namespace) -> int:
     from ...datasets.geolocation.exif import read_gps
     from ..batch.inputs import find_files
 
-    files = [file for file in find_files(arguments.inputs) if not file.is_video]
+    files = [file for file in find_files(arguments.inputs) if file.kind == "image"]
     report = read_gps([file.path for file in files], [file.name for file in files])
     write_positions(arguments.out, report.table)
     print(f"{arguments.out}: {len(report.table.files):,} of {len(files):,} photos")

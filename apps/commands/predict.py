@@ -1,6 +1,7 @@
 """Commands that run a model over images."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -20,6 +21,9 @@ from ..command import (
     chosen_size_hw,
 )
 
+if TYPE_CHECKING:
+    from ..batch.showing import Window
+
 
 def _add_model(parser: ArgumentParser, what: str, default: str | None = None) -> None:
     sentence = f"Checkpoint of {what}, or an exported file"
@@ -27,6 +31,29 @@ def _add_model(parser: ArgumentParser, what: str, default: str | None = None) ->
         sentence += f", or a name of 'mobilevision weights list'; by default {default}"
     required = default is None
     parser.add_argument("--model", metavar="MODEL", required=required, help=f"{sentence}.")
+
+
+def _add_inputs(parser: ArgumentParser) -> None:
+    sentence = "Images, videos, folders of them, patterns, URLs, streams (rtsp://...), a camera (0)"
+    add_inputs(parser, f"{sentence}; Ctrl-C ends a stream.")
+    sentence = "Show what is found in a window; closing it ends a stream"
+    add_flag(parser, "--show", f"{sentence}, nothing else.")
+
+
+def _window(arguments: Namespace) -> "Window | None":
+    """Open the window of ``--show``."""
+    if not arguments.show:
+        return None
+    from ..batch.showing import Window
+
+    return Window()
+
+
+def _end(window: "Window | None", faults: int) -> int:
+    """Leave the last image on the screen until the window is closed; return the exit status."""
+    if window is not None:
+        window.wait()
+    return EXIT_FAULT if faults else 0
 
 
 def _add_run(parser: ArgumentParser, batch_size: int, size: bool = True) -> None:
@@ -46,7 +73,7 @@ def _add_faces_of_images(parser: ArgumentParser, framed: str = "") -> None:
 
 
 def _add_detect(parser: ArgumentParser) -> None:
-    add_inputs(parser, "Images, videos, folders of them, patterns.")
+    _add_inputs(parser)
     _add_model(parser, "a detector", "ssd_mobilenet_v1_0.75_coco_quant")
     add_path(parser, "--out", "Folder for the output.", "DIR", default=Path("runs/detect"))
     add_path(parser, "--results", "COCO results of the images; by default results.json in --out.")
@@ -58,25 +85,27 @@ def _add_detect(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--score-threshold", type=float, metavar="SCORE", help=sentence)
     _add_run(parser, 8)
-    add_flag(parser, "--no-pictures", "Do not write annotated images.")
+    add_flag(parser, "--no-pictures", "Do not write annotated images and videos.")
 
 
 def _detect(arguments: Namespace) -> int:
     from ..batch.detection import DetectOptions, detect
 
+    window = _window(arguments)
     options = DetectOptions(
-        arguments.out, arguments.score_threshold, arguments.batch_size, not arguments.no_pictures
-    )
+        arguments.out, arguments.score_threshold, arguments.batch_size, not arguments.no_pictures,
+        window,
+    )  # fmt: skip
     tally = detect(
         arguments.inputs, arguments.model, options,
         arguments.results or arguments.out / "results.json",
         arguments.annotations, arguments.device, chosen_size_hw(arguments),
     )  # fmt: skip
-    return EXIT_FAULT if tally.faults else 0
+    return _end(window, len(tally.faults))
 
 
 def _add_embed(parser: ArgumentParser) -> None:
-    add_inputs(parser)
+    _add_inputs(parser)
     add_face_model(parser)
     add = parser.add_argument
     sentence = "Table to write, .parquet or .csv; FILE.progress keeps what is done."
@@ -100,15 +129,16 @@ def _embed(arguments: Namespace) -> int:
         views = Views(
             arguments.views, arguments.layout, arguments.parts, arguments.landmarks, arguments.seed
         )
+    window = _window(arguments)
     counts = embed(
         arguments.inputs, arguments.model, arguments.out, arguments.aligned, arguments.largest,
-        views, arguments.batch_size, arguments.device, arguments.size,
+        views, arguments.batch_size, arguments.device, arguments.size, window,
     )  # fmt: skip
-    return EXIT_FAULT if counts.faults else 0
+    return _end(window, counts.faults)
 
 
 def _add_classify(parser: ArgumentParser) -> None:
-    add_inputs(parser)
+    _add_inputs(parser)
     _add_model(parser, "a classifier", "mobilenet_v1_1.0_224")
     sentence = "Table to write, .csv or .parquet; FILE.progress keeps what is done."
     add_path(parser, "--out", f"{sentence} By default the table is printed.")
@@ -123,21 +153,21 @@ def _classify(arguments: Namespace) -> int:
 
     if arguments.top < 1 or arguments.batch_size < 1:
         raise DataError("--top and --batch-size are at least 1")
-    size_hw = chosen_size_hw(arguments)
+    size_hw, window = chosen_size_hw(arguments), _window(arguments)
     model = Classifier.find(arguments.model, size_hw)
     counts = predict_files(
         Classifier.load(model, arguments.device, size_hw), model,
         arguments.inputs, arguments.out, arguments.batch_size,
-        show=lambda row: f"{row[1]} {row[2]:.3f}", top=arguments.top,
+        lambda row: f"{row[1]} {row[2]:.3f}", window, top=arguments.top,
     )  # fmt: skip
-    return EXIT_FAULT if counts.faults else 0
+    return _end(window, counts.faults)
 
 
 def _add_attributes(parser: ArgumentParser) -> None:
-    add_inputs(parser)
+    _add_inputs(parser)
     _add_model(parser, "the network")
     add_path(parser, "--out", "Table to write, .parquet or .csv.", required=True)
-    add_path(parser, "--pictures", "Folder for annotated images.", "DIR")
+    add_path(parser, "--pictures", "Folder for annotated images and videos.", "DIR")
     _add_faces_of_images(parser, ", framed as in CelebA")
     _add_run(parser, 8, size=False)
 
@@ -145,11 +175,12 @@ def _add_attributes(parser: ArgumentParser) -> None:
 def _attributes(arguments: Namespace, embeddings: bool = False) -> int:
     from ..batch.faces import describe_files
 
+    window = _window(arguments)
     counts = describe_files(
         arguments.inputs, arguments.model, arguments.out, arguments.aligned, arguments.largest,
-        arguments.pictures, arguments.batch_size, arguments.device, embeddings,
+        arguments.pictures, arguments.batch_size, arguments.device, embeddings, window,
     )  # fmt: skip
-    return EXIT_FAULT if counts.faults else 0
+    return _end(window, counts.faults)
 
 
 def _analyze(arguments: Namespace) -> int:
@@ -157,7 +188,7 @@ def _analyze(arguments: Namespace) -> int:
 
 
 def _add_locate(parser: ArgumentParser) -> None:
-    add_inputs(parser)
+    _add_inputs(parser)
     _add_model(parser, "a geolocator")
     add_path(parser, "--geojson", "Write predictions and the outlines of the best cells.")
     sentence = "JSON lines, one for each image; a run with the same options continues the file."
@@ -180,12 +211,12 @@ def _locate(arguments: Namespace) -> int:
         model, arguments.device, chosen_size_hw(arguments), arguments.answer,
         arguments.five_crop,
     )  # fmt: skip
+    window = _window(arguments)
     options = LocateOptions(
         arguments.top, arguments.batch_size, arguments.compare_exif, arguments.geojson,
-        arguments.out,
+        arguments.out, window,
     )  # fmt: skip
-    faults = locate(arguments.inputs, geolocator, model, options)
-    return EXIT_FAULT if faults else 0
+    return _end(window, locate(arguments.inputs, geolocator, model, options))
 
 
 COMMANDS = {
@@ -194,6 +225,8 @@ COMMANDS = {
         "Find objects in images and videos: annotated images, COCO results.",
         "mobilevision detect street.jpg",
         "mobilevision detect photos clip.mp4 'more/*.png' --model ssd.ckpt --out found",
+        "mobilevision detect 0 --show",
+        "mobilevision detect rtsp://camera.local/stream --no-pictures",
         "mobilevision detect data/coco/val2017 --model ssd.ckpt --out found"
         " --annotations data/coco/annotations/instances_val2017.json --no-pictures",
     ),

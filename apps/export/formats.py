@@ -55,7 +55,7 @@ def find_images(words: Sequence[str], count: int) -> tuple[Path, ...]:
     """
     if count < 1:
         raise DataError(f"--calibrate-count {count}: must be at least 1")
-    files = [file.path for file in find_files(words) if not file.is_video]
+    files = [file.path for file in find_files(words) if file.kind == "image"]
     places = np.linspace(0, len(files) - 1, min(count, len(files))).round().astype(int)
     return tuple(files[place] for place in places)
 

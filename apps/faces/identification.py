@@ -40,7 +40,7 @@ class Model:
         self, embedder: FaceEmbedder, inputs: Sequence[str]
     ) -> Iterator[tuple[str, list[Face] | DataError]]:
         """Yield each image of the inputs and its faces; an aligned image is one face."""
-        paths = [file.path for file in find_files(inputs) if not file.is_video]
+        paths = [file.path for file in find_files(inputs) if file.kind == "image"]
         images = (ImageFile(path) for path in paths)
         names = map(str, paths)
         if not self.aligned:

@@ -156,6 +156,13 @@ class Classifier(Predictor[ClassificationResult]):
         ranks = range(1, len(result.names) + 1)
         return zip(ranks, result.names, result.scores.tolist(), strict=True)
 
+    def draw(self, pixels: np.ndarray, result: ClassificationResult) -> np.ndarray:
+        """See ``Predictor``: the K classes as a caption."""
+        from ..drawing import draw_caption
+
+        named = zip(result.names, result.scores, strict=True)
+        return draw_caption(pixels, [f"{name} {score:.2f}" for name, score in named])
+
     def decode(  # type: ignore[override]
         self,
         outputs: Mapping[str, np.ndarray],

@@ -95,6 +95,12 @@ class FaceDescriber(FacePredictor[D]):
         """The names of the attributes, in the network's order."""
         return list(self.thresholds)
 
+    def draw(self, pixels: np.ndarray, result: list[D]) -> np.ndarray:  # type: ignore[override]
+        """See ``Predictor``: boxes with the attributes beside them."""
+        from ..drawing import draw_attributes
+
+        return draw_attributes(pixels, result)
+
     def crop(self, image: np.ndarray, landmarks: np.ndarray | None) -> np.ndarray:
         """See ``FacePredictor``."""
         return crop_face(image, landmarks, self.size_hw)[0]

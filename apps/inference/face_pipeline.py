@@ -74,6 +74,13 @@ class FacePredictor(Predictor[F]):
         model._finder = finder
         return model
 
+    def draw(self, pixels: np.ndarray, result: list[F]) -> np.ndarray:  # type: ignore[override]
+        """See ``Predictor``: the boxes."""
+        from ..drawing import draw_boxes
+
+        faces: list[Any] = result
+        return draw_boxes(pixels, [face.box for face in faces])
+
     @abstractmethod
     def crop(self, image: np.ndarray, landmarks: np.ndarray | None) -> np.ndarray:
         """Return a face of an image as the network's input.

@@ -314,6 +314,13 @@ class Geolocator(Predictor[LocationResult]):
         resized = center_crop(pixels, (height, width), 1.0)
         return Prepared(resized, (pixels.shape[0], pixels.shape[1]))
 
+    def draw(self, pixels: np.ndarray, result: LocationResult) -> np.ndarray:
+        """See ``Predictor``: position and radii as a caption."""
+        from ..drawing import draw_caption
+
+        near = f"50 % within {result.radius_50_km:,.0f} km, 90 % {result.radius_90_km:,.0f} km"
+        return draw_caption(pixels, [f"{result.latitude:.3f}, {result.longitude:.3f}", near])
+
     def decode(  # type: ignore[override]
         self,
         outputs: Mapping[str, np.ndarray],

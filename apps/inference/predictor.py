@@ -15,7 +15,14 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ...datasets.errors import DataError
-from ...datasets.images import ImageFile, center_crop, rgb_pixels, stretch
+from ...datasets.images import (
+    URL_PREFIXES,
+    ImageAtUrl,
+    ImageFile,
+    center_crop,
+    rgb_pixels,
+    stretch,
+)
 from ...heads.trust import trusting
 from ..public import find_model
 from .runtime import EXPORTED_SUFFIXES, ModelMetadata, Runtime, open_runtime, whole_install
@@ -27,7 +34,7 @@ if TYPE_CHECKING:
     from .torch import Prepare
 
 ImageLike = Union[str, os.PathLike[str], Image.Image, np.ndarray, "Tensor"]
-"""One image: a file, a Pillow image, an array (H, W, 3) or a tensor (3, H, W)."""
+"""One image: a file, a URL, a Pillow image, an array (H, W, 3) or a tensor (3, H, W)."""
 
 CHECKPOINT_SUFFIX = ".ckpt"
 _MAX_THREADS = 4
@@ -145,6 +152,8 @@ def as_images(images: ImageLike | Iterable[ImageLike]) -> tuple[Iterator[ImageSo
 
 
 def _as_image(image: Any, name: str) -> ImageSource:
+    if isinstance(image, str) and image.startswith(URL_PREFIXES):
+        return ImageAtUrl(image)
     if isinstance(image, str | os.PathLike):
         return ImageFile(Path(image))
     if isinstance(image, Image.Image | np.ndarray) or is_tensor(image):
@@ -294,6 +303,10 @@ class Predictor(ABC, Generic[R]):
         """Return the rows of a table for an image: plain values in the order of ``columns``."""
         raise NotImplementedError
 
+    def draw(self, pixels: np.ndarray, result: R) -> np.ndarray:
+        """Draw a result onto its image (H, W, 3) uint8 RGB; returns a new image, maybe larger."""
+        raise NotImplementedError
+
     def prepare(self, image: ImageSource) -> Prepared:
         """Read an image and resize it to the network's input size, as in evaluation."""
         pixels = image.read()
@@ -423,9 +436,9 @@ class Predictor(ABC, Generic[R]):
         """Predict one image or several.
 
         Args:
-            images: A path, a Pillow image, an array (H, W, 3) uint8 RGB, a tensor (3, H, W), or any
-                iterable of them, of mixed kinds and sizes. Gray images, alpha and EXIF rotation
-                are handled; see ``MemoryImage``.
+            images: A path, a URL, a Pillow image, an array (H, W, 3) uint8 RGB, a tensor
+                (3, H, W), or any iterable of them, of mixed kinds and sizes. Gray images, alpha
+                and EXIF rotation are handled; see ``MemoryImage``.
             batch_size: Number of images that go through the network at once.
             **options: Options of the job, see ``decode``.
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevision.apps.batch.inputs import mp4_writer
+from mobilevision.apps.batch.videos import mp4_writer
 from mobilevision.apps.command import friendly_errors
 from mobilevision.apps.main import main
 from mobilevision.apps.training.runs import AtomicCheckpointIO

@@ -17,8 +17,9 @@ from pyarrow import parquet
 from safetensors.torch import save_file
 from scipy.io import savemat
 
-from mobilevision.apps.batch.inputs import InputFile, Video, mp4_writer
+from mobilevision.apps.batch.inputs import InputFile
 from mobilevision.apps.batch.runner import Job, Listed, Made, run_over_files
+from mobilevision.apps.batch.videos import Video, mp4_writer
 from mobilevision.apps.callbacks.world_map import read_coastline
 from mobilevision.apps.commands.evaluate import evaluate_coco
 from mobilevision.apps.costs.tradeoff import read_results

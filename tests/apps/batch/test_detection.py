@@ -16,7 +16,7 @@ import pytest
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from mobilevision.apps.batch.inputs import mp4_writer
+from mobilevision.apps.batch.videos import mp4_writer
 from mobilevision.apps.inference.detection import Detector
 from mobilevision.apps.inference.runtime import ModelMetadata
 from mobilevision.apps.main import main
@@ -234,7 +234,7 @@ def files_done(progress: Path) -> int:
         return 0
     with closing(sqlite3.connect(f"file:{progress}?mode=ro", uri=True)) as connection:
         try:
-            return connection.execute("SELECT count(*) FROM made").fetchone()[0]
+            return connection.execute("SELECT count(*) FROM complete").fetchone()[0]
         except sqlite3.Error:  # not made yet, or being written
             return 0
 

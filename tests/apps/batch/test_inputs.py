@@ -42,7 +42,7 @@ def test_find_files__patterns_and_odd_names(folder: Path) -> None:
     assert names("in/**/*.jp*g") == ["b.jpg", "odd[1].jpg", "f.jpg", "c.jpeg"]
     assert names("in/odd[1].jpg") == ["odd[1].jpg"]
     assert names("in/notes.txt") == ["notes.txt"]
-    assert [file.is_video for file in find_files(["in/sub"])] == [False, True]
+    assert [file.kind for file in find_files(["in/sub"])] == ["image", "video"]
 
 
 @pytest.mark.parametrize("word", ["absent.jpg", "in/*.gif", "nowhere"])

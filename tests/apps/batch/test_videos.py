@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilevision.apps.batch.inputs import Video, mp4_writer
+from mobilevision.apps.batch.videos import Video, mp4_writer
 from mobilevision.datasets.errors import DataError
 
 
