@@ -16,6 +16,8 @@ from .videos import Frame, mp4_writer
 
 JPEG_QUALITY = 92
 _SHARE_OF_SCREEN = 0.85
+_KEPT: list[Any] = []
+"""Interpreters of Tcl, which aborts the process if another thread happens to free one."""
 
 
 class Window:
@@ -47,6 +49,7 @@ class Window:
                 f"--show needs a display ({error}). Leave it out: the pictures and videos that are "
                 "written show the same"
             ) from error
+        _KEPT.append(self._root)
         self._photo_of = ImageTk.PhotoImage
         self._label = tkinter.Label(self._root, borderwidth=0)
         self._label.pack()

@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from mobilevision.apps.batch.videos import mp4_writer
+from mobilevision.apps.batch.videos import Video, mp4_writer
 from mobilevision.apps.inference.detection import Detector
 from mobilevision.apps.inference.runtime import ModelMetadata
 from mobilevision.apps.main import main
@@ -165,6 +166,7 @@ def test_detect__video__film_and_results_by_frame(
     rows = read(out / "videos" / "clip.json")
     assert [row["image_id"] for row in rows] == [0, 0, 1, 1, 2, 2]
     assert rows[4]["score"] == pytest.approx(250 / 255, abs=0.02)
+    assert [row["time_s"] for row in rows] == [0, 0, 0.1, 0.1, 0.2, 0.2]
     import cv2
 
     film = cv2.VideoCapture(str(out / "videos" / "clip.mp4"))
@@ -276,6 +278,57 @@ def test_detect__killed_in_the_middle__goes_on_and_ends_as_if_nothing_had_been(
     detect(model, photos, "--out", whole)
     assert read(out / "results.json") == read(whole / "results.json")
     assert len(list((out / "pictures").iterdir())) == 40
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no SIGINT for a single process here")
+def test_detect__stream__ctrl_c_ends_it_and_everything_is_whole(
+    model: Path, server: tuple[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words = ["detect", f"{server[0]}/live", "--out", str(out), "--model", str(model)]
+    script = (
+        "import time\nimport numpy as np\n"
+        "from mobilevision.apps.inference.runtime import ModelMetadata\n"
+        "from mobilevision.apps.inference.detection import Detector\n"
+        f"{inspect.getsource(BrightFinder)}\n"
+        "BrightFinder.pause_s = 0.05\n"
+        "Detector.load = lambda *_: Detector(BrightFinder())\n"
+        f"from mobilevision.apps.main import main\nraise SystemExit(main({words!r}))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if any(path.stat().st_size for path in (out / "videos").glob(".live.*.json")):
+            break
+        time.sleep(0.02)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    said, complained = process.communicate(timeout=60)
+    assert process.returncode == 0, complained
+    assert "ending the stream; Ctrl-C again aborts" in complained
+    assert re.search(r"live: [\d,]+ frames in [\d.]+ s, [\d.]+ a second; [1-9]\d* left", complained)
+    assert "1 videos with" in said
+    assert sorted(path.name for path in (out / "videos").iterdir()) == ["live.json", "live.mp4"]
+    rows = read(out / "videos" / "live.json")
+    frames = [row["image_id"] for row in rows[::2]]
+    assert frames == sorted(set(frames))
+    assert frames[-1] > len(frames), "frames were left out"
+    (last,) = {row["time_s"] for row in rows[-2:]}
+    film = Video(out / "videos" / "live.mp4")
+    assert film.declared_frames / film.fps == pytest.approx(last, abs=1)
+
+
+def test_detect__image_at_an_address__as_a_file(
+    model: Path, photos: Path, server: tuple[str, Path], tmp_path: Path
+) -> None:
+    url, folder = server
+    (folder / "4.png").write_bytes((photos / "4.png").read_bytes())
+    out = tmp_path / "out"
+    assert detect(model, f"{url}/4.png", photos / "4.png", "--out", out) == 0
+    rows = read(out / "results.json")
+    assert [row["bbox"] for row in rows[:2]] == [row["bbox"] for row in rows[2:]]
+    assert sorted(path.name for path in (out / "pictures").iterdir()) == ["4.jpg", "4.png.jpg"]
 
 
 # --- the real thing

@@ -72,3 +72,37 @@ def test_find_files__name_that_is_not_utf8(folder: Path) -> None:
         pytest.skip("this file system takes no such names")
     with pytest.raises(DataError, match=r"caf\\udce9.png'.* not UTF-8. Rename the file"):
         find_files(["in"])
+
+
+def test_find_files__addresses__kinds_and_names(
+    server: tuple[str, Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, files = server
+    (files / "snapshot").write_bytes(b"\x89PNG")
+    (files / "film").write_bytes(b"\0\0\0 ftyp")
+    monkeypatch.chdir(folder)
+    words = ["0", "rtsp://user:secret@cam.local:554/", "http://a.org/x/photo.JPG?size=1",
+             "https://a.org/clip.mp4", "http://a.org/live.m3u8", f"{url}/snapshot", f"{url}/film",
+             f"{url}/live", "b.jpg"]  # fmt: skip
+    found = find_files(words, addresses=True)
+    assert [(file.name, file.kind) for file in found] == [
+        ("camera0", "stream"), ("cam.local", "stream"), ("photo.JPG", "image"),
+        ("clip.mp4", "video"), ("live.m3u8", "stream"), ("snapshot", "image"), ("film", "video"),
+        ("live", "stream"), ("b.jpg", "image"),
+    ]  # fmt: skip
+    assert [file.address for file in found] == [*words[:-1], ""]
+    (folder / "0").touch()
+    assert find_files(["0"], addresses=True)[0].kind == "image", "a file wins"
+
+
+@pytest.mark.parametrize("word", ["0", "http://a.org/photo.jpg"])
+def test_find_files__address_where_only_files_count__no_such_file(word: str) -> None:
+    with pytest.raises(DataError, match="no such file or folder"):
+        find_files([word])
+
+
+def test_find_files__address_that_does_not_answer__says_so(server: tuple[str, Path]) -> None:
+    with pytest.raises(DataError, match=r"/absent: the server answered 404"):
+        find_files([f"{server[0]}/absent"], addresses=True)
+    with pytest.raises(DataError, match=r"http://127.0.0.1:9/x: cannot be reached"):
+        find_files(["http://user:secret@127.0.0.1:9/x"], addresses=True)
