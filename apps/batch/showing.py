@@ -56,12 +56,16 @@ class Window:
         self._root.protocol("WM_DELETE_WINDOW", self.close)
         for key in ("<Escape>", "q"):
             self._root.bind(key, lambda _: self.close())
-        self.closed = False
+        self.closed = self._moving = False
 
-    def show(self, image: np.ndarray, title: str) -> None:
-        """Show an image (H, W, 3) uint8 RGB, scaled down to the screen; nothing once closed."""
+    def show(self, image: np.ndarray, title: str, moving: bool = False) -> None:
+        """Show an image (H, W, 3) uint8 RGB, scaled down to the screen; nothing once closed.
+
+        ``moving`` says that it is a frame, after which ``wait`` does not wait.
+        """
         if self.closed:
             return
+        self._moving = moving
         picture = Image.fromarray(image)
         screen = (self._root.winfo_screenwidth(), self._root.winfo_screenheight())
         picture.thumbnail((screen[0] * _SHARE_OF_SCREEN, screen[1] * _SHARE_OF_SCREEN))
@@ -71,7 +75,9 @@ class Window:
         self._root.update()
 
     def wait(self) -> None:
-        """Return when the window has been closed."""
+        """Leave an image until the window is closed; after a frame, close it."""
+        if self._moving:
+            self.close()
         while not self.closed:
             self._root.update()
             time.sleep(0.03)
@@ -143,7 +149,7 @@ class Showing:
             if self.window is not None:
                 count += 1
                 rate = count / max(time.monotonic() - begin, 1e-3)
-                self.window.show(drawn, f"{name}: {rate:.1f} frames a second")
+                self.window.show(drawn, f"{name}: {rate:.1f} frames a second", moving=True)
 
         with nullcontext() if path is None else mp4_writer(path, fps) as writer:
             yield add

@@ -73,6 +73,14 @@ def test_window__shows_one_image_after_the_other_until_closed(
     assert share_of(screenshot(display), (250, 20, 30)) == 0
 
 
+def test_wait__after_a_frame__closes(display: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISPLAY", display)
+    window = Window()
+    window.show(color((250, 20, 30)), "camera", moving=True)
+    window.wait()
+    assert window.closed
+
+
 def test_window__no_display__says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tkinter")
     monkeypatch.delenv("DISPLAY", raising=False)
@@ -87,7 +95,8 @@ class Collecting:
         self.closed = False
         self.shown: list[tuple[np.ndarray, str]] = []
 
-    def show(self, image: np.ndarray, title: str) -> None:
+    def show(self, image: np.ndarray, title: str, moving: bool = False) -> None:
+        assert moving == title.endswith("a second")
         self.shown.append((image, title))
 
 
