@@ -20,6 +20,7 @@ from mobilevision.apps import FaceEmbedder
 from mobilevision.apps.batch.faces import RowJob, make_table
 from mobilevision.apps.batch.runner import named_files, pack
 from mobilevision.apps.batch.tables import Column
+from mobilevision.apps.batch.videos import mp4_writer
 from mobilevision.apps.inference.face_embedding import model_fingerprint
 from mobilevision.apps.main import main
 from mobilevision.datasets.errors import DataError
@@ -419,6 +420,7 @@ import numpy as np
 from mobilevision.apps.batch.faces import RowJob, make_table
 from mobilevision.apps.batch.runner import named_files, pack
 from mobilevision.apps.batch.tables import Column
+from mobilevision.apps.batch.videos import mp4_writer
 class Wide(RowJob):
     columns, depends = (Column("embedding", 1024),), {}
     def __call__(self, files):
@@ -476,3 +478,19 @@ def test_make_table__memory_does_not_grow_with_the_number_of_rows(tmp_path: Path
         assert parquet.read_metadata(out).num_rows == count
     print(f"peak {peaks[0]:.1f} MB for 5,000 rows, {peaks[1]:.1f} MB for 25,000")
     assert peaks[1] < peaks[0] + 50  # the rows would be 82 MB more
+
+
+def test_make_table__video_with_a_row_for_each_frame(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    write_images(folder, 1)
+    with mp4_writer(folder / "clip.mp4", fps=5) as writer:
+        for level in (20, 200):
+            writer.write(np.full((32, 32, 3), level, np.uint8))
+    out = tmp_path / "out.parquet"
+    assert run(folder, "--aligned", "--model", model, "--out", out) == 0
+    rows = parquet.read_table(out).to_pylist()
+    assert [(row["file"], row["frame"]) for row in rows] == [
+        ("clip.mp4", 0), ("clip.mp4", 1), ("0/00000.png", 0)
+    ]  # fmt: skip
+    assert [row["time_s"] for row in rows] == pytest.approx([0, 0.2, 0])
+    assert not np.allclose(rows[0]["embedding"], rows[1]["embedding"])

@@ -4,9 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mobilevision.apps.batch.inputs import InputFile, find_files, output_names
+from mobilevision.apps.inference.predictor import as_images
+from mobilevision.datasets import images
 from mobilevision.datasets.errors import DataError
+from mobilevision.datasets.images import ImageAtUrl
 
 
 @pytest.fixture
@@ -106,3 +110,23 @@ def test_find_files__address_that_does_not_answer__says_so(server: tuple[str, Pa
         find_files([f"{server[0]}/absent"], addresses=True)
     with pytest.raises(DataError, match=r"http://127.0.0.1:9/x: cannot be reached"):
         find_files(["http://user:secret@127.0.0.1:9/x"], addresses=True)
+
+
+def test_image_at_url__read_as_a_file_and_limited(
+    server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, files = server
+    Image.new("RGB", (20, 10), (250, 9, 4)).save(files / "a.png")
+    image = ImageAtUrl(f"{url}/a.png".replace("://", "://user:secret@"))
+    assert image.read().shape == (10, 20, 3)
+    (files / "a.png").unlink()
+    assert image.read()[0, 0].tolist() == [250, 9, 4], "it is fetched once"
+    with pytest.raises(DataError, match=r"127.0.0.1:\d+/a.png: the server answered 404"):
+        ImageAtUrl(f"{url}/a.png").read()
+    (files / "b.png").write_bytes(b"x" * 1000)
+    monkeypatch.setattr(images, "_MOST_BYTES", 999)
+    with pytest.raises(DataError, match="more than 999 bytes"):
+        ImageAtUrl(f"{url}/b.png").read()
+    with pytest.raises(DataError, match=r"http://127.0.0.1:9/c.png: cannot be fetched"):
+        ImageAtUrl("http://127.0.0.1:9/c.png").read()
+    assert isinstance(next(as_images(f"{url}/a.png")[0]), ImageAtUrl)
