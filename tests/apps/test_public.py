@@ -96,7 +96,14 @@ def test_load__public_name__fetched_converted_and_silent_later(
     assert (classify.size_hw, len(classify.categories)) == ((128, 128), 1000)
     said = capsys.readouterr().err
     path = checkpoint_of(tmp_path)
-    for words in (NAME, "nobody", "license Apache-2.0", "/small.zip", "MB: ", str(path)):
+    for words in (
+        NAME,
+        "nobody",
+        "license Apache-2.0",
+        "/small.zip",
+        "a checkpoint of 2.0 MB from now on",
+        str(path),
+    ):
         assert words in said
     assert sorted(each.name for each in path.parent.iterdir()) == [path.name, f"{NAME}.npz"]
     assert Classifier.find(NAME) == path
