@@ -22,6 +22,7 @@ from ..backbone.weights.loading import (
 from ..datasets.errors import DataError
 from .checkpoint import CHECKPOINT_ENTRY, check_hyper_parameters
 from .detection.weights import is_detector, read_detector
+from .face_detection.weights import is_retinaface
 
 OUTCOMES = ("loaded", "adapted", "new", "left")
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -289,6 +290,11 @@ def _read_source(path: Path, mobilenet: bool) -> _Source:
         return _Source(state, _stored_names(stored, entry), _stored_activation(stored), folded)
     if not mobilenet:
         return _Source({}, [], None, folded=False)
+    if is_retinaface(path):
+        raise WeightsError(
+            f"{path}: a whole face detector; make it a checkpoint to start from: `mobilevision "
+            f"import {path} --out retinaface.ckpt`, then model.weights=retinaface.ckpt"
+        )
     if is_detector(path):
         return _read_detector(path)
     classifier = read_public(path).classifier

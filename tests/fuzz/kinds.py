@@ -52,6 +52,7 @@ from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.faces.celeba import read_celeba
 from mobilevision.datasets.faces.labels import LANDMARK_COLUMNS, read_label_table
 from mobilevision.datasets.faces.pairs import read_pairs
+from mobilevision.datasets.faces.wider_face import read_boxes, read_landmarks
 from mobilevision.datasets.geolocation.cells import read_partitions
 from mobilevision.datasets.geolocation.coordinates import (
     CellTable,
@@ -342,6 +343,24 @@ KINDS["labels"] = Kind(
         lambda folder: read_label_table(folder / "l.csv", folder),
         lambda folder: read_label_table(folder / "l.csv", folder, ["Hat"]),
         lambda folder: read_label_table(folder / "l.parquet", folder),
+    ),
+)
+
+
+def write_wider_face(folder: Path) -> None:
+    rows = "10 10 20 24 0 0 0 0 0 0\n50 12 16 16 2 0 0 1 1 0"
+    (folder / "faces.txt").write_text(
+        f"0--Parade/a.jpg\n2\n{rows}\n1--Riot/b.jpg\n0\n{'0 ' * 10}\n"
+    )
+    points = "15 15 0.0 25 15 0.0 20 20 0.0 16 28 1.0 24 28 0.0"
+    (folder / "label.txt").write_text(f"# 0--Parade/a.jpg\n10 10 20 24 {points} 0.8\n1 1 2 2\n")
+
+
+KINDS["wider_face"] = Kind(
+    write_wider_face,
+    (
+        lambda folder: read_boxes(folder / "faces.txt"),
+        lambda folder: read_landmarks(folder / "label.txt"),
     ),
 )
 

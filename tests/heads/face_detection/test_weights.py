@@ -6,6 +6,7 @@ import torch
 from mobilevision.backbone.errors import WeightsError
 from mobilevision.datasets.images import ImageFile
 from mobilevision.heads.face_detection.weights import PublicRetinaFace, is_retinaface
+from mobilevision.heads.finetuning import start_from
 
 pytestmark = pytest.mark.real_data
 
@@ -75,6 +76,12 @@ def test_other_weights__are_refused_by_name(public, tmp_path, change, message) -
     torch.save(state, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match=message):
         filled(tmp_path / "other.pth")
+
+
+def test_fine_tuning__from_the_published_file__names_the_import(public) -> None:
+    network = PublicRetinaFace(public).plan().build()
+    with pytest.raises(WeightsError, match="a whole face detector; make it a checkpoint"):
+        start_from(network, ["face"], public)
 
 
 def test_other_files__are_no_retinaface(tmp_path) -> None:
