@@ -282,7 +282,7 @@ class DetectJob(Job):
         self.files_at_once = options.batch_size
         self.depends = {
             "model": file_digest(model),
-            "size_hw": list(detector.size_hw),
+            "size_hw": detector.input_size,
             "score_threshold": self.score_threshold,
             "pictures": options.images,
         }

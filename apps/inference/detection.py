@@ -205,6 +205,11 @@ class Detector(Predictor[DetectionResult]):
         return cls(run_network(cls, network, cls._metadata(categories, size_hw), device))
 
     @property
+    def input_size(self) -> Any:
+        """What images are resized to, as plain data; results depend on it."""
+        return list(self.size_hw)
+
+    @property
     def score_threshold(self) -> float:
         """The threshold that was best in the validation of the training; 0.5 if there was none."""
         return self.runtime.metadata.thresholds.get(_SCORE, DEFAULT_THRESHOLD)

@@ -96,6 +96,11 @@ class FaceDetector(Detector):
         made.letterboxed = size_hw is not None
         return made
 
+    @property
+    def input_size(self) -> Any:
+        """See ``Detector``."""
+        return super().input_size if self.letterboxed else {"max_side": self.max_side}
+
     @staticmethod
     def outputs(
         network: "nn.Module",

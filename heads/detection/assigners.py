@@ -1,5 +1,6 @@
 """Assignment of objects to anchors: three strategies, all images of a batch at once."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,12 @@ from torch import Tensor, nn
 
 from ...datasets.types import DetectionTarget
 from .boxes import BoxCoder, ScoreActivation, SSDOutput, area, pairwise_intersection, pairwise_iou
+
+MOST_PAIRS = 2**26
+"""Pairs of an anchor and an object beyond which images are matched one by one.
+
+A photo of a crowd has a thousand faces, and the rest of its batch is padded to as many.
+"""
 
 
 class Matches(NamedTuple):
@@ -40,6 +47,10 @@ def match_anchors(
     """
     if target.labels.shape[1] == 0:
         return no_matches(len(target.labels), anchors)
+    limits = (iou_threshold, crowd_threshold, least_best_iou)
+    if len(target.labels) > 1 and target.labels.numel() * len(anchors) > MOST_PAIRS:
+        images = (match_anchors(anchors, each, *limits) for each in without_padding(target))
+        return Matches(*map(torch.cat, zip(*images, strict=True)))
     iou = pairwise_iou(target.boxes, anchors)  # (B, N, A)
     iou = iou.masked_fill(~is_object(target)[..., None], -1.0)
     best_iou, objects = iou.max(dim=1)  # (B, A)
@@ -58,6 +69,13 @@ def match_anchors(
 
     crowd = on_crowd(anchors, target, crowd_threshold)
     return Matches(objects, positive, crowd & ~positive)
+
+
+def without_padding(target: DetectionTarget) -> Iterator[DetectionTarget]:
+    """Yield the target (1, N, ...) of each image, without the padding at its end."""
+    for row, count in enumerate((target.labels >= 0).sum(dim=1).tolist()):
+        part = (slice(row, row + 1), slice(0, count))
+        yield DetectionTarget(target.boxes[part], target.labels[part], target.crowd[part])
 
 
 def is_object(target: DetectionTarget) -> Tensor:

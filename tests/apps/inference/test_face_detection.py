@@ -79,6 +79,7 @@ def test_max_side__not_positive(untrained, max_side) -> None:
 
 def test_letterboxed__wide_and_high_images(untrained) -> None:
     boxed = FaceDetector(untrained.runtime, letterboxed=True)
+    assert (untrained.input_size, boxed.input_size) == ({"max_side": 1024}, [96, 96])
     for size_hw in ((48, 96), (96, 48), (30, 30)):
         image = np.random.default_rng(2).integers(0, 256, (*size_hw, 3), dtype=np.uint8)
         result = boxed(image, score_threshold=0.3)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from mobilevision.datasets.types import DetectionTarget, stack_targets
+from mobilevision.heads.detection import assigners
 from mobilevision.heads.detection.assigners import (
     Assigner,
     ATSSAssigner,
@@ -289,3 +290,14 @@ def test_atss__on_a_pyramid_chooses_the_map_that_fits_the_object() -> None:
         of_object = matches.positive[0] & (matches.objects[0] == number)
         assert of_object.any()
         assert torch.equal(of_object[first:last].sum(), of_object.sum())
+
+
+def test_many_pairs__are_matched_image_by_image_to_the_same_objects(monkeypatch) -> None:
+    output, target = network_output(0), scattered(0)
+    together = match_anchors(output.anchors, target, 0.4, 0.3, 0.1)
+    monkeypatch.setattr(assigners, "MOST_PAIRS", 10)
+    apart = match_anchors(output.anchors, target, 0.4, 0.3, 0.1)
+    assert together.positive.any()
+    assert torch.equal(apart.positive, together.positive)
+    assert torch.equal(apart.ignored, together.ignored)
+    assert torch.equal(apart.objects[together.positive], together.objects[together.positive])
