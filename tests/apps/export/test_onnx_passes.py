@@ -79,7 +79,7 @@ def test_nms__onnx__same_detections(options: dict[str, Any], spread: float, tmp_
         expected = PostProcess(**options)(boxes, scores, SIZE_HW)
         found = session.run(None, {"boxes": boxes.numpy(), "scores": scores.numpy()})
         assert (expected.scores > 0).any()
-        for mine, theirs in zip(found, expected, strict=True):
+        for mine, theirs in zip(found, expected[:3], strict=True):
             np.testing.assert_allclose(mine, theirs.numpy(), atol=1e-5)
 
 
