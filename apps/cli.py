@@ -19,16 +19,21 @@ from typing import Any
 from jsonargparse import ActionConfigFile  # pyright: ignore[reportPrivateImportUsage]
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 
 from ..configs import find_config
 from ..heads.checkpoint import class_paths
 from ..heads.trust import trusting
+from .callbacks.finders import FINDERS
 from .command import add_trust, friendly_errors
 from .training.runs import (
     AtomicCheckpointIO,
     ResumableTrainer,
     keep_freed_memory,
     last_checkpoint,
+    make_logger,
+    next_version,
     run_loggers,
 )
 
@@ -98,19 +103,37 @@ class MobilevisionCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would override the options by those of the checkpoint."""
 
+    def _add_instantiators(self) -> None:
+        """Have loggers write into the run's directory, and finders know the tasks."""
+        super()._add_instantiators()
+        self.parser.add_instantiator(self._make_logger, Logger)
+        for made, own in FINDERS.items():
+            self.parser.add_instantiator(lambda _, own=own, **options: own(**options), made)
+
+    def _make_logger(self, made: type[Logger], **options: Any) -> Logger:
+        return make_logger(self._run_dir, made, **options)
+
     def before_instantiate_classes(self) -> None:
         """Resolve ``--ckpt_path last``, and trust the classes that the configuration names."""
         config = self.config[self.config.subcommand]
+        root = _root(config.trainer)
+        self._run_dir = root / f"version_{next_version(root)}"
         config.weights_only = True
         self._trust.enter_context(trusting([*config.trust, *class_paths(config.as_dict())]))
         if config.get("ckpt_path") == "last":
-            config.ckpt_path = str(last_checkpoint(_root(config.trainer)))
+            config.ckpt_path = str(last_checkpoint(root))
+
+    def after_instantiate_classes(self) -> None:
+        """Make the folders that loggers take for granted."""
+        for logger in self.trainer.loggers:
+            if logger.save_dir and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                Path(logger.save_dir).mkdir(parents=True, exist_ok=True)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer with atomic checkpoints and, by default, a run directory."""
+        """Build the trainer with atomic checkpoints and loggers that share the run's directory."""
         config = self._get(self.config_init, "trainer", default={})
-        if config.get("logger") in (None, True) and not config.get("fast_dev_run"):
-            kwargs["logger"] = run_loggers(_root(config))
+        if not config.get("fast_dev_run"):
+            kwargs["logger"] = run_loggers(self._run_dir, config.get("logger"))
         plugins = config.get("plugins") or []
         plugins = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins]
         kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]

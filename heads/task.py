@@ -113,6 +113,10 @@ class ImageTask(LightningModule):
         self.channels_last = channels_last
         self.decay_depthwise = decay_depthwise
         self.run_dir = Path()
+        self.learning_rate: float | None = None
+        """What a finder found, in place of the optimizer's own; None before."""
+        self.searching = False
+        """Whether a finder takes steps, which end where the loss is not finite."""
         self.metadata: dict[str, Any] = {"format": CHECKPOINT_FORMAT}
         """Plain data beside the weights in every checkpoint, such as ``size_hw``."""
         if channels_last:
@@ -229,6 +233,8 @@ class ImageTask(LightningModule):
                 spare = parameter.ndim <= 1 or parameter in spared
                 (plain if spare else decayed).append(parameter)
         groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+        if self.learning_rate is not None:
+            groups = [{**group, "lr": self.learning_rate} for group in groups]
         make = self.make_optimizer
         optimizer = make(groups) if make else SGD(groups, lr=0.01, momentum=0.9, weight_decay=4e-5)
         if self.make_schedule is None:
@@ -247,7 +253,9 @@ class ImageTask(LightningModule):
             DataError: The sum is not finite; the message names the images.
         """
         total = torch.stack(list(losses.values())).sum()
-        if not torch.isfinite(total):
+        if self.searching and not torch.isfinite(total):
+            self.trainer.should_stop = True
+        elif not torch.isfinite(total):
             parts = ", ".join(f"{name} {value.item()}" for name, value in losses.items())
             raise DataError(
                 f"the {stage} loss is not a finite number in epoch {self.current_epoch}, batch "

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -38,10 +38,32 @@ class RunCallback(Callback):
         self._path = Path(trainer.log_dir or trainer.default_root_dir) / self.file_name
 
 
+def log_image(trainer: Trainer, name: str, image: Image.Image) -> None:
+    """Give an RGB image to every logger that takes images: TensorBoard, Weights & Biases, MLflow.
+
+    Call it on the first process alone.
+    """
+    step = trainer.global_step
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, np.asarray(image), step, dataformats="HWC")
+        elif isinstance(logger, WandbLogger):
+            logger.log_image(name, [image], step)
+        elif isinstance(logger, MLFlowLogger):
+            logger.experiment.log_image(str(logger.run_id), image, key=name, step=step)
+
+
+def log_figure(trainer: Trainer, name: str, figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, and give it to the loggers as ``log_image`` does."""
+    write_figure(figure, path)
+    with Image.open(path) as image:
+        log_image(trainer, name, image.convert("RGB"))
+
+
 class EvaluationPlot(RunCallback):
     """A callback that writes a figure to the run's folder after each validation and test.
 
-    A TensorBoardLogger gets it, too. Sanity checks and ``fast_dev_run`` draw nothing. Subclasses
+    Loggers that take images get it, too. Sanity checks and ``fast_dev_run`` draw nothing. Subclasses
     draw the figure.
     """
 
@@ -59,12 +81,8 @@ class EvaluationPlot(RunCallback):
         figure = self.figure(trainer, pl_module)
         if figure is None:
             return
-        write_figure(figure, self._path)
         stage = TrainerFn(trainer.state.fn)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                name = f"{self._path.stem}/{stage.value}"
-                logger.experiment.add_figure(name, figure, trainer.global_step)
+        log_figure(trainer, f"{self._path.stem}/{stage.value}", figure, self._path)
         if stage != TrainerFn.FITTING:
             print(f"{self.label}: {self._path}", flush=True)
 
@@ -84,9 +102,9 @@ class DetectionImages(RunCallback):
     """A callback that draws detections and annotations on a few images after each evaluation.
 
     Training writes ``pictures/epoch_0003.png`` and ``pictures/latest.png`` to the run's folder, the
-    other commands ``pictures/validate.png``, ``test.png`` and ``predict.png``; a TensorBoardLogger
-    gets them, too. The same images are drawn each time, spread over the first dataloader (with
-    several processes, over the share of the first). Sanity checks and ``fast_dev_run`` draw
+    other commands ``pictures/validate.png``, ``test.png`` and ``predict.png``; loggers that take
+    images get them, too. The same images are drawn each time, spread over the first dataloader
+    (with several processes, over the share of the first). Sanity checks and ``fast_dev_run`` draw
     nothing.
 
     The module's step has to return Detections in pixels of the original images for a
@@ -185,15 +203,12 @@ class DetectionImages(RunCallback):
 
     def _write(self, grid: np.ndarray, trainer: Trainer, training: bool) -> None:
         stage = TrainerFn(trainer.state.fn).value
-        png = io.BytesIO()
-        Image.fromarray(grid).save(png, "PNG")
+        image, png = Image.fromarray(grid), io.BytesIO()
+        image.save(png, "PNG")
         names = (f"epoch_{trainer.current_epoch:04}", "latest") if training else (stage,)
         for name in names:
             write_atomically(self._path / f"{name}.png", png.getvalue())
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                step = trainer.global_step
-                logger.experiment.add_image(f"pictures/{stage}", grid, step, dataformats="HWC")
+        log_image(trainer, f"pictures/{stage}", image)
         if not training:
             print(f"Images: {self._path / names[0]}.png", flush=True)
 

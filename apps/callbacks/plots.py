@@ -15,8 +15,8 @@ from ...heads.face_embedding.far_frr import Roc
 from ...heads.face_embedding.task import FaceEmbeddingTask
 from ...heads.face_embedding.verification import VerificationResult
 from ..confusion import draw_confusion
-from ..drawing import PALETTE, write_figure
-from .images import EvaluationPlot, RunCallback
+from ..drawing import PALETTE
+from .images import EvaluationPlot, RunCallback, log_figure
 
 _Series = dict[str, list[tuple[int, float]]]
 """Points (optimizer step, value) by name, in the order of the steps."""
@@ -33,7 +33,7 @@ _MOST_POINTS = 5000
 class Curves(RunCallback):
     """A callback that writes ``curves.png`` to the run's folder when training ends or is stopped.
 
-    It has three panels over the optimizer steps: the training losses (raw faint, smoothed strong)
+    Loggers that take images get it, too. It has three panels over the optimizer steps: the training losses (raw faint, smoothed strong)
     with the validation loss, the job's validation metrics (such as AP and AP50, top-1 and top-5),
     and the learning rate of the first optimizer. The values are the logged ones whose names begin
     with ``train/loss``, ``val/loss`` and the names in ``_METRICS``.
@@ -109,7 +109,8 @@ class Curves(RunCallback):
     def _write(self, trainer: Trainer) -> None:
         if not trainer.is_global_zero or trainer.fast_dev_run or not self._points:  # type: ignore[attr-defined]
             return
-        write_figure(draw_curves(self._points, self._path.parent.name), self._path)
+        figure = draw_curves(self._points, self._path.parent.name)
+        log_figure(trainer, self._path.stem, figure, self._path)
         print(f"Curves: {self._path}", flush=True)
 
 

@@ -4,14 +4,20 @@ import ctypes
 import inspect
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import (
+    CSVLogger,
+    Logger,
+    MLFlowLogger,
+    TensorBoardLogger,
+    WandbLogger,
+)
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from ...datasets.errors import DataError
@@ -59,10 +65,42 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read_checkpoint(path, map_location)
 
 
-def run_loggers(root: Path) -> list[Logger]:
-    """Return loggers for TensorBoard and CSV in the same new ``<root>/version_N``."""
-    place = {"save_dir": root, "name": "", "version": next_version(root)}
-    return [TensorBoardLogger(**place), CSVLogger(**place)]
+def run_loggers(run: Path, given: Logger | Sequence[Logger] | bool | None) -> list[Logger]:
+    """Return the loggers of a run, of which the first decides on its directory.
+
+    Args:
+        run: The run's directory, ``<root>/version_N``.
+        given: The trainer's option: loggers made by ``make_logger``, False for metrics.csv alone,
+            None or True for TensorBoard's files beside it.
+    """
+    chosen = (
+        [given] if isinstance(given, Logger) else list(given or ()) if given is not True else []
+    )
+    if given in (None, True):
+        chosen = [make_logger(run, TensorBoardLogger, save_dir=run.parent)]
+    first = [each for each in chosen if isinstance(each, CSVLogger) and Path(each.log_dir) == run]
+    first = first or [make_logger(run, CSVLogger, save_dir=run.parent)]
+    return [*first[:1], *(each for each in chosen if each not in first)]
+
+
+def make_logger(run: Path, made: type[Logger], **options: Any) -> Logger:
+    """Make a logger that writes into the run's directory unless its options name another place.
+
+    Runs of MLflow share a database in the folder above.
+    """
+    root = run.parent
+    if issubclass(made, CSVLogger | TensorBoardLogger) and Path(options["save_dir"]) == root:
+        options |= {"name": "", "version": int(run.name.removeprefix("version_"))}
+    elif issubclass(made, WandbLogger) and options.get("save_dir", ".") == ".":
+        options |= {"save_dir": run, "name": options.get("name") or f"{root.name}/{run.name}"}
+    elif issubclass(made, MLFlowLogger) and not options.get("tracking_uri"):
+        root.mkdir(parents=True, exist_ok=True)
+        options["tracking_uri"] = f"sqlite:///{root / 'mlflow.db'}"
+        options["artifact_location"] = (
+            options.get("artifact_location") or (root / "mlruns").resolve().as_uri()
+        )
+        options["run_name"] = options.get("run_name") or f"{root.name}/{run.name}"
+    return made(**options)
 
 
 def next_version(root: Path) -> int:
@@ -120,7 +158,7 @@ class ResumableTrainer(Trainer):
         if reset_optimizer and ckpt_path is None:
             raise DataError(f"{_RESET} takes the weights of a checkpoint: name it with --ckpt_path")
         files = self.strategy.checkpoint_io
-        resumed = _ResumedFiles(files, reset_optimizer)
+        resumed = _ResumedFiles(files, ckpt_path is None, reset_optimizer)
         comparison = _Comparison(resumed)
         self.strategy.checkpoint_io = resumed
         self.callbacks.append(comparison)  # type: ignore[attr-defined]
@@ -134,10 +172,14 @@ class ResumableTrainer(Trainer):
 
 
 class _ResumedFiles(CheckpointIO):
-    """Checkpoint files that remember what is read, or reduce it to the weights."""
+    """Checkpoint files that remember what is resumed, or reduce it to the weights.
 
-    def __init__(self, files: CheckpointIO, reset: bool) -> None:
+    What is read later is a search that returns to where it began.
+    """
+
+    def __init__(self, files: CheckpointIO, begun: bool, reset: bool) -> None:
         self.files = files
+        self.begun = begun
         self.reset = reset
         self.content: dict[str, Any] | None = None
         """The resumed checkpoint; None after a reset, and before one is read."""
@@ -150,6 +192,9 @@ class _ResumedFiles(CheckpointIO):
 
     def load_checkpoint(self, path: Any, *options: Any, **named: Any) -> dict[str, Any]:
         content = self.files.load_checkpoint(path, *options, **named)
+        if self.begun:
+            return content
+        self.begun = True
         if self.reset:
             rank_zero_info(f"Weights from {path}; optimizer, schedule and epochs start again")
             kept = {key: content[key] for key in _WEIGHTS if key in content}
