@@ -26,6 +26,7 @@ from ..configs import find_config
 from ..heads.checkpoint import class_paths
 from ..heads.trust import trusting
 from .callbacks.finders import FINDERS
+from .callbacks.hints import TrainingHints
 from .command import add_trust, friendly_errors
 from .training.runs import (
     AtomicCheckpointIO,
@@ -74,6 +75,7 @@ class MobilevisionCLI(LightningCLI):
                 LightningModule,
                 LightningDataModule,
                 trainer_class=ResumableTrainer,
+                trainer_defaults={"callbacks": [TrainingHints()]},
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 args=args,

@@ -83,6 +83,8 @@ class ImageTask(LightningModule):
             stride 2^N, or ``norms`` for all batch normalization; None trains everything. Frozen
             layers stay in evaluation mode, so that their running statistics stay, too, and the
             optimizer does not get their parameters.
+        compiled: Train the network through torch.compile, which takes minutes to begin and pays in
+            long trainings; checkpoints are the same.
 
     Raises:
         DataError: No such part to freeze.
@@ -103,6 +105,7 @@ class ImageTask(LightningModule):
         channels_last: bool = False,
         decay_depthwise: bool = True,
         freeze: str | None = None,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self._save_plain_hyperparameters()
@@ -112,6 +115,7 @@ class ImageTask(LightningModule):
         self.make_schedule = None if lr_scheduler is None else _Shared(lr_scheduler)
         self.channels_last = channels_last
         self.decay_depthwise = decay_depthwise
+        self.compiled = compiled
         self.run_dir = Path()
         self.learning_rate: float | None = None
         """What a finder found, in place of the optimizer's own; None before."""
@@ -164,6 +168,8 @@ class ImageTask(LightningModule):
         """Fill the network before training; a checkpoint, if there is one, is loaded after."""
         # log_dir is a collective call under DDP: every process asks for it, here and only here.
         self.run_dir = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        if self.compiled and stage == "fit":
+            self.network.compile()  # in place, so that no name gets a prefix
         data = getattr(self.trainer, "datamodule", None)
         if self.keeps_crop and stage == "fit" and data is not None:
             self.metadata["crop_fraction"] = getattr(data.val_transform, "fraction", None)

@@ -21,7 +21,7 @@ APPS_ARROWS = {
     "benchmark": {"drawing", "export", "inference", "public"},
     "callbacks": {"confusion", "drawing", "error_report"},
     "confusion": {"drawing"},
-    "cli": {"command", "training"},
+    "cli": {"callbacks", "command", "training"},
     "commands": {
         "batch", "benchmark", "callbacks", "command", "costs", "drawing",
         "error_report", "export", "faces",
@@ -34,7 +34,7 @@ APPS_ARROWS = {
     "inference": {"drawing", "public"},
     "main": {"cli", "command", "commands"},
     "public": {"importing"},
-    "training": {"costs"},
+    "training": {"costs", "drawing"},
 }  # fmt: skip
 """Folder or file of apps/ -> those beside it that it may import, also when it is called."""
 QUIET = Path("datasets/transforms/quiet_albumentations.py")

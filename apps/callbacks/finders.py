@@ -69,15 +69,15 @@ class TaskLearningRateFinder(_BeginsTraining, LearningRateFinder):
 
     The learning rate rises over ``num_training_steps`` steps, which are then undone; the one at
     which the smoothed loss falls fastest from one step to the next is taken (after Smith 2017,
-    "Cyclical Learning Rates", Section 3.3). ``lr_finder.png`` shows it. A resumed training keeps its
-    own.
+    "Cyclical Learning Rates", Section 3.3). ``lr_finder.png`` shows it. A resumed training keeps
+    its own.
 
-    Lightning 2.6 itself takes the steepest place against the learning rate, not its logarithm, which
-    is nearly always among the smallest: 1e-5 for the quickstart of classification, where this finder
-    has 7e-3, the value of the recipe.
+    Lightning 2.6 itself takes the steepest place against the learning rate, not its logarithm,
+    which is nearly always among the smallest: 1e-5 for the quickstart of classification, where this
+    finder has 7e-3, the value of the recipe.
     """
 
-    def lr_find(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def lr_find(self, trainer: Trainer, pl_module: Any) -> None:
         """Search, and begin with the learning rate that was found."""
         if self._is_resumed:
             return
@@ -98,10 +98,9 @@ class TaskLearningRateFinder(_BeginsTraining, LearningRateFinder):
         rate = float(rates[best])
         pl_module.learning_rate = rate
         trainer.strategy.setup_optimizers(trainer)
-        spec = pl_module.hparams.get("optimizer") or {"class_path": "torch.optim.SGD"}
+        spec: Any = pl_module.hparams.get("optimizer") or {"class_path": "torch.optim.SGD"}
         options = {**(spec.get("init_args") or {}), "lr": rate}
         found = {"class_path": spec["class_path"], "init_args": options}
-        path = pl_module.run_dir / FIGURE_FILE  # type: ignore[operator]
         if trainer.is_global_zero:
             log_figure(trainer, path.stem, _draw(rates, losses, best), path)
         sentence = f"Learning rate {rate:.3g} found ({path})"

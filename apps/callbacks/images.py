@@ -63,8 +63,8 @@ def log_figure(trainer: Trainer, name: str, figure: Figure, path: Path) -> None:
 class EvaluationPlot(RunCallback):
     """A callback that writes a figure to the run's folder after each validation and test.
 
-    Loggers that take images get it, too. Sanity checks and ``fast_dev_run`` draw nothing. Subclasses
-    draw the figure.
+    Loggers that take images get it, too. Sanity checks and ``fast_dev_run`` draw nothing.
+    Subclasses draw the figure.
     """
 
     label: str

@@ -33,10 +33,11 @@ _MOST_POINTS = 5000
 class Curves(RunCallback):
     """A callback that writes ``curves.png`` to the run's folder when training ends or is stopped.
 
-    Loggers that take images get it, too. It has three panels over the optimizer steps: the training losses (raw faint, smoothed strong)
+    It has three panels over the optimizer steps: the training losses (raw faint, smoothed strong)
     with the validation loss, the job's validation metrics (such as AP and AP50, top-1 and top-5),
     and the learning rate of the first optimizer. The values are the logged ones whose names begin
-    with ``train/loss``, ``val/loss`` and the names in ``_METRICS``.
+    with ``train/loss``, ``val/loss`` and the names in ``_METRICS``. Loggers that take images get
+    it, too.
 
     The points are stored in the checkpoint, so the curves of a resumed run begin at its start.
     """

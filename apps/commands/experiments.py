@@ -1,4 +1,4 @@
-"""Commands around training: costs of networks, sweeps, comparisons and tables of logits."""
+"""Commands around training: costs of networks, sweeps, comparisons, searches, tables of logits."""
 
 import json
 import sys
@@ -200,6 +200,33 @@ def _numbers(option: str, text: str, kind: Callable[[str], _Number]) -> list[_Nu
     return list(dict.fromkeys(numbers))
 
 
+def _add_tune(parser: ArgumentParser) -> None:
+    _add_config(parser, "Configuration of `lightning fit`; its ModelCheckpoint says what is best.")
+    add = parser.add_argument
+    sentence = (
+        "What varies: OPTION=log:1e-3..1e-1, linear:0..1, int:1..8 or categorical:16,32; may be "
+        "repeated."
+    )
+    add("--param", action="append", default=[], metavar="OPTION=KIND:VALUES", help=sentence)
+    add_number(parser, "--trials", 20, "Trials in all, with those of earlier calls.")
+    sentence = "Folder of the trials and results; the same command goes on in it."
+    add_path(parser, "--out", sentence, "FOLDER", default=Path("runs/tune"))
+    sentence = "Option of `lightning fit`, as in --fit=--trainer.max_epochs=5; may be repeated."
+    add("--fit", action="append", default=[], metavar="OPTION", help=sentence)
+    add_number(parser, "--seed", 0, "Seed of the search; trainings have that of the configuration.")
+
+
+def _tune(arguments: Namespace) -> int:
+    from ..training.sweep import report_failures
+    from ..training.tuning import Search, read_params, tune, write_results
+
+    params = read_params(arguments.param)
+    search = Search(arguments.config, params, tuple(arguments.fit), arguments.out, arguments.seed)
+    study, failed = tune(search, arguments.trials)
+    print(write_results(search, study))
+    return EXIT_FAULT if report_failures(failed) else 0
+
+
 def _add_cache_logits(parser: ArgumentParser) -> None:
     sentence = "Configuration that names the data and, in model.distillation, the teacher."
     _add_config(parser, sentence)
@@ -249,6 +276,14 @@ COMMANDS = {
         "--resolutions 64,96 --out runs/sweep",
         "mobilevision sweep -c configs/imagenet.yaml --out runs/figure4 "
         "--fit=--trainer.devices=8 --fit=--data.root=/data/imagenet",
+    ),
+    "tune": Command(
+        (_add_tune, _tune),
+        "Search for the best options with Optuna, ending hopeless trainings early.",
+        "mobilevision tune -c configs/quickstart.yaml --param model.optimizer.lr=log:1e-3..1e-1 "
+        "--trials 20",
+        "mobilevision tune -c configs/quickstart.yaml --param model.optimizer.lr=log:1e-3..1e-1 "
+        "--param data.batch_size=categorical:8,16,32 --out runs/tune --fit=--trainer.max_epochs=4",
     ),
     "cache-logits": Command(
         (_add_cache_logits, _cache_logits),

@@ -103,10 +103,16 @@ def make_logger(run: Path, made: type[Logger], **options: Any) -> Logger:
     return made(**options)
 
 
+def last_version(root: Path) -> Path | None:
+    """Return the ``<root>/version_N`` with the highest N, None if there is none."""
+    found = [path for path in root.glob("version_*") if path.name[8:].isdecimal()]
+    return max(found, key=lambda path: int(path.name[8:]), default=None)
+
+
 def next_version(root: Path) -> int:
     """Return one more than the highest N of ``<root>/version_N``."""
-    taken = [path.name.removeprefix("version_") for path in root.glob("version_*")]
-    return max((int(number) for number in taken if number.isdecimal()), default=-1) + 1
+    last = last_version(root)
+    return 0 if last is None else int(last.name[8:]) + 1
 
 
 def last_checkpoint(root: Path) -> Path:

@@ -20,6 +20,7 @@ from ...datasets.files import replaced_atomically, write_atomically, write_csv
 from ...heads.classification.task import ClassificationTask
 from ..costs.networks import cost_of, entry, read_config
 from ..costs.tradeoff import write_tradeoff
+from .runs import last_version
 
 RECORD = "run.json"
 LOG = "log.txt"
@@ -59,8 +60,7 @@ class Outcome(NamedTuple):
     @property
     def version(self) -> Path | None:
         """The newest ``version_N`` of the run, which has its results; None if there is none."""
-        found = [path for path in self.run.directory.glob("version_*") if path.name[8:].isdecimal()]
-        return max(found, key=lambda path: int(path.name[8:]), default=None)
+        return last_version(self.run.directory)
 
 
 class _Record(NamedTuple):

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from mobilevision.apps.cli import lightning
 from mobilevision.apps.training.runs import (
     AtomicCheckpointIO,
     last_checkpoint,
+    make_logger,
     next_version,
     run_loggers,
 )
@@ -24,10 +27,60 @@ def test_next_version__is_one_more_than_the_highest(tmp_path: Path) -> None:
     assert next_version(tmp_path) == 11
 
 
-def test_run_loggers__share_one_new_directory(tmp_path: Path) -> None:
-    (tmp_path / "version_3").mkdir()
-    tensorboard, csv = run_loggers(tmp_path)
-    assert Path(str(tensorboard.log_dir)) == Path(str(csv.log_dir)) == tmp_path / "version_4"
+def test_run_loggers__by_default__csv_and_tensorboard_in_one_directory(tmp_path: Path) -> None:
+    run = tmp_path / "version_4"
+    csv, tensorboard = run_loggers(run, None)
+    assert isinstance(csv, CSVLogger)
+    assert isinstance(tensorboard, TensorBoardLogger)
+    assert Path(csv.log_dir) == Path(tensorboard.log_dir) == run
+
+
+def test_run_loggers__of_a_user__first_is_the_one_of_the_run(tmp_path: Path) -> None:
+    run = tmp_path / "version_4"
+    own = make_logger(run, CSVLogger, save_dir=str(tmp_path), flush_logs_every_n_steps=3)
+    elsewhere = make_logger(run, TensorBoardLogger, save_dir=str(tmp_path / "tb"))
+    assert run_loggers(run, [elsewhere, own]) == [own, elsewhere]
+    assert str(elsewhere.log_dir).startswith(str(tmp_path / "tb"))
+    (only,) = run_loggers(run, False)
+    assert Path(str(only.log_dir)) == run
+
+
+def test_fit__several_loggers__one_directory_each_run_and_images_in_all(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb, mlflow = pytest.importorskip("wandb"), pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    loggers = [
+        *(f"--trainer.logger+={name}" for name in ("WandbLogger", "MLFlowLogger")),
+        "--trainer.logger+=TensorBoardLogger", f"--trainer.logger.save_dir={tmp_path / 'runs'}",
+    ]  # fmt: skip
+    for resumed in ((), ("--ckpt_path=last", "--trainer.max_epochs=2")):
+        lightning(["fit", "-c", str(recipe), "--trainer.max_epochs=1", *loggers, *resumed])
+        wandb.finish()
+    runs = tmp_path / "runs"
+    names = {"checkpoints", "config.yaml", "curves.png", "metrics.csv", "pictures", "wandb"}
+    for run in (runs / "version_0", runs / "version_1"):
+        found = {path.name for path in run.iterdir()}
+        assert names <= found
+        assert any(name.startswith("events.out.tfevents") for name in found)
+        (media,) = run.glob("wandb/offline-run-*/files/media/images")
+        assert list(media.glob("curves_*.png"))
+        assert list(media.glob("pictures/fit_*.png"))
+    client = mlflow.MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
+    found = client.search_runs([client.get_experiment_by_name("lightning_logs").experiment_id])
+    assert sorted(each.info.run_name for each in found) == ["runs/version_0", "runs/version_1"]
+    for each in found:
+        assert each.data.metrics["val/AP"] >= 0
+        images = {
+            Path(path.path).name for path in client.list_artifacts(each.info.run_id, "images")
+        }
+        assert {name.partition("+")[0] for name in images} == {"curves", "pictures~fit"}
+    assert list(here.iterdir()) == []
 
 
 def test_last_checkpoint__is_the_newest_of_all_runs(tmp_path: Path) -> None:
