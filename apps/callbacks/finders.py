@@ -101,6 +101,7 @@ class TaskLearningRateFinder(_BeginsTraining, LearningRateFinder):
         spec: Any = pl_module.hparams.get("optimizer") or {"class_path": "torch.optim.SGD"}
         options = {**(spec.get("init_args") or {}), "lr": rate}
         found = {"class_path": spec["class_path"], "init_args": options}
+        path = pl_module.run_dir / FIGURE_FILE
         if trainer.is_global_zero:
             log_figure(trainer, path.stem, _draw(rates, losses, best), path)
         sentence = f"Learning rate {rate:.3g} found ({path})"
