@@ -83,8 +83,8 @@ class ImageTask(LightningModule):
             stride 2^N, or ``norms`` for all batch normalization; None trains everything. Frozen
             layers stay in evaluation mode, so that their running statistics stay, too, and the
             optimizer does not get their parameters.
-        compiled: Train the network through torch.compile, which takes minutes to begin and pays in
-            long trainings; checkpoints are the same.
+        compiled: Train the network through torch.compile, which takes minutes to begin and gained
+            nothing on a CPU (docs/training.md); checkpoints are the same.
 
     Raises:
         DataError: No such part to freeze.
