@@ -30,6 +30,7 @@ _FIRST, _LAST = 10, -1
 @contextmanager
 def _searching(trainer: Trainer, task: Any) -> Iterator[None]:
     """Let a search take its steps: no validation, no end of training, no loss that is an error."""
+    task.on_fit_start()  # reads teachers; Lightning asks callbacks before the task
     loop, every = trainer.fit_loop, trainer.check_val_every_n_epoch
     epochs, task.searching = loop.max_epochs, True
     trainer.check_val_every_n_epoch, loop.max_epochs = sys.maxsize, sys.maxsize

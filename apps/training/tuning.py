@@ -225,7 +225,7 @@ def _write_figures(search: Search, study: Any) -> None:
     for name, function in FIGURES.items():
         with matplotlib.rc_context({"figure.constrained_layout.use": True}), \
                 warnings.catch_warnings():  # fmt: skip
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            warnings.simplefilter("ignore")  # of few trials, and that pictures are experimental
             pyplot.switch_backend("agg")
             try:
                 axes = getattr(optuna.visualization.matplotlib, function)(study)
