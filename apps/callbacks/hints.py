@@ -105,7 +105,7 @@ def hints(trainer: Trainer, task: ImageTask, data: ImageDataModule) -> Iterator[
             "449 photos of five classes gave a top-1 of 0.81 with them and 0.38 without. Name some "
             "with --model.weights; `mobilevision weights list` shows them"
         )
-    if isinstance(network, SSD) and isinstance(network.loss, MultiBoxLoss):
+    if isinstance(network, SSD) and isinstance(network.loss, MultiBoxLoss | None):
         yield (
             "configs/ssd300_modern.yaml learns small sets faster: on 160 images AP 0.48 against "
             "0.42 after 20 of 80 epochs, though no better at the end (docs/results.md)"

@@ -22,7 +22,8 @@ CALLBACKS = [
     {"class_path": "EarlyStopping",  # nothing is as much better
      "init_args": {"monitor": "train/loss", "min_delta": 1e9, "patience": 1,
                    "check_on_train_epoch_end": True}},
-    {"class_path": "ModelCheckpoint", "init_args": {"filename": "last"}},
+    {"class_path": "ModelCheckpoint",
+     "init_args": {"filename": "last", "save_on_train_epoch_end": True}},
 ]  # fmt: skip
 
 
