@@ -67,6 +67,24 @@ def test_fit__resumed_as_it_was_begun__says_nothing(
     assert messages(recwarn) == []
 
 
+def test_fit__resumed_with_accumulated_gradients__goes_on_exactly(
+    recipe: Path, tmp_path: Path
+) -> None:
+    every = {"every_n_train_steps": 1, "save_top_k": -1, "filename": "{step}"}
+    saved = json.dumps([{"class_path": "ModelCheckpoint", "init_args": every}])
+    options = ("--trainer.accumulate_grad_batches=2", f"--trainer.callbacks={saved}")
+    fit(recipe, *options)
+    middle = tmp_path / "runs/version_0/checkpoints/step=3.ckpt"  # of an epoch of three batches
+    fit(recipe, *options, f"--ckpt_path={middle}")
+    whole, rest = (
+        torch.load(tmp_path / f"runs/version_{run}/checkpoints/step=4.ckpt", weights_only=True)
+        for run in (0, 1)
+    )
+    assert whole["lr_schedulers"][0]["total_steps"] == 4
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, rest["state_dict"][name]), name
+
+
 @pytest.mark.parametrize("averaged", [False, True])
 def test_fit__reset_optimizer__takes_the_weights_alone(
     recipe: Path, begun: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder, averaged: bool
