@@ -58,4 +58,5 @@ $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV): several minutes the first time."
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps 'trackers>=2.6'  # they would bring a second OpenCV
 	@touch $@

@@ -106,7 +106,7 @@ def draw_detections(
     score_threshold: float = 0.3,
     truth: "DetectionTarget | BoxArrays | None" = None,
 ) -> np.ndarray:
-    """Draw detections (solid, a color for each class) and annotations (dashed white).
+    """Draw detections (solid, a color for each class or track) and annotations (dashed white).
 
     Labels stay inside the image and, where there is room, do not overlap; those of high score are
     placed first. An annotated box is labeled if no drawn detection of its class covers it (IoU
@@ -130,21 +130,22 @@ def draw_detections(
     bold, small = font(letters, bold=True), font(max(10, round(letters * 0.9)))
     found = _best_first(detections, score_threshold, canvas.size)
     actual = _truth_rows(truth, canvas.size)
-    for box, _, label in reversed(found):
-        solid_box(pen, box, class_color(label), line)
+    for box, _, label, track in reversed(found):
+        solid_box(pen, box, class_color(label if track < 0 else track), line)
     for box, _, _ in actual:
         dashed_box(pen, box, max(1, line // 2))
     points: Any = getattr(detections, "landmarks", None)
     if points is not None:
         _draw_landmarks(pen, points[detections.scores >= score_threshold], line)
     taken: list[_Box] = []
-    for box, score, label in found:
-        red, green, blue = class_color(label)
+    for box, score, label, track in found:
+        red, green, blue = class_color(label if track < 0 else track)
         bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140  # luma of ITU-R BT.601
         look = _Look(bold, (red, green, blue), _INK if bright else _WHITE, optional=False)
-        _label(pen, f"{names[label]} {score:.2f}", box, look, taken)
+        number = "" if track < 0 else f"#{track} "
+        _label(pen, f"{number}{names[label]} {score:.2f}", box, look, taken)
     for box, label, crowd in actual:
-        if not any(label == other and _iou(box, drawn) >= 0.5 for drawn, _, other in found):
+        if not any(label == other and _iou(box, drawn) >= 0.5 for drawn, _, other, _ in found):
             look = _Look(small, _TRUTH_LABEL, _WHITE, optional=True)
             _label(pen, names[label] + " (crowd)" * crowd, box, look, taken)
     return np.asarray(canvas)
@@ -167,11 +168,15 @@ def class_color(label: int) -> _Color:
 
 def _best_first(
     detections: "Detections | DetectionResult | BoxArrays", threshold: float, size: tuple[int, int]
-) -> list[tuple[_Box, float, int]]:
+) -> list[tuple[_Box, float, int, int]]:
+    """Return box, score, label and number of the track, -1 for none."""
     columns = (detections.boxes, detections.scores, detections.labels)
+    rows = list(zip(*(column.tolist() for column in columns), strict=True))
+    tracks = getattr(detections, "tracks", None)
+    numbers = [-1] * len(rows) if tracks is None else tracks.tolist()
     drawn = [
-        (_clipped(box, size), score, label)
-        for box, score, label in zip(*(column.tolist() for column in columns), strict=True)
+        (_clipped(box, size), score, label, number)
+        for (box, score, label), number in zip(rows, numbers, strict=True)
         if label >= 0 and score >= threshold
     ]
     return sorted(drawn, key=lambda row: -row[1])

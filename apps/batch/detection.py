@@ -26,6 +26,7 @@ from ..drawing import draw_detections
 from ..error_report.report import Evaluated, write_report
 from ..inference.detection import DetectionResult, Detector
 from ..inference.predictor import ImageSource, prepare_ahead
+from ..inference.tiles import TiledDetector
 from .inputs import InputFile, find_files, output_names
 from .runner import (
     Job,
@@ -38,6 +39,7 @@ from .runner import (
     run_over_files,
 )
 from .showing import JPEG_QUALITY, Showing, Window
+from .tracking import Tracking
 from .videos import StreamLostError
 
 
@@ -198,6 +200,10 @@ class DetectOptions:
         batch_size: Number of images that go through the network at once.
         images: Whether to write annotated images and videos.
         window: Shows them, or None.
+        tile_wh: Look at tiles of this width and height, too: see ``TiledDetector``. None does not,
+            (0, 0) takes the size of the network's input.
+        track: Number the objects of videos from frame to frame: see ``Tracking``. Only objects with
+            a number are drawn, and each is counted once.
     """
 
     out: Path
@@ -205,6 +211,8 @@ class DetectOptions:
     batch_size: int = 8
     images: bool = True
     window: Window | None = None
+    tile_wh: tuple[int, int] | None = None
+    track: bool = False
 
 
 @dataclass
@@ -279,12 +287,19 @@ class DetectJob(Job):
         self.options = options
         given = options.score_threshold
         self.score_threshold = detector.score_threshold if given is None else given
+        self.stream = detector.stream
+        if options.tile_wh is not None:
+            self.stream = TiledDetector(detector, options.tile_wh).stream
+        if options.track:
+            Tracking(1.0, self.score_threshold)  # without its package, nothing is begun
         self.files_at_once = options.batch_size
         self.depends = {
             "model": file_digest(model),
             "size_hw": detector.input_size,
             "score_threshold": self.score_threshold,
             "pictures": options.images,
+            "tiles": None if options.tile_wh is None else list(options.tile_wh),
+            "track": options.track,
         }
         self.showing = Showing(self._draw, window=options.window)
         self._names: dict[int, str] = {}
@@ -349,30 +364,37 @@ class DetectJob(Job):
         video, base = file.open(), options.out / "videos" / name
         film = Path(f"{base}.mp4") if options.images else None
         objects: Counter[str] = Counter()
+        track = Tracking(video.fps, self.score_threshold) if options.track else None
+        tracks: dict[int, str] = {}
         count, lost = 0, None
         with (
             json_list(Path(f"{base}.json")) as add_rows,
             self.showing.video(film, file.name, video.fps, video.live) as draw,
         ):
             try:
-                for frame, result in predict_frames(video, file.name, self._predict):
+                for frame, found in predict_frames(video, file.name, self._predict):
+                    result = found if track is None else track(found)
+                    shown = found.above(self.score_threshold) if track is None else result.tracked()
+                    tracks |= shown.names_by_track
+                    objects.update(shown.counts if track is None else {})
                     add_rows({**row, "time_s": round(frame.time_s, 3)}
                              for row in result.to_coco(frame.number))  # fmt: skip
-                    objects.update(result.above(self.score_threshold).counts)
-                    draw(frame, result)
+                    draw(frame, shown)
                     count += 1
                     if video.live and self.showing.closed:
                         break
             except StreamLostError as error:
                 lost = error
+        objects.update(tracks.values())
         return _packed(name, count, frames=count, objects=dict(objects)), lost
 
     def _predict(self, images: Iterator[ImageSource]) -> Iterator[DetectionResult | DataError]:
-        return self.detector.stream(images, 0.0, self.options.batch_size)
+        return self.stream(images, 0.0, self.options.batch_size)
 
     def _draw(self, pixels: np.ndarray, result: DetectionResult) -> np.ndarray:
         names = list(result.categories.values())
-        return draw_detections(pixels, result, names, self.score_threshold)
+        threshold = self.score_threshold if result.tracks is None else 0.0
+        return draw_detections(pixels, result, names, threshold)
 
 
 def _packed(name: str, rows: int, **entry: Any) -> Made:

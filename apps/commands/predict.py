@@ -72,6 +72,18 @@ def _add_faces_of_images(parser: ArgumentParser, framed: str = "") -> None:
     add_flag(parser, "--largest", "Take only the largest face of each image.")
 
 
+def _tile_wh(text: str | None) -> tuple[int, int] | None:
+    """Read ``640x480``, or one number for both; None stays None."""
+    if text is None:
+        return None
+    from ...datasets.errors import DataError
+
+    sides = text.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise DataError(f"--tiles={text}: give width and height, such as 640x480, or one number")
+    return int(sides[0]), int(sides[-1])
+
+
 def _add_detect(parser: ArgumentParser) -> None:
     _add_inputs(parser)
     _add_model(parser, "a detector", "ssd_mobilenet_v1_0.75_coco_quant")
@@ -84,6 +96,11 @@ def _add_detect(parser: ArgumentParser) -> None:
         "validation, else 0.5. The results keep lower ones."
     )
     parser.add_argument("--score-threshold", type=float, metavar="SCORE", help=sentence)
+    sentence = (
+        "Look for small objects in tiles of W x H pixels, by default the network's input size"
+    )
+    parser.add_argument("--tiles", nargs="?", const="0x0", metavar="WxH", help=f"{sentence}.")
+    add_flag(parser, "--track", "Number the objects of videos from frame to frame.")
     _add_run(parser, 8)
     add_flag(parser, "--no-pictures", "Do not write annotated images and videos.")
 
@@ -94,7 +111,7 @@ def _detect(arguments: Namespace) -> int:
     window = _window(arguments)
     options = DetectOptions(
         arguments.out, arguments.score_threshold, arguments.batch_size, not arguments.no_pictures,
-        window,
+        window, _tile_wh(arguments.tiles), arguments.track,
     )  # fmt: skip
     tally = detect(
         arguments.inputs, arguments.model, options,

@@ -51,6 +51,8 @@ class DetectionResult:
         image: The image.
         landmarks: (K, 5, 2) float32, x and y in the same pixels, of a face detector: eyes, nose,
             corners of the mouth, as seen in the image left before right. None of others.
+        tracks: (K,) int64, the number of the track of each object in a video, -1 where it has none
+            yet; None without tracking.
     """
 
     boxes: np.ndarray
@@ -60,6 +62,7 @@ class DetectionResult:
     size_hw: tuple[int, int]
     image: ImageSource
     landmarks: np.ndarray | None = None
+    tracks: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -91,21 +94,36 @@ class DetectionResult:
         return dict(Counter(self.names).most_common())
 
     @property
+    def names_by_track(self) -> dict[int, str]:
+        """Number of the track -> class name, of the objects that have a track."""
+        tracks = [] if self.tracks is None else self.tracks.tolist()
+        return {track: name for track, name in zip(tracks, self.names, strict=False) if track >= 0}
+
+    @property
     def category_ids(self) -> np.ndarray:
         """(K,) int64, the category id of each object."""
         return np.array(list(self.categories), dtype=np.int64)[self.labels]
 
     def above(self, score_threshold: float) -> "DetectionResult":
         """Return the objects that score at least ``score_threshold``."""
-        kept = self.scores >= np.float32(score_threshold)
-        points = self.landmarks
-        return replace(
-            self, boxes=self.boxes[kept], scores=self.scores[kept], labels=self.labels[kept],
-            landmarks=None if points is None else points[kept],
-        )  # fmt: skip
+        return self.take(self.scores >= np.float32(score_threshold))
+
+    def tracked(self) -> "DetectionResult":
+        """Return the objects that have a track."""
+        none = np.full(len(self), -1)
+        return self.take((none if self.tracks is None else self.tracks) >= 0)
+
+    def take(self, rows: np.ndarray) -> "DetectionResult":
+        """Return some of the objects: a mask (K,) bool, or positions."""
+        columns = ("boxes", "scores", "labels", "landmarks", "tracks")
+        given = {name: getattr(self, name) for name in columns}
+        taken = {name: None if column is None else column[rows] for name, column in given.items()}
+        return replace(self, **taken)
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
         """Return rows of COCO's results format: image_id, category_id, bbox (x, y, w, h), score.
+
+        With tracking they have ``track_id``, too, None for objects without a track.
 
         Args:
             image_id: The image's id in the annotation file that the results belong to.
@@ -113,10 +131,14 @@ class DetectionResult:
         boxes = self.boxes.astype(np.float64)
         boxes[:, 2:] -= boxes[:, :2]
         columns = (self.category_ids, boxes, self.scores.astype(np.float64))
-        return [
+        rows = [
             {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
             for category, box, score in zip(*map(np.ndarray.tolist, columns), strict=True)
         ]
+        if self.tracks is not None:
+            for row, track in zip(rows, self.tracks.tolist(), strict=True):
+                row["track_id"] = track if track >= 0 else None
+        return rows
 
     def to_supervision(self) -> "SupervisionDetections":
         """Return the objects as ``supervision.Detections``, with ``data["class_name"]``.
@@ -124,16 +146,11 @@ class DetectionResult:
         Raises:
             DataError: The package is not installed.
         """
-        try:
-            from supervision import Detections
-        except ImportError as error:
-            raise DataError(
-                "to_supervision() needs the package supervision: pip install supervision"
-            ) from error
-        return Detections(
+        return import_supervision("to_supervision()").Detections(
             xyxy=self.boxes.copy(),
             confidence=self.scores.copy(),
             class_id=self.labels.astype(int),
+            tracker_id=None if self.tracks is None else self.tracks.copy(),
             data={"class_name": np.array(self.names, dtype=str)},
         )
 
@@ -276,6 +293,17 @@ class Detector(Predictor[DetectionResult]):
         thresholds = {} if threshold is None else {_SCORE: float(threshold)}
         named = dict(cls.named_outputs)
         return ModelMetadata(cls.job, size_hw, dict(categories), named, thresholds)
+
+
+def import_supervision(purpose: str) -> Any:
+    """Import supervision, or raise a DataError that names what needs it."""
+    try:
+        import supervision
+    except ImportError as error:
+        raise DataError(
+            f"{purpose} needs the package supervision: pip install supervision"
+        ) from error
+    return supervision
 
 
 def scales_xy(boxes: "Tensor", size_hw: tuple[int, int], image_hw: tuple[Any, Any]) -> "Tensor":
