@@ -87,12 +87,12 @@ def hints(trainer: Trainer, task: ImageTask, data: ImageDataModule) -> Iterator[
     if images < batch_size * trainer.world_size:
         yield (
             f"a batch of {batch_size} is larger than the training set ({images} images), so that "
-            f"an epoch is one step. Try --data.batch_size={max(1, images // 8)}"
+            f"an epoch is one step. Try --data.batch_size={max(2, images // 8)}"
         )
     elif epoch < _FEW_STEPS:
         yield (
             f"an epoch of {images} images has only {epoch} batches, of which normalization and "
-            f"averages see little. Try --data.batch_size={max(1, images // 8)}"
+            f"averages see little. Try --data.batch_size={max(2, images // 8)}"
         )
     yield from _warm_up_hints(trainer, task, steps)
     if "synthetic" in type(data).__module__ or images >= SMALL:

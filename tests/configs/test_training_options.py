@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,43 @@ def test_finders_early_stopping_and_accumulation__in_every_job(
     assert saved["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"] == 4
     assert saved["global_step"] == 2  # one of each two batches, two of four epochs
     assert schedule["total_steps"] == 4
+
+
+def test_compilation_and_averaged_weights__train_and_leave_plain_checkpoints(
+    small_data: Callable[[str], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The default backend calls a C++ compiler for minutes; this one runs the traced graph.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    callbacks = [
+        {"class_path": "ModelCheckpoint",
+         "init_args": {"filename": "last", "save_on_train_epoch_end": True}},
+    ]  # fmt: skip
+    averaging = "StochasticWeightAveraging"
+    runs = {}
+    for name, options in (
+        ("plain", []),
+        ("compiled", ["--model.compiled=true"]),
+        ("averaged", [f"--trainer.callbacks+={averaging}", "--trainer.callbacks.swa_lrs=0.001",
+                      "--trainer.callbacks.swa_epoch_start=1"]),
+    ):  # fmt: skip
+        lightning([
+            "fit", "-c", "classification_quickstart",
+            f"--trainer.callbacks={json.dumps(callbacks)}", *options,
+            "--trainer.max_epochs=4", "--trainer.limit_train_batches=2",
+            "--trainer.limit_val_batches=1", "--trainer.precision=32-true", "--data.num_workers=0",
+            "--data.batch_size=4", "--model.network.backbone.width_mult=0.25",
+            "--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path / name}",
+            "--trainer.enable_progress_bar=false",
+            *small_data("mobilevision.datasets.synthetic.classification.SyntheticClassificationModule"),
+        ])  # fmt: skip
+        last = tmp_path / name / "version_0/checkpoints/last.ckpt"
+        runs[name] = torch.load(last, weights_only=True)["state_dict"]
+    assert runs["compiled"].keys() == runs["averaged"].keys() == runs["plain"].keys()
+    differences = {
+        name: max(
+            (runs[name][key].float() - value.float()).abs().max().item()
+            for key, value in runs["plain"].items()
+        )
+        for name in ("compiled", "averaged")
+    }
+    assert differences["compiled"] < 1e-4 < differences["averaged"]
