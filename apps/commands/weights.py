@@ -106,7 +106,7 @@ COMMANDS = {
     ),
     "import": Command(
         (_add_import_weights, _import_weights),
-        "Turn public weights of TensorFlow, Keras or timm into a checkpoint.",
+        "Turn public weights of TensorFlow, Keras, timm or Pytorch_Retinaface into a checkpoint.",
         "mobilevision import ssd_mobilenet_v1_0.75_coco_quant --out ssd.ckpt",
         "mobilevision import mobilenet_1_0_224_tf.h5 --out mobilenet.ckpt",
         "mobilevision import frozen_inference_graph.pb --licence Apache-2.0 --out ppn.ckpt",
