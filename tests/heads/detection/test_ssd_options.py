@@ -110,7 +110,7 @@ def test_option__takes_empty_and_crowded_images_one_class_and_bfloat16(
 ) -> None:
     model = ssd(option, num_classes).train()
     full = objects(2, num_classes)
-    none = DetectionTarget(*(field[:, :0] for field in full))
+    none = DetectionTarget(full.boxes[:, :0], full.labels[:, :0], full.crowd[:, :0])
     crowded = full._replace(crowd=torch.ones_like(full.crowd))
     mixed = full._replace(labels=torch.stack([full.labels[0], torch.full((6,), -1)]))
     for target in (none, crowded, mixed):
