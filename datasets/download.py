@@ -198,11 +198,12 @@ def download(
         DataError: The address is wrong, the server keeps failing, the disk is too full, or the
             bytes are not those expected; in the last case the partial file is removed.
     """
+    name = without_password(url)
     if target.exists():
         if _digest(target, checksum.algorithm, progress) == checksum.digest:
             return False
         raise DataError(
-            f"{target}: exists, but is not the file of {url} (its {checksum.algorithm} differs "
+            f"{target}: exists, but is not the file of {name} (its {checksum.algorithm} differs "
             f"from {checksum.digest}); move it away and start again"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -218,7 +219,7 @@ def download(
         part.unlink()
         _validator_file(part).unlink(missing_ok=True)
         raise DataError(
-            f"{url}: the {checksum.algorithm} of what arrived is {found}, not "
+            f"{name}: the {checksum.algorithm} of what arrived is {found}, not "
             f"{checksum.digest}; it was removed. Start again; if it happens twice, the server "
             "or something on the way changes the file"
         )
@@ -250,7 +251,9 @@ def fetch_bytes(url: str, most: int) -> bytes:
                         f"{_LONGEST_WAIT_S:.0f} s on its way; download it and give the file"
                     )
     except requests.RequestException as error:
-        raise DataError(f"{name}: cannot be fetched ({error}). Check the connection") from error
+        raise DataError(
+            f"{name}: cannot be fetched ({_reason(error, url)}). Check the connection"
+        ) from error
     return bytes(content)
 
 
@@ -282,9 +285,8 @@ def content_type(url: str) -> str:
         with open_url(url) as reply:
             return reply.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     except requests.RequestException as error:
-        raise DataError(
-            f"{without_password(url)}: cannot be reached ({error}). Check address and connection"
-        ) from error
+        problem = f"cannot be reached ({_reason(error, url)}). Check address and connection"
+        raise DataError(f"{without_password(url)}: {problem}") from error
 
 
 def without_password(url: str) -> str:
@@ -292,6 +294,11 @@ def without_password(url: str) -> str:
     scheme, mark, rest = url.partition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"
+
+
+def _reason(error: requests.RequestException, url: str) -> str:
+    """Return the message of an error, which may quote the address, without its password."""
+    return str(error).replace(url, without_password(url))
 
 
 def require_space(folder: Path, needed: int, *, what: str) -> None:
@@ -339,6 +346,7 @@ def _fetch_persistently(
     url: str, part: Path, size: int | None, progress: bool, *, attempts: int, backoff_s: float
 ) -> None:
     """Call ``_fetch`` until the part is whole or ``attempts`` in a row brought nothing new."""
+    name = without_password(url)
     furthest = _size(part)
     fruitless = 0
     while True:
@@ -347,14 +355,15 @@ def _fetch_persistently(
         except _PASSING_ERRORS as error:
             reason = error
         except requests.RequestException as error:
-            raise DataError(f"{url}: cannot be downloaded ({error}); check the address") from error
+            problem = f"cannot be downloaded ({_reason(error, url)}); check the address"
+            raise DataError(f"{name}: {problem}") from error
         else:
             return
         fruitless = 0 if _size(part) > furthest else fruitless + 1
         furthest = max(furthest, _size(part))
         if fruitless >= attempts:
             raise DataError(
-                f"{url}: gave up after {attempts} attempts ({reason}). Check the connection and "
+                f"{name}: gave up after {attempts} attempts ({reason}). Check the connection and "
                 f"start again: {format_size(_size(part))} are kept in {part}"
             ) from reason
         time.sleep(min(backoff_s * 2 ** max(fruitless - 1, 0), _LONGEST_WAIT_S))
@@ -377,15 +386,16 @@ def _fetch(url: str, part: Path, size: int | None, progress: bool) -> None:
             raise _RetryError("the server has no such range of bytes; starting again")
         if not reply.ok:
             raise DataError(
-                f"{url}: the server answered {reply.status_code} {reply.reason}; check the address"
+                f"{without_password(url)}: the server answered {reply.status_code} {reply.reason}; "
+                "check the address"
             )
         start, total = _extent(reply)
         if start not in (0, have):
             raise _RetryError(f"the server sent bytes from {start} instead of {have}")
         if size is not None and total is not None and total != size:
             raise DataError(
-                f"{url}: the server's file has {total} bytes, {size} were expected: "
-                "it is not the same file"
+                f"{without_password(url)}: the server's file has {total} bytes, {size} were "
+                "expected: it is not the same file"
             )
         _remember_validator(part, reply)
         total = total if size is None else size

@@ -242,7 +242,8 @@ def size_of(path: Path) -> int:
 
 _log = logging.getLogger(__name__)
 
-_DRIVE = re.compile(r"[A-Za-z]:/|//")
+DRIVE = re.compile(r"[A-Za-z]:/|//")
+"""Begins an absolute path of Windows, with slashes."""
 
 
 def existing_files(paths: Sequence[str] | np.ndarray) -> np.ndarray:
@@ -277,7 +278,7 @@ class FileNames:
         """
         if "\\" in name and not (self.folder / name).exists():
             name = name.replace("\\", "/")
-        if os.path.isabs(name) or _DRIVE.match(name):
+        if os.path.isabs(name) or DRIVE.match(name):
             return self._absolute(name)
         if ".." in name.split("/") and os.path.normpath(name).split(os.sep)[0] == "..":
             raise ValueError(f"{name!r} leads out of the dataset")

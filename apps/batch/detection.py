@@ -48,12 +48,12 @@ class Numbering:
     """The image ids of the images.
 
     Attributes:
-        ids: Path -> image id.
+        ids: path or address -> image id.
         annotations: The ground truth, with the paths of the images; None if there is none.
         faults: A message for each image that the annotations do not name.
     """
 
-    ids: dict[Path, int]
+    ids: dict[str, int]
     annotations: Annotations | None
     faults: list[str]
 
@@ -63,7 +63,8 @@ def number_images(
 ) -> Numbering:
     """Give every image an image id: that of the annotation file, or 1, 2, ...
 
-    Annotations are matched by name: the path of an image must end in its ``file_name``.
+    Annotations are matched by name: the path of an image must end in its ``file_name``. Images at
+    addresses have none.
 
     Args:
         files: From ``find_files``; videos and streams have no id.
@@ -74,9 +75,15 @@ def number_images(
         DataError: The annotations are faulty, match two of the files by one name or none of the
             files, or give the model's category ids to other classes.
     """
-    image_paths = [file.path for file in files if file.kind == "image"]
+    images = [file for file in files if file.kind == "image"]
     if annotation_file is None:
-        return Numbering({path: number for number, path in enumerate(image_paths, 1)}, None, [])
+        ids = {file.address or str(file.path): number for number, file in enumerate(images, 1)}
+        return Numbering(ids, None, [])
+    image_paths = [file.path for file in images if not file.address]
+    if not image_paths:
+        raise DataError(
+            f"{annotation_file}: no image file among the inputs that it could describe."
+        )
     annotations = read_coco(annotation_file, annotation_file.parent)
     _check_categories(annotation_file, annotations.categories, categories)
     rows, unknown = _match(image_paths, annotations.images.file_names.tolist())
@@ -85,6 +92,7 @@ def number_images(
             f"{annotation_file}: describes none of the {len(image_paths):,} images; its first is "
             f"{annotations.images.file_names[0]}. Give the annotations of these images."
         )
+    unknown += [file.path for file in images if file.address]
     faults = [f"{path}: not in {annotation_file}, so not in the results" for path in unknown]
     chosen = np.array(sorted(rows))
     paths = np.array([str(rows[row]) for row in chosen], dtype=object)
@@ -93,7 +101,7 @@ def number_images(
     fitted = fit_to_images(matched)  # unreadable images are reported by detection
     faults += fitted.faults.messages.get(FaultKind.SIZE, [])
     pairs = zip(fitted.images.paths.tolist(), fitted.images.ids.tolist(), strict=True)
-    return Numbering({Path(path): number for path, number in pairs}, fitted, faults)
+    return Numbering(dict(pairs), fitted, faults)
 
 
 def _check_categories(file: Path, declared: dict[int, str], known: dict[int, str]) -> None:
@@ -181,8 +189,9 @@ def _entries(
 ) -> Iterator[tuple[Listed, int, dict[str, Any]]]:
     """Yield file, image id and result of every image that has an id and is done."""
     for file, made in store.results():
-        if file.path in numbering.ids:
-            yield file, numbering.ids[file.path], json.loads(made.content)
+        number = numbering.ids.get(file.address or str(file.path))
+        if number is not None:
+            yield file, number, json.loads(made.content)
 
 
 _NAMED_CLASSES = 12

@@ -19,6 +19,8 @@ VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".m
 STREAM_SUFFIXES = frozenset({".m3u8", ".mjpg", ".mjpeg"})
 """Suffixes of streams at http addresses, in lower case."""
 STREAM_PREFIXES = ("rtsp://", "rtsps://", "rtmp://", "rtmps://", "rtp://", "srt://", "udp://")
+_MOST_DIGITS = 9
+"""Numbers of cameras fit 32 bits."""
 
 Kind = Literal["image", "video", "stream"]
 
@@ -78,21 +80,27 @@ def walk_files(
 def _is_address(argument: str) -> bool:
     if Path(argument).exists():
         return Path(argument).is_char_device()  # such as /dev/video0
-    return argument.isdecimal() or argument.startswith((*URL_PREFIXES, *STREAM_PREFIXES))
+    is_camera = argument.isdecimal() and len(argument) <= _MOST_DIGITS
+    return is_camera or argument.lower().startswith((*URL_PREFIXES, *STREAM_PREFIXES))
 
 
 def _at_address(argument: str) -> InputFile:
     if "://" not in argument:
         name = f"camera{argument}" if argument.isdecimal() else Path(argument).name
         return InputFile(Path(name), name, "stream", argument)
-    parts = urlsplit(argument)
+    from ...datasets.download import without_password
+
+    try:
+        parts = urlsplit(argument)
+    except ValueError as error:
+        raise DataError(f"{without_password(argument)}: is no address ({error})") from error
     last = PurePosixPath(parts.path).name or parts.hostname or "stream"
     return InputFile(Path(last), last, _kind_of(argument, Path(last).suffix.lower()), argument)
 
 
 def _kind_of(url: str, suffix: str) -> Kind:
     """Return what is at an address; the server is asked where the suffix does not tell."""
-    if url.startswith(STREAM_PREFIXES) or suffix in STREAM_SUFFIXES:
+    if url.lower().startswith(STREAM_PREFIXES) or suffix in STREAM_SUFFIXES:
         return "stream"
     if suffix in IMAGE_SUFFIXES:
         return "image"

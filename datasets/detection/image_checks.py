@@ -24,12 +24,20 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the image files in a folder and below it, sorted; hidden ones are ignored."""
+    """Return the image files in a folder and below it, sorted, without `hidden` ones."""
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        if path.suffix.lower() in IMAGE_SUFFIXES and not hidden(path, folder)
     )
+
+
+def hidden(path: Path, folder: Path) -> bool:
+    """Return whether a file or a folder above it, below ``folder``, has a leading dot.
+
+    Archives made on macOS have a hidden ``._a.xml`` beside ``a.xml``; Jupyter keeps copies.
+    """
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def turn_boxes(boxes: np.ndarray, stored_hw: tuple[int, int], orientation: int) -> np.ndarray:

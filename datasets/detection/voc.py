@@ -7,7 +7,7 @@ too large to the left and the top, which is within the tolerance. Needs no torch
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from ..errors import DataError
 from ..files import read_text
 from ..images import ImageFile
 from .annotations import Annotations, BoxTable, ImageTable, check_boxes
-from .image_checks import IMAGE_SUFFIXES
+from .image_checks import IMAGE_SUFFIXES, hidden
 
 # fmt: off
 VOC_NAMES = (
@@ -33,6 +33,7 @@ VOC_NAMES = (
 
 _CLASS_FLAG = re.compile(r"\s+(-1|0|1)$")
 _DECLARED_ENCODING = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)["'][^>]*\?>""")
+_XML = frozenset({".xml"})
 _XML_FOLDERS = ("Annotations", "annotations", "")
 _IS_VOC = re.compile(r"\bVOC ?20\d\d\b")
 """Matches the element "database" of VOC's own files, such as "The VOC2007 Database"."""
@@ -106,7 +107,7 @@ def _find_split(root: Path, aliases: Sequence[str]) -> list[VocPart]:
 def _xml_folder(folder: Path) -> VocPart | None:
     """Return all XML files in a folder or in its ``Annotations``; None if there are none."""
     for name in _XML_FOLDERS:
-        if next((folder / name).glob("*.xml"), None) is not None:
+        if _by_stem(folder / name, _XML):
             places = [folder / images for images in _IMAGE_FOLDERS]
             return VocPart(folder / name, next(path for path in places if path.is_dir()))
     return None
@@ -119,11 +120,11 @@ def _read_stems(listing: Path, annotations: Path) -> tuple[str, ...]:
     removed only if there is no file of the whole name; the same holds for extensions.
     """
     lines = read_text(listing, "image set", "Write one name on each line, in UTF-8.").splitlines()
-    there = {path.stem for path in annotations.glob("*.xml")}
+    there = _by_stem(annotations, _XML, below=True)
     return tuple(_stem(line.strip(), there) for line in lines if line.strip())
 
 
-def _stem(line: str, there: set[str]) -> str:
+def _stem(line: str, there: Collection[str]) -> str:
     name = _CLASS_FLAG.sub("", line)
     shorter = (name.removesuffix(Path(name).suffix) for name in (line, name))
     return next((each for each in (line, name, *shorter) if each in there), name)
@@ -157,6 +158,7 @@ def read_voc(
     faults = Faults(on_error)
     read: list[VocImage] = []
     paths: list[Path] = []
+    names: list[str] = []
     sizes_hw: list[tuple[int, int]] = []
     for part in parts:
         for image, path in _read_part(part, faults, unlabeled):
@@ -164,12 +166,13 @@ def read_voc(
             if size_hw is not None:
                 read.append(image)
                 paths.append(path)
+                names.append(path.relative_to(part.images).as_posix())
                 sizes_hw.append(size_hw)
     if not read:
         raise DataError(f"{parts[0].annotations}: no XML file that can be read. Check the folder.")
     table = ImageTable(
         ids=np.arange(1, len(read) + 1),
-        file_names=np.array([path.name for path in paths], dtype=object),
+        file_names=np.array(names, dtype=object),
         paths=np.array([str(path) for path in paths], dtype=object),
         sizes_hw=np.array(sizes_hw, dtype=np.int64).reshape(-1, 2),
     )
@@ -183,8 +186,9 @@ def read_voc(
 
 def _read_part(part: VocPart, faults: Faults, unlabeled: Unlabeled) -> list[tuple[VocImage, Path]]:
     """Read the XML files of a part, and find the image of each; the unlabeled ones have no XML."""
-    images = _list_images(part.images)
-    files = {path.stem: path for path in sorted(part.annotations.glob("*.xml"))}
+    below = part.stems is not None  # names of image sets may have folders
+    images = _by_stem(part.images, IMAGE_SUFFIXES, below)
+    files = _by_stem(part.annotations, _XML, below)
     stems = list(files) if part.stems is None else part.stems
     read: list[tuple[VocImage, Path]] = []
     for stem in stems:
@@ -194,11 +198,11 @@ def _read_part(part: VocPart, faults: Faults, unlabeled: Unlabeled) -> list[tupl
             except DataError as error:
                 faults.add(FaultKind.MALFORMED, str(error))
                 continue
-            named = image.file_name or f"{stem}.jpg"
-            read.append((image, part.images / images.get(stem, named)))
+            named = Path(stem).parent / (image.file_name or f"{files[stem].stem}.jpg")
+            read.append((image, images.get(stem, part.images / named)))
     if part.stems is None:
-        labeled = {path.name for _, path in read} | {images.get(stem) for stem in files}
-        without = [name for name in images.values() if name not in labeled]
+        labeled = {path for _, path in read} | {images.get(stem) for stem in files}
+        without = [path for path in images.values() if path not in labeled]
     else:
         without = [images[stem] for stem in stems if stem not in files and stem in images]
         absent = [stem for stem in stems if stem not in files and stem not in images]
@@ -210,19 +214,21 @@ def _read_part(part: VocPart, faults: Faults, unlabeled: Unlabeled) -> list[tupl
                 "is no such file"
             ),
         )
-    paths = [part.images / name for name in without]
-    total = len(read) + len(paths)
-    if faults.add_unlabeled([str(path) for path in paths], total, unlabeled):
-        read += [(VocImage(path, path.name, None, [], is_voc=True), path) for path in paths]
+    if faults.add_unlabeled(list(map(str, without)), len(read) + len(without), unlabeled):
+        read += [(VocImage(path, path.name, None, [], is_voc=True), path) for path in without]
     return read
 
 
-def _list_images(folder: Path) -> dict[str, str]:
-    """Return stem -> file name of the images in a folder."""
+def _by_stem(folder: Path, suffixes: Collection[str], below: bool = False) -> dict[str, Path]:
+    """Return name without suffix -> file, of the files in a folder, or also of those below it."""
     if not folder.is_dir():
         return {}
-    names = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    return {path.stem: path.name for path in names}
+    found = sorted(folder.rglob("*") if below else folder.iterdir())
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in found
+        if path.suffix.lower() in suffixes and not hidden(path, folder)
+    }
 
 
 def _measure(path: Path, faults: Faults) -> tuple[int, int] | None:

@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from ..data_errors import FaultKind, Faults, OnError, Unlabeled, data_log
 from ..errors import DataError
-from ..files import FileNames, read_text
+from ..files import DRIVE, FileNames, read_text
 from ..images import ImageFile
 from .annotations import Annotations, BoxTable, ImageTable, check_boxes, first_occurrences
-from .image_checks import find_images
+from .image_checks import find_images, hidden
 
 _NAMES_FILES = ("classes.txt", "obj.names")
 _BOX = 4
@@ -220,7 +220,7 @@ def _find(folder: Path, name: str) -> Path | None:
     never leads out of the folder unless it is absolute.
     """
     path = Path(name.replace("\\", "/"))
-    if path.is_absolute():
+    if path.is_absolute() or DRIVE.match(path.as_posix()):
         parts = path.parts[1:]
         candidates = [path, *(folder.joinpath(*parts[row:]) for row in range(len(parts) - 1))]
     else:
@@ -370,7 +370,7 @@ def _find_orphans(parts: Sequence[YoloPart], labels: Sequence[Path], faults: Fau
         folder = label_file(part.source / "image").parent
         if part.source.is_dir() and folder != part.source:
             found = sorted(path for path in folder.rglob("*.txt") if path.name not in _NAMES_FILES)
-            orphans = [path for path in found if path not in known]
+            orphans = [path for path in found if path not in known and not hidden(path, folder)]
             faults.add_where(
                 FaultKind.UNKNOWN_IMAGE,
                 np.ones(len(orphans), dtype=bool),

@@ -291,6 +291,13 @@ def test_download__nobody_listens__data_error(tmp_path: Path) -> None:
         fetch("http://127.0.0.1:9/file.bin", tmp_path / "file.bin")
 
 
+@pytest.mark.parametrize("port", [9, 99999])
+def test_download__password_in_the_address__in_no_message(tmp_path: Path, port: int) -> None:
+    with pytest.raises(DataError, match=rf"^http://127.0.0.1:{port}/f: ") as caught:
+        fetch(f"http://user:secret@127.0.0.1:{port}/f", tmp_path / "f")
+    assert "secret" not in str(caught.value)
+
+
 def test_download__no_address__data_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="check the address"):
         fetch("nonsense", tmp_path / "file.bin")

@@ -331,6 +331,25 @@ def test_detect__image_at_an_address__as_a_file(
     assert sorted(path.name for path in (out / "pictures").iterdir()) == ["4.jpg", "4.png.jpg"]
 
 
+def test_detect__two_addresses_of_one_name__have_ids_of_their_own(
+    model: Path, photos: Path, server: tuple[str, Path], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    url, folder = server
+    (folder / "4.png").write_bytes((photos / "4.png").read_bytes())
+    out = tmp_path / "out"
+    words = [f"{url}/4.png", f"{url}/4.png".replace("127.0.0.1", "localhost")]
+    assert detect(model, *words, *words, "--out", out) == 0
+    assert [row["id"] for row in read(out / "results_images.json")["images"]] == [1, 2]
+    truth = annotate(tmp_path / "gt.json", [f"{number}.png" for number in range(5)], {1: "left"})
+    detect(model, words[0], photos / "4.png", "--out", out, "--annotations", truth)
+    assert "4.png: not in" in capsys.readouterr().out
+    assert {row["image_id"] for row in read(out / "results.json")} == {74}
+    with pytest.raises(SystemExit, match="2"):
+        detect(model, words[0], "--out", out, "--annotations", truth)
+    assert "no image file among the inputs" in capsys.readouterr().err
+
+
 # --- the real thing
 
 

@@ -112,6 +112,25 @@ def test_find_files__address_that_does_not_answer__says_so(server: tuple[str, Pa
         find_files(["http://user:secret@127.0.0.1:9/x"], addresses=True)
 
 
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("http://user:secret@[::1/a.jpg", r"http://\[::1/a.jpg: is no address"),
+        ("http://user:secret@h:99999/a", r"http://h:99999/a: cannot be reached"),
+        ("99999999999", "99999999999: no such file"),
+    ],
+)
+def test_find_files__no_address__said_without_the_password(word: str, says: str) -> None:
+    with pytest.raises(DataError, match=says) as caught:
+        find_files([word], addresses=True)
+    assert "secret" not in str(caught.value)
+
+
+def test_find_files__scheme_in_capitals__an_address() -> None:
+    (file,) = find_files(["RTSP://cam.local/live"], addresses=True)
+    assert (file.kind, file.address) == ("stream", "RTSP://cam.local/live")
+
+
 def test_image_at_url__read_as_a_file_and_limited(
     server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,28 @@ def write(folder: Path, **files: str) -> VocPart:
     for stem, text in files.items():
         (folder / f"{stem}.xml").write_text(text)
     return VocPart(folder, folder)
+
+
+def test_read_voc__folders_and_hidden_files__images_named_below_their_folder(
+    tmp_path: Path,
+) -> None:
+    files = tmp_path / "Annotations"
+    for stem in ("one/a", "two/a"):
+        write(files / stem[:3], a=xml(item("cat", (1, 1, 9, 9)), size=""))
+        image = tmp_path / "JPEGImages" / f"{stem}.PNG"
+        image.parent.mkdir(parents=True)
+        Image.new("RGB", (20, 10)).save(image)
+    (files / "one" / "a.xml").rename(files / "one" / "a.XML")
+    (files / "._a.xml").write_bytes(b"\0\5\x16\7")
+    listing = tmp_path / "ImageSets" / "Main" / "train.txt"
+    listing.parent.mkdir(parents=True)
+    listing.write_bytes(b"one/a\r\ntwo/a\r\n")
+    data = read_voc(find(tmp_path, "train"))
+    assert data.images.file_names.tolist() == ["one/a.PNG", "two/a.PNG"]
+    assert data.images.sizes_hw.tolist() == [[10, 20]] * 2
+    shutil.rmtree(tmp_path / "ImageSets")
+    write(files, b=xml(item("cat", (1, 1, 9, 9))))
+    assert read_voc(find(tmp_path, "train")).images.file_names.tolist() == ["b.jpg"]
 
 
 def test_read_voc__first_pixel_and_whole_image__zero_based_and_exclusive(tmp_path: Path) -> None:

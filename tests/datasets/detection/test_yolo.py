@@ -164,6 +164,20 @@ def test_find_yolo__split_that_was_not_exported__left_out_and_said(
     assert "val is ../valid/images, which is not there; left out" in caplog.text
 
 
+def test_read_yolo__made_on_windows_and_macos__paths_found_and_hidden_files_ignored(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "train").mkdir()
+    yaml = "names: [cat]\r\ntrain: C:\\my sets\\cats\\train\\images\r\n"
+    write(tmp_path / "train", "0 0.5 0.5 1 1\r\n", yaml)
+    (tmp_path / "train" / "data.yaml").rename(tmp_path / "data.yaml")
+    for name in ("images/._a.png", "labels/._a.txt", "images/.ipynb_checkpoints/a.png"):
+        path = tmp_path / "train" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"\0\5\x16\7")
+    assert read(tmp_path).images.file_names.tolist() == ["a.png"]
+
+
 def test_find_yolo__path_that_leads_out__followed_from_a_given_file_alone(tmp_path: Path) -> None:
     write(tmp_path, "0 0.5 0.5 1 1", "path: ../elsewhere\ntrain: images\nnames: [cat]")
     (tmp_path.parent / "elsewhere" / "images").mkdir(parents=True)
