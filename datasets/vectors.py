@@ -76,6 +76,8 @@ def _read(path: Path) -> tuple[Any, Any]:
         heading, *rows = read_csv(path)
         named = [at for at, name in enumerate(heading) if name.startswith(_NUMBERS)]
         places = named or range(1, len(heading))
+        if any(len(row) != len(heading) for row in rows):
+            raise ValueError("rows of different lengths")
         return [row[0] for row in rows], [[float(row[at]) for at in places] for row in rows]
     table = import_parquet(path).read_table(path)
     column = next((name for name in ("embedding", "vector") if name in table.column_names), None)

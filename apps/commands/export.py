@@ -56,7 +56,7 @@ def _export(arguments: Namespace) -> int:
         calibration = Calibration(images, arguments.calibrate_method, arguments.int8_limit)
     options = ExportOptions(arguments.batch, not arguments.fixed_picture, calibration)
     exported = export_checkpoint(
-        find_model(arguments.ckpt),
+        find_model(arguments.ckpt, hint="Name a checkpoint."),
         arguments.out,
         arguments.format,
         chosen_size_hw(arguments),

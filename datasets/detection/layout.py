@@ -348,7 +348,9 @@ def _unknown(root: Path, layout: FormatName | None, names: Mapping[str, str | No
     places = [place for key in _chosen(layout) for place in FORMATS[key].places]
     wanted = [name for name in names.values() if name]
     alias = " or ".join(wanted) if wanted else "train, val, ..."
-    problem = "has no annotations in a known place" if root.is_dir() else "is no folder"
+    problem = "not a folder" if root.exists() else "no such folder"
+    if root.is_dir():
+        problem = "has no annotations in a known place"
     text = f"{root.absolute()}: {problem}; looked for {', '.join(places)} ({{split}} is {alias})."
     if root.is_dir():
         entries = sorted(root.iterdir())

@@ -163,7 +163,7 @@ def test_command__fixed_size__writes_and_compares(
         (["--out", "x.onnx", "--size", "0", "3"], "at least 1"),
         (
             ["--out", "x.onnx", "--ckpt", "absent.ckpt"],
-            r"absent\.ckpt: no such file\. Name a check",
+            r"absent\.ckpt: no such model\. Name a check",
         ),
     ],
 )
