@@ -1,6 +1,5 @@
 """Videos: frames come back as they were written, and broken files say so."""
 
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -168,9 +167,9 @@ def test_ends_on_interrupt__first_stops_and_second_interrupts(
 ) -> None:
     before, stops = signal.getsignal(signal.SIGINT), []
     with ends_on_interrupt(lambda: stops.append(1)):
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert stops == [1]
         assert "ending the stream" in capsys.readouterr().err
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
