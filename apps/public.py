@@ -32,8 +32,8 @@ def find_model(model: str | Path, jobs: Collection[str] = (), hint: str = "") ->
         from ..backbone.weights.hub import PUBLIC_WEIGHTS
     except ImportError as error:
         raise DataError(
-            f"{model}: no such file; a public name needs torch, which converts its weights: "
-            "pip install mobilevision, or give a file that `mobilevision export` wrote elsewhere."
+            f"{model}: no such file. The names of public models need torch, which converts their "
+            "weights: pip install mobilevision, or give a file that `mobilevision export` wrote."
         ) from error
     known = [name for name, weights in PUBLIC_WEIGHTS.items() if not jobs or weights.job in jobs]
     names = f"Public names are {', '.join(known)}." if known else ""
@@ -106,7 +106,7 @@ def download_public(name: str, url: str | None = None, attempts: int = 6) -> Pat
         return path
     if url is not None and Path(url).is_file():
         if sha256_of(Path(url)) != weights.sha256:
-            raise DataError(f"{url}: is not {weights.url}, since its sha256 is another one")
+            raise DataError(f"{url}: is not a copy of {weights.url}: its sha256 differs")
         if weights.member:
             extract_file(Path(url), weights.member, path)
         else:

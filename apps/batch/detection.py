@@ -424,13 +424,11 @@ def _tally(store: ProgressStore) -> Tally:
 
 
 def _summary(tally: Tally, options: DetectOptions, threshold: float, results: Path) -> str:
-    parts = [f"{tally.images:,} images"]
+    parts = [_counted(tally.images, "image")] if tally.images or not tally.videos else []
     if tally.videos:
-        parts.append(f"{tally.videos:,} videos with {tally.frames:,} frames")
-    lines = [
-        f"{' and '.join(parts)}: {tally.objects.total():,} objects that score at least "
-        f"{threshold:.3g}"
-    ]
+        parts.append(f"{_counted(tally.videos, 'video')} of {_counted(tally.frames, 'frame')}")
+    objects = _counted(tally.objects.total(), "object")
+    lines = [f"{' and '.join(parts)}: {objects} with a score of at least {threshold:.3g}"]
     common = tally.objects.most_common()
     named = [f"{name} {count:,}" for name, count in common[:_NAMED_CLASSES]]
     if len(common) > _NAMED_CLASSES:
@@ -442,6 +440,10 @@ def _summary(tally: Tally, options: DetectOptions, threshold: float, results: Pa
         lines.append(f"Videos, results by frame: {options.out / 'videos'}")
     lines.append(f"Detections in the COCO results format: {results}")
     return "\n".join(lines)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 @contextmanager

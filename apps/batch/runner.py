@@ -526,7 +526,7 @@ def _fill(
 def _print_state(store: ProgressStore) -> None:
     done = store.counts().done
     if store.begun_anew:
-        changed = ", ".join(name.replace("_", " ") for name in store.begun_anew)
-        print(f"{store.path}: of other work ({changed}); beginning anew", file=sys.stderr)
+        changed = " and ".join(name.replace("_", " ") for name in store.begun_anew)
+        print(f"{store.path}: is of a run with another {changed}; starting over", file=sys.stderr)
     elif done:
         print(f"{store.path}: {done:,} files are done already", file=sys.stderr)

@@ -148,7 +148,7 @@ def _draw_loss(axes: Axes, name: str, points: np.ndarray, color: str) -> None:
         axes.plot(steps, values, "o--", color=color, label=name, markersize=4, linewidth=1.2)
         return
     axes.plot(steps, values, color=color, alpha=0.22, linewidth=0.8)
-    axes.plot(steps, _smoothed(values), color=color, label=name, linewidth=1.8)
+    axes.plot(steps, _smoothed(values), _style(steps), color=color, label=name, linewidth=1.8)
 
 
 def _draw_metric(axes: Axes, name: str, points: np.ndarray, color: str) -> None:
@@ -160,8 +160,13 @@ def _draw_metric(axes: Axes, name: str, points: np.ndarray, color: str) -> None:
 
 
 def _draw_rate(axes: Axes, name: str, points: np.ndarray, color: str) -> None:  # noqa: ARG001
-    axes.plot(*points.T, color=color, linewidth=1.6)
+    axes.plot(*points.T, _style(points), color=color, linewidth=1.6)
     axes.set_ylim(bottom=0)
+
+
+def _style(points: np.ndarray) -> str:
+    """Return a line, which one point alone does not show."""
+    return "-" if len(points) > 1 else "o"
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:

@@ -82,8 +82,9 @@ def draw_kinds(analysis: ErrorAnalysis) -> Figure:
 
 def draw_matrix(analysis: ErrorAnalysis) -> Figure:
     """Draw the confusion matrix at the best threshold."""
-    threshold = "no threshold" if analysis.best is None else f"from {analysis.best.threshold:.3f}"
-    title = f"{analysis.dataset} · {analysis.images:,} images · {threshold}"
+    title = (
+        "no threshold" if analysis.best is None else f"score {analysis.best.threshold:.3f} or more"
+    )
     names = [*analysis.per_class, BACKGROUND]
     return draw_confusion(analysis.confusion, names, title, "objects", background=True)
 

@@ -35,7 +35,7 @@ th:first-child, td:first-child { text-align: left; min-width: 7rem; overflow-wra
 .bar { display: block; height: 0.35rem; border-radius: 0.2rem; background: var(--bar); }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)); gap: 0.8rem; }
 figure { margin: 0.6rem 0; }
-img { width: 100%; height: auto; display: block; background: #fff; border-radius: 0.5rem;
+img { max-width: 100%; height: auto; display: block; background: #fff; border-radius: 0.5rem;
   border: 1px solid var(--line); }
 """
 _CAPTIONS = {

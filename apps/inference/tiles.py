@@ -11,16 +11,17 @@ from .predictor import ImageSource
 
 OVERLAP = 0.2
 """Share of a tile's side by which neighboring tiles overlap."""
-_MERGE_SHARE = 0.5
+_SAME_SHARE = 0.5
 
 
 class TiledDetector:
     """A detector that looks at tiles, so that small objects are not scaled down with the image.
 
     ``supervision.InferenceSlicer`` cuts the tiles and puts their objects together. What is larger
-    than a tile is found in the whole image. Boxes of a class that share half of the smaller one are
-    parts of one object, which gets the box around them (as in SAHI, Akyon et al. 2022, arXiv
-    2202.06934); so objects that hide each other by half become one, too.
+    than a tile is found in the whole image. Of boxes of a class that share half of the smaller one,
+    that of the highest score is kept: they are one object, or a part of it that a tile has cut off.
+    Boxes around them all, as in SAHI (Akyon et al. 2022, arXiv 2202.06934), are no choice: the
+    boxes of low scores, which results have, too, would chain most objects into one.
 
     Args:
         detector: Looks at the tiles.
@@ -58,15 +59,6 @@ class TiledDetector:
                 continue
             yield self._detect(image, pixels, score_threshold, batch_size)
 
-    def _merged(self, found: list[Any]) -> Any:
-        """Merge boxes until none of a class shares half of a smaller one."""
-        metric = self._supervision.OverlapMetric.IOS
-        boxes, before = self._supervision.Detections.merge(found), -1
-        while len(boxes) != before:
-            before = len(boxes)
-            boxes = boxes.with_nmm(_MERGE_SHARE, overlap_metric=metric)
-        return boxes
-
     def _detect(
         self, image: ImageSource, pixels: np.ndarray, threshold: float | None, batch_size: int
     ) -> DetectionResult:
@@ -82,7 +74,9 @@ class TiledDetector:
                 look, self.tile_wh, overlap_wh, overlap_filter="none",
                 batch_size=max(batch_size, 2),
             )  # fmt: skip
-            found = [self._merged([*found, slicer(pixels)])]
+            merged = self._supervision.Detections.merge([*found, slicer(pixels)])
+            metric = self._supervision.OverlapMetric.IOS
+            found = [merged.with_nms(_SAME_SHARE, overlap_metric=metric)]
         (whole,) = found
         order = np.argsort(-whole.confidence, kind="stable")
         height, width = pixels.shape[:2]

@@ -257,7 +257,7 @@ class Layout:
         return [FORMATS[self.format].describe(self.root, part) for part in self.splits[split]]
 
     def __str__(self) -> str:
-        text = f"{self.root}: {self.title} layout with {', '.join(self.splits)}"
+        text = f"{self.root}: layout {self.title}; splits {', '.join(self.splits)}"
         if self.others:
             text += (
                 f". It looks like {', '.join(self.others)}, too: data.layout=coco, yolo or voc, or "

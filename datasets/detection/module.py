@@ -227,7 +227,7 @@ class DetectionDataModule(ImageDataModule):
         if self._categories is None:
             self._categories = self._read_whole(next(iter(self.splits))).categories
         names = ", ".join(self.categories.values())
-        rank_zero_info("%s. %d classes (%s)", found, self.num_classes, shorten(names, 300))
+        rank_zero_info("%s. Classes (%d): %s", found, self.num_classes, shorten(names, 300))
         self.size_hw = (size_hw[0], size_hw[1])
         self.train_transform = train_transform or SSDAugment(self.size_hw)
         self.val_transform = val_transform or Resize(self.size_hw)

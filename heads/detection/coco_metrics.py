@@ -289,7 +289,8 @@ def format_table(result: CocoResult) -> str:
     A line has at most 80 characters; a class without ground truth has "-".
     """
     part = f" of {result.images_total:,}" if result.images < result.images_total else ""
-    lines = [f"COCO boxes on {result.dataset}: {result.images:,}{part} images"]
+    images = "image" if result.images == 1 and not part else "images"
+    lines = [f"COCO boxes on {result.dataset}: {result.images:,}{part} {images}"]
     for key, (measure, iou, area, most) in _LINES.items():
         lines.append(
             f" {measure} @[ IoU={iou:<9} | area={area:>6} | maxDets={most:>3} ] "

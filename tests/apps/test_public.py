@@ -173,7 +173,7 @@ def test_public_checkpoint__offline__says_how_to_get_it(
     (tmp_path / "other.zip").write_bytes(b"other")
     with pytest.raises(SystemExit):
         main(["weights", "download", NAME, "--url", str(tmp_path / "other.zip")])
-    assert "its sha256 is another one" in capsys.readouterr().err
+    assert "its sha256 differs" in capsys.readouterr().err
     archive = tmp_path / "server" / "small.zip"
     assert main(["weights", "download", NAME, "--url", str(archive)]) == 0
     assert archive.is_file()
@@ -183,7 +183,7 @@ def test_public_checkpoint__offline__says_how_to_get_it(
 
 def test_find_model__no_torch__says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(public_module.sys.modules, "mobilevision.backbone.weights.hub", None)
-    with pytest.raises(DataError, match="needs torch, which converts its weights: pip install"):
+    with pytest.raises(DataError, match="need torch, which converts their weights: pip install"):
         Detector.load()
     (tmp_path / "a.onnx").write_bytes(b"")
     assert Detector.find(tmp_path / "a.onnx") == tmp_path / "a.onnx"

@@ -87,7 +87,7 @@ def test_detect__folder__images_results_and_summary(
     with Image.open(out / "pictures" / "4.jpg") as image:
         assert image.size == (64, 40)
     printed = capsys.readouterr().out
-    assert "5 images: 2 objects that score at least 0.5\n  left 2\n" in printed
+    assert "5 images: 2 objects with a score of at least 0.5\n  left 2\n" in printed
     assert str(out / "results.json") in printed
     assert f"Annotated images: {out / 'pictures'}\n" in printed
 
@@ -141,10 +141,10 @@ def test_detect__again__nothing_is_done_twice_unless_something_changed(
     drawn.unlink()
     model.write_text("2")
     detect(model, photos, "--out", out)
-    assert "of other work (model); beginning anew" in capsys.readouterr().err
+    assert "is of a run with another model; starting over" in capsys.readouterr().err
     assert drawn.exists()
     detect(model, photos, "--out", out, "--score-threshold", 0.2)
-    assert "of other work (score threshold); beginning anew" in capsys.readouterr().err
+    assert "is of a run with another score threshold; starting over" in capsys.readouterr().err
 
 
 def test_detect__output_inside_the_input__is_no_input(
@@ -171,7 +171,7 @@ def test_detect__video__film_and_results_by_frame(
 
     film = cv2.VideoCapture(str(out / "videos" / "clip.mp4"))
     assert film.get(cv2.CAP_PROP_FRAME_COUNT) == 3
-    assert "0 images and 1 videos with 3 frames: 1 objects" in capsys.readouterr().out
+    assert "\n1 video of 3 frames: 1 object with a score" in "\n" + capsys.readouterr().out
     assert read(out / "results.json") == []
 
 
@@ -308,7 +308,7 @@ def test_detect__stream__ctrl_c_ends_it_and_everything_is_whole(
     assert process.returncode == 0, complained
     assert "ending the stream; Ctrl-C again aborts" in complained
     assert re.search(r"live: [\d,]+ frames in [\d.]+ s, [\d.]+ a second; [1-9]\d* left", complained)
-    assert "1 videos with" in said
+    assert "1 video of" in said
     assert sorted(path.name for path in (out / "videos").iterdir()) == ["live.json", "live.mp4"]
     rows = read(out / "videos" / "live.json")
     frames = [row["image_id"] for row in rows[::2]]

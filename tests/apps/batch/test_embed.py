@@ -143,7 +143,7 @@ def test_make_table__other_work_begins_anew(
     counts = make_table(out, {"model": "b"}, named_files([str(texts)]), make)
     assert make.seen == ["a.jpg", "b.jpg", "c.jpg"]
     assert counts.rows == 6
-    assert "of other work (model, rows); beginning anew" in capsys.readouterr().err
+    assert "is of a run with another model and rows; starting over" in capsys.readouterr().err
 
 
 def test_make_table__faults_are_told_and_tried_again(

@@ -32,7 +32,7 @@ def test_evaluate_coco__prints_the_table(
     evaluate_coco(*files)
     printed = capsys.readouterr().out
 
-    assert printed.startswith("COCO boxes on gt: 1 images\n Average Precision  (AP) @[ IoU=0.50")
+    assert printed.startswith("COCO boxes on gt: 1 image\n Average Precision  (AP) @[ IoU=0.50")
     assert printed.endswith(" raccoon 1.000\n")
 
 

@@ -380,7 +380,7 @@ def test_detection_data_module__every_format__the_same_batches(
     with caplog.at_level(logging.INFO, "lightning.pytorch"):
         data = module(tmp_path, batch_size=3)
         data.setup("fit")
-    assert f"with train, val. 3 classes ({', '.join(layouts.CLASSES)})" in caplog.text
+    assert f"splits train, val. Classes (3): {', '.join(layouts.CLASSES)}" in caplog.text
     assert "3 images): 3 boxes, classes: 3, images without boxes: 1" in caplog.text
     assert list(data.categories.values()) == list(layouts.CLASSES)
     (batch,) = list(data.val_dataloader())

@@ -257,7 +257,7 @@ def test_voc_data_module__classes_taken__are_said(
         write(tmp_path / split, a=xml(item("cat", (5, 5, 9, 9))))
     with caplog.at_level("INFO", "lightning.pytorch"):
         assert DetectionDataModule(tmp_path).categories == {1: "cat"}
-    assert "1 classes (cat)" in caplog.text
+    assert "Classes (1): cat" in caplog.text
 
 
 @pytest.mark.parametrize("value", ["", "Unspecified", "0", " 0 "])
