@@ -83,7 +83,16 @@ def write_figure(figure: "Figure", path: Path) -> None:
 
 
 def png_of(figure: "Figure") -> bytes:
-    """Render a figure as PNG."""
+    """Render a figure as PNG.
+
+    Names from data are no formulas, whatever dollars they hold. Labels of ticks at powers of ten,
+    which are, have no text before the figure is drawn.
+    """
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        if "$" in text.get_text():
+            text.set_parse_math(False)
     png = io.BytesIO()
     figure.savefig(png, format="png")
     return png.getvalue()

@@ -32,11 +32,12 @@ def draw_precision_recall(analysis: ErrorAnalysis) -> Figure:
         axes.plot(recall, analysis.precision[measured].T, **_FAINT)
     else:
         for color, label in zip(PALETTE, measured.tolist(), strict=False):
-            legend = f"{_short(names[label])} {analysis.per_class[names[label]].ap50:.3f}"
+            # A label that began with an underscore would be left out.
+            legend = f"{analysis.per_class[names[label]].ap50:.3f} {_short(names[label])}"
             axes.plot(recall, analysis.precision[label], color=color, linewidth=1, label=legend)
     if analysis.ap50 is not None:
         mean = analysis.precision[measured].mean(axis=0)
-        axes.plot(recall, mean, color="#111111", linewidth=2.4, label=f"mean {analysis.ap50:.3f}")
+        axes.plot(recall, mean, color="#111111", linewidth=2.4, label=f"{analysis.ap50:.3f} mean")
         axes.legend(title="AP50", frameon=False, fontsize="small")
     return figure
 

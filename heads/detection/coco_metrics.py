@@ -5,6 +5,7 @@ torch is imported only where tensors arrive, so a results file is evaluated with
 
 import json
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ def evaluate_boxes(
     if unknown := wanted - described:
         raise unknown_images(dataset, unknown)
     names = categories or {row["id"]: row["name"] for row in ground_truth["categories"]}
-    if wanted:
+    if wanted and names:
         stats, precision = _run_engine(ground_truth["annotations"], results, names, wanted)
     else:
         stats, precision = [NO_GROUND_TRUTH] * len(NUMBER_KEYS), np.full((len(names), 1), -1.0)
@@ -156,10 +157,12 @@ def _mean_of_measured(precision: np.ndarray) -> float | None:
 
 def distinct_names(names: dict[int, str]) -> dict[int, str]:
     """Add the id to names that several categories share, so that none hides another."""
-    values = list(names.values())
-    return {
-        key: name if values.count(name) == 1 else f"{name} ({key})" for key, name in names.items()
-    }
+    counts = Counter(names.values())
+    if len(counts) == len(names):
+        return dict(names)
+    return distinct_names(  # what was added may make it the name of another
+        {key: name if counts[name] == 1 else f"{name} ({key})" for key, name in names.items()}
+    )
 
 
 def unknown_images(dataset: str, image_ids: Iterable[int]) -> DataError:

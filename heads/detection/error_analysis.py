@@ -130,12 +130,12 @@ class ErrorAnalysis:
                 "classes": [*self.per_class, BACKGROUND],
                 "rows_annotated_columns_detected": self.confusion.tolist(),
             },
-            "precision_at_recall": {"recall": points, **curves[0]},
+            "precision_at_recall": {"recall": points, "per_class": curves[0]},
             "at_threshold": {
                 "threshold": points,
                 **dict(zip(("precision", "recall", "f1"), over_all, strict=True)),
             },
-            "f1_at_threshold": {"threshold": points, **curves[1]},
+            "f1_at_threshold": {"threshold": points, "per_class": curves[1]},
             "worst_images": [row._asdict() for row in self.worst[:100]],
         }
         lines = [

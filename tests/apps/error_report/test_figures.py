@@ -15,6 +15,8 @@ def test_figures__small_evaluation__values(evaluation) -> None:
     _, analysis, _ = evaluation
     axes = draw_precision_recall(analysis).axes[0]
     mean = axes.lines[-1]
+    named = axes.get_legend_handles_labels()[1]
+    assert [name.split(" ", 1)[1][:5] for name in named] == ["_$x_$", "dog", "mean"]
     assert len(axes.lines) == 3
     assert np.mean(np.asarray(mean.get_ydata())) == pytest.approx(analysis.ap50)
     lines = {line.get_label(): line for line in draw_thresholds(analysis).axes[0].lines}

@@ -16,6 +16,7 @@ from mobilevision.heads.detection.coco_metrics import (
     NUMBER_KEYS,
     CocoEvaluator,
     CocoResult,
+    distinct_names,
     evaluate_boxes,
     format_table,
     write_metrics,
@@ -101,6 +102,19 @@ def test_evaluator__without_images() -> None:
 
     assert metric.results() == []
     assert metric.compute().images == 0
+
+
+def test_evaluate_boxes__without_categories() -> None:
+    empty = {**truth(), "annotations": [], "categories": []}
+    found = evaluate_boxes(empty, [], "no classes")
+
+    assert (found.images, found.per_class, found.numbers["AP"]) == (3, {}, -1)
+
+
+def test_distinct_names__none_hides_another() -> None:
+    names = {1: "cat", 2: "cat", 3: "cat (1)", 4: "dog"}
+
+    assert distinct_names(names) == {1: "cat (1) (1)", 2: "cat (2)", 3: "cat (1) (3)", 4: "dog"}
 
 
 def test_results__are_coco_rows_with_category_ids_and_sizes() -> None:

@@ -154,7 +154,9 @@ def test_analyze_errors__empty__is_defined() -> None:
     assert only_found.per_class["cat"] == (0, None, None, None)
     assert (only_objects.ap50, only_objects.kinds["missed"].total) == (0, 1)
     assert only_objects.confusion.tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
-    for analysis in (nothing, only_found, only_objects):
+    no_classes = analyze_errors({**scene(), "annotations": [], "categories": []}, [], "no classes")
+    assert (no_classes.images, no_classes.ap50, no_classes.per_class) == (1, None, {})
+    for analysis in (nothing, only_found, only_objects, no_classes):
         read = json.loads(analysis.to_json())
         assert read["dataset"] == analysis.dataset
         assert list(read["errors"]) == list(ERROR_KINDS)
