@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
+from unicodedata import normalize
 
 import torch
 from torch import Tensor, nn
@@ -122,11 +123,9 @@ class _Filling:
         self.folded: list[nn.BatchNorm2d] = []
         self.meets_classes = False
         """Whether the file has a layer of classes of the network's."""
-        places = {name.casefold(): index for index, name in reversed([*enumerate(source.names)])}
+        places = {_key(name): index for index, name in reversed([*enumerate(source.names)])}
         self.pairs = [
-            (index, places[name.casefold()])
-            for index, name in enumerate(names)
-            if name.casefold() in places
+            (index, places[_key(name)]) for index, name in enumerate(names) if _key(name) in places
         ]
         """Classes that both know, as indices of the network and of the file."""
 
@@ -235,6 +234,11 @@ def _listed(names: Sequence[str]) -> str:
         return ""
     more = ", ..." if len(names) > _SHOWN_NAMES else ""
     return f" ({', '.join(names[:_SHOWN_NAMES])}{more})"
+
+
+def _key(name: str) -> str:
+    """Return a name without what depends on the tool: case, and how accents are encoded."""
+    return normalize("NFC", normalize("NFC", name).casefold())
 
 
 def _part(name: str) -> str:

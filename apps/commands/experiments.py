@@ -217,14 +217,20 @@ def _add_tune(parser: ArgumentParser) -> None:
 
 
 def _tune(arguments: Namespace) -> int:
+    from ...configs import find_config
+    from ...datasets.errors import DataError
     from ..training.sweep import report_failures
     from ..training.tuning import Search, read_params, tune, write_results
 
-    params = read_params(arguments.param)
-    search = Search(arguments.config, params, tuple(arguments.fit), arguments.out, arguments.seed)
-    study, failed = tune(search, arguments.trials)
+    for name, least in (("trials", 1), ("seed", 0)):
+        if arguments[name] < least:
+            raise DataError(f"--{name} {arguments[name]}: give a number of at least {least}")
+    params, config = read_params(arguments.param), find_config(arguments.config)
+    search = Search(config, params, tuple(arguments.fit), arguments.out, arguments.seed)
+    study, outcomes = tune(search, arguments.trials)
     print(write_results(search, study))
-    return EXIT_FAULT if report_failures(failed) else 0
+    failed = report_failures(outcomes, "They count as trials; a larger --trials tries others.")
+    return EXIT_FAULT if failed else 0
 
 
 def _add_cache_logits(parser: ArgumentParser) -> None:

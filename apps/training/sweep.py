@@ -108,18 +108,17 @@ def run_grid(runs: Sequence[Run], title: str = "runs") -> list[Outcome]:
     return outcomes
 
 
-def report_failures(outcomes: Sequence[Outcome]) -> int:
+_TRIED_AGAIN = "The same command line tries them again and leaves the finished ones as they are."
+
+
+def report_failures(outcomes: Sequence[Outcome], remedy: str = _TRIED_AGAIN) -> int:
     """Print the failed runs and the end of their logs to stderr; return their number."""
     failed = [outcome for outcome in outcomes if not outcome.succeeded]
     for outcome in failed:
         text = f"\n{outcome.run.name} failed; its log is {outcome.run.directory / LOG}:"
         print(f"{text}\n{outcome.message}", file=sys.stderr)
     if failed:
-        print(
-            f"\n{len(failed)} of {len(outcomes)} runs failed. The same command line tries them "
-            "again and leaves the finished ones as they are.",
-            file=sys.stderr,
-        )
+        print(f"\n{len(failed)} of {len(outcomes)} runs failed. {remedy}", file=sys.stderr)
     return len(failed)
 
 

@@ -47,6 +47,8 @@ def read_params(words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         name, _, spec = word.partition("=")
         kind, _, values = spec.partition(":")
+        if name in params:
+            raise DataError(f"--param {word}: {name} varies already; give it once")
         try:
             params[name] = _distribution(optuna.distributions, kind, values)
         except ValueError as error:
@@ -75,7 +77,9 @@ def monitored(config: Path) -> tuple[str, str]:
     """
     for callback in entry(read_config(config), "trainer", "callbacks") or ():
         options = entry(callback, "init_args") or {}
-        if str(entry(callback, "class_path")).endswith("ModelCheckpoint") and "monitor" in options:
+        if str(entry(callback, "class_path")).endswith("ModelCheckpoint") and options.get(
+            "monitor"
+        ):
             return options["monitor"], options.get("mode", "min")
     raise DataError(
         f"{config}: no ModelCheckpoint has a monitor, so trials cannot be compared; add one with "
@@ -151,21 +155,20 @@ class Search:
 def tune(search: Search, trials: int) -> tuple[Any, list[Outcome]]:
     """Train until there are ``trials`` trials, with those of earlier calls.
 
-    Returns the study and the trainings that failed. An interrupted trial goes on where it was. The
+    Returns the study and the trainings of this call. An interrupted trial goes on where it was. The
     value of a trial is the best of its validations.
 
     Raises:
-        DataError: As ``Search.open`` raises, or the first training did not even begin.
+        DataError: As ``Search.open`` raises, or a training did not begin and none did before.
     """
-    study, failed = search.open(), []
+    study, outcomes = search.open(), []
     for trial in _trials(search, study, trials):
         (outcome,) = run_grid([search.run_of(trial)], f"trial {trial.number + 1} of {trials}")
         _tell(study, trial, outcome)
-        if not outcome.succeeded:
-            failed.append(outcome)
-            if outcome.version is None and trial.number == 0:
-                raise DataError(f"the first trial did not begin to train: {outcome.message}")
-    return study, failed
+        outcomes.append(outcome)
+        if outcome.version is None and not any(x.intermediate_values for x in study.trials):
+            raise DataError(f"the first trial did not begin to train: {outcome.message}")
+    return study, outcomes
 
 
 def _trials(search: Search, study: Any, count: int) -> Iterator[Any]:
@@ -180,13 +183,13 @@ def _tell(study: Any, trial: Any, outcome: Outcome) -> None:
     optuna = import_extra("optuna", "tune", "mobilevision tune")
     state, now = optuna.trial.TrialState, study.trials[trial.number]
     values = [each for each in now.intermediate_values.values() if math.isfinite(each)]
-    study_wants = max if study.direction.name == "MAXIMIZE" else min
+    best_of = max if study.direction.name == "MAXIMIZE" else min
     if not outcome.succeeded or not values:
         study.tell(trial.number, state=state.FAIL)
     elif now.user_attrs.get("pruned"):
         study.tell(trial.number, state=state.PRUNED)
     else:
-        study.tell(trial.number, study_wants(values))
+        study.tell(trial.number, best_of(values))
 
 
 def write_results(search: Search, study: Any) -> str:
@@ -244,7 +247,10 @@ def _write_best(search: Search, study: Any) -> str:
         return "No trial has finished."
     best = study.best_trial
     run = last_version(search.run_of(best).directory)
-    assert run is not None, "a finished trial has a run"
+    monitor = study.user_attrs["monitor"]
+    sentence = f"Best: trial {best.number} with {monitor} {best.value:.4g}"
+    if run is None:
+        return f"{sentence}, whose run was removed: {BEST_FILE} is not written"
     settings = read_config(run / "config.yaml")
     trainer = settings["trainer"]
     trainer["callbacks"] = [x for x in trainer["callbacks"] if x["class_path"] != _CALLBACK]
@@ -253,5 +259,4 @@ def _write_best(search: Search, study: Any) -> str:
     settings["ckpt_path"] = None
     path = search.out / BEST_FILE
     write_atomically(path, yaml.safe_dump(settings, sort_keys=False).encode())
-    monitor = study.user_attrs["monitor"]
-    return f"Best: trial {best.number} with {monitor} {best.value:.4g}, {path}"
+    return f"{sentence}, {path}"

@@ -61,7 +61,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def words(config: Path, *more: str) -> list[str]:
+def words(config: str | Path, *more: str) -> list[str]:
     return ["tune", "-c", str(config), "--param=model.optimizer.lr=linear:0..1", *more]
 
 
@@ -131,14 +131,16 @@ def test_tune__interrupted_trial__goes_on_in_its_directory(config: Path) -> None
     assert (row["trial"], row["state"]) == ("0", "complete")
 
 
-def test_tune__failed_trial__is_counted_and_reported(
-    config: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.usefixtures("config")
+def test_tune__failed_trial_of_a_recipe__is_counted_and_reported(
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     Path("stop").touch()
-    assert main(words(config, "--trials=1")) == 1
+    assert main(words("quickstart", "--trials=1")) == 1
     assert [row["state"] for row in table()] == ["fail"]
     printed = capsys.readouterr()
     assert "stopped" in printed.err
+    assert "1 of 1 runs failed. They count as trials" in printed.err
     assert "No trial has finished." in printed.out
 
 
@@ -156,9 +158,22 @@ def test_tune__options_that_there_are_not__stop_at_the_first_trial(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "training.py").write_text("raise SystemExit('no such option')")
+    for _ in range(2):  # none has begun the second time, either
+        with pytest.raises(SystemExit):
+            main(words(config))
+        assert "did not begin to train: no such option" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong", ["--trials=0", "--seed=-1", "--param=model.optimizer.lr=int:1..2"]
+)
+def test_tune__senseless_options__are_named(
+    config: Path, wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
-        main(words(config))
-    assert "did not begin to train: no such option" in capsys.readouterr().err
+        main(words(config, wrong))
+    assert wrong.replace("=", " ", 1) in capsys.readouterr().err
+    assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize(
