@@ -1,6 +1,7 @@
 """Fine-tuning: start a network from the weights of another, and keep parts of it as they are."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 from unicodedata import normalize
@@ -69,8 +70,9 @@ class _Counts(dict[tuple[str, str], list[int]]):
 def start_from(network: nn.Module, names: Sequence[str], weights: str | Path) -> Start:
     """Fill a network with whatever fits of a weight file, in place.
 
-    The backbone has to fit as a whole. Of the rest of a network that the file holds, each layer
-    whose tensors have the same names and shapes is loaded. A layer of classes
+    The backbone of the file has to fit as a whole; blocks past its last one start new. Of the rest
+    of a network that the file holds, each layer whose tensors have the same names and shapes is
+    loaded. A layer of classes
     (``ImageNetwork.class_layers``) takes the rows of the classes that have its names, whatever
     their order and case, and of background; the rows of other classes stay as the network
     initialized them. Scores of another kind are converted: a sigmoid's logits are those of a
@@ -359,13 +361,25 @@ def _pretrained_part(network: nn.Module, source: _Source) -> nn.Module:
     ``pretrained_body``, for files that do not have these blocks by the network's own names.
     """
     make = getattr(network, "pretrained_body", None)
-    body = _body(network) if make is None else cast(nn.Module, make())
     if make is None:
-        return body
+        return _first_blocks(_body(network), source)
+    body = cast(nn.Module, make())
     own = {id(tensor) for tensor in _body(network).parameters()}
     beyond = {id(tensor) for tensor in body.parameters()} - own
     named = {name for name, tensor in network.named_parameters() if id(tensor) in beyond}
-    return _body(network) if named <= source.state.keys() else body
+    return _first_blocks(_body(network), source) if named <= source.state.keys() else body
+
+
+def _first_blocks(body: nn.Module, source: _Source) -> nn.Module:
+    """Return a MobileNet without the blocks past the file's last one, such as Faster R-CNN's."""
+    blocks = f"{_backbone_prefix(source.state)}blocks."
+    inside = (name for name in source.state if name.startswith(blocks))
+    count = len({name.removeprefix(blocks).partition(".")[0] for name in inside})
+    if not isinstance(body, MobileNetV1) or not 0 < count < len(body.blocks):
+        return body
+    part = copy(body)
+    part._modules = {"stem": body.stem, "blocks": body.blocks[:count]}
+    return part
 
 
 # --- freezing

@@ -83,22 +83,26 @@ def _text(seconds: float) -> str:
 def hints(trainer: Trainer, task: ImageTask, data: ImageDataModule) -> Iterator[str]:
     """Yield what the options of a training make worse than it has to be."""
     images, batch_size = len(data.datasets["train"]), data.batch_size
-    steps, epoch = trainer.estimated_stepping_batches, trainer.num_training_batches
-    if images < batch_size * trainer.world_size:
+    smaller, batches = max(2, images // 8), images // (batch_size * trainer.world_size)
+    if smaller >= batch_size:
+        pass
+    elif batches == 0:
         yield (
             f"a batch of {batch_size} is larger than the training set ({images} images), so that "
-            f"an epoch is one step. Try --data.batch_size={max(2, images // 8)}"
+            f"an epoch is one step. Try --data.batch_size={smaller}"
         )
-    elif epoch < _FEW_STEPS:
+    elif batches < _FEW_STEPS:
         yield (
-            f"an epoch of {images} images has only {epoch} batches, of which normalization and "
-            f"averages see little. Try --data.batch_size={max(2, images // 8)}"
+            f"an epoch of {images} images has only {batches} batch{'es' * (batches > 1)}, of which "
+            f"normalization and averages see little. Try --data.batch_size={smaller}"
         )
-    yield from _warm_up_hints(trainer, task, steps)
+    if trainer.global_step == 0:
+        yield from _warm_up_hints(trainer, task, trainer.estimated_stepping_batches)
     if "synthetic" in type(data).__module__ or images >= SMALL:
         return
     network: Any = task.network
     backbone = getattr(network, "backbone", None)
+    backbone = getattr(backbone, "body", backbone)
     if task.weights is None and trainer.ckpt_path is None and isinstance(backbone, MobileNetV1):
         yield (
             f"the backbone begins without ImageNet weights, which {images} images do not replace: "

@@ -288,9 +288,10 @@ class Detector(Predictor[DetectionResult]):
 
     @classmethod
     def _metadata(
-        cls, categories: dict[int, str], size_hw: tuple[int, int], threshold: float | None = None
+        cls, categories: dict[int, str], size_hw: tuple[int, int], threshold: Any = None
     ) -> ModelMetadata:
-        thresholds = {} if threshold is None else {_SCORE: float(threshold)}
+        usable = isinstance(threshold, int | float) and 0 <= threshold <= 1
+        thresholds = {_SCORE: float(threshold)} if usable else {}  # type: ignore[arg-type]
         named = dict(cls.named_outputs)
         return ModelMetadata(cls.job, size_hw, dict(categories), named, thresholds)
 

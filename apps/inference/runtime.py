@@ -88,6 +88,7 @@ class ModelMetadata:
             height, width = values.pop("size_hw")
             categories = {int(key): str(name) for key, name in values.pop("categories").items()}
             job = str(values.pop("job"))
+            values["thresholds"] = {k: float(x) for k, x in values["thresholds"].items()}
             return cls(job, (int(height), int(width)), categories, **values)
         except Exception as error:  # damaged JSON may have any form
             raise DataError(

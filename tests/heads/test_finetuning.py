@@ -241,6 +241,13 @@ def test_start_from__faster_rcnn__boxes_follow_their_classes_and_a_detector_give
     last = "pointwise.conv.weight"
     assert torch.equal(mine[f"roi.blocks.1.{last}"], theirs[f"backbone.blocks.12.{last}"])
 
+    back = fresh(4, lambda: SSD(MobileNetV1(1.0), 3))
+    start = start_from(back, OLD, save(tmp_path / "c.ckpt", source, OLD))
+    assert cells(start.table, "backbone") == ["69", "-", "12", "-"]
+    for name, tensor in source.backbone.state_dict().items():
+        assert torch.equal(back.state_dict()[f"backbone.{name}"], tensor), name
+    assert len(back.backbone.blocks) == 13
+
 
 def backbone() -> MobileNetV1:
     return MobileNetV1(0.25, out_strides=(32,))

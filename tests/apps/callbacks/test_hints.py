@@ -39,6 +39,23 @@ def test_hints__batch_too_large_and_weights_there__named_and_not(
     assert "an epoch of 12 images has only 2 batches" in text
 
 
+def test_hints__batches_that_are_as_small_as_they_get_or_limited__nothing_about_them(
+    recipe: Path, begun_weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    few = (
+        "-c",
+        str(recipe),
+        f"--model.weights={begun_weights}",
+        "--trainer.limit_train_batches=1",
+        "--trainer.max_epochs=1",
+        "--data.batch_size=2",
+    )
+    assert "Try --data.batch_size" not in "\n".join(hints_of(caplog, *few))
+    resumed = (*few[:2], f"--ckpt_path={begun_weights}", "--trainer.max_steps=2")
+    text = "\n".join(hints_of(caplog, *resumed, "--model.lr_scheduler.init_args.warmup_steps=50"))
+    assert "warm-up" not in text
+
+
 @pytest.fixture
 def begun_weights(recipe: Path, tmp_path: Path) -> Path:
     lightning(["fit", "-c", str(recipe), "--trainer.max_steps=1", "--trainer.limit_val_batches=0",
