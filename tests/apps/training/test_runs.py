@@ -123,32 +123,37 @@ def test_checkpoint__that_cannot_be_written_leaves_the_old_one(
     assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
 
 
+# Forks, because torch takes seconds to import.
 WRITER = """
-import sys, torch
+import os, sys, torch
 from mobilevision.apps.training.runs import AtomicCheckpointIO
-for number in range(10_000):
-    AtomicCheckpointIO().save_checkpoint(
-        {"number": number, "state": torch.full((2_000_000,), number)}, sys.argv[1]
-    )
-    print(number, flush=True)
+for _ in range(3):
+    if os.fork() == 0:
+        for number in range(10_000):
+            AtomicCheckpointIO().save_checkpoint(
+                {"number": number, "state": torch.full((2_000_000,), number)}, sys.argv[1]
+            )
+            print(os.getpid(), number, flush=True)
+    os.wait()
+    print("killed", flush=True)
 """
 
 
 def test_checkpoint__survives_kill_9_while_writing(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    for pause in (0.0, 0.007, 0.013):
-        writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True
-        )
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
-        for _ in range(3):
-            written = int(writer.stdout.readline())
-        time.sleep(pause)
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
-        loaded = AtomicCheckpointIO().load_checkpoint(path)
-        assert loaded["number"] >= written
-        assert (loaded["state"] == loaded["number"]).all()
+        for pause in (0.0, 0.007, 0.013):
+            for _ in range(3):
+                process, written = map(int, writer.stdout.readline().split())
+            time.sleep(pause)
+            os.kill(process, signal.SIGKILL)
+            while writer.stdout.readline() != "killed\n":
+                pass
+            loaded = AtomicCheckpointIO().load_checkpoint(path)
+            assert loaded["number"] >= written
+            assert (loaded["state"] == loaded["number"]).all()
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut short"])
