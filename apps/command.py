@@ -32,10 +32,13 @@ _UNWRITTEN = re.compile(
 )
 """Messages of OpenVINO and torch about unwritten files, which give no reason."""
 _ROOM = "free some space or name another place"
+_NO_FOLDER = "a file is where a folder should be; name another place"
 _DISK_REMEDIES = {
     errno.EACCES: "change its permissions or name another place",
     errno.EPERM: "change its permissions or name another place",
     errno.EROFS: "name a place that can be written",
+    errno.EEXIST: _NO_FOLDER,
+    errno.ENOTDIR: _NO_FOLDER,
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,
 }
@@ -45,10 +48,10 @@ _DISK_REMEDIES = {
 def friendly_errors() -> Iterator[None]:
     """Turn an error that the user can fix, or Ctrl-C, into a message and an exit status.
 
-    Such errors are DataError, WeightsError, OSError about permissions or a full disk, and a package
-    that an install for inference alone leaves out, as well as their equivalents of SQLite, Lance
-    and other libraries, and exceptions that wrap them, as jsonargparse wraps errors of
-    constructors. Other exceptions are bugs and keep their traceback.
+    Such errors are DataError, WeightsError, OSError about permissions, a full disk or a file in the
+    place of a folder, and a package that an install for inference alone leaves out, as well as
+    their equivalents of SQLite, Lance and other libraries, and exceptions that wrap them, as
+    jsonargparse wraps errors of constructors. Other exceptions are bugs and keep their traceback.
 
     Raises:
         SystemExit: 2 after an error that the user can fix, 130 after Ctrl-C.

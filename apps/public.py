@@ -76,10 +76,16 @@ def public_checkpoint(name: str) -> Path:
                 f"{_archive_of(weights)} will do, too: "
                 f"`mobilevision weights download {name} --url URL_OR_FILE`."
             ) from error
+    from ..backbone.errors import WeightsError
     from ..datasets.download import format_size
     from .importing import import_weights
 
-    import_weights(name, path)
+    try:
+        import_weights(name, path)
+    except WeightsError as error:
+        raise WeightsError(
+            f"{error}\nIf the file is damaged, delete it: it is downloaded again on the next use."
+        ) from error
     size = format_size(path.stat().st_size)
     print(f"{name}: a checkpoint of {size} from now on, {path}", file=sys.stderr)
     return path
@@ -98,7 +104,7 @@ def download_public(name: str, url: str | None = None, attempts: int = 6) -> Pat
         WeightsError: There is no such name.
     """
     from ..backbone.weights.hub import cached_path, find_public, sha256_of
-    from ..datasets.download import Checksum, download, extract_file
+    from ..datasets.download import Checksum, download, extract_file, made_once
     from ..datasets.files import write_atomically
 
     weights, path = find_public(name), cached_path(name)
@@ -112,11 +118,16 @@ def download_public(name: str, url: str | None = None, attempts: int = 6) -> Pat
         else:
             write_atomically(path, Path(url).read_bytes())
         return path
-    archive = path.with_name(_archive_of(weights)) if weights.member else path
-    download(url or weights.url, archive, Checksum("sha256", weights.sha256), attempts=attempts)
-    if weights.member:
-        extract_file(archive, weights.member, path)
-        archive.unlink()
+    checksum = Checksum("sha256", weights.sha256)
+    if not weights.member:
+        download(url or weights.url, path, checksum, attempts=attempts)
+        return path
+    with made_once(path):
+        if not path.is_file():
+            archive = path.with_name(_archive_of(weights))
+            download(url or weights.url, archive, checksum, attempts=attempts)
+            extract_file(archive, weights.member, path)
+            archive.unlink()
     return path
 
 

@@ -7,13 +7,14 @@ import os
 import re
 import shutil
 import stat
+import sys
 import tarfile
 import time
 import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
@@ -198,6 +199,45 @@ def download(
         DataError: The address is wrong, the server keeps failing, the disk is too full, or the
             bytes are not those expected; in the last case the partial file is removed.
     """
+    with made_once(target):
+        return _download(url, target, checksum, size, attempts, backoff_s, progress)
+
+
+@contextmanager
+def made_once(target: Path) -> Iterator[None]:
+    """Wait as long as another process makes the file; then look whether it is there.
+
+    The file of the lock is removed when the body succeeds, for whoever locked it finds the target.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{target}: waiting for another process that makes it", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+    with suppress(OSError):  # on Windows, where somebody waits
+        os.unlink(lock.lock_file)
+
+
+def _download(
+    url: str,
+    target: Path,
+    checksum: Checksum,
+    size: int | None,
+    attempts: int,
+    backoff_s: float,
+    progress: bool,
+) -> bool:
     name = without_password(url)
     if target.exists():
         if _digest(target, checksum.algorithm, progress) == checksum.digest:
@@ -206,7 +246,6 @@ def download(
             f"{target}: exists, but is not the file of {name} (its {checksum.algorithm} differs "
             f"from {checksum.digest}); move it away and start again"
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     if size is not None:
         if part.exists() and part.stat().st_size > size:

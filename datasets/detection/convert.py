@@ -53,8 +53,8 @@ def convert_dataset(
         progress: whether to show progress bars.
 
     Raises:
-        DataError: ``out`` has content, or the dataset is faulty.
-        OSError: it cannot be written, or not be linked.
+        DataError: ``out`` has content, the dataset is faulty, or an image cannot be linked.
+        OSError: ``out`` cannot be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out}: is there already. Name another folder, or remove it.")
@@ -69,6 +69,8 @@ def convert_dataset(
     if val_fraction is not None:
         if "val" in splits:
             raise DataError(f"{root}: has a validation split already; leave out the fraction.")
+        if "train" not in splits:
+            raise DataError(f"{root}: has no training split to divide; leave out the fraction.")
         division = divide(splits["train"], val_fraction, split_seed)
         splits["val"] = splits["train"].select(division.held_out)
         splits["train"] = splits["train"].select(~division.held_out)
@@ -97,4 +99,12 @@ def _write_split(
     for path, name in tqdm(pairs, split, len(paths), unit=" images", disable=not progress):
         target = out / split / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        place(path, target)
+        try:
+            place(path, target)
+        except OSError as error:
+            if not link:
+                raise
+            raise DataError(
+                f"{path}: cannot be linked to {out.parent} ({error.strerror}). Leave out --link, "
+                "or name a folder on the same disk."
+            ) from error

@@ -207,8 +207,18 @@ def test_friendly_errors__warning_about_shared_files__its_message_alone(
 
 
 def test_friendly_errors__other_operating_system_error__keeps_its_type() -> None:
-    with pytest.raises(NotADirectoryError), friendly_errors():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), "a/b")
+    with pytest.raises(IsADirectoryError), friendly_errors():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), "a/b")
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_friendly_errors__file_in_place_of_a_folder__says_so(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="2"), friendly_errors():
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+    assert "a file is where a folder should be" in capsys.readouterr().err
 
 
 def test_lightning__constructor_raises_a_data_error__its_message_alone(

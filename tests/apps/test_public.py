@@ -19,6 +19,7 @@ from mobilevision.apps import public as public_module
 from mobilevision.apps.main import main
 from mobilevision.apps.public import find_model, public_checkpoint
 from mobilevision.backbone import MobileNetV1
+from mobilevision.backbone.errors import WeightsError
 from mobilevision.backbone.weights import hub
 from mobilevision.backbone.weights.converters import slim_layers
 from mobilevision.datasets import download as download_module
@@ -122,6 +123,17 @@ def test_public_checkpoint__other_weights_or_damage__made_anew() -> None:
     assert second["mobilevision"]["provenance"]["sha256"] == digest
     path.write_bytes(path.read_bytes()[:1000])
     assert read_checkpoint(public_checkpoint(NAME))["mobilevision"] == second["mobilevision"]
+
+
+@pytest.mark.usefixtures("asked")
+def test_public_checkpoint__damaged_weights_in_the_cache__says_to_delete_them() -> None:
+    path = public_checkpoint(NAME)
+    path.unlink()
+    path.with_suffix(".npz").write_bytes(path.with_suffix(".npz").read_bytes()[:1000])
+    with pytest.raises(WeightsError, match=f"{NAME}.npz.*\n.* delete it: it is downloaded again"):
+        public_checkpoint(NAME)
+    path.with_suffix(".npz").unlink()
+    assert public_checkpoint(NAME) == path
 
 
 def test_public_checkpoint__without_its_weights__is_enough(asked: list[str]) -> None:

@@ -3,7 +3,9 @@
 import hashlib
 import re
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,7 +13,13 @@ from pathlib import Path
 import pytest
 
 from mobilevision.datasets import download as download_module
-from mobilevision.datasets.download import Checksum, download, format_size, require_space
+from mobilevision.datasets.download import (
+    Checksum,
+    download,
+    format_size,
+    made_once,
+    require_space,
+)
 from mobilevision.datasets.errors import DataError
 
 CONTENT = bytes(range(256)) * 12_000
@@ -100,7 +108,8 @@ def fetch(
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """Without the file of the lock, which a download that failed leaves."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
 @pytest.mark.parametrize("checksum", [SHA256, MD5])
@@ -289,6 +298,22 @@ def test_download__server_sends_another_range__is_not_appended(
 def test_download__nobody_listens__data_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="gave up after 3 attempts"):
         fetch("http://127.0.0.1:9/file.bin", tmp_path / "file.bin")
+
+
+def test_download__another_process_makes_the_file__waits_and_takes_it(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, behaviour = server
+    target = tmp_path / "file.bin"
+    with ThreadPoolExecutor(1) as pool:
+        with made_once(target):
+            other = pool.submit(fetch, url, target)
+            while "waiting for another process" not in capsys.readouterr().err:
+                time.sleep(0.01)
+            target.write_bytes(CONTENT)
+        assert not other.result()
+    assert behaviour.asked == []
+    assert [path.name for path in tmp_path.iterdir()] == ["file.bin"]
 
 
 @pytest.mark.parametrize("port", [9, 99999])

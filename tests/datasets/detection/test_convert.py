@@ -92,6 +92,19 @@ def test_convert_dataset__links__share_their_content(tmp_path: Path) -> None:
     assert (out / "train" / "a.png").samefile(tmp_path / "set" / "JPEGImages" / "a.png")
 
 
+def test_convert_dataset__link_to_another_disk__refused_and_nothing_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*paths: str) -> None:
+        raise OSError(18, "Invalid cross-device link", *paths)
+
+    layouts.voc(tmp_path / "set")
+    monkeypatch.setattr("os.link", refuse)
+    with pytest.raises(DataError, match=r"a\.png: cannot be linked .* Leave out --link"):
+        converted(tmp_path / "set", link=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
 def test_convert_dataset__val_fraction__divided(tmp_path: Path) -> None:
     UNDIVIDED["yolo of CVAT, Ultralytics"](tmp_path / "set")
     out = converted(tmp_path / "set", val_fraction=0.4)
@@ -102,6 +115,11 @@ def test_convert_dataset__val_fraction__divided(tmp_path: Path) -> None:
         scene.name for scene in WHOLE
     }
     with pytest.raises(DataError, match="has a validation split already"):
+        convert_dataset(out, tmp_path / "again", val_fraction=0.4, progress=False)
+    (out / "annotations/instances_train.json").unlink()
+    for place in ("annotations/instances_{}.json", "{}"):
+        (out / place.format("val")).rename(out / place.format("test"))
+    with pytest.raises(DataError, match="has no training split to divide"):
         convert_dataset(out, tmp_path / "again", val_fraction=0.4, progress=False)
 
 
