@@ -110,7 +110,7 @@ def _draw_matrix(
     # By the square root, so that rare confusions are seen beside the diagonal.
     scale = PowerNorm(0.5, vmin=0, vmax=1)
     image = axes.imshow(shares[:, kept], cmap=_MAP, norm=scale, aspect="equal")
-    labels = [_short(names[each]) for each in kept]
+    labels = [short_name(names[each]) for each in kept]
     size = 9 if len(kept) <= _WITH_NUMBERS else 7.5
     axes.set_xticks(range(len(kept)), labels, rotation=90, fontsize=size)
     axes.set_yticks(range(len(kept)), labels, fontsize=size)
@@ -135,7 +135,9 @@ def _draw_pairs(axes: Axes, pairs: list[Pair], names: list[str], counted: str) -
         return
     bars = axes.barh(range(len(pairs)), [pair.number for pair in pairs], color=PALETTE[0])
     axes.bar_label(bars, [f" {pair.share:.0%} of the class" for pair in pairs], fontsize=7.5)
-    labels = [f"{_short(names[pair.true])} → {_short(names[pair.predicted])}" for pair in pairs]
+    labels = [
+        f"{short_name(names[pair.true])} → {short_name(names[pair.predicted])}" for pair in pairs
+    ]
     axes.set_yticks(range(len(pairs)), labels, fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.22)
@@ -143,5 +145,6 @@ def _draw_pairs(axes: Axes, pairs: list[Pair], names: list[str], counted: str) -
     axes.set_xlabel(counted)
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
+    """Return what a figure has room for of a name."""
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"

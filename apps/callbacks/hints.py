@@ -31,9 +31,9 @@ class TrainingHints(Callback):
         self._last = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the hints."""
+        """Print the hints, unless a training is resumed, whose options are settled."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer.fast_dev_run or trainer.global_step > 0:  # type: ignore[attr-defined]
             return
         if isinstance(pl_module, ImageTask) and isinstance(data, ImageDataModule):
             for hint in hints(trainer, pl_module, data):
@@ -96,8 +96,7 @@ def hints(trainer: Trainer, task: ImageTask, data: ImageDataModule) -> Iterator[
             f"an epoch of {images} images has only {batches} batch{'es' * (batches > 1)}, of which "
             f"normalization and averages see little. Try --data.batch_size={smaller}"
         )
-    if trainer.global_step == 0:
-        yield from _warm_up_hints(trainer, task, trainer.estimated_stepping_batches)
+    yield from _warm_up_hints(trainer, task, trainer.estimated_stepping_batches)
     if "synthetic" in type(data).__module__ or images >= SMALL:
         return
     network: Any = task.network

@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...heads.detection.error_analysis import BACKGROUND, ErrorAnalysis
-from ..confusion import draw_confusion
+from ..confusion import draw_confusion, short_name
 from ..drawing import PALETTE
 
 _SIZE = (6.4, 4.6)
@@ -33,7 +33,7 @@ def draw_precision_recall(analysis: ErrorAnalysis) -> Figure:
     else:
         for color, label in zip(PALETTE, measured.tolist(), strict=False):
             # A label that began with an underscore would be left out.
-            legend = f"{analysis.per_class[names[label]].ap50:.3f} {_short(names[label])}"
+            legend = f"{analysis.per_class[names[label]].ap50:.3f} {short_name(names[label])}"
             axes.plot(recall, analysis.precision[label], color=color, linewidth=1, label=legend)
     if analysis.ap50 is not None:
         mean = analysis.precision[measured].mean(axis=0)
@@ -97,7 +97,3 @@ def _axes(x: str, y: str) -> tuple[Figure, Axes]:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 24 else f"{name[:23]}…"

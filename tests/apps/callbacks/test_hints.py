@@ -39,21 +39,13 @@ def test_hints__batch_too_large_and_weights_there__named_and_not(
     assert "an epoch of 12 images has only 2 batches" in text
 
 
-def test_hints__batches_that_are_as_small_as_they_get_or_limited__nothing_about_them(
+def test_hints__small_batches_and_resumed_trainings__nothing_about_them(
     recipe: Path, begun_weights: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    few = (
-        "-c",
-        str(recipe),
-        f"--model.weights={begun_weights}",
-        "--trainer.limit_train_batches=1",
-        "--trainer.max_epochs=1",
-        "--data.batch_size=2",
-    )
-    assert "Try --data.batch_size" not in "\n".join(hints_of(caplog, *few))
+    few = ("-c", str(recipe), "--trainer.limit_train_batches=1", "--trainer.max_epochs=1")
+    assert "--data.batch_size" not in "\n".join(hints_of(caplog, *few, "--data.batch_size=2"))
     resumed = (*few[:2], f"--ckpt_path={begun_weights}", "--trainer.max_steps=2")
-    text = "\n".join(hints_of(caplog, *resumed, "--model.lr_scheduler.init_args.warmup_steps=50"))
-    assert "warm-up" not in text
+    assert "Hint" not in "\n".join(hints_of(caplog, *resumed, "--data.batch_size=6"))
 
 
 @pytest.fixture
