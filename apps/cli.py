@@ -8,6 +8,7 @@ does, runs get a directory each, checkpoints are atomic, ``--ckpt_path last`` fi
 of all runs, and the number and names of the classes come from the data.
 """
 
+import logging
 import re
 import sys
 import warnings
@@ -146,11 +147,16 @@ def _root(trainer_config: Any) -> Path:
     return Path(trainer_config.get("default_root_dir") or "runs")
 
 
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "litlogger" not in record.getMessage()  # Lightning's tip to use its cloud service
+
+
 def lightning(args: list[str] | None = None) -> None:
     """Console script ``lightning``: run LightningCLI on ``args`` (default: the command line)."""
     keep_freed_memory()
     for message in _MISLEADING:
         warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     with friendly_errors():
         MobilevisionCLI(args)
 

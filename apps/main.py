@@ -47,6 +47,18 @@ def main(args: list[str] | None = None) -> int:
         return _group(path, rest)
 
 
+def lightning() -> None:
+    """Console script ``lightning``: the commands of ``TRAINING`` alone; see ``cli.lightning``.
+
+    Raises:
+        SystemExit: As from ``main``; 2 where Lightning is not installed.
+    """
+    with friendly_errors():
+        from .cli import lightning as run
+
+        run()
+
+
 def _split(words: list[str]) -> tuple[str, list[str]]:
     """Split off the longest prefix of the words that starts a command."""
     path = ""

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 FULLY_CONNECTED = "fully connected"
-NORMALIZATION = "normalisation"
+NORMALIZATION = "normalization"
 OTHER = "other"
 
 
@@ -29,7 +29,7 @@ class LayerCost(NamedTuple):
     """Its path in the network, such as ``backbone.blocks.3.pointwise.conv``."""
     kind: str
     """``conv 1x1``, ``conv dw 3x3`` (depthwise) and so on by kernel (height x width), ``fully
-    connected``, ``normalisation``, or ``other``."""
+    connected``, ``normalization``, or ``other``."""
     mult_adds: int
     """Over all calls of the forward pass, for all images of the input."""
     params: int
@@ -84,7 +84,7 @@ def count_cost(module: nn.Module, *inputs: Any) -> Cost:
 
     Returns:
         The cost of each layer with parameters. Mult-adds are counted for convolutions and fully
-        connected layers, including subclasses; the other layers are ``normalisation`` or ``other``.
+        connected layers, including subclasses; the other layers are ``normalization`` or ``other``.
     """
     calls: dict[nn.Module, tuple[int, tuple[int, ...]]] = {}
 

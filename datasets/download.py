@@ -392,7 +392,7 @@ def _fetch_persistently(
         try:
             _fetch(url, part, size, progress)
         except _PASSING_ERRORS as error:
-            reason = error
+            reason = _root_cause(error)
         except requests.RequestException as error:
             problem = f"cannot be downloaded ({_reason(error, url)}); check the address"
             raise DataError(f"{name}: {problem}") from error
@@ -406,6 +406,12 @@ def _fetch_persistently(
                 f"start again: {format_size(_size(part))} are kept in {part}"
             ) from reason
         time.sleep(min(backoff_s * 2 ** max(fruitless - 1, 0), _LONGEST_WAIT_S))
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """Return what requests and urllib3 have wrapped, such as an address that is not known."""
+    inner = getattr(error, "reason", None) or next(iter(error.args), None)
+    return _root_cause(inner) if isinstance(inner, BaseException) else error
 
 
 def _fetch(url: str, part: Path, size: int | None, progress: bool) -> None:

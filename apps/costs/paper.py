@@ -145,7 +145,7 @@ def kinds_of_layers() -> Iterator[Row]:
     kinds = mobilenet_cost().by_kind()
     # The paper counts weights alone: with its biases, the classifier's share would be 24.35 %.
     biases = 1000
-    weights = sum(params for kind, (_, params) in kinds.items() if kind != "normalisation") - biases
+    weights = sum(params for kind, (_, params) in kinds.items() if kind != "normalization") - biases
     for kind, (mult_share, param_share) in {
         "conv 1x1": (94.86, 74.59),
         "conv dw 3x3": (3.06, 1.06),

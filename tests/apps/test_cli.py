@@ -1,5 +1,6 @@
 import csv
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
 
 from mobilevision.apps.cli import lightning
 from mobilevision.apps.commands.evaluate import evaluate_coco
@@ -211,3 +213,19 @@ def test_two_processes__train_averaged_weights_and_count_every_image_once(
     assert {key: two[key] for key in KEYS} == pytest.approx(
         {key: one[key] for key in KEYS}, abs=1e-3
     )
+
+
+def test_lightning__advertisement_of_lightning__is_left_out() -> None:
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger = logging.getLogger("lightning.pytorch")
+    with pytest.raises(SystemExit):
+        lightning(["--help"])
+    logger.addHandler(handler)
+    try:
+        Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    finally:
+        logger.removeHandler(handler)
+    assert any("GPU available" in line for line in said)
+    assert not any("litlogger" in line for line in said)

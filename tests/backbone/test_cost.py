@@ -72,7 +72,7 @@ def test_layers__by_hand() -> None:
     cost = count_cost(network, torch.zeros(2, 3, 12, 10))
     assert [(layer.kind, layer.mult_adds // 2, layer.params) for layer in cost.layers] == [
         ("conv 3x5", 6 * 5 * 8 * 3 * 15, 8 * 3 * 15 + 8),
-        ("normalisation", 0, 16),
+        ("normalization", 0, 16),
         ("conv dw 3x3", 6 * 5 * 8 * 9, 8 * 9),
         ("conv 2x2", 6 * 5 * 8 * 2 * 4, 8 * 2 * 4),
         ("fully connected", 480 * 7, 480 * 7 + 7),
@@ -85,7 +85,7 @@ def test_layers__by_hand() -> None:
 def test_by_kind__sums_and_order__by_hand() -> None:
     network = nn.Sequential(nn.Conv2d(1, 4, 1, bias=False), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
     cost = count_cost(network, torch.zeros(1, 1, 3, 3))
-    assert cost.by_kind() == {"conv 1x1": (9 * (4 + 16), 4 + 16 + 4), "normalisation": (0, 8)}
+    assert cost.by_kind() == {"conv 1x1": (9 * (4 + 16), 4 + 16 + 4), "normalization": (0, 8)}
     assert (cost.mult_adds, cost.params) == (180, 32)
 
 

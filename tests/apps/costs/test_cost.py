@@ -94,7 +94,7 @@ def test_config__text__has_kinds_or_layers_and_the_total(tmp_path: Path, capsys:
     kinds = capsys.readouterr().out.splitlines()
     assert kinds[0] == "SSD, one image of 300 x 300 px (height x width)"
     assert [line.split("  ")[0] for line in kinds[3:]] == [
-        *("conv 1x1", "conv 3x3", "conv dw 3x3", "normalisation", "total")
+        *("conv 1x1", "conv 3x3", "conv dw 3x3", "normalization", "total")
     ]
     assert kinds[-1].split() == ["total", "1.237", "G", "100.00%", "6.820", "M", "100.00%"]
     assert main(["cost", "--config", str(config), "--layers"]) == 0

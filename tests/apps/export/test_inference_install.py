@@ -194,3 +194,14 @@ def test_commands__more_is_needed__one_line_says_what_to_install(machine: Machin
         assert last.startswith(f"error: {begin}"), line
         assert remedy in last, line
         assert all("file/s" in each or not each for each in progress), line
+
+
+def test_lightning__script__one_line_says_what_to_install(machine: Machine) -> None:
+    done = subprocess.run(
+        [str(machine.bin / "lightning"), "fit", "-c", "quickstart"],
+        cwd=machine.folder, env=ENVIRONMENT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"error: this needs lightning, which is not installed: {WHOLE}"
+    ]
