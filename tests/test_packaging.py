@@ -170,3 +170,23 @@ def test_reading__package__cannot_run_code_from_a_file(
 )
 def test_unsafe_reading__made_up_source__caught(source: str, expected: list[str]) -> None:
     assert list(unsafe_reading(source)) == expected
+
+
+def test_import_extra__each_remedy__is_an_extra_or_a_dependency_of_this_package(
+    repository: Path, package_folders: list[str], declared: dict[str, Any]
+) -> None:
+    # Anything else would have people install a stranger's package of that name.
+    project = declared["project"]
+    extras = {f"'mobilevision[{name}]'" for name in project["optional-dependencies"]}
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    known = extras | {bounds(line)[0] for lines in groups for line in lines}
+    remedies = {
+        node.args[1].value
+        for folder in package_folders
+        for file in (repository / folder).glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "import_extra"
+        if isinstance(node.args[1], ast.Constant)
+    }
+    assert "'mobilevision[tune]'" in remedies
+    assert {each for each in remedies if str(each).partition("==")[0] not in known} == set()

@@ -39,7 +39,7 @@ class Pruning(Callback):
 
     def _report(self, value: float, epoch: int) -> bool:
         if self._trial is None:
-            optuna = import_extra("optuna", "tune", "a trial")
+            optuna = import_extra("optuna", "'mobilevision[tune]'", "a trial")
             storage, study, trial = self._place
             self._trial = optuna.trial.Trial(
                 optuna.load_study(storage=storage, study_name=study), trial

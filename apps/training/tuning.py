@@ -42,7 +42,7 @@ def read_params(words: Sequence[str]) -> dict[str, Any]:
         DataError: A word has another form, or bounds in the wrong order.
         WeightsError: Optuna is not installed.
     """
-    optuna = import_extra("optuna", "tune", "mobilevision tune")
+    optuna = import_extra("optuna", "'mobilevision[tune]'", "mobilevision tune")
     params = {}
     for word in words:
         name, _, spec = word.partition("=")
@@ -116,7 +116,7 @@ class Search:
         Raises:
             DataError: The folder holds a study of something else.
         """
-        optuna = import_extra("optuna", "tune", "mobilevision tune")
+        optuna = import_extra("optuna", "'mobilevision[tune]'", "mobilevision tune")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         monitor, mode = monitored(self.config)
         self.out.mkdir(parents=True, exist_ok=True)
@@ -180,7 +180,7 @@ def _trials(search: Search, study: Any, count: int) -> Iterator[Any]:
 
 
 def _tell(study: Any, trial: Any, outcome: Outcome) -> None:
-    optuna = import_extra("optuna", "tune", "mobilevision tune")
+    optuna = import_extra("optuna", "'mobilevision[tune]'", "mobilevision tune")
     state, now = optuna.trial.TrialState, study.trials[trial.number]
     values = [each for each in now.intermediate_values.values() if math.isfinite(each)]
     best_of = max if study.direction.name == "MAXIMIZE" else min
@@ -222,7 +222,7 @@ def _write_figures(search: Search, study: Any) -> None:
 
     import matplotlib
 
-    optuna = import_extra("optuna", "tune", "mobilevision tune")
+    optuna = import_extra("optuna", "'mobilevision[tune]'", "mobilevision tune")
     from matplotlib import pyplot
 
     for name, function in FIGURES.items():
