@@ -87,6 +87,9 @@ def make_logger(run: Path, made: type[Logger], **options: Any) -> Logger:
     """Make a logger that writes into the run's directory unless its options name another place.
 
     Runs of MLflow share a database in the folder above.
+
+    Raises:
+        DataError: The package of the logger is not installed.
     """
     root = run.parent
     if issubclass(made, CSVLogger | TensorBoardLogger) and Path(options["save_dir"]) == root:
@@ -100,7 +103,10 @@ def make_logger(run: Path, made: type[Logger], **options: Any) -> Logger:
             options.get("artifact_location") or (root / "mlruns").resolve().as_uri()
         )
         options["run_name"] = options.get("run_name") or f"{root.name}/{run.name}"
-    return made(**options)
+    try:
+        return made(**options)
+    except ModuleNotFoundError as error:  # Lightning's message says what to install
+        raise DataError(f"{made.__name__}: {error}") from error
 
 
 def last_version(root: Path) -> Path | None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Trainer
+from lightning_utilities.core.imports import RequirementCache
 
 from mobilevision.apps.cli import lightning
 from mobilevision.apps.commands.evaluate import evaluate_coco
@@ -229,3 +230,17 @@ def test_lightning__advertisement_of_lightning__is_left_out() -> None:
         logger.removeHandler(handler)
     assert any("GPU available" in line for line in said)
     assert not any("litlogger" in line for line in said)
+
+
+def test_fit__package_of_a_logger_absent__one_line(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(
+        "lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", RequirementCache("no-w")
+    )
+    with pytest.raises(SystemExit) as ended:
+        lightning(["fit", "-c", str(recipe), "--trainer.logger=WandbLogger"])
+    assert ended.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: WandbLogger: ")
+    assert "pip install" in last
