@@ -240,7 +240,9 @@ def add_size(
 
 
 def chosen_size_hw(arguments: Namespace) -> tuple[int, int] | None:
-    """Return ``--size``, None if it was not given."""
+    """Return ``--size``, None if it was not given; a DataError if a side is not above 0."""
+    if arguments.size and min(arguments.size) < 1:
+        raise DataError(f"--size {' '.join(map(str, arguments.size))}: both sides must be above 0.")
     return tuple(arguments.size) if arguments.size else None
 
 

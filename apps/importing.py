@@ -10,6 +10,7 @@ from ..backbone.weights.converters import PublicModel
 from ..backbone.weights.hub import PUBLIC_WEIGHTS, commit_of, parse_name, resolve_weights, sha256_of
 from ..backbone.weights.loading import imagenet_names, read_public
 from ..datasets.errors import DataError
+from ..datasets.files import read_text
 from ..heads.checkpoint import Plan, write_checkpoint
 from ..heads.classification.model import Classifier
 from ..heads.classification.task import ClassificationTask
@@ -113,13 +114,13 @@ def import_weights(
 
 
 def read_labels(path: Path) -> list[str]:
-    """Read names of classes, one a line; a DataError if the file cannot be read or is empty."""
-    try:
-        names = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a readable text file of labels ({error})") from error
-    if not names:
-        raise DataError(f"{path}: has no line; give one name a line")
+    """Read names of classes, one a line; a DataError if the file has none or cannot be read."""
+    fix = "Write one name a line, in UTF-8."
+    names = read_text(path, "text file of labels", fix).splitlines()
+    if not names or names[0].replace(" ", "").startswith(
+        "item{"
+    ):  # a label map of TensorFlow's, in any layout
+        raise DataError(f"{path}: is empty or a label map (.pbtxt). {fix}")
     return names
 
 

@@ -98,8 +98,8 @@ def test_import__checkpoint__is_weights_that_know_that_they_are_folded(tmp_path:
 
 def test_import__labels__name_the_classes(tmp_path: Path) -> None:
     source = write_slim(tmp_path / "w_128.npz", columns=4)
-    for text in ("background\ncat\ndog\nowl\n", "cat\ndog\nowl"):
-        (tmp_path / "labels.txt").write_text(text)
+    for text in ("background\ncat\ndog\nowl\n", "cat\ndog\nowl", "\ufeffcat\r\ndog\r\nowl\r\n"):
+        (tmp_path / "labels.txt").write_text(text, encoding="utf-8", newline="")
         import_weights(str(source), tmp_path / "x.ckpt", labels=tmp_path / "labels.txt")
         assert load_classifier(tmp_path / "x.ckpt").categories == {0: "cat", 1: "dog", 2: "owl"}
 
@@ -145,7 +145,9 @@ def test_import__public_name__has_its_license(
         (4, "w_128.npz", [], "a classifier of 3 classes"),
         (None, "w_128.npz", [], "MobileNetV1.from_pretrained"),
         (4, "w_128.npz", ["--labels", "two.txt"], "has 2 lines"),
-        (4, "w_128.npz", ["--labels", "empty.txt"], "has no line"),
+        (4, "w_128.npz", ["--labels", "empty.txt"], "is empty or a label map"),
+        (4, "w_128.npz", ["--labels", "map.pbtxt"], "is empty or a label map"),
+        (4, "w_128.npz", ["--size", "0", "128"], "both sides must be above 0"),
         (4, "w_128.npz", ["--labels", "absent.txt"], "not a readable text file"),
         (1001, "w_128.npz", ["--out", "x.pth"], "name it x.ckpt"),
     ],
@@ -162,6 +164,7 @@ def test_import__what_cannot_be__says_what_to_do(
     monkeypatch.chdir(tmp_path)
     Path("two.txt").write_text("cat\ndog\n")
     Path("empty.txt").touch()
+    Path("map.pbtxt").write_text("item {id: 1 name: 'cat'}\n" * 3)
     write_slim(tmp_path / name, columns)
     with pytest.raises(SystemExit) as caught:
         main(["import", name, "--out", "x.ckpt", *words])
