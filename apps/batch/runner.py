@@ -455,7 +455,7 @@ def file_key(file: InputFile) -> str:
     What is at an address may be another thing each time.
     """
     if file.address:
-        return f"{file.address}|{time.time_ns()}"
+        return f"{without_password(file.address)}|{time.time_ns()}"
     path = file.path.absolute()
     try:
         status = path.stat()
