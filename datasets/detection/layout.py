@@ -285,7 +285,7 @@ def named_layout(
             f"data.{next(iter(names))} is a name and data.{next(iter(files))} files: give names of "
             "splits alone, or the files (annotations, images) of each."
         )
-    return Layout(Path(root), "COCO, as named in the options,", "coco", files)
+    return Layout(Path(root), "COCO (as named in the options)", "coco", files)
 
 
 def find_layout(
