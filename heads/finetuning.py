@@ -385,19 +385,17 @@ def _first_blocks(body: nn.Module, source: _Source) -> nn.Module:
 # --- freezing
 
 
-def frozen_modules(network: nn.Module, freeze: str | None) -> list[nn.Module]:
+def frozen_modules(network: nn.Module, freeze: str) -> list[nn.Module]:
     """Return the modules of a network that training leaves as they are.
 
     Args:
         network: A network with a ``backbone``.
         freeze: ``backbone``; ``stage:N`` for the backbone's layers up to stride 2^N, where it has
-            ``stages``; ``norms`` for all batch normalization; None for nothing.
+            ``stages``; ``norms`` for all batch normalization.
 
     Raises:
         DataError: Another value, with those that there are.
     """
-    if freeze is None:
-        return []
     if freeze == "norms":
         return [module for module in network.modules() if isinstance(module, _BatchNorm)]
     body = _body(network)

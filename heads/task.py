@@ -126,8 +126,9 @@ class ImageTask(LightningModule):
         if channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.freeze_part = freeze
-        for module in frozen_modules(network, freeze):
-            module.requires_grad_(False).eval()
+        if freeze is not None:
+            for module in frozen_modules(network, freeze):
+                module.requires_grad_(False).eval()
 
     def _save_plain_hyperparameters(self) -> None:
         """Keep the hyper-parameters in checkpoints that are plain data.
@@ -220,8 +221,9 @@ class ImageTask(LightningModule):
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all but frozen layers, which stay in evaluation mode."""
         super().train(mode)
-        for module in frozen_modules(self.network, self.freeze_part):
-            module.eval()
+        if self.freeze_part is not None:
+            for module in frozen_modules(self.network, self.freeze_part):
+                module.eval()
         return self
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

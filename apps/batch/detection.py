@@ -310,7 +310,6 @@ class DetectJob(Job):
             "tiles": None if options.tile_wh is None else list(options.tile_wh),
             "track": options.track,
         }
-        self.showing = Showing(self._draw, window=options.window)
         self._names: dict[int, str] = {}
 
     def begin(self, store: ProgressStore) -> None:
@@ -328,12 +327,13 @@ class DetectJob(Job):
 
     def _images(self, files: Iterable[Listed]) -> Iterator[tuple[Listed, Made | DataError]]:
         """Detect in images, and draw them in background threads."""
+        window = self.options.window
         found = over_images(files, self._predict)
         detected = ((file, result) for file, _, result in found)
         ahead = 2 * self.options.batch_size
         for (file, result), made in prepare_ahead(detected, self._finish, ahead):
-            if not isinstance(result, DataError):
-                self.showing.image(None, file.name, result.image, result)
+            if window is not None and not window.closed and not isinstance(result, DataError):
+                window.show(self._draw(result.image.read(), result), file.name)
             yield file, made
 
     def _finish(self, item: tuple[Listed, DetectionResult | DataError]) -> Made:
@@ -372,13 +372,14 @@ class DetectJob(Job):
         options, name = self.options, self._names[file.position]
         video, base = file.open(), options.out / "videos" / name
         film = Path(f"{base}.mp4") if options.images else None
+        showing = Showing(self._draw, window=options.window)
         objects: Counter[str] = Counter()
         track = Tracking(video.fps, self.score_threshold) if options.track else None
         tracks: dict[int, str] = {}
         count, lost = 0, None
         with (
             json_list(Path(f"{base}.json")) as add_rows,
-            self.showing.video(film, file.name, video.fps, video.live) as draw,
+            showing.video(film, file.name, video.fps, video.live) as draw,
         ):
             try:
                 for frame, found in predict_frames(video, file.name, self._predict):
@@ -390,7 +391,7 @@ class DetectJob(Job):
                              for row in result.to_coco(frame.number))  # fmt: skip
                     draw(frame, shown)
                     count += 1
-                    if video.live and self.showing.closed:
+                    if video.live and showing.closed:
                         break
             except StreamLostError as error:
                 lost = error

@@ -11,7 +11,7 @@ from torch import Tensor, library, nn
 from torchvision.ops import nms
 
 from ...datasets.types import PADDING_LABEL, Detections
-from ...heads.detection.boxes import BoxCoder, PostProcess, clip_boxes, pairwise_iou
+from ...heads.detection.boxes import BoxCoder, PostProcess, clip_boxes, pairwise_iou, take_rows
 from ...heads.detection.faster_rcnn_heads import Proposals, ProposalSelection, RPNOutput
 
 DENSE_CANDIDATES = 1024
@@ -149,14 +149,14 @@ class ExportablePostProcess(nn.Module):
         self.candidates = original.candidates_per_class
         self.max_detections = original.max_detections
 
-    def forward(self, boxes: Tensor, scores: Tensor, size_hw: tuple[int, int]) -> Detections:
-        """As ``PostProcess``: boxes (B, A, 4) or (B, A, C, 4), scores (B, A, C)."""
-        return self.select(boxes, scores, size_hw)[0]
-
-    def select(
-        self, boxes: Tensor, scores: Tensor, size_hw: tuple[int, int]
-    ) -> tuple[Detections, Tensor]:
-        """As ``PostProcess.select``, for boxes (B, A, 4); else the indices are of another order."""
+    def forward(
+        self,
+        boxes: Tensor,
+        scores: Tensor,
+        size_hw: tuple[int, int],
+        landmarks: Tensor | None = None,
+    ) -> Detections:
+        """As ``PostProcess``."""
         boxes = clip_boxes(boxes.float(), size_hw)
         count, classes = scores.shape[1:]
         if boxes.ndim == 3:
@@ -168,12 +168,12 @@ class ExportablePostProcess(nn.Module):
             boxes, best, row = self._with_own_boxes(*by_class)
             label = row // count
         valid = best > 0
-        found = Detections(
-            boxes.gather(1, row[..., None].expand(-1, -1, 4)) * valid[..., None],
+        return Detections(
+            take_rows(boxes, row) * valid[..., None],
             best,
             torch.where(valid, label, PADDING_LABEL),
+            None if landmarks is None else take_rows(landmarks, row) * valid[..., None, None],
         )
-        return found, row
 
     def _with_own_boxes(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Run NMS for boxes (B, C, A, 4) of each class, with scores (B, C, A).

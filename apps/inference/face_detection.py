@@ -9,7 +9,7 @@
 No torch: the runtime of a model's file is imported when the model is loaded.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
@@ -127,19 +127,6 @@ class FaceDetector(Detector):
         if self.max_side is not None and max(size_hw) > self.max_side:
             pixels = stretch(pixels, fit_within(size_hw, (self.max_side, self.max_side)))
         return Prepared(pixels, size_hw)
-
-    def _predict(
-        self, images: Sequence[tuple[ImageSource, Prepared]], **options: Any
-    ) -> Iterable[DetectionResult]:
-        """Run the images of each size together."""
-        by_size: dict[tuple[int, ...], list[int]] = {}
-        for row, (_, prepared) in enumerate(images):
-            by_size.setdefault(prepared.pixels.shape, []).append(row)
-        results: dict[int, DetectionResult] = {}
-        for rows in by_size.values():
-            found = super()._predict([images[row] for row in rows], **options)
-            results.update(zip(rows, found, strict=True))
-        return [results[row] for row in range(len(images))]
 
     def _result(
         self, found: Mapping[str, np.ndarray], image: ImageSource, prepared: Prepared

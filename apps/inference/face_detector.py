@@ -64,9 +64,11 @@ class MTCNNFinder:
         longest_px: int = 1024,
         device: str = "auto",
     ) -> None:
-        with whole_install("finding faces (aligned ones need no finding)"):
+        try:
             from .mtcnn import FaceCascade
             from .torch import choose_device
+        except ModuleNotFoundError as error:
+            raise whole_install("finding faces (aligned ones need no finding)", error) from error
 
         if not 0 <= min_score <= 1 or min_face_px < 1 or longest_px < 1:
             raise DataError(

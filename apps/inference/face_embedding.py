@@ -111,9 +111,10 @@ class FaceEmbedder(FaceComparer[Face]):
             WeightsError: The network of another project cannot be read, or its library is absent.
         """
         if ":" in str(model):
-            with whole_install(f"{model}: a network of another project"):
+            try:
                 from ...heads.face_embedding.teachers import open_teacher
-
+            except ModuleNotFoundError as error:
+                raise whole_install(f"{model}: a network of another project", error) from error
             teacher = open_teacher(str(model))
             if teacher is not None:
                 return cls(TeacherRuntime(teacher), finder)

@@ -248,8 +248,10 @@ class Geolocator(Predictor[LocationResult]):
         path = cls.find(path, size_hw)
         if path.suffix != CHECKPOINT_SUFFIX:
             raise DataError(f"{path}: an exported file has no five crops; use the checkpoint.")
-        with whole_install(f"{path}: a checkpoint"):
+        try:
             from ...heads.checkpoint import load_task
+        except ModuleNotFoundError as error:
+            raise whole_install(f"{path}: a checkpoint", error) from error
 
         with trusting(trust):
             task = load_task(path, cls.task_class())

@@ -9,7 +9,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, Self, TypeVar, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    NamedTuple,
+    Protocol,
+    Self,
+    TypeVar,
+    Union,
+    cast,
+)
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -345,12 +356,16 @@ class Predictor(ABC, Generic[R]):
             runtime = open_runtime(path, device)
             page = cls._kind(lambda each: each.job == runtime.metadata.job)
             return page(page.accept(runtime, path, size_hw))
-        with whole_install(f"{path}: a checkpoint"):
+        try:
             from ...heads.checkpoint import load_task
+        except ModuleNotFoundError as error:
+            raise whole_install(f"{path}: a checkpoint", error) from error
 
         with trusting(trust) if trust else nullcontext():
             task = load_task(path, cls.task_class())
-        page = cls._kind(lambda each: isinstance(task, each.task_class()))
+        page: type[Self] = cls
+        if type(task) is not cls.task_class():
+            page = cls._kind(lambda each: isinstance(task, each.task_class()))
         return page.of_task(task, device, size_hw, str(path))
 
     @classmethod
@@ -385,8 +400,10 @@ class Predictor(ABC, Generic[R]):
         model = model or cls.default
         if model is None:
             raise DataError(f"no model is given, and there is no public one. {cls.hint}")
-        jobs = list(dict.fromkeys([cls.job, *(each.job for each in cls._kinds())]))
-        path = find_model(model, jobs, cls.hint)
+        path = Path(model)
+        if not path.exists():
+            jobs = list(dict.fromkeys([cls.job, *(each.job for each in cls._kinds())]))
+            path = find_model(model, jobs, cls.hint)
         known = (CHECKPOINT_SUFFIX, *EXPORTED_SUFFIXES)
         if path.suffix not in known:
             raise DataError(
@@ -482,21 +499,26 @@ class Predictor(ABC, Generic[R]):
             raise DataError(f"batch_size={batch_size}: must be at least 1")
         return self._run(images, batch_size, strict, **options)
 
-    def _predict(
-        self, images: Sequence[tuple[ImageSource, Prepared]], **options: Any
-    ) -> Iterable[R]:
-        """Return a result for each of at least one image, all of one size."""
-        outputs = self.runtime(np.stack([made.pixels for _, made in images]))
-        return self.decode(outputs, images, **options)
-
     def _run(
         self, images: Iterable[ImageSource], batch_size: int, strict: bool, **options: Any
     ) -> Iterator[R | DataError]:
         prepared = prepare_ahead(images, self.prepare, ahead=2 * batch_size)
         while batch := list(islice(prepared, batch_size)):
-            good = [(image, made) for image, made in batch if isinstance(made, Prepared)]
-            results = iter(self._predict(good, **options) if good else ())
-            for _, made in batch:
+            results: dict[int, R] = {}
+            for rows in _by_shape([made for _, made in batch]):
+                good = [(batch[row][0], cast(Prepared, batch[row][1])) for row in rows]
+                outputs = self.runtime(np.stack([made.pixels for _, made in good]))
+                results |= zip(rows, self.decode(outputs, good, **options), strict=True)
+            for row, (_, made) in enumerate(batch):
                 if strict and isinstance(made, DataError):
                     raise made
-                yield made if isinstance(made, DataError) else next(results)
+                yield made if isinstance(made, DataError) else results[row]
+
+
+def _by_shape(batch: Sequence[Prepared | DataError]) -> Iterable[list[int]]:
+    """Return the places of the images in a batch, those of one size together."""
+    places: dict[tuple[int, ...], list[int]] = {}
+    for row, made in enumerate(batch):
+        if isinstance(made, Prepared):
+            places.setdefault(made.pixels.shape, []).append(row)
+    return places.values()

@@ -1,8 +1,7 @@
 """The protocol of runtimes, a model's metadata, and the runtime of each kind of file. No torch."""
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -109,13 +108,9 @@ class Runtime(Protocol):
         ...
 
 
-@contextmanager
-def whole_install(purpose: str) -> Iterator[None]:
-    """Raise a `DataError` if an import fails, since an install for inference alone has no torch."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise DataError(f"{purpose} needs {error.name}: pip install mobilevision") from error
+def whole_install(purpose: str, error: ModuleNotFoundError) -> DataError:
+    """Return the error of a purpose for which an install for inference alone lacks a package."""
+    return DataError(f"{purpose} needs {error.name}: pip install mobilevision")
 
 
 EXPORTED_SUFFIXES = (".onnx", ".pt2", ".xml", ".pte")
@@ -160,6 +155,8 @@ def open_runtime(path: str | Path, device: str = "auto", threads: int | None = N
         case ".pte":
             from .executorch import ExecutorchRuntime as Chosen
         case _:
-            with whole_install(f"{path}: a program of torch.export"):
+            try:
                 from .exported_program import ExportedProgramRuntime as Chosen
+            except ModuleNotFoundError as error:
+                raise whole_install(f"{path}: a program of torch.export", error) from error
     return Chosen(path, device, threads)

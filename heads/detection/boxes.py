@@ -307,24 +307,22 @@ class PostProcess(nn.Module):
         self.max_detections = max_detections
         self.candidates_per_class = candidates_per_class
 
-    def forward(self, boxes: Tensor, scores: Tensor, size_hw: tuple[int, int]) -> Detections:
-        """Return a batch of Detections, at most ``max_detections`` rows for each image.
-
-        The arguments are those of ``select``.
-        """
-        return self.select(boxes, scores, size_hw)[0]
-
     @torch.no_grad()
-    def select(
-        self, boxes: Tensor, scores: Tensor, size_hw: tuple[int, int]
-    ) -> tuple[Detections, Tensor]:
-        """Return a batch of Detections and the index (B, K) int64 of each one's box.
+    def forward(
+        self,
+        boxes: Tensor,
+        scores: Tensor,
+        size_hw: tuple[int, int],
+        landmarks: Tensor | None = None,
+    ) -> Detections:
+        """Return a batch of Detections, at most ``max_detections`` rows for each image.
 
         Args:
             boxes: (B, A, 4) float, xyxy pixels, or (B, A, C, 4) with a box for each class; clipped
                 to the image before NMS.
             scores: (B, A, C) float in [0, 1], without a background column.
             size_hw: Height and width of the network's input in pixels.
+            landmarks: (B, A, K, 2) float, to go along with boxes (B, A, 4).
         """
         boxes, scores = clip_boxes(boxes.float(), size_hw), scores.float()
         num_images, num_anchors, num_classes = scores.shape
@@ -335,7 +333,7 @@ class PostProcess(nn.Module):
             best, index = scores.flatten(1).topk(considered, dim=1)  # (B, M), falling scores
             labels = index % num_classes
             row = index if boxes.ndim == 4 else index // num_classes
-            candidates = boxes.flatten(1, -2).gather(1, row[..., None].expand(-1, -1, 4))
+            candidates = take_rows(boxes.flatten(1, -2), row)
             above = best > self.score_threshold
             groups = images * num_classes + labels
             kept = self._survivors(
@@ -344,7 +342,8 @@ class PostProcess(nn.Module):
             # More candidates matter where the last one scores enough and detections are missing.
             undecided = above[:, -1] & (kept.sum(dim=1) < self.max_detections)
             if considered == total or not undecided.any():
-                return self._best(candidates, best, labels, kept, row)
+                points = None if landmarks is None else take_rows(landmarks, row)
+                return self._best(candidates, best, labels, kept, points)
             considered = min(total, 4 * considered)
 
     def _survivors(self, boxes: Tensor, groups: Tensor, above: Tensor) -> Tensor:
@@ -369,18 +368,25 @@ class PostProcess(nn.Module):
         return greedy_suppression(better[overlap], worse[overlap], alive)
 
     def _best(
-        self, boxes: Tensor, scores: Tensor, labels: Tensor, kept: Tensor, rows: Tensor
-    ) -> tuple[Detections, Tensor]:
+        self, boxes: Tensor, scores: Tensor, labels: Tensor, kept: Tensor, landmarks: Tensor | None
+    ) -> Detections:
         wanted = min(self.max_detections, kept.shape[1])
         # Candidates are sorted already: a stable sort brings those that were kept to the front.
         front = kept.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :wanted]
         valid = kept.gather(1, front)
-        found = Detections(
-            boxes.gather(1, front[..., None].expand(-1, -1, 4)) * valid[..., None],
+        return Detections(
+            take_rows(boxes, front) * valid[..., None],
             scores.gather(1, front) * valid,
             labels.gather(1, front).masked_fill(~valid, PADDING_LABEL),
+            None if landmarks is None else take_rows(landmarks, front) * valid[..., None, None],
         )
-        return found, rows.gather(1, front)
+
+
+def take_rows(values: Tensor, rows: Tensor) -> Tensor:
+    """Return rows (B, K) of values (B, A, ...), as (B, K, ...)."""
+    flat = values.flatten(2)
+    taken = flat.gather(1, rows[..., None].expand(-1, -1, flat.shape[2]))
+    return taken if values.ndim == 3 else taken.unflatten(2, values.shape[2:])
 
 
 def rank_in_run(values: Tensor) -> Tensor:

@@ -202,8 +202,5 @@ class RetinaFace(SSD):
         """Return the faces of a batch, in pixels of an input of ``size_hw``."""
         assert output.landmark_deltas is not None
         boxes = self.box_coder.decode(output.box_deltas.float(), output.anchors)
-        found, rows = self.postprocess.select(boxes, self.scores(output), size_hw)
-        places = rows[..., None, None].expand(-1, -1, LANDMARKS, 2)
-        deltas = output.landmark_deltas.float().gather(1, places)
-        points = decode_landmarks(deltas, output.anchors[rows], self.box_coder)
-        return found._replace(landmarks=points * (found.labels >= 0)[..., None, None])
+        points = decode_landmarks(output.landmark_deltas.float(), output.anchors, self.box_coder)
+        return self.postprocess(boxes, self.scores(output), size_hw, points)
