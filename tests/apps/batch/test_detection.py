@@ -234,7 +234,7 @@ def test_detect__annotations_of_something_else__refused(
 def files_done(progress: Path) -> int:
     if not progress.is_file():
         return 0
-    with closing(sqlite3.connect(f"file:{progress}?mode=ro", uri=True)) as connection:
+    with closing(sqlite3.connect(f"file:{progress}?mode=rw", uri=True)) as connection:
         try:
             return connection.execute("SELECT count(*) FROM complete").fetchone()[0]
         except sqlite3.Error:  # not made yet, or being written

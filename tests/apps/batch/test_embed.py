@@ -374,7 +374,7 @@ raise SystemExit(main(sys.argv[1:]))
 def rows_on_disk(store: Path) -> int:
     if not store.is_file():
         return 0
-    connection = sqlite3.connect(f"file:{store}?mode=ro", uri=True)
+    connection = sqlite3.connect(f"file:{store}?mode=rw", uri=True)
     try:
         return connection.execute("SELECT count(*) FROM results").fetchone()[0]
     except sqlite3.Error:  # not made yet, or being written
