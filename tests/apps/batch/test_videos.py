@@ -165,11 +165,13 @@ def test_open_capture__nothing_there__says_what_to_check(source: str, message: s
 def test_ends_on_interrupt__first_stops_and_second_interrupts(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    before, stops = signal.getsignal(signal.SIGINT), []
+    # A suite that runs in the background of a shell ignores the signal.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    stops: list[int] = []
     with ends_on_interrupt(lambda: stops.append(1)):
         signal.raise_signal(signal.SIGINT)
         assert stops == [1]
         assert "ending the stream" in capsys.readouterr().err
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.signal(signal.SIGINT, inherited) is signal.default_int_handler

@@ -40,7 +40,7 @@ LACKING = [
     ("locate images --model a.ckpt", "a.ckpt: a checkpoint needs", WHOLE),
     ("locate images --model a.ckpt --five-crop", "a.ckpt: a checkpoint needs", WHOLE),
     ("gallery list --gallery g", "a gallery needs", "'mobilevision[gallery]'"),
-    ("data download cifar10 --root d", "this needs requests", WHOLE),
+    ("data download cifar10 --root d", "this needs torch", WHOLE),
     ("cost --table 6", "this needs torch", WHOLE),
     ("weights list", "this needs torch", WHOLE),
     ("import a.h5 --out m.ckpt", "this needs torch", WHOLE),

@@ -160,7 +160,7 @@ def test_command__fixed_size__writes_and_compares(
         (["--out", "x.pt"], r"name it x\.onnx"),
         (["--out", "x.onnx", "--format", "abacus"], "--format abacus: there are onnx"),
         (["--out", "x.onnx", "--batch", "0"], "at least 1"),
-        (["--out", "x.onnx", "--size", "0", "3"], "at least 1"),
+        (["--out", "x.onnx", "--size", "0", "3"], "--size 0 3: both sides must be above 0"),
         (
             ["--out", "x.onnx", "--ckpt", "absent.ckpt"],
             r"absent\.ckpt: no such model\. Name a check",
