@@ -512,9 +512,16 @@ def test_freeze__backbone_without_stages__names_what_there_is() -> None:
 
 def test_freeze__without_weights__warns(scenes: Path, tmp_path: Path) -> None:
     data = DetectionDataModule(scenes, size_hw=(64, 64), batch_size=4, num_workers=0)
-    task = DetectionTask(ssd(1, data.num_classes), data.categories, freeze="backbone")
+    network = ssd(1, data.num_classes)
+    task = DetectionTask(network, data.categories, freeze="backbone")
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    run = trainer(tmp_path, max_epochs=1, limit_train_batches=1)
     with pytest.warns(UserWarning, match="freeze=backbone without weights"):
-        trainer(tmp_path, max_epochs=1, limit_train_batches=1).fit(task, datamodule=data)
+        run.fit(task, datamodule=data)
+    assert run.global_step == 1
+    changed = [name for name, x in network.state_dict().items() if not torch.equal(x, before[name])]
+    assert changed
+    assert not any(name.startswith("backbone.") for name in changed)
 
 
 def test_freeze__gradients__reach_the_rest_alone() -> None:

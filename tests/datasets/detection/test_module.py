@@ -396,7 +396,10 @@ def test_detection_data_module__same_images_to_validate__warned(tmp_path: Path) 
         "train: images/train\nval: images/train\nnames: [cat, dog, owl]"
     )
     with pytest.warns(UserWarning, match="training and validation have the same images"):
-        module(tmp_path)
+        data = module(tmp_path)
+    train, val = (data.read_split(split).images.paths for split in ("train", "val"))
+    assert len(val) == 3
+    assert list(train) == list(val)
 
 
 def test_detection_data_module__unlabeled_images__as_the_option_says(tmp_path: Path) -> None:
