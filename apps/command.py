@@ -6,7 +6,7 @@ import re
 import sys
 import warnings
 from argparse import SUPPRESS, Action, RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -248,9 +248,33 @@ def chosen_size_hw(arguments: Namespace) -> tuple[int, int] | None:
 
 def add_face_model(parser: ArgumentParser, required: bool = True) -> None:
     """Declare ``--model`` for commands that take third-party face networks, too."""
-    own = "Checkpoint of a face network"
-    sentence = f"{own}, or a third-party network: facenet:vggface2, onnx:FILE, ncnn:FILE.param."
+    own = "Checkpoint of a face network, an exported file, a name of 'mobilevision weights list'"
+    sentence = f"{own}, or a file of another project: onnx:FILE, ncnn:FILE.param, facenet:FILE."
     parser.add_argument("--model", required=required, help=sentence)
+    add_accept_license(parser)
+
+
+def add_accept_license(parser: ArgumentParser) -> None:
+    """Declare ``--accept-license``, for commands that may download weights which need it."""
+    sentence = (
+        "Accept this license of public weights, which the refusal names, so that they are "
+        "downloaded; once, the file is kept."
+    )
+    parser.add_argument("--accept-license", metavar="NAME", help=sentence)
+
+
+def add_detector(
+    parser: ArgumentParser,
+    choices: Sequence[str] = ("all", "largest", "center"),
+    sentence: str = "Take all faces of an image, the largest, or the one nearest to the center.",
+) -> None:
+    """Declare ``--detector`` and ``--faces``: what finds faces, and which of them are taken."""
+    parser.add_argument("--faces", choices=choices, default=choices[0], help=sentence)
+    sentence = (
+        "What finds the faces: a checkpoint or exported file of a face detector, or mtcnn; by "
+        "default retinaface_mobilenet_0.25, whose public weights are downloaded once."
+    )
+    parser.add_argument("--detector", help=sentence)
 
 
 def add_layout(parser: ArgumentParser, sentence: str) -> None:

@@ -68,8 +68,8 @@ class _Look(NamedTuple):
     font: ImageFont.FreeTypeFont
     background: tuple[int, ...]
     color: _Color
-    optional: bool
-    """Whether it is left out if it would hide another."""
+    may_hide: float
+    """Pixels of other labels and of boxes; it is left out where it would hide more."""
 
 
 def write_figure(figure: "Figure", path: Path) -> None:
@@ -118,8 +118,9 @@ def draw_detections(
     """Draw detections (solid, a color for each class or track) and annotations (dashed white).
 
     Labels stay inside the image and, where there is room, do not overlap; those of high score are
-    placed first. An annotated box is labeled if no drawn detection of its class covers it (IoU
-    0.5) and its label hides no other. Lines and letters scale with the image.
+    placed first. Faces, which have landmarks, are labeled with the score alone, and only where that
+    hides no other face. An annotated box is labeled if no drawn detection of its class covers it
+    (IoU 0.5) and its label hides no other. Lines and letters scale with the image.
 
     Args:
         image: (H, W, 3) uint8, RGB; not changed.
@@ -150,21 +151,28 @@ def draw_detections(
     for box, score, label, track in found:
         red, green, blue = class_color(label if track < 0 else track)
         bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140  # luma of ITU-R BT.601
-        look = _Look(bold, (red, green, blue), _INK if bright else _WHITE, optional=False)
+        look = _Look(bold, (red, green, blue), _INK if bright else _WHITE, math.inf)
+        text, hideable = f"{names[label]} {score:.2f}", []
+        if points is not None:
+            # A label is larger than many a face of a crowd.
+            look = look._replace(font=small, may_hide=(box[2] - box[0]) * (box[3] - box[1]) / 8)
+            text, hideable = f"{score:.2f}", [other for other, *_ in found]
         number = "" if track < 0 else f"#{track} "
-        _label(pen, f"{number}{names[label]} {score:.2f}", box, look, taken)
+        _label(pen, number + text, box, look, taken, hideable)
     for box, label, crowd in actual:
         if not any(label == other and _iou(box, drawn) >= 0.5 for drawn, _, other, _ in found):
-            look = _Look(small, _TRUTH_LABEL, _WHITE, optional=True)
+            look = _Look(small, _TRUTH_LABEL, _WHITE, 0)
             _label(pen, names[label] + " (crowd)" * crowd, box, look, taken)
     return np.asarray(canvas)
 
 
 def _draw_landmarks(pen: ImageDraw.ImageDraw, faces: Any, line: int) -> None:
-    """Draw the points (K, 5, 2) of faces: white dots with a dark rim."""
-    for x, y in faces.reshape(-1, 2).tolist():
-        for radius, color in ((line * 0.7 + 1, _HALO), (line * 0.7, _WHITE)):
-            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
+    """Draw the points (K, 5, 2) of faces: white dots with a dark rim, smaller on small faces."""
+    for points in faces:
+        dot = min(line * 0.7, max(0.5, 0.05 * float(np.ptp(points, axis=0).max())))
+        for x, y in points.tolist():
+            for radius, color in ((dot + min(dot, 1), _HALO), (dot, _WHITE)):
+                pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
 
 
 def class_color(label: int) -> _Color:
@@ -235,16 +243,26 @@ def _dashes(edge: _Box, length: float) -> Iterator[_Box]:
         yield x, y, x + width, y + height
 
 
-def _label(pen: ImageDraw.ImageDraw, text: str, box: _Box, look: _Look, taken: list[_Box]) -> None:
-    """Write a label beside its box where it overlaps ``taken`` least, and add its place to them."""
+def _label(
+    pen: ImageDraw.ImageDraw,
+    text: str,
+    box: _Box,
+    look: _Look,
+    taken: list[_Box],
+    boxes: Sequence[_Box] = (),
+) -> None:
+    """Write a label beside its box, and add its place to ``taken``.
+
+    It is put where it overlaps ``taken`` and ``boxes`` least.
+    """
     size = pen.im.size
     text = shortened(text, size[0] - 6, look.font)
     width, height = math.ceil(look.font.getlength(text)) + 6, round(look.font.size * 1.35)
     places = list(_places(box, (width, height), size))
-    hidden = [sum(_overlap(place, other) for other in taken) for place in places]
+    hidden = [sum(_overlap(place, other) for other in (*taken, *boxes)) for place in places]
     least = min(hidden)
     place = places[hidden.index(least)]
-    if look.optional and least:
+    if least > look.may_hide:
         return
     taken.append(place)
     pen.rectangle(place, fill=look.background)

@@ -64,7 +64,7 @@ def import_weights(
     sha256: str | None = None,
     size_hw: tuple[int, int] | None = None,
     labels: Path | None = None,
-    licence: str | None = None,
+    license: str | None = None,
 ) -> Imported:
     """Convert published weights to a checkpoint of this package.
 
@@ -75,7 +75,7 @@ def import_weights(
         size_hw: Input size in pixels; None takes that of the file or its name.
         labels: Names of the file's classes, one a line; None takes those of ImageNet or COCO if
             the number of classes is theirs.
-        licence: License of the weights; None takes the known one of the source.
+        license: License of the weights; None takes the known one of the source.
 
     Raises:
         WeightsError: There are no such weights, or they do not fit.
@@ -100,7 +100,7 @@ def import_weights(
         "file": path.name,
         "sha256": found,
         "commit": commit_of(path),
-        "licence": licence or _known_license(source, found),
+        "license": license or _known_license(source, found),
         **job.metadata,
         "preprocess": {
             "size_hw": list(job.size_hw),
@@ -174,7 +174,7 @@ def _classifier_categories(path: Path, num_classes: int, names: list[str] | None
 def _known_license(source: str, sha256: str) -> str:
     for public, weights in PUBLIC_WEIGHTS.items():
         if source == public or (not weights.member and sha256 == weights.sha256):
-            return weights.licence
+            return weights.license
     name = parse_name(source)
     if name is not None and name.repository.startswith(_TIMM_REPOSITORY):
         return "Apache-2.0"  # of all three, in timm's own configuration
@@ -206,7 +206,7 @@ def format_card(imported: Imported) -> str:
         f"{preprocess['pixel_std']:g}",
         "source": f"{provenance['source']}{revision}",
         "sha256": provenance["sha256"],
-        "licence": provenance["licence"],
+        "license": provenance["license"],
     }
     lines = [str(imported.path), *(f"  {name:<12}{value}" for name, value in rows.items())]
     lines += [f"  {note}" for note in provenance["notes"]]

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 from ..heads.trust import trusting
 from .command import EXIT_USAGE, HelpFormatter, friendly_errors
 from .commands import COMMANDS
+from .public import accepting
 
 TRAINING = ("fit", "validate", "test", "predict")
 """Passed on unchanged to the command line of Lightning."""
@@ -86,7 +87,9 @@ def _run(path: str, words: list[str]) -> int:
     command.add_arguments(parser)
     arguments = parser.parse_args(words)
     trust = arguments.get("trust")
-    with trusting(trust) if trust else nullcontext():
+    license = arguments.get("accept_license")
+    accept = accepting(license) if license else nullcontext()
+    with trusting(trust) if trust else nullcontext(), accept:
         status = command.run(arguments)
     sys.stdout.flush()  # a full disk shows here, not when Python exits
     return status

@@ -1,7 +1,9 @@
 """Public names as models: their weights are downloaded and converted once. No torch until then."""
 
+import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,23 @@ from ..datasets.errors import DataError
 
 if TYPE_CHECKING:
     from ..backbone.weights.hub import PublicWeights
+
+ACCEPT_VARIABLE = "MOBILEVISION_ACCEPT_LICENSE"
+"""Environment variable with the license that is accepted, or several with commas between them."""
+
+
+@contextmanager
+def accepting(license: str) -> Iterator[None]:
+    """Accept a license of public weights while the block runs, also in processes that it starts."""
+    before = os.environ.get(ACCEPT_VARIABLE)
+    os.environ[ACCEPT_VARIABLE] = ",".join(filter(None, [before, license]))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[ACCEPT_VARIABLE]
+        else:
+            os.environ[ACCEPT_VARIABLE] = before
 
 
 def find_model(model: str | Path, jobs: Collection[str] = (), hint: str = "") -> Path:
@@ -28,13 +47,8 @@ def find_model(model: str | Path, jobs: Collection[str] = (), hint: str = "") ->
     path = Path(model)
     if path.exists():
         return path
-    try:
-        from ..backbone.weights.hub import PUBLIC_WEIGHTS
-    except ImportError as error:
-        raise DataError(
-            f"{model}: no such file. The names of public models need torch, which converts their "
-            "weights: pip install mobilevision, or give a file that `mobilevision export` wrote."
-        ) from error
+    from ..backbone.weights.hub import NOT_CONVERTED, PUBLIC_WEIGHTS
+
     known = [name for name, weights in PUBLIC_WEIGHTS.items() if not jobs or weights.job in jobs]
     names = f"Public names are {', '.join(known)}." if known else ""
     if str(model) not in PUBLIC_WEIGHTS:
@@ -44,7 +58,34 @@ def find_model(model: str | Path, jobs: Collection[str] = (), hint: str = "") ->
         raise DataError(
             f"{model}: is a model for {found}, not for {' or '.join(jobs)}. {names}".strip()
         )
+    if PUBLIC_WEIGHTS[str(model)].network:
+        raise DataError(f"{model}: {NOT_CONVERTED}")
     return public_checkpoint(str(model))
+
+
+def find_network(model: str | Path) -> tuple[str, Path] | None:
+    """Return what runs a face network of another project, and its file; None for other models.
+
+    A file of that name has precedence.
+
+    Args:
+        model: ``facenet:FILE``, ``onnx:FILE``, ``ncnn:FILE.param``, or a public name of such a
+            network, which is downloaded on first use.
+
+    Raises:
+        DataError: It cannot be downloaded, or its license is not accepted.
+    """
+    from ..backbone.weights.hub import PUBLIC_WEIGHTS, existing_file
+    from ..heads.face_embedding.external_networks import NETWORKS
+
+    name = str(model)
+    if Path(name).exists():
+        return None
+    if name in PUBLIC_WEIGHTS:
+        kind = PUBLIC_WEIGHTS[name].network
+        return (kind, existing_file(name) or _fetched(name)) if kind else None
+    kind, _, rest = name.partition(":")
+    return (kind, Path(rest)) if kind in NETWORKS and rest else None
 
 
 def public_checkpoint(name: str) -> Path:
@@ -57,29 +98,25 @@ def public_checkpoint(name: str) -> Path:
         DataError: The weights cannot be downloaded.
         WeightsError: There is no such name, or a library that reads its format is not installed.
     """
-    from ..backbone.weights.hub import cache_folder, cached_path, find_public, sha256_of
+    from ..backbone.weights.hub import cache_folder, cached_path, sha256_of
 
-    weights, source = find_public(name), cached_path(name)
-    path = cache_folder() / f"{name}.ckpt"
+    try:
+        from .importing import import_weights
+    except ModuleNotFoundError as error:
+        raise DataError(
+            f"{name}: no such file. The names of public models need {error.name}, which converts "
+            "their weights: pip install mobilevision, or give a file that `mobilevision export` "
+            "wrote."
+        ) from error
+    from ..backbone.errors import WeightsError
+    from ..datasets.download import format_size
+
+    source, path = cached_path(name), cache_folder() / f"{name}.ckpt"
     stored = _sha256_in(path)
     if stored and (not source.is_file() or stored == sha256_of(source)):
         return path
     if not source.is_file():
-        _announce(name, weights)
-        try:
-            download_public(name, attempts=3)
-        except DataError as error:
-            raise DataError(
-                f"{error}\nWithout a connection: run `mobilevision weights download {name}` on a "
-                f"machine that has one, and copy {source.name} to {source.parent} (the environment "
-                "variable MOBILEVISION_CACHE names another cache). A mirror or a copy of "
-                f"{_archive_of(weights)} will do, too: "
-                f"`mobilevision weights download {name} --url URL_OR_FILE`."
-            ) from error
-    from ..backbone.errors import WeightsError
-    from ..datasets.download import format_size
-    from .importing import import_weights
-
+        _fetched(name)
     try:
         import_weights(name, path)
     except WeightsError as error:
@@ -91,49 +128,94 @@ def public_checkpoint(name: str) -> Path:
     return path
 
 
+def _fetched(name: str) -> Path:
+    """Download the weights of a public name on first use; stderr and errors say how and where."""
+    from ..backbone.weights.hub import cached_path, find_public
+
+    weights, path = find_public(name), cached_path(name)
+    _require_accepted(name, weights)
+    _announce(name, weights)
+    try:
+        return download_public(name, attempts=3)
+    except DataError as error:
+        accept = f" --accept-license {weights.license}" if weights.terms else ""
+        files = f"{path.name} and {path.stem}.bin" if weights.bin_sha256 else path.name
+        raise DataError(
+            f"{error}\nWithout a connection: run `mobilevision weights download {name}{accept}` on "
+            f"a machine that has one, and copy {files} to {path.parent} (the environment variable "
+            "MOBILEVISION_CACHE names another cache). A mirror or a copy of "
+            f"{_archive_of(weights)} will do, too: "
+            f"`mobilevision weights download {name}{accept} --url URL_OR_FILE`."
+        ) from error
+
+
+def _require_accepted(name: str, weights: "PublicWeights") -> None:
+    accepted = os.environ.get(ACCEPT_VARIABLE, "").split(",")
+    if not weights.terms or weights.license in accepted:
+        return
+    raise DataError(
+        f"{name}: is not downloaded before its license is accepted: {weights.license}. "
+        f"{weights.terms} Trained on: {weights.data}. To accept that, add --accept-license "
+        f"{weights.license} once, or set the environment variable "
+        f"{ACCEPT_VARIABLE}={weights.license}."
+    )
+
+
 def download_public(name: str, url: str | None = None, attempts: int = 6) -> Path:
     """Return the weights of a public name in the cache, downloaded and verified if necessary.
 
     Args:
         name: A name of ``mobilevision weights list``.
-        url: A mirror of the archive, or a copy of it on this machine.
+        url: A mirror of the archive, or a copy of it on this machine. A second file is looked for
+            beside it.
         attempts: See ``download``.
 
     Raises:
-        DataError: The download fails, or the archive has another hash.
+        DataError: The license is not accepted, the download fails, or a file has another hash.
         WeightsError: There is no such name.
     """
-    from ..backbone.weights.hub import cached_path, find_public, sha256_of
-    from ..datasets.download import Checksum, download, extract_file, made_once
-    from ..datasets.files import write_atomically
+    from ..backbone.weights.hub import cached_path, find_public
+    from ..datasets.download import extract_file, made_once
 
     weights, path = find_public(name), cached_path(name)
     if path.is_file():
         return path
-    if url is not None and Path(url).is_file():
-        if sha256_of(Path(url)) != weights.sha256:
-            raise DataError(f"{url}: is not a copy of {weights.url}: its sha256 differs")
-        if weights.member:
-            extract_file(Path(url), weights.member, path)
-        else:
-            write_atomically(path, Path(url).read_bytes())
-        return path
-    checksum = Checksum("sha256", weights.sha256)
+    _require_accepted(name, weights)
+    source = url or weights.url
     if not weights.member:
-        download(url or weights.url, path, checksum, attempts=attempts)
+        if weights.bin_sha256:  # before the first file, whose being there says that all is there
+            other, suffix = path.with_suffix(".bin"), Path(source).suffix
+            _obtain(source.removesuffix(suffix) + ".bin", other, weights.bin_sha256, attempts)
+        _obtain(source, path, weights.sha256, attempts)
         return path
     with made_once(path):
         if not path.is_file():
             archive = path.with_name(_archive_of(weights))
-            download(url or weights.url, archive, checksum, attempts=attempts)
+            _obtain(source, archive, weights.sha256, attempts)
             extract_file(archive, weights.member, path)
             archive.unlink()
     return path
 
 
+def _obtain(source: str, target: Path, sha256: str, attempts: int) -> None:
+    """Download a file, or copy it where the source is a file here, and verify it."""
+    from ..backbone.weights.hub import sha256_of
+    from ..datasets.download import Checksum, download
+    from ..datasets.files import write_atomically
+
+    if not Path(source).is_file():
+        if "://" not in source:
+            raise DataError(f"{source}: no such file; name an address or a copy of the file")
+        download(source, target, Checksum("sha256", sha256), attempts=attempts)
+        return
+    if sha256_of(Path(source)) != sha256:
+        raise DataError(f"{source}: is not a copy of the published file: its sha256 differs")
+    write_atomically(target, Path(source).read_bytes())
+
+
 def _announce(name: str, weights: "PublicWeights") -> None:
     print(
-        f"{name} is downloaded once: {weights.source}, license {weights.licence}, from "
+        f"{name} is downloaded once: {weights.source}, license {weights.license}, from "
         f"{weights.url}",
         file=sys.stderr,
     )

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import stat
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DataError
+from .errors import DataError, SharedFilesWarning
 
 PRIVATE_FOLDER = 0o700
 PRIVATE_FILE = 0o600
@@ -55,6 +56,12 @@ def create_private(path: Path) -> None:
     """Create an empty private file, or make a file private; raises as `make_private` does."""
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY, PRIVATE_FILE))
     make_private(path)
+
+
+def warn_if_shared(path: Path, what_now: str) -> None:
+    """Warn if others can open an existing file that is about faces, and say what now."""
+    if path.is_file() and is_shared(path):
+        warnings.warn(f"{path}: others can open this file; {what_now}", SharedFilesWarning, 3)
 
 
 def _all(paths: tuple[Path, ...]) -> Iterator[Path]:
@@ -178,18 +185,24 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def replaced_atomically(path: Path) -> Iterator[Path]:
+def replaced_atomically(path: Path, private: bool = False) -> Iterator[Path]:
     """Yield a temporary path to write to, which takes the name of ``path`` at the end.
 
     Whoever opens ``path`` finds the old content or the new. The temporary file lies in the same
-    folder, which is made if needed, has the same suffix, and is removed if the body raises.
+    folder, which is made if needed, has the same suffix, and is removed if the body raises. With
+    ``private`` it is its owner's alone from the first byte on; if others can open the old one, a
+    warning says so.
 
     Raises:
         OSError: The folder cannot be written, or nothing was written; the old file is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    if private:
+        warn_if_shared(path, "only you can open the new one")
     try:
+        if private:
+            create_private(temporary)
         yield temporary
         os.replace(temporary, path)
     except BaseException:

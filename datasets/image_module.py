@@ -225,9 +225,11 @@ class ImageDataModule(LightningDataModule):
                 self.datasets[split] = self.read_dataset(split)
                 rank_zero_info("%s data: %s", split, self.datasets[split].summary())
         if stage == "fit":
-            self.train_sampler = EpochSampler(
-                len(self.datasets["train"]), self.seed, progress=self._progress
-            )
+            self.train_sampler = self.make_sampler(self.datasets["train"])
+
+    def make_sampler(self, dataset: ImageDataset[Any]) -> EpochSampler:
+        """Return the order of training: each image once an epoch."""
+        return EpochSampler(len(dataset), self.seed, progress=self._progress)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Whole batches, in an order that depends on seed and epoch."""

@@ -318,6 +318,8 @@ def resize_part(
 ) -> np.ndarray:
     """Resize a part (left, top, right, bottom) of an image as `stretch` does."""
     height, width = pixels.shape[:2]
+    if size_hw == (height, width) and box == (0, 0, width, height):
+        return pixels.copy()
     left, top, right, bottom = box
     inside = (max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height))
     small = Image.fromarray(pixels).resize(
@@ -338,6 +340,8 @@ def letterbox(
 ) -> np.ndarray:
     """Scale an image (H, W, 3) uint8 by `fit_within`, and fill (h, w, 3) up right and below."""
     small = stretch(pixels, fit_within((pixels.shape[0], pixels.shape[1]), size_hw))
+    if small.shape[:2] == size_hw:
+        return small
     canvas = np.empty((*size_hw, 3), np.uint8)
     canvas[:] = fill_rgb
     canvas[: small.shape[0], : small.shape[1]] = small

@@ -8,6 +8,8 @@ import numpy as np
 import torch.distributed
 from torch.utils.data import DataLoader, DistributedSampler
 
+from .errors import DataError
+
 
 class SampleKey(NamedTuple):
     """Position in the dataset and epoch (from 0): enough to draw the same augmentation anywhere."""
@@ -91,6 +93,74 @@ class EpochSampler(DistributedSampler[SampleKey]):
             rank if self._rank is None else self._rank,
             world_size if self._world_size is None else self._world_size,
         )
+
+
+class PeopleSampler(EpochSampler):
+    """Yields the keys of batches of P people with K faces each, as triplets need them.
+
+    In each epoch the faces of each person are shuffled and dealt into groups of K, and P groups of
+    different people make a batch. A face comes at most once in an epoch; those that are left over,
+    fewer than K of a person or fewer than P people of a round, are others in each epoch. Each
+    process gets whole batches, in the order of a single process, which starts again at its end.
+
+    Args:
+        identities: (N,) int, person of each sample, -1 where not known.
+        people: P, at least 2.
+        faces: K, at least 2.
+        seed, progress, rank, world_size: as for `EpochSampler`.
+
+    Attributes:
+        left_out: (people, faces): the number of people with fewer than K faces, who are never
+            drawn, and of faces of them or of nobody known.
+
+    Raises:
+        DataError: fewer than P people have K faces.
+    """
+
+    def __init__(
+        self, identities: np.ndarray, people: int, faces: int, seed: int = 0, **options: Any
+    ) -> None:
+        order = np.argsort(identities, kind="stable")[np.count_nonzero(identities < 0) :]
+        owned = np.split(order, np.flatnonzero(np.diff(identities[order])) + 1)
+        self._owned = [rows for rows in owned if len(rows) >= faces]
+        used = sum(map(len, self._owned))
+        self.left_out = (len(owned) - len(self._owned), len(identities) - used)
+        self.people, self.faces = people, faces
+        groups = np.array([len(rows) // faces for rows in self._owned], dtype=np.int64)
+        rounds = range(groups.max(initial=0))
+        self._batches = sum(int((groups > turn).sum()) // people for turn in rounds)
+        if not self._batches:
+            raise DataError(
+                f"{len(self._owned):,} people have {faces} faces or more, and a batch needs "
+                f"{people}. Make batch_size or faces_per_person smaller, or take data with more "
+                "faces of each person"
+            )
+        super().__init__(self._batches * people * faces, seed, **options)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Return the positions of all processes' batches in the order of an epoch."""
+        rng = np.random.default_rng((self.seed, epoch))
+        rounds: list[list[np.ndarray]] = []
+        for rows in self._owned:
+            dealt = rng.permutation(rows)[: len(rows) // self.faces * self.faces]
+            for turn, group in enumerate(dealt.reshape(-1, self.faces)):
+                if turn == len(rounds):
+                    rounds.append([])
+                rounds[turn].append(group)
+        batches = [
+            chosen.reshape(-1, self.people * self.faces)
+            for groups in rounds
+            if len(chosen := rng.permutation(groups)[: len(groups) // self.people * self.people])
+        ]
+        shuffled = rng.permutation(np.concatenate(batches))
+        # Processes take turns key by key, so the batches of one turn are interlaced.
+        world_size = self._place()[1]
+        turns = -(-len(shuffled) // world_size)
+        whole = np.resize(shuffled, (turns, world_size, shuffled.shape[1]))
+        return whole.transpose(0, 2, 1).reshape(-1)
+
+    def __len__(self) -> int:
+        return math.ceil(self._batches / self._place()[1]) * self.people * self.faces
 
 
 class ResumableLoader(DataLoader):

@@ -86,8 +86,10 @@ def _read(path: Path) -> tuple[Any, Any]:
     return table["file"].to_pylist(), np.stack(table[column].to_numpy())
 
 
-def write_vectors(path: str | Path, table: VectorTable) -> None:
+def write_vectors(path: str | Path, table: VectorTable, private: bool = False) -> None:
     """Write a table, atomically, in the format that the suffix names.
+
+    A ``private`` one, such as of embeddings of faces, is its owner's alone.
 
     Raises:
         DataError: The suffix is another one, or the table could not be read again.
@@ -96,7 +98,7 @@ def write_vectors(path: str | Path, table: VectorTable) -> None:
     _check_suffix(path)
     _checked(path, table)
     names = table.files.tolist()
-    with replaced_atomically(path) as temporary:
+    with replaced_atomically(path, private) as temporary:
         if path.suffix == ".npz":
             np.savez_compressed(temporary, files=table.files, vectors=table.vectors)
         elif path.suffix == ".csv":

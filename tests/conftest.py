@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +132,11 @@ def drawn_people(drawn_celeba: Path, tmp_path_factory: pytest.TempPathFactory) -
     axes = np.eye(8, dtype=np.float32)[people[:12]]
     np.savez(root / "teacher.npz", files=np.array(names[:12]), vectors=axes)
     return root
+
+
+@pytest.fixture
+def open_umask() -> Iterator[None]:
+    """New files are everybody's, unless it is said otherwise."""
+    before = os.umask(0)
+    yield
+    os.umask(before)

@@ -32,7 +32,7 @@ APPS_ARROWS = {
     "export": {"batch", "inference"},
     "faces": {"batch", "inference", "training"},
     "inference": {"drawing", "public"},
-    "main": {"cli", "command", "commands"},
+    "main": {"cli", "command", "commands", "public"},
     "public": {"importing"},
     "training": {"costs", "drawing"},
 }  # fmt: skip

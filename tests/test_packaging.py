@@ -1,6 +1,7 @@
 """What gets installed: every module, under one name, beside other people's packages."""
 
 import ast
+import hashlib
 import os
 import subprocess
 import sys
@@ -15,6 +16,15 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+OPAQUE_FILES = {
+    "docs/images/quickstart.jpg": (
+        "9d2bc4c48e1a4e869480381a83547815a55abaedee0ac47ed1ebab41eb009711",
+        "drawn by the quickstart: generated scenes, no photo",
+    ),
+}
+"""The only files of the repository that are no readable text: their sha256 and origin."""
+LONGEST_TEXT = 100_000
+"""Bytes; images and weights that are written as text are longer."""
 UNSAFE_MODULES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 
 
@@ -120,6 +130,43 @@ def test_wheel__beside_another_datasets__both_importable(
 def test_console_script__declared__is_a_function(declared: dict[str, Any], script: str) -> None:
     module, _, function = declared["project"]["scripts"][script].partition(":")
     assert callable(getattr(import_module(module), function))
+
+
+def opaque_files(root: Path) -> dict[str, str]:
+    """The sha256 of every tracked file that may hold an image or weights."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, check=True)
+    opaque = {}
+    for name in listed.stdout.decode().split("\0"):
+        path = root / name
+        if not path.is_file():  # the end of the list, or deleted and not yet committed
+            continue
+        content = path.read_bytes()
+        try:
+            text = b"\0" not in content and bool(content.decode())
+        except UnicodeDecodeError:
+            text = False
+        if content and (not text or len(content) > LONGEST_TEXT):
+            opaque[name] = hashlib.sha256(content).hexdigest()
+    return opaque
+
+
+def test_repository__files_that_are_no_text__are_known_and_of_nobody(repository: Path) -> None:
+    if not (repository / ".git").exists():
+        pytest.skip("not a clone of the repository")
+    # No weights, no images of people: whoever adds a file says here where it comes from.
+    assert opaque_files(repository) == {name: digest for name, (digest, _) in OPAQUE_FILES.items()}
+
+
+def test_opaque_files__made_up_repository__images_and_weights_found(tmp_path: Path) -> None:
+    (tmp_path / "photo.txt").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "weights").write_bytes(b"abc\0def")
+    (tmp_path / "inline.md").write_text("A" * (LONGEST_TEXT + 1))
+    (tmp_path / "über.md").write_text("Größe", encoding="utf-8")
+    (tmp_path / "empty.py").touch()
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    subprocess.run(["git", "add", "."], cwd=tmp_path, check=True)
+    (tmp_path / "untracked.png").write_bytes(b"\x89")
+    assert set(opaque_files(tmp_path)) == {"photo.txt", "weights", "inline.md"}
 
 
 def unsafe_reading(source: str) -> Iterator[str]:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,7 +14,13 @@ from ...datasets.faces.sources import CelebAFaces, CelebAPart, Faces, FolderFace
 from ...datasets.faces.views import FaceViews
 from ..inference.face_analysis import FaceAnalyzer
 from ..inference.face_attributes import FaceAttributes, FaceDescription
-from ..inference.face_detector import FaceFinder, MTCNNFinder
+from ..inference.face_detection import (
+    MTCNN,
+    FaceChoice,
+    FaceDetector,
+    choose_faces,
+    load_detector,
+)
 from ..inference.face_embedding import Face, FaceEmbedder, model_fingerprint
 from ..inference.predictor import prepare_ahead
 from .inputs import InputFile
@@ -25,6 +30,7 @@ from .runner import (
     Listed,
     Made,
     named_files,
+    over_images,
     over_inputs,
     pack,
     print_faults,
@@ -51,19 +57,19 @@ class RowJob(Job):
 
 
 class FoundFaces(RowJob):
-    """Makes rows of the faces in images, or the largest one: box, landmarks, score, embedding."""
+    """Makes rows of the faces in images: box, landmarks, score, embedding."""
 
     def __init__(
         self,
         embedder: FaceEmbedder,
         batch_size: int,
-        largest: bool = False,
+        faces: FaceChoice = "all",
         window: Window | None = None,
     ) -> None:
         self.embedder = embedder
         self.showing = Showing(embedder.draw, window=window)
         self.batch_size = batch_size
-        self.largest = largest
+        self.faces: FaceChoice = faces
         self.columns = (
             Column("face", None, "int32"),
             Column("box", 4),
@@ -71,15 +77,14 @@ class FoundFaces(RowJob):
             Column("score", None),
             Column("embedding", embedder.dimension),
         )
-        self.depends = {"rows": "faces found", "largest": largest}
+        self.depends = {"rows": "faces found", "faces": faces}
 
     def __call__(self, files: Iterable[Listed]) -> Iterator[Outcome]:
         """See ``Job``."""
-        stop = 1 if self.largest else None
         return over_inputs(
             files,
-            lambda images: self.embedder.stream(images, self.batch_size),
-            lambda _, faces: _rows(faces[:stop], self.columns),
+            lambda images: self.embedder.stream(images, self.batch_size, faces=self.faces),
+            lambda _, faces: _rows(faces, self.columns),
             self.showing,
         )
 
@@ -160,26 +165,25 @@ class ViewsOfFaces(RowJob):
 
 
 class FoundLandmarks(RowJob):
-    """Makes a row of the five landmarks of the largest face, ten numbers, to align it later."""
+    """Makes a row of the five landmarks of one face, ten numbers, to align it later."""
 
     columns = (Column("vector", 10),)
 
-    def __init__(self, finder: FaceFinder, batch_size: int) -> None:
-        self.finder = finder
+    def __init__(self, detector: FaceDetector, batch_size: int, faces: FaceChoice) -> None:
+        self.detector = detector
         self.batch_size = batch_size
-        self.depends = {"rows": "landmarks"}
+        self.faces: FaceChoice = faces
+        self.depends = {"rows": "landmarks", "faces": faces}
 
     def __call__(self, files: Iterable[Listed]) -> Iterator[Outcome]:
         """See ``Job``."""
-        pixels = prepare_ahead(files, lambda file: file.image.read(), self.batch_size)
-        while batch := list(islice(pixels, self.batch_size)):
-            good = [image for _, image in batch if not isinstance(image, DataError)]
-            found = iter(self.finder(good))
-            for file, image in batch:
-                if isinstance(image, DataError):
-                    yield file, image
-                else:
-                    yield file, pack(next(found).landmarks[:1].reshape(-1, 10))
+        stream, size = self.detector.stream, self.batch_size
+        for file, _, found in over_images(files, lambda images: stream(images, batch_size=size)):
+            if isinstance(found, DataError):
+                yield file, found
+                continue
+            faces = choose_faces(found, found.size_hw, self.faces)
+            yield file, pack(np.array([points for _, points, _ in faces]).reshape(-1, 10))
 
 
 class DescribedFaces(RowJob):
@@ -192,7 +196,7 @@ class DescribedFaces(RowJob):
         describe: The model; the rows of a ``FaceAnalyzer`` end in the face's embedding.
         batch_size: Number of images at once.
         aligned: Each image is one face, framed like CelebA's aligned images.
-        largest: Only the largest face of an image.
+        faces: Which faces of an image.
         images: Folder for annotated images and videos, ``<number>_<name>.jpg`` and ``.mp4``,
             numbered in the order of the files; None writes nothing.
         window: Shows the same, or None.
@@ -203,17 +207,15 @@ class DescribedFaces(RowJob):
         describe: FaceAttributes | FaceAnalyzer,
         batch_size: int,
         aligned: bool = False,
-        largest: bool = False,
+        faces: FaceChoice = "all",
         images: Path | None = None,
         window: Window | None = None,
     ) -> None:
         self.describe = describe
         self.batch_size = batch_size
         self.aligned = aligned
-        self.largest = largest
-        stop = 1 if largest else None
-        self.showing = Showing(lambda pixels, faces: describe.draw(pixels, faces[:stop]),
-                               images, window)  # fmt: skip
+        self.faces: FaceChoice = faces
+        self.showing = Showing(describe.draw, images, window)
         names = describe.attributes
         self.columns = (
             Column("face", None, "int32"),
@@ -225,18 +227,18 @@ class DescribedFaces(RowJob):
         self.depends = {
             "rows": "attributes",
             "aligned": aligned,
-            "largest": largest,
+            "faces": faces,
             "pictures": None if images is None else str(images),
             "thresholds": describe.thresholds,
         }
 
     def __call__(self, files: Iterable[Listed]) -> Iterator[Outcome]:
         """See ``Job``."""
-        stream, size, stop = self.describe.stream, self.batch_size, 1 if self.largest else None
+        stream, size = self.describe.stream, self.batch_size
         return over_inputs(
             files,
-            lambda images: stream(images, size, aligned=self.aligned),
-            lambda _, faces: _rows(faces[:stop], self.columns),
+            lambda images: stream(images, size, aligned=self.aligned, faces=self.faces),
+            lambda _, faces: _rows(faces, self.columns),
             self.showing,
         )
 
@@ -249,6 +251,9 @@ def make_table(
     metadata: Mapping[str, str] | None = None,
 ) -> Counts:
     """Make the rows of all files that are not done, write the table, and print a summary.
+
+    Only the owner can open the table: embeddings of faces are biometric data, attributes are
+    statements about people.
 
     Args:
         out: The table, ``.parquet`` or ``.csv``. A run that was stopped is continued from
@@ -269,7 +274,8 @@ def make_table(
     with run_over_files(files, job, Path(f"{out}.progress")) as store:
         about = {"mobilevision": json.dumps(job.depends), **(metadata or {})}
         framed = store.has_frames()
-        with row_table(out, (*_FRAME_COLUMNS * framed, *job.columns), about) as add:
+        columns = (*_FRAME_COLUMNS * framed, *job.columns)
+        with row_table(out, columns, about, private=True) as add:
             for file, made in store.results():
                 if made.rows:
                     place = [[made.frame, made.time_s][: 2 * framed]] * made.rows
@@ -320,12 +326,13 @@ def embed(
     model: str,
     out: Path,
     aligned: bool = False,
-    largest: bool = False,
+    faces: FaceChoice = "all",
     views: Views | None = None,
     batch_size: int = 16,
     device: str = "auto",
     size: int | None = None,
     window: Window | None = None,
+    detector: str | None = None,
 ) -> Counts:
     """Embed the faces of files into one table; see ``make_table``.
 
@@ -337,12 +344,13 @@ def embed(
         model: See ``FaceEmbedder.load``, also for ``device`` and ``size``.
         out: The table, ``.parquet`` or, without ``views``, ``.csv``.
         aligned: The images are aligned faces.
-        largest: Only the largest face of each image.
+        faces: Which faces of each image.
         views: The dataset and its views.
         batch_size: Number of images at once.
         device: See ``model``.
         size: See ``model``.
         window: Shows the faces, or None.
+        detector: Finds the faces, see ``load_detector``.
 
     Raises:
         DataError: Options exclude each other or are out of range, an input is absent, or the model
@@ -350,32 +358,45 @@ def embed(
         WeightsError: The network of another project cannot be read.
     """
     check_table(out, (".parquet",) if views else (".parquet", ".csv"))
-    if aligned + largest + (views is not None) > 1 or batch_size < 1:
+    if aligned + (faces != "all") + (views is not None) > 1 or batch_size < 1:
         raise DataError(
-            "--aligned, --largest and --views exclude each other, and --batch-size is at least 1"
+            "--aligned, --faces and --views exclude each other, and --batch-size is at least 1"
         )
-    faces = views.read(inputs) if views else None
-    embedder = FaceEmbedder.load(model, device, size)
+    dataset = views.read(inputs) if views else None
+    embedder = FaceEmbedder.load(model, device, size, detector)
     identity = {**model_fingerprint(model), "size": embedder.size}
-    if views and faces:
-        drawn = FaceViews(faces, embedder.size, views.seed)
-        files = (InputFile(faces.root / name, name) for name in faces.files)
+    if views and dataset:
+        drawn = FaceViews(dataset, embedder.size, views.seed)
+        files = (InputFile(dataset.root / name, name) for name in dataset.files)
         make = ViewsOfFaces(embedder, drawn, views.count, batch_size)
         return make_table(out, identity, files, make, {"fingerprint": drawn.fingerprint})
     if aligned:
         make = AlignedFaces(embedder, batch_size, window)
     else:
-        make = FoundFaces(embedder, batch_size, largest, window)
+        make = FoundFaces(embedder, batch_size, faces, window)
+        identity |= _identity(detector, embedder.detector)
     return make_table(out, identity, named_files(inputs), make)
 
 
+def _identity(name: str | None, detector: Any) -> dict[str, Any]:
+    """Return plain data that identifies a loaded detector, on which the faces found depend."""
+    weights = {"kind": MTCNN} if name == MTCNN else model_fingerprint(FaceDetector.find(name))
+    options = {"score": detector.score_threshold, "input_size": detector.input_size}
+    return {"detector": {**weights, **options}}
+
+
 def find_faces(
-    inputs: Sequence[str], out: Path, batch_size: int = 16, device: str = "auto"
+    inputs: Sequence[str],
+    out: Path,
+    batch_size: int = 16,
+    device: str = "auto",
+    detector: str | None = None,
+    faces: Literal["largest", "center"] = "largest",
 ) -> Counts:
-    """Write the landmarks of the largest face of each file; see ``make_table``.
+    """Write the landmarks of one face of each file; see ``make_table``.
 
     The table, ``.parquet``, has the columns ``file`` and ``vector``, ten numbers x and y in px, as
-    the face datasets take it. For ``device`` see ``MTCNNFinder``.
+    the face datasets take it. For ``detector`` and ``device`` see ``load_detector``.
 
     Raises:
         DataError: An input is absent, or an option is out of range.
@@ -383,10 +404,10 @@ def find_faces(
     check_table(out, (".parquet",))
     if batch_size < 1:
         raise DataError("--batch-size is at least 1")
-    finder = MTCNNFinder(device=device)
-    model = {"model": "mtcnn", "min_score": finder.min_score, "longest_px": finder.longest_px}
+    loaded = load_detector(detector, device)
     files = (file for file in named_files(inputs) if file.kind == "image")
-    return make_table(out, model, files, FoundLandmarks(finder, batch_size))
+    make = FoundLandmarks(loaded, batch_size, faces)
+    return make_table(out, _identity(detector, loaded), files, make)
 
 
 def describe_files(
@@ -394,12 +415,13 @@ def describe_files(
     model: str | Path,
     out: Path,
     aligned: bool = False,
-    largest: bool = False,
+    faces: FaceChoice = "all",
     images: Path | None = None,
     batch_size: int = 8,
     device: str = "auto",
     embeddings: bool = False,
     window: Window | None = None,
+    detector: str | None = None,
 ) -> Counts:
     """Describe the faces of files in one table; see ``make_table`` and ``DescribedFaces``.
 
@@ -409,9 +431,13 @@ def describe_files(
         DataError: An input is absent, the table cannot be written, or an option is out of range.
         WeightsError: The model cannot be used.
     """
+    check_table(out)
     if batch_size < 1:
         raise DataError("--batch-size is at least 1")
-    describe = (FaceAnalyzer if embeddings else FaceAttributes).load(model, device)
-    make = DescribedFaces(describe, batch_size, aligned, largest, images, window)
+    kind = FaceAnalyzer if embeddings else FaceAttributes
+    describe = kind.load(model, device, detector=detector)
+    make = DescribedFaces(describe, batch_size, aligned, faces, images, window)
     identity = {**model_fingerprint(str(model)), "size_hw": list(describe.size_hw)}
+    if not aligned:
+        identity |= _identity(detector, describe.detector)
     return make_table(out, identity, named_files(inputs), make)

@@ -98,8 +98,7 @@ class ProgressStore:
     """An SQLite file with the files of this run and the result of each file that is done.
 
     Only its owner may read the file and SQLite's temporary files, because rows may be embeddings of
-    faces, which are biometric data. The table that is made of it is meant for others, too, and has
-    the permissions of the user's umask.
+    faces, which are biometric data. What is deleted is overwritten.
 
     The arguments of ``add`` are on the disk when it returns; a process that is killed leaves the
     state before or after it. Memory does not grow with the number of files.
@@ -120,6 +119,7 @@ class ProgressStore:
             create_private(path)
         self._connection = sqlite3.connect(path or ":memory:")
         try:
+            self._connection.execute("PRAGMA secure_delete = ON")
             self._connection.executescript(_TABLES)
             self.begun_anew = self._resume({"store": _STORE_FORMAT, **work})
         except BaseException:

@@ -41,7 +41,7 @@ def check_table(path: Path, suffixes: Sequence[str] = (".parquet", ".csv")) -> N
 
 @contextmanager
 def row_table(
-    path: Path, columns: Sequence[Column], metadata: Mapping[str, str]
+    path: Path, columns: Sequence[Column], metadata: Mapping[str, str], private: bool = False
 ) -> Iterator[Callable[[str, np.ndarray], None]]:
     """Write a table with a column ``file`` and columns of numbers; it appears when it is complete.
 
@@ -53,6 +53,7 @@ def row_table(
         path: The file, ``.parquet`` or ``.csv``.
         columns: In the order of the numbers.
         metadata: Metadata of the whole table, which Parquet stores in the schema.
+        private: Whether the table is its owner's alone.
     """
     if path.suffix == ".csv":
         names: list[str] = []
@@ -62,7 +63,7 @@ def row_table(
             listed = [f"{column.name}_{index}" for index in range(width)]
             names += [column.name] if column.width is None else listed
             whole += [np.dtype(column.kind).kind in "iu"] * width
-        with _csv_rows(path, ["file", *names]) as write:
+        with _csv_rows(path, ["file", *names], private) as write:
 
             def add(file: str, rows: np.ndarray) -> None:
                 for row in rows.tolist():
@@ -82,7 +83,7 @@ def row_table(
         files = [file for file, rows in parts for _ in rows]
         return _arrays(arrow, columns, files, np.concatenate([rows for _, rows in parts]))
 
-    with _parquet_rows(path, schema, group, use_dictionary=["file"]) as add_part:
+    with _parquet_rows(path, schema, group, private, use_dictionary=["file"]) as add_part:
         yield lambda file, rows: add_part((file, rows), len(rows))
 
 
@@ -134,9 +135,11 @@ def text_table(
 
 
 @contextmanager
-def _csv_rows(path: Path, heading: Iterable[str]) -> Iterator[Callable[[Iterable[Any]], Any]]:
+def _csv_rows(
+    path: Path, heading: Iterable[str], private: bool = False
+) -> Iterator[Callable[[Iterable[Any]], Any]]:
     with (
-        replaced_atomically(path) as temporary,
+        replaced_atomically(path, private) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
@@ -146,7 +149,11 @@ def _csv_rows(path: Path, heading: Iterable[str]) -> Iterator[Callable[[Iterable
 
 @contextmanager
 def _parquet_rows(
-    path: Path, schema: Any, arrays: Callable[[Sequence[T]], list[Any]], **options: Any
+    path: Path,
+    schema: Any,
+    arrays: Callable[[Sequence[T]], list[Any]],
+    private: bool = False,
+    **options: Any,
 ) -> Iterator[Callable[[T, int], None]]:
     """Write a table in groups of rows.
 
@@ -156,7 +163,7 @@ def _parquet_rows(
     parts: list[T] = []
     count = 0
     with (
-        replaced_atomically(path) as temporary,
+        replaced_atomically(path, private) as temporary,
         arrow.parquet.ParquetWriter(temporary, schema, compression="zstd", **options) as writer,
     ):
 

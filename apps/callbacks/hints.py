@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -97,6 +98,12 @@ def hints(trainer: Trainer, task: ImageTask, data: ImageDataModule) -> Iterator[
             f"normalization and averages see little. Try --data.batch_size={smaller}"
         )
     yield from _warm_up_hints(trainer, task, trainer.estimated_stepping_batches)
+    on_cpu = trainer.strategy.root_device.type == "cpu"
+    if "bf16" in str(trainer.precision) and on_cpu and not cpu_has_bfloat16():
+        yield (
+            "this CPU cannot compute in bfloat16, so that a step takes about seven times as long "
+            "as in float32. Try --trainer.precision=32-true"
+        )
     if "synthetic" in type(data).__module__ or images >= SMALL:
         return
     network: Any = task.network
@@ -113,6 +120,16 @@ def hints(trainer: Trainer, task: ImageTask, data: ImageDataModule) -> Iterator[
             "configs/ssd300_modern.yaml learns small sets faster: on 160 images AP 0.48 against "
             "0.42 after 20 of 80 epochs, though no better at the end (docs/results.md)"
         )
+
+
+def cpu_has_bfloat16() -> bool:
+    """Return whether convolutions in bfloat16 are at least as fast on this CPU as in float32.
+
+    Elsewhere oneDNN has none, and torch computes them in slow loops of its own.
+    """
+    return torch.backends.mkldnn.is_available() and bool(
+        torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
 
 
 def _warm_up_hints(trainer: Trainer, task: ImageTask, steps: float) -> Iterator[str]:

@@ -13,6 +13,7 @@ from ..command import (
     EXIT_FAULT,
     Command,
     add_batch_size,
+    add_detector,
     add_device,
     add_flag,
     add_inputs,
@@ -197,6 +198,8 @@ def _shard(arguments: Namespace) -> int:
 def _add_find_faces(parser: ArgumentParser) -> None:
     add_inputs(parser)
     add_path(parser, "--out", "Table to write, .parquet.", required=True)
+    sentence = "Take the largest face of an image, or the one nearest to the center."
+    add_detector(parser, ("largest", "center"), sentence)
     add_batch_size(parser, 16)
     add_device(parser)
 
@@ -204,7 +207,10 @@ def _add_find_faces(parser: ArgumentParser) -> None:
 def _find_faces(arguments: Namespace) -> int:
     from ..batch.faces import find_faces
 
-    counts = find_faces(arguments.inputs, arguments.out, arguments.batch_size, arguments.device)
+    counts = find_faces(
+        arguments.inputs, arguments.out, arguments.batch_size, arguments.device,
+        arguments.detector, arguments.faces,
+    )  # fmt: skip
     return EXIT_FAULT if counts.faults else 0
 
 

@@ -1,5 +1,6 @@
 """Commands that measure: ``mobilevision verify`` and ``evaluate coco``."""
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,8 +8,10 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from ..command import (
+    EXIT_FAULT,
     Command,
     add_batch_size,
+    add_detector,
     add_device,
     add_face_model,
     add_flag,
@@ -22,6 +25,15 @@ if TYPE_CHECKING:
 
 
 def _add_verify(parser: ArgumentParser) -> None:
+    sentence = (
+        "Two photos: are their largest faces of one person? Status 0 says yes, 1 no, 2 neither."
+    )
+    parser.add_argument("photos", nargs="*", metavar="PHOTO", help=sentence)
+    sentence = "Of two photos: minimum similarity of one person; as measured if not given."
+    parser.add_argument("--threshold", type=float, metavar="SIMILARITY", help=sentence)
+    add_flag(parser, "--aligned", "The two photos are aligned faces: do not search for faces.")
+    sentence = "Of two photos: take the largest face of each, or the one nearest to the center."
+    add_detector(parser, ("largest", "center"), sentence)
     sentence = "Pairs in LFW's format, in folds; drawn from the people if not given."
     add_path(parser, "--pairs", sentence)
     add_path(parser, "--images", "Folder of the faces, with a folder for each person.", "DIR")
@@ -32,9 +44,13 @@ def _add_verify(parser: ArgumentParser) -> None:
     add_path(parser, "--landmarks", "From data find-faces, for faces that are not aligned.")
     add_face_model(parser, required=False)
     add_path(parser, "--embeddings", "Table of cached embeddings, instead of images and a model.")
-    add_flag(parser, "--json", "Print JSON instead of a table.")
+    add_flag(parser, "--json", "Print JSON instead of text.")
     add_path(parser, "--roc", "Draw the ROC curve, .png.")
-    add_flag(parser, "--store", "Store the threshold and its false accept rate in the checkpoint.")
+    add_flag(
+        parser,
+        "--store",
+        "Store the threshold and its errors in the checkpoint, those by group, too.",
+    )
     add_batch_size(parser, 32, "Faces in a batch.")
     add_device(parser)
     parser.add_argument("--size", type=int, metavar="PX", help="Side of the faces; as in training.")
@@ -43,12 +59,20 @@ def _add_verify(parser: ArgumentParser) -> None:
 
 def _verify(arguments: Namespace) -> int:
     from ...datasets.errors import DataError
+    from ...heads.face_embedding.threshold import NOT_BY_GROUP
     from ...heads.face_embedding.verification import format_table
     from ..faces.verify import HeldOut, store_threshold, verify_model, verify_table
 
     model, table = arguments.model, arguments.embeddings
+    if arguments.photos:
+        return _verify_photos(arguments)
+    if arguments.aligned or arguments.threshold is not None or arguments.detector is not None:
+        raise DataError("--aligned, --threshold and --detector are for two photos: give them first")
     if (table is None) == (model is None):
-        raise DataError("give either --images and --model, or --embeddings")
+        raise DataError(
+            "give two photos and --model; or, to measure, either --images and --model, or "
+            "--embeddings"
+        )
     if arguments.store and (model is None or not Path(model).is_file()):
         raise DataError("--store needs a checkpoint of this package as --model")
     held_out = HeldOut(
@@ -59,8 +83,9 @@ def _verify(arguments: Namespace) -> int:
         result = verify_table(held_out, table)
     else:
         result = verify_model(
-            held_out, model, arguments.batch_size, arguments.device, arguments.size
-        )
+            held_out, model, arguments.batch_size, arguments.device, arguments.size,
+            keep_threshold=not arguments.store,
+        )  # fmt: skip
     if arguments.roc is not None:
         from ..callbacks.plots import draw_result
         from ..drawing import write_figure
@@ -68,8 +93,33 @@ def _verify(arguments: Namespace) -> int:
         write_figure(draw_result(result), arguments.roc)
     if arguments.store:
         store_threshold(Path(str(model)), result)
+        print(f"{model}: the threshold and its errors are stored in it", file=sys.stderr)
     print(result.to_json() if arguments.json else format_table(result), end="")
+    if result.groups is None:
+        print(NOT_BY_GROUP, file=sys.stderr)
     return 0
+
+
+def _verify_photos(arguments: Namespace) -> int:
+    from ...datasets.errors import DataError
+    from ..faces.verify import format_verification, verify_photos
+
+    of_measuring = ("images", "pairs", "embeddings", "landmarks", "roc", "groups", "size", "store")
+    for name in of_measuring:
+        if arguments[name]:
+            raise DataError(f"--{name} is for measuring a model: leave the photos or it out")
+    if arguments.model is None:
+        raise DataError("give the network that compares the photos: --model")
+    result = verify_photos(
+        arguments.photos, arguments.model, arguments.threshold, arguments.aligned,
+        arguments.device, arguments.detector, arguments.faces,
+    )  # fmt: skip
+    if arguments.json:
+        measured = result.measured.to_metadata() if result.measured else None
+        print(json.dumps({**result._asdict(), "measured": measured}, indent=1))
+    else:
+        print(format_verification(result), end="")
+    return 0 if result.same else EXIT_FAULT
 
 
 def _add_evaluate_coco(parser: ArgumentParser) -> None:
@@ -154,7 +204,8 @@ def _located(source: Path, truth: dict, folder: Path | None) -> dict[int, str]:
 COMMANDS = {
     "verify": Command(
         (_add_verify, _verify),
-        "Measure the verification accuracy of a face model, on pairs like LFW's.",
+        "Tell whether two photos show one person, or measure a face model on pairs like LFW's.",
+        "mobilevision verify a.jpg b.jpg --model mobilefacenet --accept-license unstated",
         "mobilevision verify --pairs pairs.txt --images data/lfw --model face.ckpt",
         "mobilevision verify --pairs pairs.txt --embeddings lfw.parquet --json",
         "mobilevision verify --images data/celeba --layout celeba --groups Male Young"

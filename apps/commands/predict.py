@@ -9,6 +9,7 @@ from ..command import (
     EXIT_FAULT,
     Command,
     add_batch_size,
+    add_detector,
     add_device,
     add_face_model,
     add_flag,
@@ -69,7 +70,7 @@ def _add_faces_of_images(parser: ArgumentParser, framed: str = "") -> None:
     """Declare which faces of the images are taken."""
     sentence = f"The images are aligned faces{framed}: do not search for faces."
     add_flag(parser, "--aligned", sentence)
-    add_flag(parser, "--largest", "Take only the largest face of each image.")
+    add_detector(parser)
 
 
 def _tile_wh(text: str | None) -> tuple[int, int] | None:
@@ -148,8 +149,8 @@ def _embed(arguments: Namespace) -> int:
         )
     window = _window(arguments)
     counts = embed(
-        arguments.inputs, arguments.model, arguments.out, arguments.aligned, arguments.largest,
-        views, arguments.batch_size, arguments.device, arguments.size, window,
+        arguments.inputs, arguments.model, arguments.out, arguments.aligned, arguments.faces,
+        views, arguments.batch_size, arguments.device, arguments.size, window, arguments.detector,
     )  # fmt: skip
     return _end(window, counts.faults)
 
@@ -194,8 +195,9 @@ def _attributes(arguments: Namespace, embeddings: bool = False) -> int:
 
     window = _window(arguments)
     counts = describe_files(
-        arguments.inputs, arguments.model, arguments.out, arguments.aligned, arguments.largest,
+        arguments.inputs, arguments.model, arguments.out, arguments.aligned, arguments.faces,
         arguments.pictures, arguments.batch_size, arguments.device, embeddings, window,
+        arguments.detector,
     )  # fmt: skip
     return _end(window, counts.faults)
 

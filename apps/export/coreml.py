@@ -157,7 +157,7 @@ def is_layer(operation: Any) -> bool:
 def describe(model: Any, metadata: ModelMetadata) -> None:
     """Store the metadata where Xcode and Core ML's own tools show it, and all of it as JSON."""
     height, width = metadata.size_hw
-    model.license = metadata.licence
+    model.license = metadata.license
     model.author = str((metadata.provenance.get("weights") or {}).get("source") or UNKNOWN)
     model.short_description = f"{metadata.job} at {height}x{width} px, by mobilevision"
     model.version = str(metadata.provenance.get("mobilevision", UNKNOWN))

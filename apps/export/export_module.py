@@ -2,12 +2,13 @@
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -15,8 +16,10 @@ from torch.export import Dim, ExportedProgram
 
 from ...backbone.layers import ConvNormAct, FusedConvAct, fuse
 from ...backbone.mobilenet import MobileNetV1
+from ...datasets.images import stretch
 from ...heads.checkpoint import load_task
 from ...heads.detection.ssd import MapPredictor, Predictors, as_rows
+from ...heads.face_detection.model import LANDMARKS, LandmarkPredictor, LandmarkPredictors
 from ...heads.task import ImageTask
 from ..inference.jobs import predictor_of
 from ..inference.runtime import ModelMetadata
@@ -42,7 +45,8 @@ def for_export(network: nn.Module) -> nn.Module:
                 setattr(module, name, nn.Identity())
             elif isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size == 1:
                 setattr(module, name, Mean())
-            elif type(child) is Predictors:  # subclasses have further layers before
+            elif type(child) is Predictors or type(child) is LandmarkPredictors:
+                # Other subclasses have further layers before.
                 setattr(module, name, MergedPredictors(child))
     return own.requires_grad_(False)
 
@@ -66,36 +70,36 @@ class Mean(nn.Module):
 
 
 class MergedPredictors(nn.Module):
-    """SSD's ``Predictors`` with one convolution for each map, for boxes and classes together.
+    """SSD's ``Predictors`` with one convolution for each map: boxes, classes and any landmarks.
 
     A separate convolution with four channels for each box would be inefficient.
     """
 
     def __init__(self, original: Predictors) -> None:
         super().__init__()
-        self.num_columns = original.num_columns
-        self.maps = nn.ModuleList(
-            _merged(cast(MapPredictor, predictor), original.num_columns) for predictor in original
-        )
+        self.columns = [4, original.num_columns]
+        if isinstance(original, LandmarkPredictors):
+            self.columns.append(LANDMARKS * 2)
+        self.maps = nn.ModuleList(_merged(cast(MapPredictor, predictor)) for predictor in original)
 
-    def forward(self, maps: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    def forward(self, maps: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
         """As ``Predictors``, all maps in one."""
-        columns = [4, self.num_columns]
         outputs = [conv(map_) for conv, map_ in zip(self.maps, maps, strict=True)]
-        rows = torch.cat([as_rows(output, sum(columns)) for output in outputs], dim=1)
-        deltas, logits = rows.split(columns, dim=2)
-        return [(deltas, logits)]
+        rows = torch.cat([as_rows(output, sum(self.columns)) for output in outputs], dim=1)
+        deltas, logits, *points = rows.split(self.columns, dim=2)
+        return [(deltas, logits, *(each.unflatten(2, (LANDMARKS, 2)) for each in points))]
 
 
-def _merged(predictor: MapPredictor, num_columns: int) -> nn.Conv2d:
-    """Merge two 1x1 convolutions; the channels are the offsets and logits of box after box."""
-    boxes, classes = predictor.boxes, predictor.classes
-    merged = nn.Conv2d(boxes.in_channels, boxes.out_channels + classes.out_channels, 1)
+def _merged(predictor: MapPredictor) -> nn.Conv2d:
+    """Merge the 1x1 convolutions; the channels are offsets, logits and landmarks of box by box."""
+    layers = [predictor.boxes, predictor.classes]
+    if isinstance(predictor, LandmarkPredictor):
+        layers.append(predictor.landmarks)
+    boxes = predictor.boxes.out_channels // 4
+    channels = sum(layer.out_channels for layer in layers)
+    merged = nn.Conv2d(predictor.boxes.in_channels, channels, 1)
     for name, value in merged.named_parameters():
-        by_box = [
-            getattr(layer, name).detach().unflatten(0, (-1, columns))
-            for layer, columns in ((boxes, 4), (classes, num_columns))
-        ]
+        by_box = [getattr(layer, name).detach().unflatten(0, (boxes, -1)) for layer in layers]
         value.data = torch.cat(by_box, dim=1).flatten(0, 1)
     return merged
 
@@ -156,10 +160,12 @@ class Deployable:
     Attributes:
         module: Images (B, H, W, 3) uint8 RGB to the outputs in ``metadata``, in order.
         metadata: Metadata of the file.
+        fit: ``Predictor.fit`` of the job.
     """
 
     module: DeployedNetwork
     metadata: ModelMetadata
+    fit: Callable[[np.ndarray, tuple[int, int]], np.ndarray] = stretch
 
     def program(self, batch: int | None = None, any_image: bool = True) -> ExportedProgram:
         """Trace the network.
@@ -192,14 +198,16 @@ def open_deployable(path: str | Path, size_hw: tuple[int, int] | None = None) ->
     task = load_task(path, ImageTask)
     predictor = predictor_of(task)
     size_hw = input_size(task, size_hw, str(path))
+    origin = task.metadata.get("provenance") or {}
     metadata = replace(
         predictor.describe(task, size_hw),
-        licence=str((task.metadata.get("provenance") or {}).get("licence") or UNKNOWN),
+        # Checkpoints of before spell it with a c.
+        license=str(origin.get("license") or origin.get("licence") or UNKNOWN),
         provenance=_provenance(path, task.metadata),
     )
     network = predictor.adapted(task, prepare_for_export)
     adapted = AdaptedNetwork(network, predictor.outputs, size_hw)
-    return Deployable(DeployedNetwork(adapted, size_hw).eval(), metadata)
+    return Deployable(DeployedNetwork(adapted, size_hw).eval(), metadata, predictor.fit)
 
 
 def prepare_for_export(network: nn.Module) -> nn.Module:

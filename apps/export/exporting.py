@@ -9,6 +9,7 @@ import torch
 
 from ...datasets.errors import DataError
 from ...datasets.files import size_of
+from ...datasets.synthetic.faces import draw_face
 from ..inference.runtime import EXPORTED_SUFFIXES, ModelMetadata, open_runtime
 from .export_module import Deployable, open_deployable
 from .exported_program import written_metadata
@@ -16,6 +17,8 @@ from .formats import FIXED_SHAPES, ExportOptions, OwnMetadata, open_format, with
 
 _IMAGE_HW = (480, 640)
 _COARSE_HW = (12, 16)
+_FACES = ((0.6, 0.05, 0.3), (0.3, 0.6, 0.1))
+"""Side as a share of the image's shorter one, left and top as shares of width and height."""
 
 
 class Exported(NamedTuple):
@@ -75,9 +78,13 @@ def differences(deployable: Deployable, path: Path, options: ExportOptions) -> d
 
 
 def made_up_image(size_hw: tuple[int, int]) -> np.ndarray:
-    """Generate an image of smooth patches, (H, W, 3) uint8, which is always the same."""
+    """Generate an image of two drawn faces on smooth patches, (H, W, 3) uint8, always the same."""
     coarse = np.random.default_rng(0).integers(0, 256, (*_COARSE_HW, 3), dtype=np.uint8)
-    return cv2.resize(coarse, size_hw[::-1], interpolation=cv2.INTER_CUBIC)
+    image = cv2.resize(coarse, size_hw[::-1], interpolation=cv2.INTER_CUBIC)
+    for share, left, top in _FACES:
+        side = max(1, int(share * min(size_hw)))
+        draw_face(image, int(left * size_hw[1]), int(top * size_hw[0]), side)
+    return image
 
 
 def largest_differences(
@@ -85,22 +92,34 @@ def largest_differences(
 ) -> dict[str, float]:
     """Return the largest absolute difference of each output.
 
-    Detections with almost equal scores may change places; so each expected box is compared with the
-    nearest found box of its class, and the labels count expected boxes without any.
+    Detections with almost equal scores may change places; so the boxes and landmarks that are
+    expected are compared with the nearest ones of their class, and the labels count those without
+    any. Where nothing is expected, neither boxes nor landmarks have a difference.
     """
     if "boxes" not in expected:
         return {name: _largest(expected[name] - found[name]) for name in expected}
-    boxes, strays = 0.0, 0
-    for image in range(len(expected["labels"])):
-        there = expected["labels"][image] >= 0
-        same = expected["labels"][image][there][:, None] == found["labels"][image][None, :]
-        apart = np.abs(expected["boxes"][image][there][:, None] - found["boxes"][image][None])
-        apart = apart.max(axis=2)
-        nearest = np.where(same, apart, np.inf).min(axis=1, initial=np.inf)
-        strays += int(np.isinf(nearest).sum())
-        boxes = max(boxes, _largest(nearest[np.isfinite(nearest)]))
+    names = [name for name in ("boxes", "landmarks") if name in expected]
+    placed: dict[str, float] = {}
+    strays = 0
+    for image, labels in enumerate(expected["labels"]):
+        apart = {name: _all_pairs(expected[name][image], found[name][image]) for name in names}
+        same = labels[:, None] == found["labels"][image]
+        total = np.where(same, sum(apart.values()), np.inf)
+        for row in np.flatnonzero(labels >= 0):
+            nearest = total[row].argmin()
+            if same[row, nearest]:
+                here = {name: float(apart[name][row, nearest]) for name in names}
+                placed = {name: max(here[name], placed.get(name, 0.0)) for name in names}
+            else:
+                strays += 1
     scores = _largest(expected["scores"] - found["scores"])
-    return {"boxes": boxes, "scores": scores, "labels": float(strays)}
+    return {**placed, "scores": scores, "labels": float(strays)}
+
+
+def _all_pairs(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Return the largest difference (N, M) of each of N boxes or landmarks to each of M others."""
+    apart = np.abs(expected.reshape(len(expected), 1, -1) - found.reshape(len(found), -1))
+    return apart.max(axis=2)
 
 
 def _largest(difference: np.ndarray) -> float:

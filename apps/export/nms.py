@@ -11,7 +11,14 @@ from torch import Tensor, library, nn
 from torchvision.ops import nms
 
 from ...datasets.types import PADDING_LABEL, Detections
-from ...heads.detection.boxes import BoxCoder, PostProcess, clip_boxes, pairwise_iou, take_rows
+from ...heads.detection.boxes import (
+    BoxCoder,
+    LandmarksOfRows,
+    PostProcess,
+    clip_boxes,
+    pairwise_iou,
+    take_rows,
+)
 from ...heads.detection.faster_rcnn_heads import Proposals, ProposalSelection, RPNOutput
 
 DENSE_CANDIDATES = 1024
@@ -154,7 +161,7 @@ class ExportablePostProcess(nn.Module):
         boxes: Tensor,
         scores: Tensor,
         size_hw: tuple[int, int],
-        landmarks: Tensor | None = None,
+        landmarks: LandmarksOfRows | None = None,
     ) -> Detections:
         """As ``PostProcess``."""
         boxes = clip_boxes(boxes.float(), size_hw)
@@ -172,7 +179,7 @@ class ExportablePostProcess(nn.Module):
             take_rows(boxes, row) * valid[..., None],
             best,
             torch.where(valid, label, PADDING_LABEL),
-            None if landmarks is None else take_rows(landmarks, row) * valid[..., None, None],
+            None if landmarks is None else landmarks(row) * valid[..., None, None],
         )
 
     def _with_own_boxes(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:

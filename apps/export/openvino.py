@@ -40,7 +40,7 @@ class OpenVinoFormat:
                 return convert(path, out, deployable.metadata)
             deployable = with_provenance(deployable, options.int8)
             model = make_model(deployable, options)
-            report = quantize(model, path, deployable.metadata.size_hw, options.int8)
+            report = quantize(model, path, deployable, options.int8)
             notes = convert(path, out, deployable.metadata)
             write_atomically(report_path(out), report_path(path).read_bytes())
         return {**notes, **report_notes(report)}

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from ...datasets.errors import DataError
 from ...datasets.files import replaced_atomically, write_atomically
-from ...datasets.images import ImageFile, stretch
+from ...datasets.images import ImageFile
 from .export_module import Deployable
 from .formats import Calibration
 
@@ -208,7 +208,7 @@ class Network:
 
 
 def quantize(
-    model: onnx.ModelProto, out: Path, size_hw: tuple[int, int], calibration: Calibration
+    model: onnx.ModelProto, out: Path, deployable: Deployable, calibration: Calibration
 ) -> dict[str, Any]:
     """Write a float32 ONNX graph as an int8 file; write its report beside it and return it.
 
@@ -217,7 +217,7 @@ def quantize(
     Raises:
         DataError: An image cannot be read, or no layer can be in int8 within the limit.
     """
-    network = open_network(model, size_hw, calibration)
+    network = open_network(model, deployable, calibration)
     ranges = measure_ranges(network.model, network.images, calibration.method)
     costs = measure_costs(network, ranges)
     kept, reached = choose_layers(network, ranges, costs, calibration.limit_db)
@@ -271,7 +271,7 @@ def read_report(out: Path) -> dict[str, Any]:
 
 
 def open_network(
-    model: onnx.ModelProto, size_hw: tuple[int, int], calibration: Calibration
+    model: onnx.ModelProto, deployable: Deployable, calibration: Calibration
 ) -> Network:
     """Extract the layers of a graph, and read the images.
 
@@ -283,8 +283,9 @@ def open_network(
         raise DataError("--int8: the network has no layers with constant weights")
     # A graph may have a fixed batch size.
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
-    pixels = (stretch(ImageFile(path).read(), size_hw)[None] for path in calibration.paths)
-    images = [np.repeat(image, batch, axis=0) for image in pixels]
+    size_hw = deployable.metadata.size_hw
+    pixels = (deployable.fit(ImageFile(path).read(), size_hw) for path in calibration.paths)
+    images = [np.repeat(image[None], batch, axis=0) for image in pixels]
     return Network(without_rest(model, outputs_of(model, layers)), layers, images)
 
 

@@ -36,7 +36,7 @@ from ...datasets.files import (
     make_private,
     write_atomically,
 )
-from ..inference.face_pipeline import Threshold
+from ...heads.face_embedding.threshold import VERIFICATION_METADATA, Threshold
 
 GALLERY_FORMAT = 1
 METADATA_FILE = "gallery.json"
@@ -50,14 +50,20 @@ class GalleryMetadata(NamedTuple):
     dimension: int
     """Length of an embedding."""
     threshold: Threshold | None
-    """As measured with the model; None where it was not."""
+    """As measured with the model, with its errors; None where it was not."""
 
 
 def write_metadata(folder: Path, metadata: GalleryMetadata) -> None:
-    """Write the metadata file atomically."""
-    threshold = list(metadata.threshold) if metadata.threshold else None
-    content = {"format": GALLERY_FORMAT, **metadata._asdict(), "threshold": threshold}
+    """Write the metadata file atomically, for its owner alone."""
+    threshold = metadata.threshold
+    content = {
+        "format": GALLERY_FORMAT,
+        "model": metadata.model,
+        "dimension": metadata.dimension,
+        VERIFICATION_METADATA: threshold.to_metadata() if threshold else None,
+    }
     write_atomically(folder / METADATA_FILE, json.dumps(content, indent=1).encode())
+    make_private(folder / METADATA_FILE)
 
 
 def read_metadata(folder: Path) -> GalleryMetadata:
@@ -86,19 +92,19 @@ def read_metadata(folder: Path) -> GalleryMetadata:
         raise _damaged(path, f"has the model {model!r}, not an object")
     if type(dimension) is not int or dimension < 1:
         raise _damaged(path, f"has the dimension {dimension!r}, not a positive integer")
-    return GalleryMetadata(model, dimension, _threshold(path, content.get("threshold")))
+    return GalleryMetadata(model, dimension, _threshold(path, content))
 
 
-def _threshold(path: Path, value: Any) -> Threshold | None:
-    if value is None:
-        return None
-    numbers = value if isinstance(value, list) else []
-    if len(numbers) != 2 or any(type(number) not in (int, float) for number in numbers):
-        raise _damaged(path, f"has the threshold {value!r}, not [similarity, FAR]")
-    threshold = Threshold(*numbers)
-    if not (-1 <= threshold.similarity <= 1 and 0 <= threshold.far <= 1):
-        raise _damaged(path, f"has a threshold outside [-1, 1] or a FAR outside [0, 1]: {value}")
-    return threshold
+def _threshold(path: Path, content: dict[str, Any]) -> Threshold | None:
+    measured = content.get(VERIFICATION_METADATA)
+    if measured is None and (old := content.get("threshold")) is not None:
+        if not isinstance(old, list) or len(old) != 2:  # of the first galleries
+            raise _damaged(path, f"has the threshold {old!r}, not [similarity, FAR]")
+        measured = dict(zip(("threshold", "far"), old, strict=True))
+    try:
+        return Threshold.from_metadata(measured)
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
 
 
 def _damaged(path: Path, what: str) -> DataError:
@@ -175,6 +181,8 @@ class Gallery:
     ) -> "Gallery":
         """Open a gallery for a model; create it if there is none. See the class for the arguments.
 
+        A threshold that was measured since takes the place of the gallery's.
+
         Raises:
             DataError: As for the class, or the gallery belongs to another model, or the folder
                 holds something else.
@@ -185,9 +193,12 @@ class Gallery:
         with _locked(filelock, folder):
             if not (folder / METADATA_FILE).exists():
                 write_metadata(folder, GalleryMetadata(dict(model), dimension, threshold))
-                make_private(folder / METADATA_FILE)
         gallery = cls(folder)
         gallery.check_model(model)
+        if threshold is not None and threshold != gallery.threshold:
+            with _locked(filelock, folder):
+                write_metadata(folder, GalleryMetadata(gallery.model, gallery.dimension, threshold))
+            gallery.threshold = threshold
         return gallery
 
     def check_model(self, model: Mapping[str, Any]) -> None:
@@ -275,8 +286,10 @@ class Gallery:
             names = Counter(self._owners(table).values()) if table is not None else {}
         return dict(sorted(names.items()))
 
-    def remove(self, name: str) -> int:
+    def remove(self, name: str, keys: Sequence[str] | None = None) -> int:
         """Remove a person. When this returns, no file of the gallery has the faces or the name.
+
+        With keys, remove only the person's faces that were enrolled with them.
 
         An interrupted removal may leave traces: remove the person once more, even if the gallery
         then reports that there is nobody of that name. Copies elsewhere, such as backups and
@@ -286,16 +299,22 @@ class Gallery:
             How many faces were removed.
 
         Raises:
-            DataError: There is no such person, or traces of the faces could not be deleted, for
-                instance on a full disk.
+            DataError: There is no such person or none of these faces, or traces of the faces could
+                not be deleted, for instance on a full disk.
         """
         with self._changes() as table:
-            names = Counter(self._owners(table).values())
-            if name not in names:  # leaving `_changes` still cleans up after an interrupted removal
+            own = {face for face, owner in self._owners(table).items() if owner == name}
+            if not own:  # leaving `_changes` still cleans up after an interrupted removal
                 raise DataError(
                     f"{self.folder}: has nobody called {name!r}; see `mobilevision gallery list`"
                 )
-            reader, others = self._arrow.RecordBatchReader, self._others(table, name)
+            gone = own if keys is None else own & set(map(self._id, keys))
+            if not gone:
+                raise DataError(
+                    f"{self.folder}: {name} was not enrolled with these images. They count as the "
+                    "same if their content is; without images the whole person is removed."
+                )
+            reader, others = self._arrow.RecordBatchReader, self._others(table, gone)
             rest = reader.from_batches(table.schema, others)
             self._lancedb.connect(self.folder).create_table(_TABLE, rest, mode="overwrite")
             table.checkout_latest()
@@ -304,7 +323,7 @@ class Gallery:
                     f"{self.folder}: {name} was removed, but older files with the faces could not "
                     "be deleted. Make room on the disk, then remove the person once more."
                 )
-            return names[name]
+            return len(gone)
 
     @property
     def _mark(self) -> Path:
@@ -410,10 +429,10 @@ class Gallery:
                 table.update(where=f"id = '{old}'", values={"id": new})
                 owners[new] = owners.pop(old)
 
-    def _others(self, table: Any, name: str) -> Iterator[Any]:
+    def _others(self, table: Any, gone: set[str]) -> Iterator[Any]:
         for batch in table.search().to_batches():
-            names = np.array(batch.column("name").to_pylist(), dtype=object)
-            kept = batch.filter(self._arrow.array(names != name))
+            faces = batch.column("id").to_pylist()
+            kept = batch.filter(self._arrow.array([face not in gone for face in faces]))
             yield kept.select(table.schema.names).cast(table.schema)
 
     def _tidy(self, table: Any) -> None:

@@ -1,5 +1,6 @@
-"""Verification of a face model, or of cached embeddings, on pairs of faces."""
+"""Verification: of two photos, and of a face model or cached embeddings on pairs of faces."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,17 +12,19 @@ from ...datasets.errors import DataError
 from ...datasets.faces.pairs import make_pairs, read_pairs
 from ...datasets.faces.sources import CelebAFaces, CelebAPart, Faces, FolderFaces, named_faces
 from ...datasets.faces.views import FaceViews
+from ...datasets.files import warn_if_shared
 from ...datasets.vectors import read_vectors
 from ...heads.face_embedding.fairness import measure_groups
+from ...heads.face_embedding.threshold import VERIFICATION_METADATA
 from ...heads.face_embedding.verification import (
-    VERIFICATION_METADATA,
     VerificationResult,
     threshold_metadata,
     verify_pairs,
 )
 
 if TYPE_CHECKING:
-    from ..inference.face_embedding import FaceEmbedder
+    from ..inference.face_embedding import Face, FaceEmbedder
+    from ..inference.face_pipeline import Verification
 
 DRAWN_PAIRS = 300
 """Pairs of each kind in each of ten folds, as in LFW."""
@@ -79,6 +82,66 @@ class HeldOut:
         return faces._replace(pairs=make_pairs(faces.identities, DRAWN_PAIRS, name=faces.name))
 
 
+def verify_photos(
+    photos: Sequence[str],
+    model: str,
+    threshold: float | None = None,
+    aligned: bool = False,
+    device: str = "auto",
+    detector: str | None = None,
+    faces: Literal["largest", "center"] = "largest",
+) -> "Verification":
+    """Compare the faces of two photos; stderr says where a photo has several.
+
+    Args:
+        photos: Two files or URLs.
+        model: See ``FaceEmbedder.load``.
+        threshold: Minimum similarity of one person; None takes the measured one of the model.
+        aligned: The photos are aligned faces.
+        device: See ``model``.
+        detector: See ``model``.
+        faces: Which face of a photo with several is taken.
+
+    Raises:
+        DataError: There are not two photos, one cannot be read or has no face, or there is no
+            threshold.
+        WeightsError: A network of another project cannot be read.
+    """
+    from ..inference.face_embedding import FaceEmbedder
+
+    if len(photos) != 2:
+        raise DataError(f"{len(photos)} photos: give two, or --images or --embeddings")
+    embedder = FaceEmbedder.load(model, device, detector=detector)
+    if threshold is None and embedder.threshold is None:
+        raise DataError(
+            f"{model}: no threshold was measured with this model. Give one, such as --threshold "
+            "0.4, or measure it on pairs: `mobilevision verify` with --images and --pairs."
+        )
+    choice = "all" if faces == "largest" else faces  # the largest comes first
+    per_photo = cast("list[list[Face]]", embedder(photos, aligned=aligned, faces=choice))
+    for photo, found in zip(photos, per_photo, strict=True):
+        if not found:
+            raise DataError(
+                f"{photo}: no face found, so there is nothing to compare. If it is one face, cut "
+                "out and aligned, add --aligned."
+            )
+        if len(found) > 1:
+            print(f"{photo}: {len(found)} faces; the largest is compared", file=sys.stderr)
+    (first, *_), (second, *_) = per_photo
+    return embedder.verify(first, second, threshold)
+
+
+def format_verification(result: "Verification") -> str:
+    """Format the comparison of two photos as text: the decision, and how often it errs."""
+    decision = "the same person" if result.same else "not the same person"
+    lines = [f"{decision}: similarity {result.similarity:.3f}, threshold {result.threshold:.3f}"]
+    if result.measured is None:
+        lines.append("the threshold is yours: nothing is known of its errors")
+    else:
+        lines += result.measured.explain()
+    return "\n".join(lines) + "\n"
+
+
 def verify_table(held_out: HeldOut, table: Path) -> VerificationResult:
     """Measure a table of embeddings, without torch.
 
@@ -91,6 +154,7 @@ def verify_table(held_out: HeldOut, table: Path) -> VerificationResult:
     Raises:
         DataError: A file is absent or faulty, or faces are missing from the table.
     """
+    warn_if_shared(table, "if these are embeddings of people you know, `chmod 600` it")
     vectors = read_vectors(table)
     files = vectors.files.tolist()
     faces = held_out.read(table, files)
@@ -111,11 +175,13 @@ def verify_model(
     batch_size: int = 32,
     device: str = "auto",
     size: int | None = None,
+    keep_threshold: bool = True,
 ) -> VerificationResult:
     """Embed the faces of a folder with a model and measure them.
 
     The whole folder is embedded, even faces that are in no pair, because every face is also
-    compared with every other. For model, device and size see ``FaceEmbedder.load``.
+    compared with every other. For model, device and size see ``FaceEmbedder.load``. Groups are
+    measured at the model's own threshold, if it has one and keeps it, or else at that of the pairs.
 
     Raises:
         DataError: A file is absent or faulty, or an option is out of range.
@@ -127,9 +193,12 @@ def verify_model(
         raise DataError(f"batch_size={batch_size}: must be at least 1")
     faces = held_out.read()
     embedder = FaceEmbedder.load(model, device, size)
+    if embedder.margin_px is not None:
+        print(f"{model}: made for faces cut out by their boxes, and these are aligned by landmarks",
+              file=sys.stderr)  # fmt: skip
     rows = _embed(FaceViews(faces, embedder.size), embedder, batch_size)
-    stored = embedder.threshold.similarity if embedder.threshold else None
-    return _measure(held_out, faces, rows, stored)
+    own = embedder.threshold if keep_threshold else None
+    return _measure(held_out, faces, rows, own.similarity if own else None)
 
 
 def _embed(views: FaceViews, embedder: "FaceEmbedder", batch_size: int) -> np.ndarray:
@@ -182,7 +251,7 @@ def _group_labels(held_out: HeldOut, faces: Faces) -> dict[str, np.ndarray]:
 
 
 def store_threshold(checkpoint: Path, result: VerificationResult) -> None:
-    """Store a measured threshold and its false accept rate in a checkpoint, atomically.
+    """Store a measured threshold with its errors, also by group, in a checkpoint, atomically.
 
     Raises:
         DataError: It is no checkpoint of this package.

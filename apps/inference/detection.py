@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from ...heads.detection.task import DetectionNetwork, DetectionTask
 
-DEFAULT_THRESHOLD = 0.5
-"""Minimum score of the objects in a result, where no validation has chosen one."""
 _SCORE = "score"
 OUTPUTS = {
     "boxes": "(batch, detections, 4) float32: x1, y1, x2, y2 in pixels of the image given",
@@ -173,6 +171,8 @@ class Detector(Predictor[DetectionResult]):
     default = "ssd_mobilenet_v1_0.75_coco_quant"
     named_outputs: ClassVar[Mapping[str, str]] = OUTPUTS
     """Name -> meaning of each output of the network."""
+    default_threshold: ClassVar[float] = 0.5
+    """Minimum score of the objects in a result, where no validation has chosen one."""
 
     @staticmethod
     def task_class() -> "type[DetectionTask]":
@@ -228,8 +228,8 @@ class Detector(Predictor[DetectionResult]):
 
     @property
     def score_threshold(self) -> float:
-        """The threshold that was best in the validation of the training; 0.5 if there was none."""
-        return self.runtime.metadata.thresholds.get(_SCORE, DEFAULT_THRESHOLD)
+        """The best threshold in the validation of the training, or the default one without."""
+        return self.runtime.metadata.thresholds.get(_SCORE, self.default_threshold)
 
     def __call__(  # type: ignore[override]
         self,

@@ -24,7 +24,7 @@ from .face_attributes import (
     attribute_outputs,
     attribute_tensors,
 )
-from .face_detector import FaceFinder, FoundFace
+from .face_detection import AnyDetector, FoundFace
 from .face_embedding import OUTPUTS
 from .face_pipeline import FaceComparer, Threshold, given_details, measured_details
 from .runtime import ModelMetadata
@@ -79,7 +79,7 @@ class FaceAnalyzer(FaceDescriber[AnalyzedFace], FaceComparer[AnalyzedFace]):
         size_hw: tuple[int, int] = (160, 128),
         threshold: Threshold | None = None,
         device: str = "auto",
-        finder: FaceFinder | None = None,
+        detector: AnyDetector = None,
     ) -> "FaceAnalyzer":
         """Make a predictor of a copy of a network.
 
@@ -90,12 +90,12 @@ class FaceAnalyzer(FaceDescriber[AnalyzedFace], FaceComparer[AnalyzedFace]):
             size_hw: Height and width of the crops, as in training.
             threshold: Minimum similarity of one person, as measured with this network.
             device: See ``load``.
-            finder: As for the class.
+            detector: As for the class.
         """
         from .torch import run_network
 
         metadata = _metadata(network, thresholds, size_hw, given_details(threshold))
-        return cls(run_network(cls, network, metadata, device), finder)
+        return cls(run_network(cls, network, metadata, device), detector, device)
 
     def face(self, found: FoundFace, outputs: Mapping[str, np.ndarray]) -> AnalyzedFace:
         """See ``FacePredictor``."""

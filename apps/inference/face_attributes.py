@@ -17,7 +17,7 @@ import numpy as np
 
 from ...datasets.faces.alignment import crop_face
 from ...heads.face_attributes.average_precision import stored_thresholds
-from .face_detector import FaceFinder, FoundFace
+from .face_detection import AnyDetector, FoundFace
 from .face_pipeline import FacePredictor
 from .runtime import ModelMetadata
 
@@ -101,8 +101,9 @@ class FaceDescriber(FacePredictor[D]):
 
         return draw_attributes(pixels, result)
 
-    def crop(self, image: np.ndarray, landmarks: np.ndarray | None) -> np.ndarray:
+    def crop(self, image: np.ndarray, landmarks: np.ndarray | None, box: np.ndarray) -> np.ndarray:
         """See ``FacePredictor``."""
+        del box
         return crop_face(image, landmarks, self.size_hw)[0]
 
 
@@ -140,7 +141,7 @@ class FaceAttributes(FaceDescriber[FaceDescription]):
         thresholds: dict[str, float],
         size_hw: tuple[int, int] = (160, 128),
         device: str = "auto",
-        finder: FaceFinder | None = None,
+        detector: AnyDetector = None,
     ) -> "FaceAttributes":
         """Make a predictor of a copy of a network.
 
@@ -150,14 +151,14 @@ class FaceAttributes(FaceDescriber[FaceDescription]):
                 order.
             size_hw: Height and width of the crops, as in training.
             device: See ``load``.
-            finder: As for the class.
+            detector: As for the class.
         """
         from .torch import run_network
 
         names = dict(enumerate(thresholds))
         outputs = attribute_outputs(getattr(network, "head", None))
         metadata = ModelMetadata(cls.job, size_hw, names, outputs, dict(thresholds), PREPARATION)
-        return cls(run_network(cls, network, metadata, device), finder)
+        return cls(run_network(cls, network, metadata, device), detector, device)
 
     def face(self, found: FoundFace, outputs: Mapping[str, np.ndarray]) -> FaceDescription:
         """See ``FacePredictor``."""

@@ -12,24 +12,28 @@ No torch until a model is loaded.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ...datasets.errors import DataError
-from ...datasets.faces.alignment import align_face
+from ...datasets.faces.alignment import align_face, crop_box
 from ...datasets.images import stretch
-from .face_detector import FaceFinder, FoundFace
+from ...heads.face_embedding.cards import card_path
+from ...heads.face_embedding.external_networks import NETWORKS, ExternalNetwork
+from ...heads.face_embedding.threshold import VERIFICATION_METADATA
+from ..public import find_network
+from .face_detection import AnyDetector, FoundFace
 from .face_pipeline import FaceComparer, Threshold, given_details, measured_details
 from .predictor import ImageLike, ImageSource, as_images
-from .runtime import ModelMetadata, Runtime, is_exported, whole_install
+from .runtime import ModelMetadata, Runtime, is_exported
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ...heads.face_embedding.task import FaceEmbeddingTask
-    from ...heads.face_embedding.teachers import FaceTeacher
 
 OUTPUTS = {"embeddings": "(batch, dimension) float32 of unit length"}
 _PREPARATION = (
@@ -56,8 +60,8 @@ class FaceEmbedder(FaceComparer[Face]):
 
     job = "face_embedding"
     hint = (
-        "Give a checkpoint of `lightning fit -c configs/face_embedding.yaml`, or facenet:vggface2, "
-        "onnx:FILE, ncnn:FILE.param."
+        "Give a checkpoint of `lightning fit -c configs/face_embedding.yaml`, or onnx:FILE, "
+        "ncnn:FILE.param, facenet:FILE."
     )
 
     @staticmethod
@@ -93,32 +97,30 @@ class FaceEmbedder(FaceComparer[Face]):
         model: str | Path,
         device: str = "auto",
         size: int | None = None,
-        finder: FaceFinder | None = None,
+        detector: AnyDetector = None,
         trust: Iterable[str] = (),
     ) -> "FaceEmbedder":
         """Load a checkpoint, an exported file or a face network of another project.
 
         Args:
-            model: A checkpoint or an exported file; or ``facenet:vggface2``, ``onnx:FILE``,
-                ``ncnn:FILE.param``.
+            model: A checkpoint or an exported file; a public name, such as ``mobilefacenet`` or
+                ``facenet:vggface2``, whose license may have to be accepted by the environment
+                variable ``MOBILEVISION_ACCEPT_LICENSE``; or a file of another project,
+                ``onnx:FILE``, ``ncnn:FILE.param`` or ``facenet:FILE``, see ``heads/
+                face_embedding/cards.py``.
             device: See ``Predictor``; the networks of other projects choose their own.
             size: Side of the aligned faces, in px; None takes that of training.
-            finder: As for the class.
+            detector: As for the class.
             trust: See ``Predictor``.
 
         Raises:
             DataError: There is no such file, or no face network in it.
             WeightsError: The network of another project cannot be read, or its library is absent.
         """
-        if ":" in str(model):
-            try:
-                from ...heads.face_embedding.teachers import open_teacher
-            except ModuleNotFoundError as error:
-                raise whole_install(f"{model}: a network of another project", error) from error
-            teacher = open_teacher(str(model))
-            if teacher is not None:
-                return cls(TeacherRuntime(teacher), finder)
-        return super().load(model, device, None if size is None else (size, size), finder, trust)
+        if (found := find_network(model)) is not None:
+            kind, file = found
+            return cls(ExternalRuntime(NETWORKS[kind](file), size), detector, device)
+        return super().load(model, device, None if size is None else (size, size), detector, trust)
 
     @classmethod
     def accept(
@@ -141,7 +143,7 @@ class FaceEmbedder(FaceComparer[Face]):
         size: int = 160,
         threshold: Threshold | None = None,
         device: str = "auto",
-        finder: FaceFinder | None = None,
+        detector: AnyDetector = None,
     ) -> "FaceEmbedder":
         """Make an embedder of a copy of a network.
 
@@ -150,22 +152,29 @@ class FaceEmbedder(FaceComparer[Face]):
             size: Side of the aligned faces, in px, as in training.
             threshold: The threshold that was measured with this network.
             device: See ``load``.
-            finder: As for the class.
+            detector: As for the class.
         """
         from .torch import run_network
 
         metadata = _metadata((size, size), given_details(threshold))
-        return cls(run_network(cls, network, metadata, device), finder)
+        return cls(run_network(cls, network, metadata, device), detector, device)
 
     @property
     def size(self) -> int:
         """Side of the aligned faces, in pixels."""
         return self.size_hw[0]
 
-    def crop(self, image: np.ndarray, landmarks: np.ndarray | None) -> np.ndarray:
-        """See ``FacePredictor``."""
+    @property
+    def margin_px(self) -> int | None:
+        """Margin of faces that are cut out by their boxes; None if they are aligned."""
+        return self.runtime.metadata.details.get("margin_px")
+
+    def crop(self, image: np.ndarray, landmarks: np.ndarray | None, box: np.ndarray) -> np.ndarray:
+        """See ``FacePredictor``; a network of another project may want the box."""
         if landmarks is None:
             return stretch(image, self.size_hw)
+        if self.margin_px is not None:
+            return crop_box(image, box, self.size, self.margin_px)
         return align_face(image, landmarks, self.size)
 
     def face(self, found: FoundFace, outputs: Mapping[str, np.ndarray]) -> Face:
@@ -205,24 +214,44 @@ class FaceEmbedder(FaceComparer[Face]):
             yield faces if isinstance(faces, DataError) else faces[0].embedding
 
 
-class TeacherRuntime:
-    """The ``Runtime`` of a face network of another project, without a measured threshold.
+class ExternalRuntime:
+    """The ``Runtime`` of a face network of another project, with what its card says of it.
 
     Args:
-        teacher: From ``open_teacher``; its weights are loaded here.
+        network: It is opened here.
+        size: Side of the faces in px, where the network takes any; None takes that of its card.
 
     Raises:
-        WeightsError: It cannot be read, or its library is absent.
+        WeightsError: It cannot be read, its library is absent, or its card contradicts it.
+        DataError: Its card is faulty, or it takes faces of another size.
     """
 
-    def __init__(self, teacher: "FaceTeacher") -> None:
-        self.teacher = teacher
-        teacher.embed(np.zeros((1, teacher.size, teacher.size, 3), np.uint8))  # loads the weights
-        self.metadata = _metadata((teacher.size, teacher.size), {})
+    def __init__(self, network: ExternalNetwork, size: int | None = None) -> None:
+        network.open()
+        card = network.card
+        if size not in (None, network.size):
+            raise DataError(
+                f"size={size}: {network.files[0]} takes faces of {network.size} px; say another "
+                f"size in its card, {card_path(network.files[0]).name}, if it takes any"
+            )
+        self.network = network
+        preparation = _PREPARATION
+        details: dict[str, Any] = measured_details(
+            {VERIFICATION_METADATA: card.verification or None}
+        )
+        if card.crop == "box":
+            details["margin_px"] = card.margin_px
+            preparation = "faces cut out by their boxes, uint8 RGB (batch, height, width, 3)"
+        self.metadata = replace(
+            _metadata((network.size, network.size), details),
+            preparation=preparation,
+            license=card.license,
+            provenance={"source": card.source},
+        )
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """See ``Runtime``."""
-        return {"embeddings": self.teacher.embed(images)}
+        return {"embeddings": self.network.embed(images)}
 
 
 def _metadata(size_hw: tuple[int, int], details: dict[str, Any]) -> ModelMetadata:
@@ -254,11 +283,11 @@ def model_fingerprint(model: str | Path) -> dict[str, Any]:
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.contiguous().numpy().tobytes())
         return {"kind": "checkpoint", "sha256": digest.hexdigest()}
-    kind, _, rest = str(model).partition(":")
-    path = Path(rest)
-    if not path.is_file():
+    found = find_network(model)
+    if found is None or not found[1].is_file():
         return {"kind": str(model)}
+    kind, path = found
     files = [path, path.with_suffix(".bin")] if path.suffix == ".param" else [path]
-    for file in files:
+    for file in [*files, card_path(path)]:
         digest.update(file.read_bytes() if file.is_file() else b"")
     return {"kind": kind, "sha256": digest.hexdigest()}

@@ -4,16 +4,23 @@ No torch until a model is loaded.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self, TypeVar, cast
+from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar, cast
 
 import numpy as np
 
 from ...datasets.errors import DataError
-from ...heads.face_embedding.verification import VERIFICATION_METADATA
-from .face_detector import FaceFinder, FacesFound, FoundFace
+from ...heads.face_embedding.threshold import VERIFICATION_METADATA, Threshold
+from .face_detection import (
+    AnyDetector,
+    FaceChoice,
+    FindFaces,
+    FoundFace,
+    choose_faces,
+    load_detector,
+)
 from .predictor import ImageLike, ImageSource, Predictor, as_images, prepare_ahead
 from .runtime import Runtime
 
@@ -34,15 +41,8 @@ class Verification(NamedTuple):
     far: float | None
     """Measured share of pairs of different people that reach the threshold; None if the caller gave
     the threshold."""
-
-
-class Threshold(NamedTuple):
-    """The decision threshold between one person and two, with its measured error."""
-
-    similarity: float
-    """Minimum cosine of one person."""
-    far: float
-    """Share of pairs of different people that reached it, the false accept rate."""
+    measured: Threshold | None = None
+    """The measured threshold with its errors by group, if the decision was made with it."""
 
 
 class FacePredictor(Predictor[F]):
@@ -52,13 +52,18 @@ class FacePredictor(Predictor[F]):
 
     Args:
         runtime: Runs the network; ``load`` and ``from_network`` make one.
-        finder: Finds faces; by default MTCNN, which is loaded on first use, so that aligned crops
-            do not need it.
+        detector: Finds faces: an object such as a ``FaceDetector``, or what ``FaceDetector.load``
+            takes, by default the public RetinaFace. It is loaded, and its weights are downloaded
+            once, when the first image is searched; aligned faces need none.
+        device: Where a detector that is loaded runs, see ``load``.
     """
 
-    def __init__(self, runtime: Runtime, finder: FaceFinder | None = None) -> None:
+    def __init__(
+        self, runtime: Runtime, detector: AnyDetector = None, device: str = "auto"
+    ) -> None:
         super().__init__(runtime)
-        self._finder = finder
+        self._detector = detector
+        self._device = device
 
     @classmethod
     def load(  # type: ignore[override]
@@ -66,12 +71,12 @@ class FacePredictor(Predictor[F]):
         path: str | Path,
         device: str = "auto",
         size_hw: tuple[int, int] | None = None,
-        finder: FaceFinder | None = None,
+        detector: AnyDetector = None,
         trust: Iterable[str] = (),
     ) -> Self:
-        """See ``Predictor``; ``size_hw`` is that of the crops, ``finder`` as for the class."""
+        """See ``Predictor``; ``size_hw`` is that of the crops, ``detector`` as for the class."""
         model = super().load(path, device, size_hw, trust)
-        model._finder = finder
+        model._detector, model._device = detector, device
         return model
 
     def draw(self, pixels: np.ndarray, result: list[F]) -> np.ndarray:  # type: ignore[override]
@@ -82,12 +87,13 @@ class FacePredictor(Predictor[F]):
         return draw_boxes(pixels, [face.box for face in faces])
 
     @abstractmethod
-    def crop(self, image: np.ndarray, landmarks: np.ndarray | None) -> np.ndarray:
+    def crop(self, image: np.ndarray, landmarks: np.ndarray | None, box: np.ndarray) -> np.ndarray:
         """Return a face of an image as the network's input.
 
         Args:
             image: (H, W, 3) uint8 RGB.
             landmarks: (5, 2) float32, px; None if the image is a crop already.
+            box: (4,) float32, xyxy in px.
 
         Returns:
             (h, w, 3) uint8 RGB.
@@ -98,17 +104,15 @@ class FacePredictor(Predictor[F]):
         """Return the result of a detected face and of the network's outputs for its crop."""
 
     @property
-    def finder(self) -> FaceFinder:
-        """The finder of faces.
+    def detector(self) -> FindFaces:
+        """The detector of faces, which is loaded here if it was not before.
 
         Raises:
-            DataError: It is MTCNN, and facenet-pytorch is not installed.
+            DataError: It cannot be loaded, see ``face_detection.load_detector``.
         """
-        if self._finder is None:
-            from .face_detector import MTCNNFinder
-
-            self._finder = MTCNNFinder()
-        return self._finder
+        if not callable(self._detector):
+            self._detector = load_detector(self._detector, self._device)
+        return cast("FindFaces", self._detector)
 
     def __call__(  # type: ignore[override]
         self,
@@ -116,6 +120,7 @@ class FacePredictor(Predictor[F]):
         batch_size: int = DEFAULT_BATCH_SIZE,
         *,
         aligned: bool = False,
+        faces: FaceChoice = "all",
     ) -> list[F] | list[list[F]]:
         """Find the faces of images and run the network on them. See ``Predictor``.
 
@@ -124,13 +129,16 @@ class FacePredictor(Predictor[F]):
             batch_size: Number of images at once.
             aligned: Each image is one face, framed like this model's crops, so that none is
                 searched for. Its box is the image, its landmarks are NaN and its score is 1.
+            faces: Take all faces, the ``largest``, or the one nearest to the image's ``center``.
 
         Returns:
             The faces of a single image, the largest first; a list of such lists for anything else.
             An image without faces has an empty list.
         """
         sources, single = as_images(images)
-        results: list[Any] = list(self.stream(sources, batch_size, aligned=aligned, strict=True))
+        results: list[Any] = list(
+            self.stream(sources, batch_size, aligned=aligned, faces=faces, strict=True)
+        )
         return results[0] if single else results
 
     def stream(  # type: ignore[override]
@@ -139,39 +147,42 @@ class FacePredictor(Predictor[F]):
         batch_size: int = DEFAULT_BATCH_SIZE,
         *,
         aligned: bool = False,
+        faces: FaceChoice = "all",
         strict: bool = False,
     ) -> Iterator[list[F] | DataError]:
         """Find the faces of images one after the other. See ``Predictor``.
 
-        Images are decoded one batch ahead; ``aligned`` as in calling.
+        Images are decoded one batch ahead; ``aligned`` and ``faces`` as in calling.
         """
         if batch_size < 1:
             raise DataError(f"batch_size={batch_size}: must be at least 1")
-        find: Callable[[Sequence[np.ndarray]], list[FacesFound]]
-        find = _whole_images if aligned else self.finder
         prepared = prepare_ahead(images, lambda image: image.read(), ahead=batch_size)
         while batch := list(islice(prepared, batch_size)):
             good = [pixels for _, pixels in batch if not isinstance(pixels, DataError)]
-            results = iter(self._results(good, find(good) if good else [], batch_size))
+            found = _whole_images(good) if aligned else self._find(good, faces)
+            results = iter(self._results(good, found, batch_size))
             for _, pixels in batch:
                 if strict and isinstance(pixels, DataError):
                     raise pixels
                 yield pixels if isinstance(pixels, DataError) else next(results)
 
+    def _find(self, images: Sequence[np.ndarray], faces: FaceChoice) -> list[list[FoundFace]]:
+        found = self.detector(images) if images else ()
+        return [
+            choose_faces(each, (image.shape[0], image.shape[1]), faces)
+            for each, image in zip(found, images, strict=True)
+        ]
+
     def _results(
-        self, images: Sequence[np.ndarray], found: Sequence[FacesFound], batch_size: int
+        self, images: Sequence[np.ndarray], found: Sequence[list[FoundFace]], batch_size: int
     ) -> list[list[F]]:
         crops = [
-            self.crop(image, landmarks if np.isfinite(landmarks).all() else None)
+            self.crop(image, landmarks if np.isfinite(landmarks).all() else None, box)
             for image, faces in zip(images, found, strict=True)
-            for landmarks in faces.landmarks
+            for box, landmarks, _ in faces
         ]
         outputs = self._outputs(crops, batch_size)
-        return [
-            [self.face((box, landmarks, float(score)), next(outputs))
-             for box, landmarks, score in zip(*faces, strict=True)]
-            for faces in found
-        ]  # fmt: skip
+        return [[self.face(face, next(outputs)) for face in faces] for faces in found]
 
     def _outputs(
         self, crops: Sequence[np.ndarray], batch_size: int
@@ -184,16 +195,11 @@ class FacePredictor(Predictor[F]):
                 yield {name: values[row] for name, values in outputs.items()}
 
 
-def _whole_images(pixels: Sequence[np.ndarray]) -> list[FacesFound]:
+def _whole_images(pixels: Sequence[np.ndarray]) -> list[list[FoundFace]]:
     """Return each image as one face without landmarks."""
-    return [
-        FacesFound(
-            np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32),
-            np.full((1, 5, 2), np.nan, np.float32),
-            np.ones(1, np.float32),
-        )
-        for image in pixels
-    ]
+    nowhere = np.full((5, 2), np.nan, np.float32)
+    sizes = (image.shape[1::-1] for image in pixels)
+    return [[(np.array([0, 0, *size], np.float32), nowhere, 1.0)] for size in sizes]
 
 
 class Embedded(Protocol):
@@ -213,11 +219,18 @@ class FaceComparer(FacePredictor[E]):
 
     @property
     def threshold(self) -> Threshold | None:
-        """The threshold that was measured with this model; None if none was."""
-        measured = self.runtime.metadata.details.get(VERIFICATION_METADATA) or {}
-        if measured.get("threshold") is None or measured.get("far") is None:
-            return None
-        return Threshold(float(measured["threshold"]), float(measured["far"]))
+        """The threshold that was measured with this model, with its errors; None if none was.
+
+        Raises:
+            DataError: The model's file holds something else in its place.
+        """
+        try:
+            return Threshold.from_metadata(self.runtime.metadata.details.get(VERIFICATION_METADATA))
+        except ValueError as error:
+            raise DataError(
+                f"{error}, in this model's metadata. `mobilevision verify` with --store measures "
+                "the threshold of a checkpoint again."
+            ) from error
 
     @property
     def dimension(self) -> int:
@@ -230,19 +243,21 @@ class FaceComparer(FacePredictor[E]):
         a: ImageLike | Embedded,
         b: ImageLike | Embedded,
         threshold: float | None = None,
+        faces: Literal["largest", "center"] = "largest",
     ) -> Verification:
         """Decide whether two faces are of one person.
 
         Args:
-            a: An image, whose largest face is taken; a face that was found; or an embedding (D,).
+            a: An image, of which one face is taken; a face that was found; or an embedding (D,).
             b: Another one.
             threshold: Minimum similarity of one person; by default the one that was measured with
                 this model.
+            faces: Take the ``largest`` face of an image, or the one nearest to its ``center``.
 
         Returns:
             The decision, and the measured share of pairs of different people that are taken for
-            one person. The share is an estimate: it differs for other kinds of images, and is
-            uncertain if few people were measured.
+            one person, also for each group where that was measured. The share is an estimate: it
+            differs for other kinds of images, and is uncertain if few people were measured.
 
         Raises:
             DataError: An image cannot be read or has no face, or there is no measured threshold.
@@ -255,19 +270,21 @@ class FaceComparer(FacePredictor[E]):
                 "so does each validation in training."
             )
         limit = measured.similarity if measured else cast(float, threshold)
-        alike = float(similarity(self._embedding(a, "first"), self._embedding(b, "second")))
-        return Verification(alike >= limit, alike, limit, measured.far if measured else None)
+        rows = (self._embedding(a, "first", faces), self._embedding(b, "second", faces))
+        alike = float(similarity(*rows))
+        far = measured.far if measured else None
+        return Verification(alike >= limit, alike, limit, far, measured)
 
-    def _embedding(self, value: Any, place: str) -> np.ndarray:
+    def _embedding(self, value: Any, place: str, faces: FaceChoice) -> np.ndarray:
         if isinstance(value, np.ndarray) and value.ndim == 1:
             return value
         if (known := getattr(value, "embedding", None)) is not None:
             return known
-        faces = cast("list[E]", self(value))
-        if not faces:
+        found = cast("list[E]", self(value, faces=faces))
+        if not found:
             name = value if isinstance(value, str | Path) else f"the {place} image"
             raise DataError(f"{name}: no face found, so there is nothing to compare")
-        return faces[0].embedding
+        return found[0].embedding
 
 
 def measured_details(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -280,7 +297,7 @@ def given_details(threshold: Threshold | None) -> dict[str, Any]:
     """Return the same entry for a threshold of the caller."""
     if threshold is None:
         return {}
-    return {VERIFICATION_METADATA: {"threshold": threshold.similarity, "far": threshold.far}}
+    return {VERIFICATION_METADATA: threshold.to_metadata()}
 
 
 def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:

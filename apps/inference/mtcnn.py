@@ -13,19 +13,23 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import nms
 
 from ...datasets.errors import DataError
+from .runtime import ModelMetadata
+from .torch import as_batch, choose_device
 
 _CELL, _STRIDE = 12, 2
 """Receptive field and stride of the first network, in px."""
 _SCALE_STEP = 0.709
 _IOU_IN_SCALE, _IOU = 0.5, 0.7
-_CHUNK = 512
-"""Number of crops that go through the second and third network at once."""
+_CHUNK = 64
+"""Most crops that go through the second and third network at once."""
 
 
 class Faces(NamedTuple):
@@ -117,6 +121,45 @@ class FaceCascade(nn.Module):
         return faces
 
 
+class MTCNNRuntime:
+    """The ``Runtime`` of MTCNN with the weights of facenet-pytorch (MIT license).
+
+    Args:
+        metadata: Of a ``FaceDetector``.
+        device: "auto" takes an accelerator if there is one, else the CPU.
+        min_face_px: See ``FaceCascade``.
+
+    Raises:
+        DataError: facenet-pytorch is not installed, there is no such device, or min_face_px is not
+            positive.
+    """
+
+    def __init__(
+        self, metadata: ModelMetadata, device: str = "auto", min_face_px: int = 20
+    ) -> None:
+        if min_face_px < 1:
+            raise DataError(f"min_face_px={min_face_px}: must be at least 1")
+        self.metadata = metadata
+        self.device = choose_device(device)
+        self.cascade = FaceCascade(min_face_px).to(self.device)
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """See ``Runtime``; images of any size."""
+        found = self.cascade(list(as_batch(images, self.device)))
+        boxes, landmarks, scores = (
+            pad_sequence(list(parts), batch_first=True) for parts in zip(*found, strict=True)
+        )
+        labels = pad_sequence(
+            [torch.zeros(len(faces.scores), dtype=torch.int64) for faces in found],
+            batch_first=True, padding_value=-1,
+        )  # fmt: skip
+        # Boxes count pixels from 1 and include the last one, so that only the edges on the left
+        # and at the top are shifted.
+        boxes[..., :2] -= 1
+        named = {"boxes": boxes, "scores": scores, "labels": labels, "landmarks": landmarks}
+        return {name: output.cpu().numpy() for name, output in named.items()}
+
+
 def _passing(
     boxes: Sequence[Tensor], outputs: Sequence[Tensor], threshold: float
 ) -> Iterator[tuple[Tensor, list[Tensor]]]:
@@ -197,10 +240,18 @@ def _crops(
 def _in_chunks(
     network: Callable[[Tensor], tuple[Tensor, ...]], crops: Tensor, widths: tuple[int, ...]
 ) -> tuple[Tensor, ...]:
-    """Run a network on any number of crops and return its outputs (N, width)."""
+    """Run a network on any number of crops and return its outputs (N, width).
+
+    Chunks are filled up to a power of two: torch keeps compiled code and buffers for each of a
+    thousand batch sizes that it meets, which would take gigabytes.
+    """
     if not len(crops):
         return tuple(crops.new_empty(0, width) for width in widths)
-    parts = [network(chunk) for chunk in crops.split(_CHUNK)]
+    parts = []
+    for chunk in crops.split(_CHUNK):
+        filled = chunk.new_zeros(1 << (len(chunk) - 1).bit_length(), *chunk.shape[1:])
+        filled[: len(chunk)] = chunk
+        parts.append([output[: len(chunk)] for output in network(filled)])
     return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
 
 

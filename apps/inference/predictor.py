@@ -295,6 +295,11 @@ class Predictor(ABC, Generic[R]):
         """Return the first argument of ``outputs``: a prepared copy of the task's network."""
         return prepare(task.network)
 
+    @staticmethod
+    def fit(pixels: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+        """Resize a whole image (H, W, 3) uint8 to (h, w, 3), as in evaluation: stretched."""
+        return stretch(pixels, size_hw)
+
     def decode(
         self,
         outputs: Mapping[str, np.ndarray],
@@ -323,7 +328,7 @@ class Predictor(ABC, Generic[R]):
         pixels = image.read()
         original_hw = (pixels.shape[0], pixels.shape[1])
         if self.crop_fraction is None:
-            return Prepared(stretch(pixels, self.size_hw), original_hw)
+            return Prepared(self.fit(pixels, self.size_hw), original_hw)
         return Prepared(center_crop(pixels, self.size_hw, self.crop_fraction), original_hw)
 
     # --- shared by all jobs

@@ -42,7 +42,7 @@ class ModelMetadata:
         thresholds: Name -> minimum value that counts as present.
         preparation: How an image is prepared before it is given to the file.
         details: Further data of the job, such as the cells of geolocation.
-        licence: License of the weights.
+        license: License of the weights.
         provenance: The source of the model and the program that wrote the file.
     """
 
@@ -53,7 +53,7 @@ class ModelMetadata:
     thresholds: dict[str, float] = field(default_factory=dict)
     preparation: str = AS_THEY_ARE
     details: dict[str, Any] = field(default_factory=dict)
-    licence: str = "unknown"
+    license: str = "unknown"
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def to_strings(self) -> dict[str, str]:
@@ -82,6 +82,8 @@ class ModelMetadata:
                 f"{source}: its metadata has format {entries[_FORMAT_KEY]}, this version reads "
                 f"{METADATA_FORMAT}. Use the version that wrote it, or export the checkpoint again."
             )
+        if (former := entries.get(f"{PREFIX}licence")) is not None:  # how files of before spell it
+            entries = {f"{PREFIX}license": former, **entries}
         try:
             values = {each.name: json.loads(entries[PREFIX + each.name]) for each in fields(cls)}
             height, width = values.pop("size_hw")

@@ -32,6 +32,7 @@ from ..costs.networks import cost_of
 from .sweep import Outcome, Run
 
 _ABSENT = "-"
+_METRICS = ("*_metrics.json", "verification.json")
 _KEYS = {"config", "seeds", "metrics", "options", "variants"}
 
 
@@ -42,7 +43,8 @@ class Comparison:
     Attributes:
         config: The configuration of all runs.
         seeds: Seeds of each variant, for network, order and augmentation.
-        metrics: Names in the ``*_metrics.json`` of a training; differences are taken of the first.
+        metrics: Names in the ``*_metrics.json`` or ``verification.json`` of a training; differences
+            are taken of the first.
         options: Values of options of ``lightning``, for all runs.
         variants: Further options by name; the others are compared to the first.
     """
@@ -177,11 +179,11 @@ def collect(comparison: Comparison, outcomes: Sequence[Outcome]) -> list[Result]
 def _metrics(directory: Path, wanted: Sequence[str]) -> tuple[dict[str, float], str]:
     """Return the metrics of a run, and the fault if they are not there."""
     found: dict[str, Any] = {}
-    for path in sorted(directory.glob("*_metrics.json")):
+    for path in sorted(path for name in _METRICS for path in directory.glob(name)):
         found |= json.loads(path.read_text())
     missing = [name for name in wanted if not isinstance(found.get(name), (int, float))]
     if missing:
-        return {}, f"no {', '.join(missing)} in {directory}/*_metrics.json"
+        return {}, f"no {', '.join(missing)} in {' or '.join(_METRICS)} of {directory}"
     return {name: float(found[name]) for name in wanted}, ""
 
 

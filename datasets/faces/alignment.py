@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from ..errors import DataError
+from ..images import stretch
 
 ARCFACE_SIZE = 112
 """Side in px of the crop that `ARCFACE_TEMPLATE` is for."""
@@ -83,6 +84,25 @@ def warp_face(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     if scale < 0.5:
         image, matrix = _averaged(image, matrix, size, max(1, int(1 / max(scale, 1e-6))))
     return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR)
+
+
+def crop_box(image: np.ndarray, box_xyxy: np.ndarray, size: int, margin_px: int) -> np.ndarray:
+    """Cut a face out by its box, without turning it, and stretch it to (size, size, 3) uint8.
+
+    As facenet-pytorch's ``extract_face``: whole pixels, and nothing outside of the image.
+
+    Args:
+        image: (H, W, 3) uint8.
+        box_xyxy: (4,), px.
+        size: Side of the crop in px.
+        margin_px: Pixels of the crop that lie outside the box, both sides together.
+    """
+    low, high = np.asarray(box_xyxy, np.float64).reshape(2, 2)
+    margin = margin_px * (high - low) / (size - margin_px) / 2
+    limits = np.array(image.shape[1::-1])
+    left, top = np.clip(low - margin, 0, limits - 1).astype(int)
+    right, bottom = np.maximum(np.clip(high + margin, 0, limits).astype(int), (left + 1, top + 1))
+    return stretch(np.ascontiguousarray(image[top:bottom, left:right]), (size, size))
 
 
 def _averaged(

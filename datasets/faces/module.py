@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 
 from ..data_errors import OnError
 from ..errors import DataError
 from ..image_module import ImageDataModule, ImageDataset, collate_fields, given_splits
-from ..sampling import SampleKey
+from ..sampling import EpochSampler, PeopleSampler, SampleKey
 from ..types import FaceBatch
 from .attributes import AttributeDataset, CelebAModule
 from .crops import FaceCropping
@@ -18,7 +19,7 @@ from .sources import Faces, FaceSource
 from .views import FaceViews, ViewRecipe, student_noise
 
 Sample = tuple[np.ndarray, int, int, int, str]
-"""Face (H, W, 3) uint8, person, view, position, file."""
+"""Face (H, W, 3) uint8, person (-1 where two are mixed), view, position, file."""
 _NOISE = 1  # a stream of random numbers apart from others of the same key
 
 
@@ -57,7 +58,7 @@ class FaceDataset(ImageDataset[Sample]):
     def _read(self, index: int, epoch: int, rng: np.random.Generator) -> Sample:
         view = self.view_of(index, epoch)
         face = student_noise(self.views.render(index, view), self.noise, rng)
-        owner = int(self.views.faces.identities[index])
+        owner = -1 if self.views.is_mixed(index, view) else int(self.views.faces.identities[index])
         return face, owner, view, index, self.paths[index]
 
     def view_of(self, index: int, epoch: int) -> int:
@@ -102,6 +103,10 @@ class FaceDataModule(ImageDataModule):
         recipe: Strength of the views; null is the default, as `mobilevision embed` draws them.
         view_seed: Seed of the views; that of `mobilevision embed`.
         noise: Photometric noise on top, which no teacher's table has; see `student_noise`.
+        keep_images: Whether each worker keeps the decoded training images in memory, which makes
+            views in less than half the time; 0.7 GB for 5,700 images of CelebA.
+        faces_per_person: K: a batch of training has K faces of each of its people, as a
+            `TripletLoss` wants it; see `PeopleSampler`. Null draws faces whoever they show.
         **options: See `ImageDataModule`.
     """
 
@@ -117,6 +122,8 @@ class FaceDataModule(ImageDataModule):
         recipe: ViewRecipe | None = None,
         view_seed: int = 0,
         noise: float = 0.0,
+        keep_images: bool = False,
+        faces_per_person: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -132,11 +139,34 @@ class FaceDataModule(ImageDataModule):
         self.recipe = recipe
         self.view_seed = view_seed
         self.noise = noise
+        self.keep_images = keep_images
+        self.faces_per_person = k = faces_per_person
+        if k is not None and (k < 2 or self.batch_size % k or self.batch_size < 2 * k):
+            raise DataError(
+                f"faces_per_person={k} must be at least 2, and batch_size={self.batch_size} a "
+                "multiple of it, at least twice as large"
+            )
+
+    def make_sampler(self, dataset: ImageDataset[Any]) -> EpochSampler:
+        """See `ImageDataModule`; with ``faces_per_person`` batches are drawn by people."""
+        faces = self.faces_per_person
+        if faces is None:
+            return super().make_sampler(dataset)
+        people = self.batch_size // faces
+        owners = self.datasets["train"].views.faces.identities
+        sampler = PeopleSampler(owners, people, faces, self.seed, progress=self._progress)
+        lacking, left_out = sampler.left_out
+        rank_zero_info(
+            f"Batches of {people} people with {faces} faces each; {lacking:,} people have fewer "
+            f"and are left out, {left_out:,} faces with those of nobody known"
+        )
+        return sampler
 
     def read_dataset(self, split: str) -> FaceDataset:
         """See `ImageDataModule`; held-out faces need pairs."""
         faces: Faces = self.splits[split].read()
-        views = FaceViews(faces, self.size_hw[0], self.view_seed, self.recipe)
+        keep = self.keep_images and split == "train"
+        views = FaceViews(faces, self.size_hw[0], self.view_seed, self.recipe, keep)
         if split == "train":
             return FaceDataset(views, self.views, self.noise, self.seed, self.on_error)
         if faces.pairs is None:

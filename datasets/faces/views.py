@@ -79,7 +79,7 @@ class FaceViews:
 
     View 0 is the plain aligned face. A view shows the same at the teacher's size and the
     student's. Faces are blended with others of the list, so other lists have other views.
-    ``size`` is in px, and ``seed`` at least 0.
+    ``size`` is in px, and ``seed`` at least 0. ``keep_images`` holds decoded files in memory.
     """
 
     def __init__(
@@ -88,11 +88,13 @@ class FaceViews:
         size: int = ARCFACE_SIZE,
         seed: int = 0,
         recipe: ViewRecipe | None = None,
+        keep_images: bool = False,
     ) -> None:
         self.faces = faces
         self.size = size
         self.seed = seed
         self.recipe = recipe or ViewRecipe()
+        self._images: dict[int, np.ndarray] | None = {} if keep_images else None
 
     def __len__(self) -> int:
         return len(self.faces.files)
@@ -115,15 +117,31 @@ class FaceViews:
         size = size or self.size
         if view == 0:
             return self._plain(index, size)
+        return self._augmented(index, size, self._rng(index, view))
+
+    def is_mixed(self, index: int, view: int) -> bool:
+        """Return whether a view shows another face as well, so that it is nobody's."""
+        if view == 0:
+            return False
+        rng = self._rng(index, view)
+        self._draw_motion(rng, 1.0)
+        return rng.random() < self.recipe.blend + self.recipe.patchwork
+
+    def _rng(self, index: int, view: int) -> np.random.Generator:
         name = hashlib.sha256(self.faces.files[index].encode()).digest()[:8]
-        rng = np.random.default_rng((self.seed, view, int.from_bytes(name)))
-        return self._augmented(index, size, rng)
+        return np.random.default_rng((self.seed, view, int.from_bytes(name)))
 
     def _plain(self, index: int, size: int) -> np.ndarray:
-        image = ImageFile(self.faces.root / self.faces.files[index]).read()
+        image = self._read(index)
         if self.faces.landmarks_xy is None:
             return stretch(image, (size, size))
         return warp_face(image, self._matrix(index, image, size), size)
+
+    def _read(self, index: int) -> np.ndarray:
+        kept = self._images if self._images is not None else {}
+        if index not in kept:
+            kept[index] = ImageFile(self.faces.root / self.faces.files[index]).read()
+        return kept[index]
 
     def _matrix(self, index: int, image: np.ndarray, size: int) -> np.ndarray:
         """Return the affine transform (2, 3) from the file's pixels to the crop's."""
@@ -152,8 +170,10 @@ class FaceViews:
     def _another(self, size: int, rng: np.random.Generator) -> np.ndarray:
         return self._moved(int(rng.integers(len(self))), size, rng, 0.5)
 
-    def _moved(self, index: int, size: int, rng: np.random.Generator, far: float) -> np.ndarray:
-        """Draw a face at a random place, size and angle, resampled once from its file."""
+    def _draw_motion(
+        self, rng: np.random.Generator, far: float
+    ) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Draw a linear map (2, 2), a shift (2,) in px of a 112 px crop, and whether to mirror."""
         recipe = self.recipe
         angle = math.radians(rng.normal(0, recipe.rotation_deg) * far)
         stretch = np.exp(rng.normal(0, (recipe.scale, recipe.aspect, recipe.aspect)) * far)
@@ -161,9 +181,14 @@ class FaceViews:
         mirrored = rng.random() < recipe.mirror
         cosine, sine = math.cos(angle) * stretch[0], math.sin(angle) * stretch[0]
         linear = np.array([[cosine * stretch[1], -sine], [sine, cosine * stretch[2]]])
+        return linear, shift, mirrored
+
+    def _moved(self, index: int, size: int, rng: np.random.Generator, far: float) -> np.ndarray:
+        """Draw a face at a random place, size and angle, resampled once from its file."""
+        linear, shift, mirrored = self._draw_motion(rng, far)
         unit = size / ARCFACE_SIZE
         center = _CENTER * unit - 0.5
-        image = ImageFile(self.faces.root / self.faces.files[index]).read()
+        image = self._read(index)
         base = self._matrix(index, image, size)
         moved = linear @ base
         # Rotate and scale about the center of the face, then shift.

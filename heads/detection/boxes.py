@@ -4,7 +4,7 @@ Boxes are xyxy in absolute pixels unless a name says otherwise.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -281,6 +281,11 @@ class MultiscaleAnchors(AnchorGrid):
         ]
 
 
+LandmarksOfRows = Callable[[Tensor], Tensor]
+"""Rows (B, M) int64 of a batch's boxes (B, A, 4) to their landmarks (B, M, K, 2) float.
+
+So only those of the detections are decoded."""
+
 FIRST_LOOK = 4  # candidates processed first, for each detection wanted
 
 
@@ -313,7 +318,7 @@ class PostProcess(nn.Module):
         boxes: Tensor,
         scores: Tensor,
         size_hw: tuple[int, int],
-        landmarks: Tensor | None = None,
+        landmarks: LandmarksOfRows | None = None,
     ) -> Detections:
         """Return a batch of Detections, at most ``max_detections`` rows for each image.
 
@@ -322,7 +327,7 @@ class PostProcess(nn.Module):
                 to the image before NMS.
             scores: (B, A, C) float in [0, 1], without a background column.
             size_hw: Height and width of the network's input in pixels.
-            landmarks: (B, A, K, 2) float, to go along with boxes (B, A, 4).
+            landmarks: The landmarks that go along with boxes (B, A, 4).
         """
         boxes, scores = clip_boxes(boxes.float(), size_hw), scores.float()
         num_images, num_anchors, num_classes = scores.shape
@@ -342,8 +347,7 @@ class PostProcess(nn.Module):
             # More candidates matter where the last one scores enough and detections are missing.
             undecided = above[:, -1] & (kept.sum(dim=1) < self.max_detections)
             if considered == total or not undecided.any():
-                points = None if landmarks is None else take_rows(landmarks, row)
-                return self._best(candidates, best, labels, kept, points)
+                return self._best(candidates, best, labels, kept, row, landmarks)
             considered = min(total, 4 * considered)
 
     def _survivors(self, boxes: Tensor, groups: Tensor, above: Tensor) -> Tensor:
@@ -368,17 +372,24 @@ class PostProcess(nn.Module):
         return greedy_suppression(better[overlap], worse[overlap], alive)
 
     def _best(
-        self, boxes: Tensor, scores: Tensor, labels: Tensor, kept: Tensor, landmarks: Tensor | None
+        self,
+        boxes: Tensor,
+        scores: Tensor,
+        labels: Tensor,
+        kept: Tensor,
+        rows: Tensor,
+        landmarks: LandmarksOfRows | None,
     ) -> Detections:
         wanted = min(self.max_detections, kept.shape[1])
         # Candidates are sorted already: a stable sort brings those that were kept to the front.
         front = kept.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :wanted]
         valid = kept.gather(1, front)
+        points = None if landmarks is None else landmarks(rows.gather(1, front))
         return Detections(
             take_rows(boxes, front) * valid[..., None],
             scores.gather(1, front) * valid,
             labels.gather(1, front).masked_fill(~valid, PADDING_LABEL),
-            None if landmarks is None else take_rows(landmarks, front) * valid[..., None, None],
+            None if points is None else points * valid[..., None, None],
         )
 
 

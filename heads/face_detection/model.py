@@ -22,7 +22,7 @@ from ...backbone.layers import Activation, ConvNormAct
 from ...backbone.mobilenet import FeatureInfo, require_features
 from ...datasets.images import MEAN_RGB
 from ...datasets.types import Detections
-from ..detection.boxes import AnchorGrid, PostProcess, SizeHW, SSDOutput
+from ..detection.boxes import AnchorGrid, PostProcess, SizeHW, SSDOutput, take_rows
 from ..detection.losses import AnchorLoss
 from ..detection.ssd import SSD, MapPredictor, Predictors, as_rows
 from .losses import FaceLoss, decode_landmarks
@@ -200,7 +200,11 @@ class RetinaFace(SSD):
 
     def detect(self, output: SSDOutput, size_hw: tuple[int, int]) -> Detections:
         """Return the faces of a batch, in pixels of an input of ``size_hw``."""
-        assert output.landmark_deltas is not None
-        boxes = self.box_coder.decode(output.box_deltas.float(), output.anchors)
-        points = decode_landmarks(output.landmark_deltas.float(), output.anchors, self.box_coder)
-        return self.postprocess(boxes, self.scores(output), size_hw, points)
+        deltas, anchors = output.landmark_deltas, output.anchors
+        assert deltas is not None
+        boxes = self.box_coder.decode(output.box_deltas.float(), anchors)
+
+        def landmarks(rows: Tensor) -> Tensor:
+            return decode_landmarks(take_rows(deltas, rows).float(), anchors[rows], self.box_coder)
+
+        return self.postprocess(boxes, self.scores(output), size_hw, landmarks)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # exported, for type checkers
         LossSum,
         RelationalDistance,
         SquaredDifference,
+        TripletLoss,
     )
     from .model import EmbeddingHead, FaceNetwork
     from .task import FaceEmbeddingTask
@@ -32,6 +33,7 @@ __getattr__ = lazy_attributes(
         "LossSum",
         "RelationalDistance",
         "SquaredDifference",
+        "TripletLoss",
     ),
     model=("EmbeddingHead", "FaceNetwork"),
     task=("FaceEmbeddingTask",),

@@ -14,6 +14,8 @@ LEAST_PAIRS = 100
 """With fewer pairs of a kind there is no rate."""
 GROUPS = {"yes": 1, "no": 0}
 """Names of the groups of an attribute, and their label."""
+EVERYONE = "all"
+"""Name of all faces together."""
 
 
 class GroupRates(NamedTuple):
@@ -29,9 +31,9 @@ class GroupRates(NamedTuple):
     """False accept rate: share of the impostor pairs that are accepted."""
     frr: float | None
     """False reject rate: share of the genuine pairs that are rejected."""
-    accuracy: float | None
+    accuracy: float | None = None
     """Both kinds of pairs weighted equally."""
-    eer: float | None
+    eer: float | None = None
     """Equal error rate, at a threshold of the group's own; in steps of 0.001."""
 
 
@@ -44,6 +46,13 @@ class GroupResult(NamedTuple):
     everyone: GroupRates
     by_attribute: dict[str, dict[str, GroupRates]]
     """Attribute -> "yes" and "no" -> pairs of which both faces have it, or both lack it."""
+
+    @property
+    def named(self) -> dict[str, GroupRates]:
+        """The rates of ``all`` and of each group, which is called ``Male: yes`` or the like."""
+        parts = self.by_attribute.items()
+        groups = {f"{name}: {has}": rates for name, both in parts for has, rates in both.items()}
+        return {EVERYONE: self.everyone, **groups}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -114,9 +123,7 @@ def _rates(rows: np.ndarray, owners: np.ndarray, threshold: float, least: int) -
 
 def format_groups(result: GroupResult) -> list[str]:
     """Format the rates of everyone and of each group as lines of text."""
-    rows = {"all": result.everyone}
-    for name, parts in result.by_attribute.items():
-        rows |= {f"{name}: {group}": rates for group, rates in parts.items()}
+    rows = result.named
     width = max(len(name) for name in rows)
     head = f" {'':{width}}  faces people    genuine    impostors    FAR    FRR  accuracy    EER"
     lines = [f"Within groups, at the threshold {result.threshold:.3f} ({result.origin}):", head]

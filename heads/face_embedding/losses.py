@@ -202,6 +202,77 @@ class CosFace(_MarginLoss):
         return cosines - self.margin
 
 
+class TripletLoss(EmbeddingLoss):
+    """A face is nearer to others of its person than to anybody else, by a margin.
+
+    Schroff et al. 2015, "FaceNet", equation 3: the mean of ``max(0, d(anchor, positive) -
+    d(anchor, negative) + margin)`` over all pairs of anchor and positive of the batch, where d is
+    the squared distance, in [0, 4]. The negative of a pair is the semi-hard one of Section 3.2, the
+    nearest that is farther than the positive. Where all negatives are nearer, it is the farthest of
+    them, as in TensorFlow Addons: the nearest ones, often blurred or under a wrong name, make
+    embeddings collapse early, and without any the pair would not be learned where it has most to
+    learn.
+
+    Batches need several faces of one person: see ``faces_per_person`` of ``FaceDataModule``.
+
+    Args:
+        margin: By how much (alpha); 0.2 is the paper's.
+        weight: Factor of the loss.
+    """
+
+    needs_teacher = False
+
+    def __init__(self, margin: float = 0.2, weight: float = 1.0) -> None:
+        super().__init__(weight)
+        if not 0 < margin < 4:
+            raise ValueError(f"margin={margin} must be between 0 and 4")
+        self.margin = margin
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        teacher: Tensor | None,  # noqa: ARG002
+        identities: Tensor,
+    ) -> dict[str, Tensor]:
+        """See ``EmbeddingLoss``; faces of nobody known are left out.
+
+        Raises:
+            DataError: No two faces of the batch are of one person, or no two people are in it.
+        """
+        if not len(identities):
+            return {"triplet": embeddings.float().sum()}
+        known = identities >= 0
+        owners, rows = identities[known], embeddings[known].float()
+        same = owners[:, None] == owners
+        pairs = same ^ torch.eye(len(owners), dtype=torch.bool, device=same.device)
+        if not pairs.any() or same.all():
+            raise DataError(_no_triplets(identities))
+        distances = 2 - 2 * rows @ rows.T
+        # The distances of an anchor's negatives in rising order, then infinity.
+        negatives = distances.masked_fill(same, math.inf).sort(dim=1).values
+        with torch.no_grad():
+            semi_hard = torch.searchsorted(negatives, distances.contiguous(), right=True)
+            farthest = (~same).sum(dim=1, keepdim=True) - 1
+        chosen = negatives.gather(1, semi_hard.minimum(farthest))
+        lacking = (distances - chosen + self.margin)[pairs].clamp_min(0)
+        return {"triplet": self.weight * lacking.mean()}
+
+
+def _no_triplets(identities: Tensor) -> str:
+    """Return what is wrong with a batch without triplets, and the way out."""
+    if (identities < 0).all():
+        return (
+            "a triplet loss needs to know who is in the images, and nobody in this batch is known. "
+            "Take data with people, such as a folder for each, or a loss against a teacher"
+        )
+    people = len(identities[identities >= 0].unique())
+    return (
+        f"a triplet loss compares two faces of a person with a face of another, and this batch of "
+        f"{len(identities)} faces has {people:,} known people and no such three. Set "
+        "data.faces_per_person to 4, so that a batch has as many of each person"
+    )
+
+
 class LossSum(EmbeddingLoss):
     """Several losses at once.
 

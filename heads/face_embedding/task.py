@@ -14,8 +14,8 @@ from ...datasets.vectors import VectorTable, write_vectors
 from ..evaluation import EvaluatedTask
 from .losses import EmbeddingLoss, SquaredDifference
 from .teachers import EmbeddingTeacher
+from .threshold import VERIFICATION_METADATA
 from .verification import (
-    VERIFICATION_METADATA,
     EmbeddingEvaluator,
     VerificationResult,
     format_table,
@@ -164,5 +164,5 @@ def write_embeddings(task: EvaluatedTask[Any, Any], evaluator: EmbeddingEvaluato
     if task.trainer.is_global_zero:
         path = task.run_dir / EMBEDDINGS_FILE
         files = np.array([evaluator.faces.files[row] for row in ids.tolist()])
-        write_vectors(path, VectorTable(files, rows))
+        write_vectors(path, VectorTable(files, rows), private=True)
         print(f"Embeddings: {path}", flush=True)

@@ -1,21 +1,24 @@
 """Teachers of face embeddings: external networks, and tables of embeddings."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...backbone.errors import WeightsError, import_extra
-from ...backbone.weights.formats import load_torch_file
+from ...backbone.errors import WeightsError
+from ...backbone.weights.hub import PUBLIC_WEIGHTS, existing_file
 from ...datasets.errors import DataError
 from ...datasets.faces.views import FaceViews
 from ...datasets.files import import_parquet
-from ...datasets.images import stretch
 from ...datasets.types import FaceBatch
 from ...datasets.vectors import read_vectors
+from .cards import FACENET, Card
+from .external_networks import ExternalNetwork, FacenetNetwork, NcnnNetwork, OnnxNetwork
 from .far_frr import normalized
 
 
@@ -38,56 +41,29 @@ class EmbeddingTeacher(ABC):
 
 
 class FaceTeacher(EmbeddingTeacher):
-    """Base of the networks that embed aligned faces of ``size`` px; a subclass opens and runs one.
+    """Base of the networks of other projects as teachers; a subclass makes the network.
 
     It sees the very images of the student, and is much slower than a ``TableTeacher``.
     """
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._opened = False
-
     @abstractmethod
-    def open(self) -> None:
-        """Read the network, else raise a WeightsError; called once, before the first faces."""
+    def make_network(self) -> ExternalNetwork:
+        """Return the network, not opened yet; called once, before the first faces."""
 
-    @abstractmethod
-    def infer(self, images: np.ndarray) -> np.ndarray:
-        """Return (B, D) float32 of (B, size, size, 3) uint8 RGB, contiguous; of any length."""
-
-    def embed(self, images: np.ndarray | Tensor) -> np.ndarray:
-        """Embed aligned faces (B, H, W, 3) or (B, 3, H, W) uint8, RGB, resized to ``size``.
-
-        Returns (B, D) float32 of unit length; an embedding of length zero stays zero.
-
-        Raises:
-            WeightsError: The network cannot be read, or its library is absent.
-        """
-        if not self._opened:
-            self.open()
-            self._opened = True
-        return normalized(self.infer(self._prepared(images)))
-
-    def _prepared(self, images: np.ndarray | Tensor) -> np.ndarray:
-        pixels = images.numpy(force=True) if isinstance(images, Tensor) else np.asarray(images)
-        if pixels.ndim != 4 or pixels.dtype != np.uint8 or 3 not in pixels.shape[1::2]:
-            raise ValueError(f"wanted are B uint8 images, not {pixels.dtype} {pixels.shape}")
-        if pixels.shape[3] != 3:
-            pixels = pixels.transpose(0, 2, 3, 1)
-        size_hw = (self.size, self.size)
-        if pixels.shape[1:3] != size_hw:
-            resized = [stretch(np.ascontiguousarray(face), size_hw) for face in pixels]
-            pixels = np.array(resized, np.uint8).reshape(-1, *size_hw, 3)
-        return np.ascontiguousarray(pixels)
+    @cached_property
+    def network(self) -> ExternalNetwork:
+        """The network."""
+        return self.make_network()
 
     def prepare(self, dimension: int, device: torch.device, views: FaceViews | None = None) -> None:  # noqa: ARG002
         """Open the network, and check its dimension with one gray face."""
-        gray = np.full((1, self.size, self.size, 3), 127, np.uint8)
-        check_dimension(type(self).__name__, self.embed(gray).shape[1], dimension)
+        self.network.open()
+        gray = np.full((1, self.network.size, self.network.size, 3), 127, np.uint8)
+        check_dimension(type(self).__name__, self.network.embed(gray).shape[1], dimension)
 
     def __call__(self, batch: FaceBatch) -> Tensor:
         """Return (B, D) float32 of unit length, for the images of a batch."""
-        return torch.from_numpy(self.embed(batch.images)).to(batch.images.device)
+        return torch.from_numpy(self.network.embed(batch.images)).to(batch.images.device)
 
 
 def check_dimension(name: str, teacher: int, student: int) -> None:
@@ -99,208 +75,105 @@ def check_dimension(name: str, teacher: int, student: int) -> None:
         )
 
 
-_FACENET_FILES = {
-    "vggface2": "20180402-114759-vggface2.pt",
-    "casia-webface": "20180408-102900-casia-webface.pt",
-}
+def _given_card(base: Card, **options: Any) -> Card | None:
+    """Return a card with the options that are given; None, which looks for it, if none is."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return replace(base, **given) if given else None
 
 
 class NcnnTeacher(FaceTeacher):
-    """An ncnn network, such as a published MobileFaceNet; extra ``ncnn``.
-
-    It runs in float32 on RGB pixels in [0, 255].
+    """An ncnn network, such as a published MobileFaceNet.
 
     Args:
         param: The ``.param`` file; the ``.bin`` lies beside it.
-        size: Side in px of its input.
-        pixel_mean: Subtracted from the pixels, where the network does not do that itself.
-        pixel_std: Then divided by.
+        size: Side in px of its input. If none of these three is given, the network's card says
+            them, see ``cards.py``.
+        pixel_mean: Subtracted from the RGB pixels in [0, 255]; by default 0.
+        pixel_std: Then divided by; by default 1.
         num_threads: Threads of one image.
     """
 
     def __init__(
         self,
         param: str | Path,
-        size: int = 112,
-        pixel_mean: float = 0.0,
-        pixel_std: float = 1.0,
+        size: int | None = None,
+        pixel_mean: float | None = None,
+        pixel_std: float | None = None,
         num_threads: int = 1,
     ) -> None:
-        super().__init__(size)
-        self.param = Path(param)
-        self.pixel_mean, self.pixel_std = pixel_mean, pixel_std
-        self.num_threads = num_threads
-        self._library: Any = None
-        self._network: Any = None
+        self.param, self.num_threads = Path(param), num_threads
+        base = Card(pixel_mean=0.0, pixel_std=1.0)
+        self.card = _given_card(base, size=size, pixel_mean=pixel_mean, pixel_std=pixel_std)
 
-    def open(self) -> None:
+    def make_network(self) -> ExternalNetwork:
         """See ``FaceTeacher``."""
-        self._library = import_extra("ncnn", "'mobilevision[ncnn]'", "this teacher")
-        network = self._library.Net()
-        options = network.opt
-        options.num_threads = self.num_threads
-        # Half precision would give other embeddings on each kind of processor.
-        options.use_fp16_packed = options.use_fp16_storage = False
-        options.use_fp16_arithmetic = options.use_bf16_storage = False
-        weights = self.param.with_suffix(".bin")
-        for file in (self.param, weights):
-            if not file.is_file():
-                raise WeightsError(f"{file}: no such file; an ncnn network is a .param and a .bin")
-        if network.load_param(str(self.param)) or network.load_model(str(weights)):
-            raise WeightsError(f"{self.param}: ncnn cannot read it and {weights.name}")
-        self._network = network
-
-    def infer(self, images: np.ndarray) -> np.ndarray:
-        """See ``FaceTeacher``."""
-        source, target = self._network.input_names()[0], self._network.output_names()[-1]
-        mean, scale = [self.pixel_mean] * 3, [1 / self.pixel_std] * 3
-        embeddings: list[np.ndarray] = []
-        for face in images:
-            pixels = self._library.Mat.from_pixels(
-                face, self._library.Mat.PixelType.PIXEL_RGB, self.size, self.size
-            )
-            pixels.substract_mean_normalize(mean, scale)
-            extractor = self._network.create_extractor()
-            extractor.input(source, pixels)
-            embeddings.append(np.array(extractor.extract(target)[1]).reshape(-1))
-        return np.stack(embeddings)
+        return NcnnNetwork(self.param, self.card, self.num_threads)
 
 
 class OnnxTeacher(FaceTeacher):
-    """Any ONNX model of aligned faces. Defaults as ArcFace's models have them.
+    """Any ONNX model of aligned faces.
 
     Args:
         path: The file.
         size: Side in px of the faces; None takes that of the model's input, or 112 where it is
-            free.
-        pixel_mean: Subtracted from the pixels in [0, 255].
-        pixel_std: Then divided by.
-        order: Whether red or blue comes first.
+            free. If none of these four is given, the network's card says them, see ``cards.py``.
+        pixel_mean: Subtracted from the pixels in [0, 255]; by default 127.5.
+        pixel_std: Then divided by; by default 127.5.
+        order: Whether red or blue comes first; by default red.
     """
 
     def __init__(
         self,
         path: str | Path,
         size: int | None = None,
-        pixel_mean: float = 127.5,
-        pixel_std: float = 127.5,
-        order: Literal["rgb", "bgr"] = "rgb",
+        pixel_mean: float | None = None,
+        pixel_std: float | None = None,
+        order: Literal["rgb", "bgr"] | None = None,
     ) -> None:
-        super().__init__(size or 112)
         self.path = Path(path)
-        self._size_is_free = size is None
-        self.pixel_mean, self.pixel_std = pixel_mean, pixel_std
-        self.order = order
-        self._session: Any = None
-        self._channels_last = False
+        self.card = _given_card(
+            Card(), size=size, pixel_mean=pixel_mean, pixel_std=pixel_std, order=order
+        )
 
-    def open(self) -> None:
+    def make_network(self) -> ExternalNetwork:
         """See ``FaceTeacher``."""
-        runtime = import_extra("onnxruntime", "onnxruntime", "this teacher")
-        if not self.path.is_file():
-            raise WeightsError(f"{self.path}: no such file; name an ONNX model")
-        try:
-            self._session = runtime.InferenceSession(
-                str(self.path), providers=runtime.get_available_providers()
-            )
-        except Exception as error:  # the runtime has many kinds of its own
-            raise WeightsError(f"{self.path}: cannot be run as an ONNX model ({error})") from error
-        shape = self._session.get_inputs()[0].shape
-        if len(shape) != 4 or 3 not in (shape[1], shape[3]):
-            raise WeightsError(f"{self.path}: takes {shape}, and not images of three channels")
-        self._channels_last = shape[1] != 3
-        if self._size_is_free and isinstance(shape[2], int):
-            self.size = shape[2]
-
-    def prepare(self, dimension: int, device: torch.device, views: FaceViews | None = None) -> None:
-        """See ``FaceTeacher``."""
-        self.embed(np.zeros((1, self.size, self.size, 3), np.uint8))  # learns the size
-        super().prepare(dimension, device, views)
-
-    def infer(self, images: np.ndarray) -> np.ndarray:
-        """See ``FaceTeacher``."""
-        if images.shape[1] != self.size:  # known only since the file was opened
-            images = self._prepared(images)
-        pixels = (images.astype(np.float32) - self.pixel_mean) / self.pixel_std
-        if self.order == "bgr":
-            pixels = pixels[..., ::-1]
-        if not self._channels_last:
-            pixels = pixels.transpose(0, 3, 1, 2)
-        source = self._session.get_inputs()[0]
-        single = source.shape[0] == 1  # many published models take one image at a time
-        parts = pixels[:, None] if single else [pixels]
-        embeddings = [
-            self._session.run(None, {source.name: np.ascontiguousarray(part)})[0] for part in parts
-        ]
-        return np.concatenate(embeddings).reshape(len(images), -1)
+        return OnnxNetwork(self.path, self.card)
 
 
 class FacenetTeacher(FaceTeacher):
     """``InceptionResnetV1`` of facenet-pytorch (Schroff et al. 2015's FaceNet).
 
-    The weights are not downloaded here. Their license is not clear: VGGFace2's images were
-    offered for research only.
+    Its weights are not downloaded here: ``mobilevision weights download facenet:vggface2``. It was
+    trained on looser crops than those of ArcFace's template, which a student of aligned faces sees.
 
     Args:
-        weights: "vggface2" or "casia-webface" from the cache of facenet-pytorch, or a file with its
-            state dict; None gives random weights, for timing.
-        size: Side in px; it was trained at 160, on looser crops than ArcFace's template.
+        weights: "vggface2" or "casia-webface", or a file with its state dict; None gives random
+            weights, for timing.
+        size: Side in px.
     """
 
     def __init__(self, weights: str | None = "vggface2", size: int = 160) -> None:
-        super().__init__(size)
         self.weights = weights
-        self._network: Any = None
+        self.card = replace(FACENET, size=size)
 
-    def open(self) -> None:
+    def make_network(self) -> ExternalNetwork:
         """See ``FaceTeacher``."""
-        library = import_extra("facenet_pytorch", "facenet-pytorch==2.5.3", "this teacher")
-        network = library.InceptionResnetV1(pretrained=None)
-        if self.weights is not None:
-            state = load_torch_file(self._file(self.weights))
-            state = {name: value for name, value in state.items() if not name.startswith("logits.")}
-            try:
-                network.load_state_dict(state)
-            except RuntimeError as error:
-                raise WeightsError(
-                    f"{self.weights}: no weights of InceptionResnetV1 ({error})"
-                ) from error
-        self._network = network.eval().requires_grad_(False)
-
-    @staticmethod
-    def _file(weights: str) -> Path:
-        if weights not in _FACENET_FILES:
-            return Path(weights)
-        path = Path(torch.hub._get_torch_home()) / "checkpoints" / _FACENET_FILES[weights]
-        if not path.is_file():
+        name = f"facenet:{self.weights}"
+        if name not in PUBLIC_WEIGHTS:
+            return FacenetNetwork(self.weights, self.card)
+        file = existing_file(name)
+        if file is None:
             raise WeightsError(
-                f'{path}: no such file. facenet-pytorch downloads it: python -c "import '
-                f"facenet_pytorch as f; f.InceptionResnetV1(pretrained='{weights}')\""
+                f"{name}: its weights are not here yet; fetch them with: "
+                f"mobilevision weights download {name} --accept-license "
+                f"{PUBLIC_WEIGHTS[name].license}"
             )
-        return path
-
-    def infer(self, images: np.ndarray) -> np.ndarray:
-        """See ``FaceTeacher``."""
-        device = next(self._network.parameters()).device
-        pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float()
-        with torch.inference_mode():
-            return self._network((pixels - 127.5) / 128.0).cpu().numpy()
+        return FacenetNetwork(file, self.card)
 
     def prepare(self, dimension: int, device: torch.device, views: FaceViews | None = None) -> None:
         """See ``FaceTeacher``; it moves to the device."""
         super().prepare(dimension, device, views)
-        self._network.to(device)
-
-
-def open_teacher(name: str) -> FaceTeacher | None:
-    """Return a teacher by its name on command lines, not opened yet; None for any other text.
-
-    Names are ``facenet:vggface2``, ``facenet:casia-webface``, ``facenet:FILE``, ``onnx:FILE``
-    and ``ncnn:FILE.param``.
-    """
-    kind, _, rest = name.partition(":")
-    kinds = {"facenet": FacenetTeacher, "onnx": OnnxTeacher, "ncnn": NcnnTeacher}
-    return kinds[kind](rest) if kind in kinds and rest else None
+        cast(FacenetNetwork, self.network).network.to(device)
 
 
 class ViewTable(NamedTuple):

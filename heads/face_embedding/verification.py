@@ -27,12 +27,11 @@ from .far_frr import (
     roc_curve,
     threshold_at_far,
 )
+from .threshold import Threshold
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERIFICATION_METADATA = "verification"
-"""Entry of the metadata of a checkpoint or an exported file with the measured threshold."""
 VAL_FAR = 1e-3
 _PARTS = ("roc", "all_pairs", "groups")
 
@@ -211,10 +210,21 @@ def format_table(result: VerificationResult) -> str:
 
 
 def threshold_metadata(result: VerificationResult) -> dict[str, Any]:
-    """Return the metadata of a measurement for a checkpoint: the threshold, its FAR and origin."""
-    names = ("threshold", "far", "dataset", "pairs", "impostor_pairs", "accuracy")
+    """Return the metadata of a measurement for a checkpoint, see `Threshold`.
+
+    The groups are left out if they were measured at another threshold.
+    """
+    names = ("pairs", "accuracy")
     metadata: dict[str, Any] = {name: getattr(result, name) for name in names}
-    return metadata if result.all_pairs is None else metadata | {"all": result.all_pairs.to_dict()}
+    if result.all_pairs is not None:
+        metadata["all"] = result.all_pairs.to_dict()
+    groups = result.groups
+    same = groups is not None and groups.threshold == result.threshold
+    measured = Threshold(
+        result.threshold, result.far, result.dataset, result.impostor_pairs,
+        groups.named if groups is not None and same else None,
+    )  # fmt: skip
+    return metadata | measured.to_metadata()
 
 
 class _Embeddings(NamedTuple):

@@ -24,8 +24,8 @@ from ..face_embedding.task import (
     write_embeddings,
 )
 from ..face_embedding.teachers import TableTeacher
+from ..face_embedding.threshold import VERIFICATION_METADATA
 from ..face_embedding.verification import (
-    VERIFICATION_METADATA,
     EmbeddingEvaluator,
     VerificationResult,
     threshold_metadata,

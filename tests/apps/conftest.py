@@ -1,8 +1,9 @@
 """A tiny data set and a tiny recipe, on which the command lines run in seconds."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from mobilevision.apps.inference.face_detector import FaceFinder, FacesFound
+from mobilevision.apps.inference.face_detection import FaceDetector, FacesFound, FindFaces
 from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.faces.celeba import read_celeba
 from mobilevision.datasets.synthetic.detection import write_scenes
@@ -133,8 +134,14 @@ def write_face_checkpoint(face_network: FaceNetwork) -> Callable[..., Path]:
     return write
 
 
+class Found(NamedTuple):
+    boxes: np.ndarray
+    landmarks: np.ndarray
+    scores: np.ndarray
+
+
 class ListedFaces:
-    """A finder that knows the landmarks of a CelebA folder's faces; no other image has a face."""
+    """A detector that knows the landmarks of a CelebA folder's faces; no other image has a face."""
 
     def __init__(self, root: Path, most: int | None = None) -> None:
         table = read_celeba(root).table
@@ -152,10 +159,26 @@ class ListedFaces:
         count = int(points is not None)
         box = np.array([[40, 60, 130, 190]], np.float32)[:count]
         landmarks = np.zeros((0, 5, 2), np.float32) if points is None else points[None]
-        return FacesFound(box, landmarks, np.full(count, 0.97, np.float32))
+        return Found(box, landmarks, np.full(count, 0.97, np.float32))
 
 
 @pytest.fixture(scope="session")
-def listed_faces() -> Callable[..., FaceFinder]:
-    """A CelebA folder, and of how many images at the most -> a finder of their faces."""
+def retinaface_cache(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache in which the weights of the public face detector are downloaded already."""
+    folder = tmp_path_factory.mktemp("cache")
+    (folder / "weights").mkdir()
+    weights = real_data / "retinaface" / "mobilenet0.25_Final.pth"
+    shutil.copyfile(weights, folder / "weights" / f"{FaceDetector.default}.pth")
+    return folder
+
+
+@pytest.fixture
+def public_retinaface(retinaface_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where faces are searched for by default: nothing is downloaded."""
+    monkeypatch.setenv("MOBILEVISION_CACHE", str(retinaface_cache))
+
+
+@pytest.fixture(scope="session")
+def listed_faces() -> Callable[..., FindFaces]:
+    """A CelebA folder, and of how many images at the most -> a detector of their faces."""
     return ListedFaces

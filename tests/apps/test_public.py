@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import sys
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -15,7 +16,6 @@ import torch
 from PIL import Image
 
 from mobilevision.apps import Classifier, Detector, FaceDetector, FaceEmbedder, Geolocator
-from mobilevision.apps import public as public_module
 from mobilevision.apps.main import main
 from mobilevision.apps.public import find_model, public_checkpoint
 from mobilevision.backbone import MobileNetV1
@@ -54,7 +54,8 @@ def publish(archive: Path, member: Path, port: int, **options: Any) -> hub.Publi
     return hub.PublicWeights(
         url=f"http://127.0.0.1:{port}/{archive.name}",
         sha256=hashlib.sha256(archive.read_bytes()).hexdigest(),
-        member=member.name, width_mult=0.25, licence="Apache-2.0", source="nobody", **options,
+        member=member.name, width_mult=0.25, license="Apache-2.0", source="nobody", data="noise",
+        **options,
     )  # fmt: skip
 
 
@@ -193,16 +194,21 @@ def test_public_checkpoint__offline__says_how_to_get_it(
     assert asked == []
 
 
-def test_find_model__no_torch__says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(public_module.sys.modules, "mobilevision.backbone.weights.hub", None)
-    with pytest.raises(DataError, match="need torch, which converts their weights: pip install"):
+def test_public_checkpoint__no_torch__says_so_before_the_download(
+    asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mobilevision.apps.importing", None)
+    with pytest.raises(DataError, match="which converts their weights: pip install mobilevision"):
         Detector.load()
+    assert asked == []
     (tmp_path / "a.onnx").write_bytes(b"")
     assert Detector.find(tmp_path / "a.onnx") == tmp_path / "a.onnx"
 
 
 def test_load__job_without_public_names__says_what_to_give() -> None:
-    with pytest.raises(DataError, match=r"absent: no such model\. Give a checkpoint .*facenet"):
+    with pytest.raises(
+        DataError, match=r"absent: no such model\. Give a checkpoint .*mobilefacenet"
+    ):
         FaceEmbedder.load("absent")
     with pytest.raises(DataError, match=r"no model is given, and there is no public one"):
         Geolocator.find()
@@ -210,8 +216,9 @@ def test_load__job_without_public_names__says_what_to_give() -> None:
 
 def test_public_weights__detectors__are_known_as_such() -> None:
     for name, weights in hub.PUBLIC_WEIGHTS.items():
-        jobs = {"ssd": "detection", "retinaface": "face_detection"}
-        assert weights.job == jobs.get(name.partition("_")[0], "classification")
+        if not weights.network:
+            jobs = {"ssd": "detection", "retinaface": "face_detection"}
+            assert weights.job == jobs.get(name.partition("_")[0], "classification")
     for predictor in (Detector, FaceDetector, Classifier):
         assert predictor.default is not None
         assert hub.find_public(predictor.default).job == predictor.job

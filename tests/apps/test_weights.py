@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import re
 import tarfile
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mobilevision.apps import public
 from mobilevision.apps.main import main
 from mobilevision.backbone.weights import hub
 from mobilevision.datasets import download as download_module
@@ -77,8 +79,9 @@ def server(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Handle
         sha256=hashlib.sha256(content).hexdigest(),
         member="model.tflite",
         width_mult=0.25,
-        licence="Apache-2.0",
+        license="Apache-2.0",
         source="nobody",
+        data="made-up images",
     )
     monkeypatch.setattr(hub, "PUBLIC_WEIGHTS", {"made_up": weights})
     assert not cache.exists()
@@ -176,14 +179,138 @@ def test_download__unknown_name__lists_the_names(cache: Path, capsys: Capture) -
 def test_list__says_which_are_there(cache: Path, capsys: Capture) -> None:
     assert main(["weights", "list"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "made_up",
-        "  nobody, width 0.25, Apache-2.0",
-        "  not downloaded",
+        "classification: mobilevision classify photo.jpg --model NAME",
+        "  made_up",
+        "    nobody",
+        "    trained on: made-up images",
+        "    license: Apache-2.0; not downloaded",
+        "    not measured here",
+        "",
+        "What was measured here is in docs/results.md, with the commands.",
     ]
     main(["weights", "download", "made_up"])
     capsys.readouterr()
     assert main(["weights", "list"]) == 0
-    assert capsys.readouterr().out.splitlines()[2] == f"  {cache / 'made_up.tflite'}"
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"license: Apache-2.0; {cache / 'made_up.tflite'}" in said
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("columns", ["60", "80", "140"])
+def test_list__every_name_under_its_job__within_the_terminal(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(["weights", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    jobs = [line.partition(":")[0] for line in lines if line[:1].isalpha()][:-1]
+    assert len(jobs) == len(set(jobs)) == len({each.job for each in hub.PUBLIC_WEIGHTS.values()})
+    job = ""
+    for line in lines:
+        job = line.partition(":")[0] if line[:1].isalpha() else job
+        if re.fullmatch("  [^ ]+", line):
+            assert hub.PUBLIC_WEIGHTS[line.strip()].job == job
+    assert all(len(line) <= int(columns) for line in lines if line.startswith("    "))
+    text = "\n".join(lines)
+    assert text.count("not measured here") == sum(
+        not each.measured for each in hub.PUBLIC_WEIGHTS.values()
+    )
+
+
+@pytest.mark.usefixtures("cache")
+def test_list__one_job(capsys: Capture) -> None:
+    assert main(["weights", "list", "--job", "face_embedding", "--json"]) == 0
+    names = [row["name"] for row in json.loads(capsys.readouterr().out)]
+    assert names == ["mobilefacenet", "sface", "facenet:vggface2", "facenet:casia-webface"]
+    with pytest.raises(SystemExit):
+        main(["weights", "list", "--job", "cooking"])
+
+
+def of_two_files(server: type[Handler], monkeypatch: pytest.MonkeyPatch, **options: str) -> None:
+    """Let the only name be one of two files, both of which the server answers with one content."""
+    digest = hashlib.sha256(server.content).hexdigest()
+    url = hub.PUBLIC_WEIGHTS["made_up"].url.replace("model.tgz", "net.param")
+    weights = hub.PUBLIC_WEIGHTS["made_up"]._replace(
+        url=url, member="", bin_sha256=digest, network="ncnn", **options
+    )
+    monkeypatch.setattr(hub, "PUBLIC_WEIGHTS", {"two:files": weights})
+
+
+TERMS = {"license": "unstated", "terms": "Nobody may use it."}
+
+
+def test_download__two_files_of_one_name(
+    server: type[Handler], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+) -> None:  # fmt: skip
+    of_two_files(server, monkeypatch)
+    assert main(["weights", "download", "two:files"]) == 0
+    both = {"two_files.param": server.content, "two_files.bin": server.content}
+    assert files(cache) == both  # a colon is none of Windows' letters
+    for name in both:
+        (cache / name).unlink()
+    copy = tmp_path / "copies"
+    copy.mkdir()
+    (copy / "a.param").write_bytes(server.content)
+    assert "a.bin: no such file" in refused(
+        ["weights", "download", "two:files", "--url", str(copy / "a.param")], capsys
+    )
+    (copy / "a.bin").write_bytes(b"other")
+    assert "a.bin: is not a copy" in refused(
+        ["weights", "download", "two:files", "--url", str(copy / "a.param")], capsys
+    )
+    assert not (cache / "two_files.param").exists()
+    (copy / "a.bin").write_bytes(server.content)
+    assert main(["weights", "download", "two:files", "--url", str(copy / "a.param")]) == 0
+    assert files(cache) == both
+    assert len(server.asked) == 2
+
+
+def test_download__license_to_accept__once_and_by_its_name(
+    server: type[Handler], cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    of_two_files(server, monkeypatch, **TERMS)
+    words = ["weights", "download", "two:files"]
+    for more in ([], ["--accept-license", "MIT"], ["--url", "http://127.0.0.1:9/net.param"]):
+        err = refused([*words, *more], capsys)
+        for part in ("unstated. Nobody may use it.", "made-up images", "--accept-license unstated",
+                     "MOBILEVISION_ACCEPT_LICENSE=unstated"):  # fmt: skip
+            assert part in err
+    assert server.asked == []
+    assert not cache.exists()
+    assert main([*words, "--accept-license", "unstated"]) == 0
+    assert public.ACCEPT_VARIABLE not in os.environ
+    assert main(words) == 0
+    assert capsys.readouterr().out.endswith("is there already\n")
+    for path in cache.iterdir():
+        path.unlink()
+    monkeypatch.setenv(public.ACCEPT_VARIABLE, "non-commercial,unstated")
+    assert main(words) == 0
+    assert os.environ[public.ACCEPT_VARIABLE] == "non-commercial,unstated"
+
+
+@pytest.mark.usefixtures("cache")
+def test_facenet__downloaded_by_facenet_pytorch__is_taken_if_its_sum_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    theirs = tmp_path / "torch" / "checkpoints" / "20180402-114759-vggface2.pt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(CONTENT)
+    name = "facenet:vggface2"
+    assert hub.existing_file(name) is None
+    weights = hub.PUBLIC_WEIGHTS[name]._replace(sha256=hashlib.sha256(CONTENT).hexdigest())
+    monkeypatch.setitem(hub.PUBLIC_WEIGHTS, name, weights)
+    assert hub.existing_file(name) == theirs
+    assert public.find_network(name) == ("facenet", theirs)
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(
+    "words", ["import sface --out a.ckpt", "export --ckpt sface --format onnx --out a.onnx"]
+)
+def test_networks_of_others__are_not_converted(words: str, capsys: Capture) -> None:
+    assert "sface: is a network of another project" in refused(words.split(), capsys)
 
 
 @pytest.mark.usefixtures("cache")

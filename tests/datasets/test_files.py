@@ -3,9 +3,17 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from mobilevision.datasets.files import replaced_folder, size_of, write_atomically
+from mobilevision.datasets.errors import SharedFilesWarning
+from mobilevision.datasets.files import (
+    replaced_atomically,
+    replaced_folder,
+    size_of,
+    write_atomically,
+)
+from mobilevision.datasets.vectors import VectorTable, read_vectors, write_vectors
 
 
 def test_write_atomically__makes_folders_and_replaces(tmp_path: Path) -> None:
@@ -32,6 +40,35 @@ def test_write_atomically__failure_keeps_the_old_file_and_leaves_nothing(
 
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no rights of group and others here")
+@pytest.mark.usefixtures("open_umask")
+def test_replaced_atomically__private_from_the_first_byte(tmp_path: Path) -> None:
+    path = tmp_path / "faces.csv"
+    with replaced_atomically(path, private=True) as temporary:
+        assert temporary.stat().st_mode & 0o777 == 0o600
+        temporary.write_text("a face")
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o644)
+    with (
+        pytest.warns(SharedFilesWarning, match=r"faces\.csv: others can open this file"),
+        replaced_atomically(path, private=True) as temporary,
+    ):
+        temporary.write_text("another")
+    assert path.stat().st_mode & 0o777 == 0o600
+    write_atomically(tmp_path / "open.txt", b"")
+    assert (tmp_path / "open.txt").stat().st_mode & 0o777 == 0o666
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no rights of group and others here")
+@pytest.mark.usefixtures("open_umask")
+@pytest.mark.parametrize("suffix", [".npz", ".csv", ".parquet"])
+def test_write_vectors__private(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"faces{suffix}"
+    write_vectors(path, VectorTable(np.array(["a"]), np.ones((1, 2), np.float32)), private=True)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert read_vectors(path).files.tolist() == ["a"]
 
 
 def write_folder(path: Path, content: str) -> None:

@@ -7,6 +7,7 @@ import pickle
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.images import REDUCTIONS, ImageFile
+from mobilevision.datasets.images import REDUCTIONS, ImageFile, letterbox, stretch
 
 ORIENTATION = 0x0112
 
@@ -353,3 +354,18 @@ def test_read__rotated_photos_show_the_same(real_data: Path) -> None:
     for orientation in range(2, 9):
         other = ImageFile(folder / f"landscape_{orientation}.jpg").read(2).ravel()
         assert np.corrcoef(first, other)[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("resize", [stretch, letterbox])
+def test_resize__to_its_own_size__a_copy(resize: Callable[..., np.ndarray]) -> None:
+    pixels = np.array(scene())
+    pixels.setflags(write=False)
+    same = resize(pixels, pixels.shape[:2])
+    np.testing.assert_array_equal(same, pixels)
+    assert same.flags.writeable
+    assert not np.shares_memory(same, pixels)
+
+
+def test_letterbox__an_image_of_the_shape__nothing_filled_up() -> None:
+    pixels = np.array(scene(60, 80))
+    np.testing.assert_array_equal(letterbox(pixels, (30, 40)), stretch(pixels, (30, 40)))

@@ -120,6 +120,7 @@ LOSSES: list[tuple[Any, Ask]] = [
     (embedding_losses.RelationalDistance(), taught),
     (embedding_losses.ArcFace(3, 8), taught),
     (embedding_losses.CosFace(3, 8), taught),
+    (embedding_losses.TripletLoss(), taught),
     (
         embedding_losses.LossSum(
             [embedding_losses.CosineDistance(), embedding_losses.ArcFace(3, 8)]

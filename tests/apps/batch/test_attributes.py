@@ -1,6 +1,8 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from mobilevision.apps import FaceAnalyzer
-from mobilevision.apps.inference.face_detector import FacesFound
+from mobilevision.apps.inference.face_detection import FaceDetector
 from mobilevision.apps.main import main
 from mobilevision.backbone import MobileNetV1
 from mobilevision.heads.checkpoint import Plan, write_checkpoint
@@ -29,20 +31,25 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+class TwoFaces:
+    """Finds two faces in images of 178 x 218 px, and none in others."""
+
+    score_threshold, input_size = 0.9, "any"
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Any]:
+        where = np.array([[69, 111], [108, 111], [88, 135], [73, 152], [105, 152]], np.float32)
+        counts = [2 * (image.shape == (218, 178, 3)) for image in images]
+        boxes = np.array([[84, 104, 94, 114], [40, 70, 120, 200]], np.float32)
+        points = np.stack([where / 2, where])
+        return [
+            SimpleNamespace(boxes=boxes[:n], landmarks=points[:n], scores=np.ones(n, np.float32))
+            for n in counts
+        ]
+
+
 @pytest.fixture
 def two_faces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A finder of two faces in images of 178 x 218 px, and none in others."""
-    where = np.array([[69, 111], [108, 111], [88, 135], [73, 152], [105, 152]], np.float32)
-
-    def find(images: Sequence[np.ndarray]) -> list[FacesFound]:
-        counts = [2 * (image.shape == (218, 178, 3)) for image in images]
-        boxes = np.array([[40, 60, 130, 190], [0, 0, 20, 20]], np.float32)
-        points = np.stack([where, where / 2])
-        return [FacesFound(boxes[:n], points[:n], np.ones(n, np.float32)) for n in counts]
-
-    monkeypatch.setattr(
-        "mobilevision.apps.inference.face_detector.MTCNNFinder", lambda *_args, **_options: find
-    )
+    monkeypatch.setattr(FaceDetector, "load", lambda *_args: TwoFaces())
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -63,7 +70,7 @@ def test_attributes__folder_to_csv_with_images(
     (photos / "broken.jpg").write_bytes(b"\xff\xd8no")
     out = tmp_path / "out" / "t.csv"
     words = ["attributes", str(photos), "--model", str(model), "--out", str(out), "--pictures",
-             str(tmp_path / "drawn")]  # fmt: skip
+             str(tmp_path / "drawn"), "--detector", "mtcnn"]  # fmt: skip
     assert main(words) == 1
     text = capsys.readouterr().out
     assert "3 of 4 files, 4 rows" in text
@@ -73,7 +80,7 @@ def test_attributes__folder_to_csv_with_images(
         ("1.png", "0"), ("1.png", "1"), ("2.png", "0"), ("2.png", "1")
     ]  # fmt: skip
     assert [rows[0][name] for name in ("x1", "y1", "x2", "y2", "lefteye_x")] == [
-        "40", "60", "130", "190", "69"
+        "40", "70", "120", "200", "69"
     ]  # fmt: skip
     for row in rows:
         for name in NAMES.values():
@@ -102,14 +109,17 @@ def test_attributes__aligned_to_parquet(model: Path, drawn_celeba: Path, tmp_pat
 
 
 @pytest.mark.usefixtures("two_faces")
-def test_attributes__largest__one_row_a_image(
-    model: Path, drawn_celeba: Path, tmp_path: Path
+def test_attributes__one_face__one_row_an_image_and_no_resuming_with_another(
+    model: Path, drawn_celeba: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "t.csv"
     path = drawn_celeba / "img_align_celeba" / "000001.jpg"
-    assert main(["attributes", str(path), "--largest", "--model", str(model), "--out",
-                 str(out)]) == 0  # fmt: skip
-    assert len(rows_of(out)) == 1
+    words = ["attributes", str(path), "--detector", "mtcnn", "--model", str(model), "--out",
+             str(out), "--faces"]  # fmt: skip
+    for faces, left in (("largest", "40"), ("center", "84")):
+        assert main([*words, faces]) == 0
+        assert [row["x1"] for row in rows_of(out)] == [left]
+    assert "is of a run with another faces; starting over" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

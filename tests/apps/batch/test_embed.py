@@ -18,7 +18,7 @@ from PIL import Image
 
 from mobilevision.apps import FaceEmbedder
 from mobilevision.apps.batch.faces import RowJob, make_table
-from mobilevision.apps.batch.runner import named_files, pack
+from mobilevision.apps.batch.runner import Made, named_files, pack
 from mobilevision.apps.batch.tables import Column
 from mobilevision.apps.batch.videos import mp4_writer
 from mobilevision.apps.inference.face_embedding import model_fingerprint
@@ -118,20 +118,38 @@ def test_make_table__only_what_is_new_is_done(texts: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no rights of group and others here")
-def test_make_table__progress_is_its_owners_alone(texts: Path, tmp_path: Path) -> None:
-    store = tmp_path / "out.parquet.progress"
+@pytest.mark.usefixtures("open_umask")
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_make_table__table_and_progress_are_their_owners_alone(
+    texts: Path, tmp_path: Path, suffix: str
+) -> None:
+    out = tmp_path / f"out{suffix}"
+    store = tmp_path / f"out{suffix}.progress"
     store.touch(0o666)
     store.chmod(0o666)
-    out = tmp_path / "out.parquet"
-    before = os.umask(0)
-    try:
+    for _ in range(2):
         make_table(out, {}, named_files([str(texts)]), Counting())
+        assert out.stat().st_mode & 0o777 == 0o600
         assert store.stat().st_mode & 0o777 == 0o600
         store.unlink()
-        make_table(out, {}, named_files([str(texts)]), Counting())
-        assert store.stat().st_mode & 0o777 == 0o600
-    finally:
-        os.umask(before)
+
+
+def test_make_table__other_work__nothing_of_the_old_is_left(texts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    store = tmp_path / "out.parquet.progress"
+    face = pack(np.random.default_rng(0).random((9, 128), np.float32)).content[:64]
+
+    class Faces(Counting):
+        columns = (Column("embedding", 128),)
+
+        def __call__(self, files: Any) -> Any:
+            for file in files:
+                yield file, Made(9, face * 72)
+
+    make_table(out, {"model": "a"}, named_files([str(texts)]), Faces())
+    assert face in store.read_bytes()
+    make_table(out, {"model": "b"}, named_files([str(texts)]), Counting())
+    assert face not in store.read_bytes()
 
 
 def test_make_table__other_work_begins_anew(
@@ -215,7 +233,9 @@ def test_model_fingerprint__content_and_not_the_place(tmp_path: Path) -> None:
     a, b, c = (model_fingerprint(f"ncnn:{tmp_path / folder / 'net.param'}") for folder in "abc")
     assert a == b != c
     assert a["kind"] == "ncnn"
-    assert model_fingerprint("facenet:vggface2") == {"kind": "facenet:vggface2"}
+    (tmp_path / "a" / "net.param.json").write_text("{}")  # another card, other embeddings
+    assert model_fingerprint(f"ncnn:{tmp_path / 'a' / 'net.param'}") != a
+    assert model_fingerprint("facenet:absent.pt") == {"kind": "facenet:absent.pt"}
 
 
 def test_model_fingerprint__a_stored_threshold_leaves_the_model_what_it_is(
@@ -281,7 +301,7 @@ def test_embed__views_are_those_that_training_draws(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--aligned", "--largest"], "exclude each other"),
+        (["--aligned", "--faces", "largest"], "exclude each other"),
         (["--aligned", "--views", "2"], "exclude each other"),
         (["--batch-size", "0"], "at least 1"),
         (["--views", "0"], "at least 1"),
@@ -318,8 +338,8 @@ def test_embed__another_ending(
 
 
 @pytest.mark.real_data
+@pytest.mark.usefixtures("public_retinaface")
 def test_embed__faces_found_in_images(model: Path, real_data: Path, tmp_path: Path) -> None:
-    pytest.importorskip("facenet_pytorch")
     images = [
         real_data / "coco" / "val2017" / name for name in ("000000005001.jpg", "000000000139.jpg")
     ]
@@ -335,12 +355,16 @@ def test_embed__faces_found_in_images(model: Path, real_data: Path, tmp_path: Pa
         np.testing.assert_allclose(table["landmarks"][row], face.landmarks.ravel(), atol=1e-3)
         np.testing.assert_allclose(table["embedding"][row], face.embedding, atol=1e-5)
         assert table["score"][row] == pytest.approx(face.score, abs=1e-6)
-    assert run(*images, "--largest", "--model", model, "--out", out) == 0
+    assert run(*images, "--faces", "largest", "--model", model, "--out", out) == 0
     assert read_vectors(out).files.tolist() == [str(images[0])]
 
 
 @pytest.mark.real_data
-def test_find_faces__table_that_the_data_sets_take(real_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["--detector", "mtcnn", "--faces", "center"]])
+@pytest.mark.usefixtures("public_retinaface")
+def test_find_faces__table_that_the_data_sets_take(
+    real_data: Path, tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture
+) -> None:
     pytest.importorskip("facenet_pytorch")
     folder = tmp_path / "faces"
     folder.mkdir()
@@ -348,11 +372,18 @@ def test_find_faces__table_that_the_data_sets_take(real_data: Path, tmp_path: Pa
         (folder / path.name).symlink_to(path)
     Image.new("RGB", (50, 50)).save(folder / "black.png")
     out = tmp_path / "landmarks.parquet"
-    assert main(["data", "find-faces", str(folder), "--out", str(out), "--device", "cpu"]) == 0
+    words = ["data", "find-faces", str(folder), "--out", str(out), "--device", "cpu"]
+    assert main([*words, *options]) == 0
     source = FolderFaces(folder, landmarks=out).read()
     assert len(source.files) == 3
     assert source.landmarks_xy is not None
     assert np.abs(source.landmarks_xy[:, :2, 1] - 111).max() < 8  # CelebA's eyes are in this row
+    assert main([*words, *options]) == 0
+    assert "4 files are done already" in capsys.readouterr().err
+    others = ["--detector", "mtcnn"] if not options else []
+    assert main([*words, *others, "--faces", "largest"]) == 0
+    changed = "detector and faces" if options else "detector"
+    assert f"is of a run with another {changed}; starting over" in capsys.readouterr().err
 
 
 # --- killed, and large

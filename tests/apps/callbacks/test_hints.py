@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mobilevision.apps.callbacks import hints
 from mobilevision.apps.cli import lightning
 
 
@@ -46,6 +47,20 @@ def test_hints__small_batches_and_resumed_trainings__nothing_about_them(
     assert "--data.batch_size" not in "\n".join(hints_of(caplog, *few, "--data.batch_size=2"))
     resumed = (*few[:2], f"--ckpt_path={begun_weights}", "--trainer.max_steps=2")
     assert "Hint" not in "\n".join(hints_of(caplog, *resumed, "--data.batch_size=6"))
+
+
+@pytest.mark.parametrize(
+    ("precision", "supported", "said"),
+    [("bf16-mixed", False, True), ("bf16-mixed", True, False), ("32-true", False, False)],
+)
+def test_hints__bfloat16_on_a_cpu_without_it__named(
+    recipe: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+    precision: str, supported: bool, said: bool,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(hints, "cpu_has_bfloat16", lambda: supported)
+    options = ("-c", str(recipe), "--trainer.max_steps=1", f"--trainer.precision={precision}")
+    text = "\n".join(hints_of(caplog, *options))
+    assert ("Try --trainer.precision=32-true" in text) == said
 
 
 @pytest.fixture

@@ -71,6 +71,38 @@ def test_draw_detections__label_stays_whole_at_the_border(corner: list[float]) -
     assert filled[1] > 0.8 * filled[0] > 500
 
 
+def with_landmarks(found: Detections) -> Detections:
+    """Five points about the middle of each box, as far from each other as its tenth."""
+    corners = found.boxes.float()
+    middle, tenth = (corners[:, :2] + corners[:, 2:]) / 2, (corners[:, 2:] - corners[:, :2]) / 10
+    star = torch.tensor([[-1, -1], [1, -1], [0, 0], [-1, 1], [1, 1]])
+    return found._replace(landmarks=middle[:, None] + star * tenth[:, None])
+
+
+def test_draw_detections__faces_side_by_side__no_label_hides_another() -> None:
+    """Boxes of 20 px in a lattice, where the word and the score are wider than a face."""
+    boxes = [[x, y, x + 20, y + 20] for y in range(60, 240, 24) for x in range(60, 340, 24)]
+    found = detections(*((list(map(float, box)), 0.9, 0) for box in boxes))
+    drawn = draw_detections(grey(), with_landmarks(found), NAMES)
+    for x1, y1, x2, y2 in boxes:
+        inside = drawn[y1 + 4 : y2 - 3, x1 + 4 : x2 - 3]
+        assert not has_color(inside, class_color(0))
+    hidden = draw_detections(grey(), found, NAMES)
+    assert any(has_color(hidden[y1 + 4 : y2 - 3, x1 + 4 : x2 - 3], class_color(0))
+               for x1, y1, x2, y2 in boxes)  # fmt: skip
+
+
+def test_draw_detections__landmarks__small_on_small_faces() -> None:
+    """On a face of 20 px the points leave most of it to be seen."""
+    small = with_landmarks(detections(([100.0, 100, 120, 120], 0.9, 0)))
+    large = with_landmarks(detections(([50.0, 80, 250, 280], 0.9, 0)))
+    face = draw_detections(grey(), small, NAMES)[104:117, 104:117]
+    assert 0.02 < (face != 127).any(axis=2).mean() < 0.4
+    drawn = draw_detections(grey(), large, NAMES)
+    assert tuple(drawn[160, 130]) == (255, 255, 255)
+    assert tuple(drawn[170, 140]) == (127, 127, 127)
+
+
 def test_draw_detections__labels_of_one_place_do_not_hide_each_other() -> None:
     found = detections(([80, 80, 260, 220], 0.9, 0), ([80, 80, 260, 220], 0.8, 1))
     both = draw_detections(grey(), found, NAMES)

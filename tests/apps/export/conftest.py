@@ -22,6 +22,7 @@ from mobilevision.heads.classification.model import Classifier
 from mobilevision.heads.detection import SSD, DetectionTask, FasterRCNN, PostProcess
 from mobilevision.heads.detection.faster_rcnn_heads import ProposalSelection
 from mobilevision.heads.face_attributes import AttributeNetwork, AttributeTask
+from mobilevision.heads.face_detection import FaceDetectionTask, RetinaFace
 from mobilevision.heads.face_embedding import FaceEmbeddingTask, FaceNetwork
 from mobilevision.heads.faces import FacesNetwork, FacesTask
 from mobilevision.heads.geolocation import CellClassifier, GeolocationTask
@@ -61,6 +62,23 @@ PLANS: dict[str, tuple[type, Plan, dict[int, str]]] = {
             },
         ),
         CATEGORIES,
+    ),
+    "face_detection": (
+        FaceDetectionTask,
+        Plan(
+            RetinaFace,
+            {
+                "backbone": Plan(MobileNetV1, {"width_mult": 0.25, "out_strides": [8, 16, 32]}),
+                "channels": 32,
+                "anchor_sizes_px": [[4, 8], [8, 16], [16, 32]],
+                # Random weights give almost equal scores to all boxes, so that none hides another.
+                "postprocess": Plan(
+                    PostProcess,
+                    {"score_threshold": 0.001, "iou_threshold": 1.0, "max_detections": 300},
+                ),
+            },
+        ),
+        {1: "face"},
     ),
     "classification": (
         ClassificationTask,
@@ -108,7 +126,7 @@ def write_small(path: Path, kind: str) -> Path:
     network = make_lively(plan.build())
     size_hw = SIZES_HW.get(kind, SIZE_HW)
     write_checkpoint(
-        path, task, plan, network, categories, size_hw, {"source": "made up", "licence": "MIT"}
+        path, task, plan, network, categories, size_hw, {"source": "made up", "license": "MIT"}
     )
     add_metadata(path, kind)
     return path
@@ -126,8 +144,11 @@ def make_lively(network: nn.Module) -> nn.Module:
 
 def add_metadata(path: Path, kind: str) -> None:
     chosen = {"thresholds": {"Smiling": 0.3}}
-    measured = {"verification": {"threshold": 0.31, "far": 0.001, "pairs": 6000}}
+    hat = {"faces": 9, "people": 4, "genuine": 99, "impostors": 200, "far": 0.005, "frr": None}
+    measured = {"verification": {"threshold": 0.31, "far": 0.001, "pairs": 6000,
+                                 "groups": {"Hat: yes": hat}}}  # fmt: skip
     metadata: dict[str, Any] = {
+        "face_detection": {"score_threshold": 0.005},
         "face_attributes": chosen,
         "face_embedding": measured,
         "faces": chosen | measured,

@@ -25,7 +25,7 @@ Results = list[dict]
 @pytest.fixture(scope="module")
 def checkpoint(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("coco") / "ssd.ckpt"
-    import_weights(str(real_data / "weights/detect.tflite"), out, licence="Apache-2.0")
+    import_weights(str(real_data / "weights/detect.tflite"), out, license="Apache-2.0")
     return out
 
 
@@ -45,7 +45,7 @@ def test_export__real_detector__says_what_it_is(written: Exported) -> None:
     assert written.differences["boxes"] < 0.05
     assert written.differences["labels"] == 0
     metadata = open_runtime(written.path).metadata
-    assert (metadata.size_hw, metadata.licence, len(metadata.categories)) == (
+    assert (metadata.size_hw, metadata.license, len(metadata.categories)) == (
         (300, 300),
         "Apache-2.0",
         80,

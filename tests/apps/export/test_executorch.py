@@ -34,7 +34,8 @@ from executorch.extension.pybindings import portable_lib
 from mobilevision.apps.export.executorch import ExecutorchFormat
 
 KINDS = (
-    "ssd", "faster_rcnn", "classification", "face_attributes", "face_embedding", "geolocation"
+    "ssd", "faster_rcnn", "face_detection", "classification", "face_attributes", "face_embedding",
+    "geolocation",
 )  # fmt: skip
 BATCHES = {"classification": 2, "faster_rcnn": 2}
 """Images of each call, where that is not one."""
@@ -81,7 +82,8 @@ def test_file__same_answers_for_any_number_of_images(
             name: x.numpy() for name, x in zip(eager.metadata.outputs, answers, strict=True)
         }
         for name, difference in largest_differences(expected, run(images)).items():
-            assert difference <= {"boxes": 2e-2, "labels": 0}.get(name, 1e-4), name
+            most = {"boxes": 2e-2, "landmarks": 2e-2, "labels": 0}.get(name, 1e-4)
+            assert difference <= most, name
         assert all(np.ptp(x) > 0 for name, x in expected.items() if name != "labels")
     assert max(written.differences.values()) < 2e-2  # type: ignore[union-attr]
 

@@ -1,5 +1,6 @@
 """Exported face networks from Python: the answers of their checkpoints, in every format."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,13 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mobilevision.apps import FaceAnalyzer, FaceAttributes, FaceEmbedder, Threshold
 from mobilevision.apps.export.exporting import Exported, made_up_image
-from mobilevision.apps.inference.face_detector import FaceFinder
+from mobilevision.apps.inference.face_detection import FindFaces
 from mobilevision.apps.inference.face_embedding import model_fingerprint
 from mobilevision.apps.inference.runtime import is_exported, open_runtime
 from mobilevision.datasets.errors import DataError
+from mobilevision.datasets.vectors import read_vectors
+from mobilevision.heads.face_embedding.fairness import GroupRates
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -27,7 +31,7 @@ APIS = {
     "faces": FaceAnalyzer,
 }
 IMAGES = [made_up_image((64, 64)), made_up_image((90, 80))]
-MEASURED = Threshold(0.31, 0.001)
+MEASURED = Threshold(0.31, 0.001, groups={"Hat: yes": GroupRates(9, 4, 99, 200, 0.005, None)})
 CHOSEN = {"Smiling": 0.3, "Wearing_Hat": 0.5}
 
 
@@ -121,21 +125,57 @@ def test_load__onnx__runs_without_torch(exported: Exports, tmp_path: Path) -> No
     assert done.stdout.splitlines() == ["True False", "False True", "True True", "False"]
 
 
+COMMANDS = """
+import sys
+sys.modules["torch"] = None  # whoever imports it fails
+from mobilevision.apps.main import main
+for line in sys.stdin:
+    assert main(line.split()) == 0, line
+"""
+
+
+def test_commands__torch_blocked__find_embed_and_know_faces(
+    exported: Exports, tmp_path: Path
+) -> None:
+    pytest.importorskip("lancedb")
+    Image.fromarray(made_up_image((90, 120))).save(tmp_path / "group.png")
+    detector, model = (exported(kind).path for kind in ("face_detection", "face_embedding"))
+    faces = f"--model {model} --detector {detector} --faces center"
+    lines = [
+        f"detect group.png --model {detector} --out found",
+        f"embed group.png {faces} --out faces.csv",
+        f"gallery enroll Ada group.png {faces} --gallery people",
+        f"gallery identify group.png {faces} --gallery people --json",
+        "gallery list --gallery people",
+        "gallery remove Ada --gallery people",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS], input="\n".join(lines), capture_output=True, text=True,
+        check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads((tmp_path / "found" / "results.json").read_text())) > 10
+    assert read_vectors(tmp_path / "faces.csv").files.tolist() == ["group.png"]
+    assert "Ada: 1 faces added" in done.stdout
+    assert '"name": "Ada"' in done.stdout
+    assert "Ada: 1 faces removed" in done.stdout
+
+
 @pytest.mark.real_data
 @pytest.mark.parametrize("kind", APIS)
 def test_load__real_faces__same_answers_as_the_checkpoint(
     kind: str,
     exported: Exports,
     small: Files,
-    listed_faces: Callable[..., FaceFinder],
+    listed_faces: Callable[..., FindFaces],
     real_data: Path,
 ) -> None:
     celeba = real_data / "celeba"
     names = (celeba / "list_attr_celeba.txt").read_text().splitlines()[2:10]
     paths = [celeba / "img_align_celeba" / name.split()[0] for name in names]
-    finder = listed_faces(celeba, len(paths))
+    detector = listed_faces(celeba, len(paths))
     found = [
-        APIS[kind].load(model, "cpu", finder=finder)(paths, batch_size=3)
+        APIS[kind].load(model, "cpu", detector=detector)(paths, batch_size=3)
         for model in (exported(kind).path, small(kind))
     ]
     assert_same_faces(*found)

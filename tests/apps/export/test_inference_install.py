@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mobilevision.apps import FaceDetector
 from mobilevision.apps.export.exporting import Exported
 from mobilevision.apps.main import main
 from mobilevision.datasets.vectors import read_vectors
@@ -28,8 +29,12 @@ LACKING = [
     ("detect images --model a.pt2 --out o", "a.pt2: a program of torch.export needs torch", WHOLE),
     ("detect images --model a.xml --out o", "a.xml: openvino", "pip install openvino"),
     ("classify images --model a.ckpt", "a.ckpt: a checkpoint needs", WHOLE),
-    ("embed images --model face_embedding.onnx --out e.csv", "finding faces", WHOLE),
-    ("embed images --model facenet:vggface2 --out e.csv", "facenet:vggface2", WHOLE),
+    ("embed images --model face_embedding.onnx --out e.csv", "finding faces", "--format onnx"),
+    (
+        "embed images --model facenet:a.pt2 --out e.csv",
+        "a network of facenet-pytorch needs torch",
+        "pip install torch",
+    ),
     (
         "embed images --model face_embedding.onnx --out e.parquet",
         "e.parquet: Parquet needs",
@@ -42,7 +47,6 @@ LACKING = [
     ("gallery list --gallery g", "a gallery needs", "'mobilevision[gallery]'"),
     ("data download cifar10 --root d", "this needs torch", WHOLE),
     ("cost --table 6", "this needs torch", WHOLE),
-    ("weights list", "this needs torch", WHOLE),
     ("import a.h5 --out m.ckpt", "this needs torch", WHOLE),
     ("export --ckpt a.ckpt --format onnx --out a2.onnx", "this needs", WHOLE),
     ("benchmark --model a.ckpt", "this needs", WHOLE),
@@ -122,7 +126,7 @@ def machine(
     rng = np.random.default_rng(0)
     for name in ("a.jpg", "b.png"):
         Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(folder / "images" / name)
-    for kind in ("ssd", "classification", "face_embedding"):
+    for kind in ("ssd", "classification", "face_detection", "face_embedding"):
         shutil.copy(exported(kind).path, folder / f"{kind}.onnx")
     for name in ("a.ckpt", "a.pt2", "a.xml"):
         (folder / name).touch()
@@ -166,6 +170,28 @@ def test_embed__onnx_aligned__same_vectors_as_here(machine: Machine) -> None:
     found, expected = read_vectors(there), read_vectors(here)
     assert found.files.tolist() == expected.files.tolist() == ["a.jpg", "b.png"]
     np.testing.assert_allclose(found.vectors, expected.vectors, atol=1e-4)
+
+
+def test_embed__onnx_detector__same_vectors_as_here(machine: Machine) -> None:
+    options = ("--detector", str(machine.folder / "face_detection.onnx"), "--faces", "center")
+    there, here = both(
+        machine, "found.csv", "embed", "images", *options, "--model", "face_embedding.onnx"
+    )
+    found, expected = read_vectors(there), read_vectors(here)
+    assert found.files.tolist() == expected.files.tolist() == ["a.jpg", "b.png"]
+    np.testing.assert_allclose(found.vectors, expected.vectors, atol=1e-3)
+
+
+def test_face_detector__onnx__same_landmarks_as_here(machine: Machine) -> None:
+    program = (
+        "from mobilevision.apps import FaceDetector\n"
+        "print(FaceDetector.load('face_detection.onnx')('images/a.jpg').landmarks.tolist())"
+    )
+    found = json.loads(machine.run("python", "-c", program))
+    here = FaceDetector.load(machine.folder / "face_detection.onnx")
+    expected = here(machine.folder / "images" / "a.jpg").landmarks  # type: ignore[union-attr]
+    assert len(expected) > 10
+    np.testing.assert_allclose(found, expected, atol=1e-2)
 
 
 def test_evaluate_coco__perfect_results__one(machine: Machine) -> None:

@@ -40,31 +40,39 @@ class Suppressed(nn.Module):
         return tuple(self.process(boxes, scores, SIZE_HW))
 
 
-def heap(seed: int, spread: float) -> tuple[Tensor, Tensor]:
+def heap(seed: int, spread: float, classes: int) -> tuple[Tensor, Tensor]:
     """Boxes (3, A, 4) around a few places, and scores (3, A, C), no two alike."""
     draw = torch.Generator().manual_seed(seed)
     corner = torch.randint(0, 5, (3, ANCHORS, 2), generator=draw) * spread
     corner = corner + torch.rand(3, ANCHORS, 2, generator=draw)
     sides = 25 + torch.rand(3, ANCHORS, 2, generator=draw)
-    scores = torch.rand(3, ANCHORS, CLASSES, generator=draw)
+    scores = torch.rand(3, ANCHORS, classes, generator=draw)
     return torch.cat([corner, corner + sides], -1), scores
 
 
 @pytest.mark.parametrize(
-    ("options", "spread"),
+    ("options", "spread", "classes"),
     [
-        ({"max_detections": 3}, 15.0),  # the best twelve decide
-        ({"max_detections": 3}, 0.0),  # they hide each other: all have to be looked at
-        ({"max_detections": 3, "candidates_per_class": 12}, 0.0),
-        ({"max_detections": 30, "score_threshold": 0.9}, 15.0),  # fewer than are wanted
-        ({"max_detections": 100, "candidates_per_class": 10}, 15.0),
+        ({"max_detections": 3}, 15.0, CLASSES),  # the best twelve decide
+        ({"max_detections": 3}, 0.0, CLASSES),  # they hide each other: all have to be looked at
+        ({"max_detections": 3, "candidates_per_class": 12}, 0.0, CLASSES),
+        ({"max_detections": 30, "score_threshold": 0.9}, 15.0, CLASSES),  # fewer than are wanted
+        ({"max_detections": 100, "candidates_per_class": 10}, 15.0, CLASSES),
+        ({"max_detections": 10, "candidates_per_class": 60}, 15.0, 1),
+        ({"max_detections": 10, "candidates_per_class": 20}, 0.0, 1),  # others would be found
+        ({"max_detections": 30, "candidates_per_class": 50, "score_threshold": 0.9}, 15.0, 1),
+        ({"max_detections": 30, "candidates_per_class": 10}, 15.0, 1),  # more than there may be
     ],
 )
-def test_nms__onnx__same_detections(options: dict[str, Any], spread: float, tmp_path: Path) -> None:
+def test_nms__onnx__same_detections(
+    options: dict[str, Any], spread: float, classes: int, tmp_path: Path
+) -> None:
     module = Suppressed(options)
     batch = torch.export.Dim("batch", min=1)
     program = torch.onnx.export(
-        torch.export.export(module, heap(9, spread), dynamic_shapes=({0: batch}, {0: batch})),
+        torch.export.export(
+            module, heap(9, spread, classes), dynamic_shapes=({0: batch}, {0: batch})
+        ),
         dynamo=True,
         opset_version=OPSET,
         input_names=["boxes", "scores"],
@@ -75,7 +83,7 @@ def test_nms__onnx__same_detections(options: dict[str, Any], spread: float, tmp_
     program.save(str(tmp_path / "graph.onnx"))
     session = ort.InferenceSession(tmp_path / "graph.onnx", providers=["CPUExecutionProvider"])
     for seed, images in ((0, 3), (1, 1)):
-        boxes, scores = (each[:images] for each in heap(seed, spread))
+        boxes, scores = (each[:images] for each in heap(seed, spread, classes))
         expected = PostProcess(**options)(boxes, scores, SIZE_HW)
         found = session.run(None, {"boxes": boxes.numpy(), "scores": scores.numpy()})
         assert (expected.scores > 0).any()
@@ -109,7 +117,7 @@ def test_resize__onnx__pixels_of_torch_up_to_the_edge(noise: bool, tmp_path: Pat
             mode="bilinear", antialias=True,
         ).numpy()  # fmt: skip
         apart = np.abs(found - expected)
-        assert apart.max() <= 1
+        assert apart.max() <= (size_hw != metadata.size_hw)
         assert (apart > 0).mean() < 0.1  # halves are rounded either way
 
 
@@ -170,6 +178,39 @@ def test_speed_up__same_answers(
         np.testing.assert_allclose(same, torchs.numpy(), rtol=0, atol=1e-4 * size)
     assert not unused(model)
     assert (tuned["GlobalAveragePool"], tuned["ReduceMean"]) == (len(names), 0)
+
+
+class Merged(nn.Module):
+    """Coarse maps of two sizes added to a fine one, and columns with a factor of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.columns = nn.Buffer(torch.tensor([10.0, 5.0, 0.1, 3.0]))
+
+    def forward(self, pixels: Tensor, image_hw: Any = None) -> tuple[Tensor, ...]:  # noqa: ARG002
+        fine = pixels.float()
+        half, third = fine[..., ::2, ::2] * 3, fine[..., ::7, ::7]
+        size_hw = fine.shape[-2:]
+        merged = fine + F.interpolate(half, size=size_hw) - F.interpolate(third, size=size_hw)
+        return (
+            torch.minimum(merged.flatten(2).unflatten(2, (-1, 4)) / self.columns, self.columns),
+        )
+
+
+def test_speed_up__pyramids_and_columns__same_bits(tmp_path: Path) -> None:
+    metadata = ModelMetadata("classification", MAP_HW, {}, {"merged": "(batch, 3, 384, 4)"})
+    deployable = Deployable(DeployedNetwork(Merged(), MAP_HW).eval(), metadata)
+    images = np.random.default_rng(0).integers(0, 256, (2, *MAP_HW, 3), dtype=np.uint8)
+    model = make_model(deployable, ExportOptions(any_image=False), speed_up)
+    kinds = Counter(node.op_type for node in model.graph.node)
+    resized = [node for node in model.graph.node if node.op_type == "Resize"]
+    assert sorted(len(node.input) for node in resized) == [3, 4]  # 7 does not divide 32
+    assert kinds["Expand"] == 2
+    onnx.save(model, tmp_path / "graph.onnx")
+    session = ort.InferenceSession(tmp_path / "graph.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"images": images})
+    (expected,) = deployable.module(torch.from_numpy(images))
+    np.testing.assert_array_equal(found, expected.numpy())
 
 
 def unused(model: Any) -> set[str]:

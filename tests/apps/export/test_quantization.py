@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torchvision.ops import box_iou
 
+from mobilevision.apps.export.export_module import Deployable
 from mobilevision.apps.export.exporting import Exported, export_checkpoint, made_up_image
 from mobilevision.apps.export.formats import Calibration, ExportOptions, find_images
 from mobilevision.apps.importing import import_weights
@@ -204,12 +205,17 @@ def test_find_images__evenly_spread(photos: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["classification", "face_embedding"])
 def test_quantize__small_network__near_and_smaller(
-    kind: str, exported: Callable[[str], Exported], photos: Path, tmp_path: Path
+    kind: str,
+    exported: Callable[[str], Exported],
+    deployable: Callable[[str], Deployable],
+    photos: Path,
+    tmp_path: Path,
 ) -> None:
     source, out = exported(kind).path, tmp_path / "small.onnx"
     metadata = open_runtime(source).metadata
     paths = find_images([str(photos)], 6)
-    report = quantize(onnx.load(source), out, metadata.size_hw, Calibration(paths, limit_db=15.0))
+    calibration = Calibration(paths, limit_db=15.0)
+    report = quantize(onnx.load(source), out, deployable(kind), calibration)
     assert out.stat().st_size < 0.6 * source.stat().st_size
     assert report["signal_to_noise_db"] >= 15
     assert any(layer["int8"] for layer in report["layers"])

@@ -9,7 +9,6 @@ import sys
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -110,6 +109,21 @@ def test_remove__interrupted_after_the_rewrite_is_finished_by_the_next(
     assert files_with(gallery.folder, b"Zaphod"), "the older version is still there"
     assert Gallery(gallery.folder).people() == {"Ada": 20}
     assert files_with(gallery.folder, b"Zaphod") == []
+
+
+def test_remove__some_faces_of_a_person(gallery: Gallery) -> None:
+    rows = unit(3)
+    gallery.enroll("Ada", rows, ["a", "b", "c"])
+    gallery.enroll("Bea", unit(1, seed=1), ["d"])
+    assert gallery.remove("Ada", ["b", "d", "never there"]) == 1
+    assert files_with(gallery.folder, rows[1].tobytes()) == []
+    assert gallery.people() == {"Ada": 2, "Bea": 1}
+    with pytest.raises(DataError, match="Ada was not enrolled with these images"):
+        gallery.remove("Ada", ["b", "d"])
+    with pytest.raises(DataError, match="nobody called 'Cem'"):
+        gallery.remove("Cem", ["a"])
+    assert gallery.remove("Ada", ["a", "c"]) == 2
+    assert gallery.people() == {"Bea": 1}
 
 
 @pytest.mark.parametrize("name", ["O'Brien", 'a "b" \\', "名前", "x' OR 'a'='a"])
@@ -365,14 +379,6 @@ def test_read__where_nothing_can_be_written(
 posix = pytest.mark.skipif(os.name != "posix", reason="no rights of group and others here")
 
 
-@pytest.fixture
-def open_umask() -> Iterator[None]:
-    """New files are everybody's, unless it is said otherwise."""
-    before = os.umask(0)
-    yield
-    os.umask(before)
-
-
 def rights(folder: Path) -> set[tuple[str, int]]:
     """Kind and rights of a folder and of all that is in it."""
     return {
@@ -428,6 +434,12 @@ def test_create__leaves_a_folder_of_other_things_alone(tmp_path: Path) -> None:
 
 
 WHOLE = {"format": 1, "model": MODEL, "dimension": 16, "threshold": [0.4, 0.001]}
+"""As the first galleries had it."""
+
+
+def test_open__first_galleries_threshold_alone(gallery: Gallery) -> None:
+    (gallery.folder / "gallery.json").write_text(json.dumps(WHOLE))
+    assert Gallery(gallery.folder).threshold == Threshold(0.4, 0.001)
 
 
 @pytest.mark.parametrize(
@@ -455,6 +467,8 @@ WHOLE = {"format": 1, "model": MODEL, "dimension": 16, "threshold": [0.4, 0.001]
                 {"threshold": [float("nan"), 0.001]},
                 {"threshold": [1.5, 0.001]},
                 {"threshold": [0.4, -1]},
+                {"verification": [0.4, 0.001]},
+                {"verification": {"threshold": 0.4, "far": 2}},
             )
         ),
         json.dumps({"format": 1}).encode(),

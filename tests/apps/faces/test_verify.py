@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mobilevision.apps import FaceEmbedder
 from mobilevision.apps.callbacks.plots import draw_roc
 from mobilevision.apps.faces.verify import HeldOut, store_threshold, verify_model, verify_table
 from mobilevision.apps.main import main
@@ -106,8 +108,10 @@ def test_verify__a_checkpoint_embeds_as_the_task_does(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "give either --images and --model, or --embeddings"),
-        (["--embeddings", "t.npz", "--model", "m.ckpt"], "give either"),
+        ([], "give two photos and --model; or, to measure, either --images and --model, or"),
+        (["--embeddings", "t.npz", "--model", "m.ckpt"], "to measure, either"),
+        (["--threshold", "0.4", "--embeddings", "t.npz"], "are for two photos"),
+        (["a.jpg", "b.jpg", "--model", "m.ckpt"], "--pairs is for measuring a model"),
         (["--model", "m.ckpt"], "--model needs the images"),
         (["--embeddings", "t.npz", "--store"], "--store needs a checkpoint"),
         (["--embeddings", "absent.npz"], "absent.npz: no such file"),
@@ -135,6 +139,101 @@ def test_verify__pairs_are_drawn_where_no_list_is_given(
     # Three folds of two people: 6 pairs of one person in each, and as many of the 9 others.
     assert (content["folds"], content["pairs"], content["impostor_pairs"]) == (3, 36, 18)
     assert content["accuracy"] == 1
+
+
+# --- two photos
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> tuple[str, str, str]:
+    """A face in two lights, and another one, as aligned crops."""
+    rng = np.random.default_rng(3)
+    one, other = rng.integers(0, 200, (2, 32, 32, 3), dtype=np.uint8)
+    for name, pixels in (("a", one), ("b", one + 20), ("c", other)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    return tuple(str(tmp_path / f"{name}.png") for name in "abc")  # type: ignore[return-value]
+
+
+def compared(
+    words: list[object], capsys: pytest.CaptureFixture[str]
+) -> tuple[int, dict[str, object]]:
+    status = main(["verify", *map(str, words), "--aligned", "--device", "cpu", "--json"])
+    return status, json.loads(capsys.readouterr().out)
+
+
+def test_two_photos__status_and_json_say_the_decision(
+    photos: tuple[str, str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b, c = photos
+    measured = {"dataset": "here", "impostor_pairs": 3000, "far": 0.002}
+    path = checkpoint(tmp_path / "face.ckpt", {"threshold": -1.0, **measured})
+    status, said = compared([a, b, "--model", path], capsys)
+    assert (status, said["same"], said["threshold"], said["far"]) == (0, True, -1, 0.002)
+    assert said["measured"] == {"threshold": -1, **measured}
+    alike = said["similarity"]
+    # The cosine of the embeddings that the task's own network gives.
+    network = FaceEmbeddingTask.load_from_checkpoint(path, weights_only=True).network.eval()
+    faces = np.stack([np.array(Image.open(photo)) for photo in (a, b)])
+    with torch.no_grad():
+        first, second = network(torch.from_numpy(faces).permute(0, 3, 1, 2)).numpy()
+    assert alike == pytest.approx(float(first @ second), abs=1e-4)
+    path = checkpoint(tmp_path / "strict.ckpt", {"threshold": 1.0, **measured})
+    status, said = compared([a, c, "--model", path], capsys)
+    assert (status, said["same"]) == (1, False)
+    status, said = compared([a, a, "--model", path, "--threshold", 0.9], capsys)
+    assert (status, said["same"], said["far"], said["threshold"]) == (0, True, None, 0.9)
+
+
+def test_two_photos__text(
+    photos: tuple[str, str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = checkpoint(tmp_path / "face.ckpt", {"threshold": 0.5, "far": 0.00123})
+    words = ["verify", *photos[:1], photos[0], "--model", str(path), "--aligned"]
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "the same person: similarity 1.000, threshold 0.500"
+    assert lines[1] == "threshold 0.5000: 0.123% of pairs of different people reached it"
+    assert lines[2].startswith("errors by group were not measured")
+    assert main([*words, "--threshold", "0.7"]) == 0
+    assert "the threshold is yours" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["a.png", "--model", "face.ckpt"], "1 photos: give two"),
+        (["a.png", "b.png", "c.png", "--model", "face.ckpt"], "3 photos"),
+        (["a.png", "b.png"], "give the network that compares the photos: --model"),
+        (["a.png", "absent.png", "--model", "face.ckpt", "--aligned"], "absent.png"),
+        (["a.png", "b.png", "--model", "plain.ckpt", "--aligned"], "no threshold was measured"),
+        (["a.png", "b.png", "--model", "face.ckpt", "--size", "20"], "--size is for measuring"),
+        (["a.png", "b.png", "--model", "face.ckpt", "--store"], "--store is for measuring"),
+    ],
+)
+def test_two_photos__what_is_missing(
+    photos: tuple[str, str, str], words: list[str], message: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    assert photos
+    monkeypatch.chdir(tmp_path)
+    checkpoint(tmp_path / "face.ckpt", {"threshold": 0.5, "far": 0.01})
+    checkpoint(tmp_path / "plain.ckpt")
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", *words])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no rights of group and others here")
+def test_verify__table_that_others_can_open__said(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = folder / "table.npz"
+    words = ["verify", "--pairs", str(folder / "pairs.txt"), "--embeddings", str(table)]
+    for mode, warned in ((0o640, True), (0o600, False)):
+        table.chmod(mode)
+        assert main(words) == 0
+        assert (f"warning: {table}: others can open this file" in capsys.readouterr().err) == warned
 
 
 def celeba_words(root: Path, *words: str) -> list[str]:
@@ -175,15 +274,39 @@ def test_verify__groups_of_a_table(
 def test_verify__groups_at_the_threshold_of_the_checkpoint(
     drawn_celeba: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = checkpoint(tmp_path / "face.ckpt", {"threshold": 1.001, "far": 0.0})
+    path = checkpoint(tmp_path / "face.ckpt", {"threshold": 1.0, "far": 0.0})
     words = celeba_words(drawn_celeba, "--model", str(path), "--device", "cpu")
     assert main([*words, "--groups", "Wearing_Hat", "--json"]) == 0
     groups = json.loads(capsys.readouterr().out)["groups"]
-    assert (groups["threshold"], groups["threshold_origin"]) == (1.001, "the checkpoint's own")
+    assert (groups["threshold"], groups["threshold_origin"]) == (1.0, "the checkpoint's own")
     assert groups["all"]["far"] == 0
     with pytest.raises(SystemExit):
         main([*words, "--groups", "Bald"])
     assert "no attribute Bald; there are Red_Face, Wearing" in capsys.readouterr().err
+
+
+def test_store__groups_at_the_stored_threshold(
+    drawn_celeba: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = checkpoint(tmp_path / "face.ckpt", {"threshold": 1.0, "far": 0.0})
+    words = celeba_words(drawn_celeba, "--model", str(path), "--device", "cpu")
+    assert main([*words, "--groups", "Wearing_Hat", "--json", "--store"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["groups"]["threshold"] == content["threshold"] < 1
+    measured = FaceEmbedder.load(path, device="cpu").threshold
+    assert measured is not None
+    assert measured.groups is not None
+    assert measured[:4] == (
+        content["threshold"], content["far"], content["dataset"], content["impostor_pairs"]
+    )  # fmt: skip
+    parts = content["groups"]["by_attribute"]["Wearing_Hat"]
+    assert {name: rates._asdict() for name, rates in measured.groups.items()} == {
+        "all": content["groups"]["all"],
+        "Wearing_Hat: yes": parts["yes"],
+        "Wearing_Hat: no": parts["no"],
+    }
+    assert main(words) == 0  # neither Male nor Young is there
+    assert "errors by group were not measured" in capsys.readouterr().err
 
 
 def test_verify__faces_that_the_table_lacks(

@@ -66,7 +66,7 @@ def load_classifier(path: Path) -> ClassificationTask:
 
 def test_import__classifier__knows_where_it_comes_from(tmp_path: Path, capsys: Capture) -> None:
     source, out = write_slim(tmp_path / "mobilenet_0.25_160.npz"), tmp_path / "x.ckpt"
-    assert main(["import", str(source), "--out", str(out), "--licence", "MIT"]) == 0
+    assert main(["import", str(source), "--out", str(out), "--license", "MIT"]) == 0
     card = capsys.readouterr().out
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     for text in (digest, "MIT", "470,072", "160x160, (pixel - 128) / 128", "folded in"):
@@ -133,7 +133,7 @@ def test_import__public_name__has_its_license(
     # The format is told by content, so that a made-up .npz does for the .tflite here.
     write_slim(tmp_path / "w_128.npz").rename(cached_path(name))
     imported = import_weights(name, tmp_path / "x.ckpt", size_hw=(128, 96))
-    assert imported.provenance["licence"] == "Apache-2.0"
+    assert imported.provenance["license"] == "Apache-2.0"
     assert imported.provenance["preprocess"]["size_hw"] == [128, 96]
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mobilevision.apps import AnalyzedFace, FaceAnalyzer, similarity
 from mobilevision.apps.cli import lightning
-from mobilevision.apps.inference.face_detector import FaceFinder, FacesFound
+from mobilevision.apps.inference.face_detection import FacesFound, FindFaces
 from mobilevision.apps.inference.face_pipeline import Threshold
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.errors import WeightsError
@@ -37,11 +37,11 @@ def network() -> FacesNetwork:
 
 @pytest.fixture
 def analyze(
-    network: FacesNetwork, drawn_people: Path, listed_faces: Callable[..., FaceFinder]
+    network: FacesNetwork, drawn_people: Path, listed_faces: Callable[..., FindFaces]
 ) -> FaceAnalyzer:
-    finder = listed_faces(drawn_people)
+    detector = listed_faces(drawn_people)
     return FaceAnalyzer.from_network(
-        network, THRESHOLDS, SIZE_HW, Threshold(0.4, 0.01), "cpu", finder
+        network, THRESHOLDS, SIZE_HW, Threshold(0.4, 0.01), "cpu", detector
     )
 
 
@@ -106,17 +106,17 @@ def test_call__kinds_of_images_and_nobody(analyze: FaceAnalyzer, drawn_people: P
         analyze(path, batch_size=0)
 
 
-def test_call__aligned__needs_no_finder(network: FacesNetwork, drawn_people: Path) -> None:
+def test_call__aligned__needs_no_detector(network: FacesNetwork, drawn_people: Path) -> None:
     def never(images: Sequence[np.ndarray]) -> list[FacesFound]:
         raise AssertionError(f"nobody should look for faces in {len(images)} images")
 
-    analyze = FaceAnalyzer.from_network(network, THRESHOLDS, SIZE_HW, device="cpu", finder=never)
+    analyze = FaceAnalyzer.from_network(network, THRESHOLDS, SIZE_HW, device="cpu", detector=never)
     paths = [image(drawn_people, 13), image(drawn_people, 14)]
     faces = [only(faces) for faces in analyze(paths, aligned=True)]  # type: ignore[arg-type]
     assert faces[0].box.tolist() == [0, 0, 178, 218]
     assert np.isnan(faces[0].landmarks).all()
     assert faces[0].score == 1
-    crop = analyze.crop(np.asarray(Image.open(paths[1])), None)
+    crop = analyze.crop(np.asarray(Image.open(paths[1])), None, np.zeros(4))
     with torch.no_grad():
         expected = network(torch.from_numpy(crop).movedim(2, 0)[None]).embeddings[0]
     np.testing.assert_allclose(faces[1].embedding, expected.numpy(), atol=1e-4)
@@ -136,7 +136,7 @@ def test_verify__images_faces_and_embeddings(analyze: FaceAnalyzer, drawn_people
 
 
 def test_load__checkpoint_of_a_training__thresholds_of_both_jobs(
-    drawn_people: Path, listed_faces: Callable[..., FaceFinder], tmp_path: Path
+    drawn_people: Path, listed_faces: Callable[..., FindFaces], tmp_path: Path
 ) -> None:
     config = {
         "seed_everything": 1,
@@ -178,11 +178,13 @@ def test_load__checkpoint_of_a_training__thresholds_of_both_jobs(
     content = torch.load(path, weights_only=True)
     content["mobilevision"]["thresholds"] = {"Red_Face": 0.25}
     torch.save(content, path)
-    loaded = FaceAnalyzer.load(path, "cpu", finder=listed_faces(drawn_people))
+    loaded = FaceAnalyzer.load(path, "cpu", detector=listed_faces(drawn_people))
     assert loaded.size_hw == SIZE_HW
     assert loaded.thresholds == {"Red_Face": 0.25, "Wearing_Hat": 0.5, "Never": 0.5}
     measured = content["mobilevision"]["verification"]
-    assert loaded.threshold == Threshold(measured["threshold"], measured["far"])
+    assert loaded.threshold == Threshold.from_metadata(measured)
+    assert loaded.threshold is not None
+    assert loaded.threshold.far == measured["far"]
     face = only(loaded(image(drawn_people, 13)))
     network = FacesNetwork(MobileNetV1(0.25, out_strides=(32,)), 3, dimension=8).eval()
     prefix = "network."
@@ -190,7 +192,7 @@ def test_load__checkpoint_of_a_training__thresholds_of_both_jobs(
                              for name, value in content["state_dict"].items()
                              if name.startswith(prefix)})  # fmt: skip
     pixels = np.asarray(Image.open(image(drawn_people, 13)))
-    crop = torch.from_numpy(loaded.crop(pixels, face.landmarks)).movedim(2, 0)[None]
+    crop = torch.from_numpy(loaded.crop(pixels, face.landmarks, face.box)).movedim(2, 0)[None]
     with torch.no_grad():
         expected = network(crop).embeddings[0].numpy()
     np.testing.assert_allclose(face.embedding, expected, atol=1e-4)

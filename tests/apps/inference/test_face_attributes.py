@@ -8,7 +8,7 @@ from PIL import Image
 
 from mobilevision.apps import FaceAttributes, FaceDescription
 from mobilevision.apps.drawing import draw_attributes
-from mobilevision.apps.inference.face_detector import FaceFinder, FacesFound
+from mobilevision.apps.inference.face_detection import FacesFound, FindFaces
 from mobilevision.backbone import MobileNetV1
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.faces.attributes import CelebAModule
@@ -26,7 +26,7 @@ def network() -> AttributeNetwork:
 
 @pytest.fixture
 def describe(
-    network: AttributeNetwork, drawn_celeba: Path, listed_faces: Callable[..., FaceFinder]
+    network: AttributeNetwork, drawn_celeba: Path, listed_faces: Callable[..., FindFaces]
 ) -> FaceAttributes:
     return FaceAttributes.from_network(
         network, THRESHOLDS, (40, 32), "cpu", listed_faces(drawn_celeba)
@@ -76,7 +76,7 @@ def test_description__names_probabilities_answers() -> None:
     assert repr(face) == "FaceDescription(Red_Face, Never)"
 
 
-def test_call__aligned__needs_no_finder(network: AttributeNetwork, drawn_celeba: Path) -> None:
+def test_call__aligned__needs_no_detector(network: AttributeNetwork, drawn_celeba: Path) -> None:
     def never(images: Sequence[np.ndarray]) -> list[FacesFound]:
         raise AssertionError(f"nobody should look for faces in {len(images)} images")
 
@@ -147,11 +147,12 @@ def test_draw_attributes__nobody__the_image() -> None:
 
 
 @pytest.mark.real_data
+@pytest.mark.parametrize("detector", [None, "mtcnn"])
+@pytest.mark.usefixtures("public_retinaface")
 def test_call__real_face_in_a_photograph__framed_as_in_training(
-    network: AttributeNetwork, real_data: Path
+    network: AttributeNetwork, real_data: Path, detector: str | None
 ) -> None:
     pytest.importorskip("facenet_pytorch")
-    from mobilevision.apps.inference.face_detector import MTCNNFinder
     from mobilevision.datasets.faces.alignment import crop_face
 
     table = read_celeba(real_data / "celeba").table
@@ -159,13 +160,12 @@ def test_call__real_face_in_a_photograph__framed_as_in_training(
     photograph = np.full((700, 900, 3), 90, np.uint8)
     face = Image.open(table.paths[0]).resize((356, 436), Image.Resampling.BICUBIC)
     photograph[150:586, 300:656] = np.asarray(face)
-    finder = MTCNNFinder(device="cpu")
-    (found,) = FaceAttributes.from_network(network, THRESHOLDS, (160, 128), "cpu", finder)(
-        photograph
-    )
+    describe = FaceAttributes.from_network(network, THRESHOLDS, (160, 128), "cpu", detector)
+    (found,) = describe(photograph)
     assert isinstance(found, FaceDescription)
     expected = table.landmarks[0] * 2 + (300.5, 150.5)
-    assert np.abs(found.landmarks - expected).max() < 8  # of eyes 76 px apart
+    # The eyes are 76 px apart; MTCNN made the expected ones.
+    assert np.abs(found.landmarks - expected).max() < (8 if detector else 12)
     crop, _ = crop_face(photograph, found.landmarks, (160, 128))
     trained, _ = crop_face(np.asarray(Image.open(table.paths[0])), table.landmarks[0], (160, 128))
     inside = np.s_[8:152, 8:120]

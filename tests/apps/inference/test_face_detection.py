@@ -1,4 +1,6 @@
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +10,12 @@ from PIL import Image
 
 from mobilevision.apps import DetectionResult, Detector, FaceDetector
 from mobilevision.apps.importing import format_card, import_weights
+from mobilevision.apps.inference.face_detection import choose_faces, load_detector
 from mobilevision.apps.inference.torch import run_task
 from mobilevision.apps.main import main
 from mobilevision.backbone import MobileNetV1
 from mobilevision.backbone.weights import hub
+from mobilevision.datasets import download as download_module
 from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.images import ImageFile
 from mobilevision.heads.face_detection import FaceDetectionTask, RetinaFace
@@ -130,7 +134,7 @@ def public(real_data, tmp_path_factory) -> Path:
     assert imported.categories == {1: "face"}
     named = hub.PUBLIC_WEIGHTS["retinaface_mobilenet_0.25"]
     assert imported.provenance["sha256"] == named.sha256
-    assert imported.provenance["licence"] == named.licence == "MIT"
+    assert imported.provenance["license"] == named.license == "MIT"
     assert "(pixel - 123, 117, 104) / 1" in format_card(imported)
     return path
 
@@ -164,3 +168,92 @@ def test_detect__draws_faces_and_writes_results(public, real_data, tmp_path) -> 
     assert row["bbox"] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=0.1)
     (picture,) = (out / "pictures").iterdir()
     assert ImageFile(picture).size_hw == (218, 178)
+
+
+def found(*boxes: tuple[float, ...]) -> DetectionResult:
+    """Faces of an image 100 px high and 200 px wide; the landmarks of each are its number."""
+    count = len(boxes)
+    points = np.arange(count, dtype=np.float32)[:, None, None] * np.ones((1, 5, 2), np.float32)
+    scores, labels = np.full(count, 0.9, np.float32), np.zeros(count, np.int64)
+    rows = np.array(boxes, np.float32).reshape(-1, 4)
+    image = Memory(np.zeros((100, 200, 3), np.uint8))
+    return DetectionResult(rows, scores, labels, {1: "face"}, (100, 200), image, points)
+
+
+def numbers(faces: list) -> list[int]:
+    return [int(landmarks[0, 0]) for _, landmarks, _ in faces]
+
+
+# Areas 400, 3,600 and 1,600; the centers (110, 50), (30, 30) and (80, 40) are 10, 72.8 and 22.4 px
+# from the image's.
+THREE = ((100, 40, 120, 60), (0, 0, 60, 60), (60, 20, 100, 60))
+
+
+@pytest.mark.parametrize(
+    ("faces", "expected"), [("all", [1, 2, 0]), ("largest", [1]), ("center", [0])]
+)
+def test_choose_faces__by_hand(faces, expected) -> None:
+    chosen = choose_faces(found(*THREE), (100, 200), faces)
+    assert numbers(chosen) == expected
+    box, landmarks, score = chosen[0]
+    assert tuple(box) == THREE[expected[0]]
+    assert landmarks.shape == (5, 2)
+    assert score == pytest.approx(0.9)
+    assert choose_faces(found(), (100, 200), faces) == []
+
+
+def test_choose_faces__center_of_a_high_image__is_another() -> None:
+    # From (50, 100) they are 78.1, 72.8 and 67.1 px away.
+    assert numbers(choose_faces(found(*THREE), (200, 100), "center")) == [2]
+
+
+def test_choose_faces__as_near__the_larger_one() -> None:
+    both = found((75, 45, 85, 55), (110, 40, 130, 60))
+    assert numbers(choose_faces(both, (100, 200), "center")) == [1]
+
+
+def test_choose_faces__no_area_or_no_place__is_no_face() -> None:
+    faces = found((5, 5, 5, 9), (0, 0, 10, 10), (0, 0, 20, 20), (9, 9, 8, 30))
+    assert faces.landmarks is not None
+    faces.landmarks[2, 4, 0] = np.nan
+    assert numbers(choose_faces(faces, (100, 200))) == [1]
+
+
+def test_choose_faces__what_cannot_be() -> None:
+    with pytest.raises(DataError, match="'nearest': must be one of all, largest, center"):
+        choose_faces(found(), (100, 200), "nearest")  # type: ignore[arg-type]
+    without = replace(found(*THREE), landmarks=None)
+    with pytest.raises(DataError, match="no landmarks"):
+        choose_faces(without, (100, 200))
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("MOBILEVISION_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(download_module.time, "sleep", lambda _: None)
+    name = "retinaface_mobilenet_0.25"
+    weights = hub.PUBLIC_WEIGHTS[name]._replace(url="http://127.0.0.1:9/retinaface.pth")
+    monkeypatch.setitem(hub.PUBLIC_WEIGHTS, name, weights)
+
+
+@pytest.mark.usefixtures("offline")
+def test_load_detector__no_connection__says_what_can_be_done() -> None:
+    for name in (None, "retinaface_mobilenet_0.25"):
+        with pytest.raises(DataError) as caught:
+            load_detector(name)
+        for words in ("weights download retinaface_mobilenet_0.25", "--detector mtcnn",
+                      'detector="mtcnn"'):  # fmt: skip
+            assert words in str(caught.value)
+    with pytest.raises(DataError, match=r"other: no such model\. .* or mtcnn\.") as caught:
+        load_detector("other")
+    assert "installed" not in str(caught.value)
+
+
+def test_load_detector__no_torch__asks_for_an_exported_file(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "mobilevision.apps.importing", None)
+    with pytest.raises(DataError, match=r"--detector retinaface\.onnx.*mobilevision export --ckpt"):
+        load_detector()
+    monkeypatch.delitem(sys.modules, "mobilevision.apps.inference.mtcnn", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(DataError, match="mtcnn needs torch: pip install mobilevision"):
+        load_detector("mtcnn")

@@ -1,8 +1,10 @@
 """Embeddings from Python: whatever people have goes in, and every face comes out as it should."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,12 +13,13 @@ import torch
 from PIL import Image
 
 from mobilevision.apps import Face, FaceEmbedder, similarity
-from mobilevision.apps.inference.face_detector import FacesFound
 from mobilevision.apps.inference.face_pipeline import Threshold
 from mobilevision.apps.inference.predictor import MemoryImage
 from mobilevision.datasets.errors import DataError
-from mobilevision.datasets.faces.alignment import align_face, scaled_template
+from mobilevision.datasets.faces.alignment import align_face, crop_box, scaled_template
 from mobilevision.heads.face_embedding import FaceNetwork
+from mobilevision.heads.face_embedding.cards import card_path
+from mobilevision.heads.face_embedding.external_networks import NETWORKS, ExternalNetwork
 
 SIZE = 32
 
@@ -24,10 +27,10 @@ SIZE = 32
 class Corners:
     """Finds a "face" in each quadrant that is not black; knows no torch, needs no weights."""
 
-    def __call__(self, images: list[np.ndarray]) -> list[FacesFound]:
+    def __call__(self, images: list[np.ndarray]) -> list[Any]:
         return [self.find(image) for image in images]
 
-    def find(self, image: np.ndarray) -> FacesFound:
+    def find(self, image: np.ndarray) -> Any:
         assert image.dtype == np.uint8
         assert image.shape[2] == 3
         height, width = image.shape[0] // 2, image.shape[1] // 2
@@ -40,13 +43,14 @@ class Corners:
         rows = np.array(boxes, np.float32).reshape(-1, 4)
         unit = scaled_template(SIZE) / SIZE
         points = rows[:, None, :2] + unit * (rows[:, None, 2:] - rows[:, None, :2])
-        return FacesFound(rows, points.astype(np.float32), np.full(len(rows), 0.97, np.float32))
+        scores = np.full(len(rows), 0.97, np.float32)
+        return SimpleNamespace(boxes=rows, landmarks=points.astype(np.float32), scores=scores)
 
 
 @pytest.fixture(scope="module")
 def embedder(face_network: FaceNetwork) -> FaceEmbedder:
     return FaceEmbedder.from_network(
-        face_network, SIZE, Threshold(0.4, 0.002), device="cpu", finder=Corners()
+        face_network, SIZE, Threshold(0.4, 0.002), device="cpu", detector=Corners()
     )
 
 
@@ -196,10 +200,10 @@ def test_embed_aligned__other_sizes_are_stretched_and_none_is_empty(embedder: Fa
     assert embedder.dimension == 24
 
 
-def test_embed_aligned__needs_no_finder(face_network: FaceNetwork) -> None:
+def test_embed_aligned__needs_no_detector(face_network: FaceNetwork) -> None:
     own = FaceEmbedder.from_network(face_network, SIZE, device="cpu")
     assert own.embed_aligned([image(SIZE, SIZE)]).shape == (1, 24)
-    assert own._finder is None
+    assert own._detector is None
 
 
 # --- similarity and verification
@@ -234,10 +238,10 @@ def test_verify__threshold_belongs_to_same(embedder: FaceEmbedder) -> None:
     answer = embedder.verify(a, b)
     assert answer.same
     assert answer.similarity == pytest.approx(0.4, abs=1e-5)
-    assert (answer.threshold, answer.far) == (0.4, 0.002)
+    assert (answer.threshold, answer.far, answer.measured) == (0.4, 0.002, embedder.threshold)
     assert not embedder.verify(a, -b).same
     strict = embedder.verify(a, b, threshold=0.5)
-    assert (strict.same, strict.threshold, strict.far) == (False, 0.5, None)
+    assert (strict.same, strict.threshold, strict[3:]) == (False, 0.5, (None, None))
 
 
 def test_verify__images_faces_and_embeddings(embedder: FaceEmbedder) -> None:
@@ -245,6 +249,28 @@ def test_verify__images_faces_and_embeddings(embedder: FaceEmbedder) -> None:
     (face,) = embedder(pixels)
     for other in (pixels, face, face.embedding, Image.fromarray(pixels)):
         assert embedder.verify(pixels, other).similarity == pytest.approx(1, abs=1e-5)
+
+
+def test_call_and_verify__one_face_of_several(face_network: FaceNetwork) -> None:
+    class BesideTheCenter(Corners):
+        """The first quadrant's face is made smaller, so that it is nearer to the center."""
+
+        def find(self, image: np.ndarray) -> Any:
+            found = super().find(image)
+            found.boxes[0, :2] = found.boxes[0, 2:] / 2
+            return found
+
+    model = FaceEmbedder.from_network(face_network, SIZE, device="cpu", detector=BesideTheCenter())
+    pixels = image(80, 96)
+    everybody = model(pixels)
+    (largest,), (center,) = (model(pixels, faces=which) for which in ("largest", "center"))
+    assert len(everybody) == 4
+    np.testing.assert_array_equal(largest.box, everybody[0].box)
+    np.testing.assert_array_equal(center.box, everybody[-1].box)
+    np.testing.assert_array_equal(center.box, [24, 20, 48, 40])
+    for which, face in (("largest", largest), ("center", center)):
+        answer = model.verify(pixels, face, threshold=0.5, faces=which)
+        assert answer.similarity == pytest.approx(1, abs=1e-5)
 
 
 def test_verify__without_face_or_threshold(
@@ -255,7 +281,7 @@ def test_verify__without_face_or_threshold(
         embedder.verify(image(80, 96), tmp_path / "black.png")
     with pytest.raises(DataError, match="first image: no face"):
         embedder.verify(np.zeros((40, 40, 3), np.uint8), image(80, 96))
-    unmeasured = FaceEmbedder.from_network(face_network, SIZE, device="cpu", finder=Corners())
+    unmeasured = FaceEmbedder.from_network(face_network, SIZE, device="cpu", detector=Corners())
     with pytest.raises(DataError, match="no measured threshold"):
         unmeasured.verify(np.ones(2), np.ones(2))
     assert unmeasured.verify(np.ones(2), np.ones(2), threshold=0.9).same
@@ -270,13 +296,25 @@ def test_load__checkpoint_with_its_threshold(
     path = write_face_checkpoint(
         tmp_path / "face.ckpt", verification={"threshold": 0.31, "far": 0.001, "pairs": 6000}
     )
-    loaded = FaceEmbedder.load(path, device="cpu", finder=Corners())
+    loaded = FaceEmbedder.load(path, device="cpu", detector=Corners())
     assert loaded.threshold == Threshold(0.31, 0.001)
     assert loaded.size == SIZE
     crops = [image(SIZE, SIZE, seed=seed) for seed in range(3)]
     np.testing.assert_allclose(
         loaded.embed_aligned(crops), embedder.embed_aligned(crops), atol=1e-5
     )
+
+
+def test_load__checkpoint_whose_threshold_is_none(
+    write_face_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write_face_checkpoint(
+        tmp_path / "face.ckpt", verification={"threshold": "0.3", "far": 0.001}
+    )
+    loaded = FaceEmbedder.load(path, device="cpu")
+    assert loaded.embed_aligned(image(SIZE, SIZE)).shape == (1, loaded.dimension)
+    with pytest.raises(DataError, match=r"threshold .* is '0\.3', not a number from -1 to 1, in"):
+        _ = loaded.threshold
 
 
 def test_load__checkpoint_without_threshold_or_size(
@@ -309,6 +347,42 @@ def test_load__what_is_no_face_network(
         FaceEmbedder.load(path)
 
 
+def test_load__network_of_another_project__is_cropped_as_its_card_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    class Kept(ExternalNetwork):
+        def _open(self) -> None:
+            pass
+
+        def infer(self, pixels: np.ndarray) -> np.ndarray:
+            seen.append(pixels)
+            return pixels.reshape(len(pixels), -1)[:, :7]
+
+    monkeypatch.setitem(NETWORKS, "onnx", lambda file: Kept((file,)))
+    path = tmp_path / "net.onnx"
+    path.touch()
+    card = {"size": 24, "pixel_mean": 0, "pixel_std": 1, "license": "MIT"}
+    pixels = image(80, 96, "0100")
+    for crop in ({"crop": "arcface"}, {"crop": "box", "margin_px": 4}):
+        card_path(path).write_text(json.dumps(card | crop))
+        embedder = FaceEmbedder.load(f"onnx:{path}", detector=Corners())
+        (face,) = embedder(pixels)
+        if crop["crop"] == "box":
+            expected = crop_box(pixels, face.box, 24, 4)
+        else:
+            expected = align_face(pixels, face.landmarks, 24)
+        np.testing.assert_array_equal(seen[-1][0], expected)
+        assert (embedder.size, embedder.runtime.metadata.license) == (24, "MIT")
+        aligned = embedder.embed_aligned(image(24, 24))
+        assert aligned.shape == (1, 7)
+        np.testing.assert_array_equal(seen[-1][0], image(24, 24))
+    with pytest.raises(DataError, match=r"takes faces of 24 px; say another size in its card"):
+        FaceEmbedder.load(f"onnx:{path}", size=112)
+    assert FaceEmbedder.load(f"onnx:{path}", size=24).size == 24
+
+
 @pytest.mark.real_data
 def test_load__teacher_gives_its_published_embeddings(real_data: Path) -> None:
     pytest.importorskip("ncnn")
@@ -318,19 +392,27 @@ def test_load__teacher_gives_its_published_embeddings(real_data: Path) -> None:
     files = [real_data / "lfw" / name for name in table["file"].to_pylist()]
     expected = np.stack(table["embedding"].to_numpy())
     np.testing.assert_allclose(teacher.embed_aligned(files), expected, atol=2e-3)
-    assert teacher.threshold is None
+    assert teacher.threshold is not None
+    assert teacher.threshold[:2] == (0.315, 0.000974)
+    assert teacher.runtime.metadata.license == "unstated"
 
 
 @pytest.mark.real_data
-def test_teacher__found_and_aligned_faces_are_recognized(real_data: Path) -> None:
+@pytest.mark.parametrize("detector", [None, "mtcnn"])
+@pytest.mark.usefixtures("public_retinaface")
+def test_teacher__found_and_aligned_faces_are_recognized(
+    real_data: Path, detector: str | None
+) -> None:
     """From a whole image to the cached embedding of the face that CelebA's landmarks cut out."""
     pytest.importorskip("ncnn")
     pytest.importorskip("facenet_pytorch")
     parquet = pytest.importorskip("pyarrow.parquet")
-    teacher = FaceEmbedder.load(f"ncnn:{real_data / 'teacher' / 'mobilenet_ncnn.param'}")
+    network = real_data / "teacher" / "mobilenet_ncnn.param"
+    teacher = FaceEmbedder.load(f"ncnn:{network}", detector=detector)
     table = parquet.read_table(real_data / "teacher" / "celeba.parquet").slice(0, 12)
     folder = real_data / "celeba" / "img_align_celeba"
-    found = teacher([folder / name for name in table["file"].to_pylist()])
+    paths = [folder / name for name in table["file"].to_pylist()]
+    found = teacher(paths, faces="largest")  # there are people in the background
     assert all(len(faces) == 1 for faces in found)
     own = np.stack([faces[0].embedding for faces in found])
     alike = similarity(own[:, None], np.stack(table["embedding"].to_numpy()))

@@ -17,7 +17,7 @@ METADATA = ModelMetadata(
     {"boxes": "pixels", "scores": "falling", "labels": "positions"},
     thresholds={"cat": 0.4},
     details={"cells": [{"tokens": ["1a"]}]},
-    licence="MIT",
+    license="MIT",
     provenance={"checkpoint": "x.ckpt"},
 )
 
@@ -41,6 +41,12 @@ def test_facts__strings_and_back__equal() -> None:
     entries = METADATA.to_strings()
     assert all(isinstance(value, str) for value in entries.values())
     assert ModelMetadata.from_strings({**entries, "other": "x"}, "file") == METADATA
+
+
+def test_facts__license_spelled_as_before__read() -> None:
+    entries = METADATA.to_strings()
+    entries["mobilevision.licence"] = entries.pop("mobilevision.license")
+    assert ModelMetadata.from_strings(entries, "file") == METADATA
 
 
 @pytest.mark.parametrize(

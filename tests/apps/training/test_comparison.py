@@ -29,7 +29,7 @@ if options.get("fails_at") == str(seed):
     sys.exit("out of luck")
 if gain < 9:
     numbers = {"AP": 0.1 * seed + gain, "AP50": 0.5, "per_class": {}}
-    (run / "coco_metrics.json").write_text(json.dumps(numbers))
+    (run / options.get("file", "coco_metrics.json")).write_text(json.dumps(numbers))
 """
 
 
@@ -122,6 +122,11 @@ def test_compare__a_run_without_numbers__exit_1_and_named(write, tmp_path: Path,
     recipe = write(variants={"plain": {}, "mute": {"gain": 9}})
     assert compare(recipe, tmp_path / "out") == 1
     assert "mute, seed 1: no AP, AP50 in" in capsys.readouterr().err
+
+
+def test_compare__faces__numbers_of_a_verification(write, tmp_path: Path) -> None:
+    assert compare(write(seeds=[3], options={"file": "verification.json"}), tmp_path / "out") == 0
+    assert [float(row["AP"]) for row in rows(tmp_path / "out")] == [pytest.approx(0.3)]
 
 
 def test_compare__again__takes_what_is_finished(write, tmp_path: Path) -> None:

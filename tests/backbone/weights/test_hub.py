@@ -29,10 +29,17 @@ def test_public_weights__every_entry__is_complete(name: str) -> None:
     weights = PUBLIC_WEIGHTS[name]
     assert re.fullmatch(r"[0-9a-f]{64}", weights.sha256)
     assert weights.url.startswith("https://")
-    assert f"_{weights.width_mult:g}_" in f"{name}_" or f"_{weights.width_mult}_" in name
-    assert cached_path(name).suffix in (".tflite", ".pb", ".pth")
-    assert weights.licence
+    width = weights.width_mult
+    assert (width is None) == bool(weights.network)
+    assert width is None or f"_{width:g}_" in f"{name}_" or f"_{width}_" in name
+    kinds = {"ncnn": {".param"}, "onnx": {".onnx"}, "facenet": {".pt"}}
+    assert cached_path(name).suffix in kinds.get(weights.network, {".tflite", ".pb", ".pth"})
+    assert ":" not in cached_path(name).name
+    assert weights.license
     assert weights.source
+    assert weights.data
+    assert weights.measured or weights.published
+    assert bool(weights.terms) == (weights.license in {"unstated", "non-commercial"})
 
 
 def test_public_weights__no_two_names__have_the_same_file() -> None:

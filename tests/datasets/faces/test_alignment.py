@@ -8,6 +8,7 @@ from mobilevision.datasets.errors import DataError
 from mobilevision.datasets.faces.alignment import (
     ARCFACE_TEMPLATE,
     align_face,
+    crop_box,
     fit_similarity,
     scaled_template,
     warp_face,
@@ -111,3 +112,24 @@ def test_warp_face__a_crop_outside_the_image_is_black() -> None:
     image = np.full((50, 50, 3), 200, np.uint8)
     away = np.array([[0.1, 0, -4000.0], [0, 0.1, 0]])
     assert warp_face(image, away, 32).max() == 0
+
+
+@pytest.mark.parametrize("margin", [0, 14, 32])
+@pytest.mark.parametrize(
+    "box", [[40.2, 30.7, 120.9, 140.1], [-8.0, -5.5, 60.0, 70.0], [150.0, 90.0, 230.0, 200.0]]
+)
+def test_crop_box__is_facenet_pytorchs(margin: int, box: list[float]) -> None:
+    theirs = pytest.importorskip("facenet_pytorch")
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    pixels = cv2.resize(rng.integers(0, 256, (20, 22, 3), dtype=np.uint8), (220, 200))
+    expected = theirs.extract_face(Image.fromarray(pixels), np.array(box), 160, margin)
+    ours = crop_box(pixels, np.array(box, np.float32), 160, margin)
+    np.testing.assert_array_equal(ours, expected.permute(1, 2, 0).numpy().astype(np.uint8))
+
+
+def test_crop_box__outside_of_the_image__is_its_nearest_pixel() -> None:
+    pixels = np.arange(300, dtype=np.uint8).reshape(10, 10, 3)
+    crop = crop_box(pixels, np.array([50.0, 50.0, 60.0, 60.0]), 16, 0)
+    assert (crop == pixels[9, 9]).all()

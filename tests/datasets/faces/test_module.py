@@ -62,13 +62,39 @@ def test_batches__hold_what_they_say(root: Path) -> None:
     assert batch.images.dtype == torch.uint8
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
     people = [int(Path(path).parent.name[1:]) for path in batch.paths]
-    assert batch.identities.tolist() == people
+    drawn = zip(batch.ids.tolist(), batch.views.tolist(), people, strict=True)
+    views = data.datasets["train"].views
+    owners = [-1 if views.is_mixed(row, view) else person for row, view, person in drawn]
+    assert batch.identities.tolist() == owners
     assert [data.datasets["train"].paths[row] for row in batch.ids.tolist()] == list(batch.paths)
     plain = next(iter(data.val_dataloader()))
     assert plain.views.tolist() == [0] * 4
     assert plain.ids.tolist() == [0, 1, 2, 3]
     assert "18 faces of 6 people, 3 views of each" in data.datasets["train"].summary()
     assert "12 pairs" in data.datasets["val"].summary()
+
+
+def test_train__batches_by_people(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (root / "p5" / "2.png").unlink()
+    data = module(root, batch_size=6, faces_per_person=3, views=3)
+    with caplog.at_level("INFO"):
+        batches = list(data.train_dataloader())
+    assert len(batches) == 2  # five people with three faces
+    for batch in batches:
+        people = [Path(path).parent.name for path in batch.paths]
+        assert sorted(people.count(name) for name in set(people)) == [3, 3]
+        assert "p5" not in people
+    told = "2 people with 3 faces each; 1 people have fewer and are left out, 2 faces"
+    assert told in caplog.text
+
+
+def test_train__face_of_two_people_is_nobodys(root: Path) -> None:
+    views = FaceViews(FolderFaces(root).read(), 24)
+    dataset = FaceDataset(views, num_views=None)
+    samples = [dataset[SampleKey(4, epoch)] for epoch in range(30)]
+    owners = [-1 if views.is_mixed(4, view) else 1 for _, _, view, _, _ in samples]
+    assert [sample[1] for sample in samples] == owners
+    assert set(owners) == {-1, 1}
 
 
 def test_setup__held_out_faces_need_pairs(root: Path) -> None:
@@ -78,8 +104,9 @@ def test_setup__held_out_faces_need_pairs(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"size_hw": (24, 32)}, {"views": 0}, {"noise": -0.1}, {"view_seed": -1}]
-)
+    "options", [{"size_hw": (24, 32)}, {"views": 0}, {"noise": -0.1}, {"view_seed": -1},
+                {"faces_per_person": 1}, {"faces_per_person": 3}, {"faces_per_person": 4}]
+)  # fmt: skip
 def test_options__out_of_range(root: Path, options: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="must be"):
         module(root, **options)

@@ -60,6 +60,30 @@ def test_views__show_the_same_at_any_size(faces: Faces) -> None:
         assert inner.mean() < 3, view
 
 
+def test_kept_images__are_read_once_and_give_the_same_views(faces: Faces) -> None:
+    keeping = FaceViews(with_landmarks(faces), keep_images=True)
+    expected = [FaceViews(with_landmarks(faces)).render(1, view) for view in (0, 3, 4)]
+    for index in range(6):
+        keeping.render(index)
+        (faces.root / faces.files[index]).unlink()
+    for view, pixels in zip((0, 3, 4), expected, strict=True):
+        assert np.array_equal(keeping.render(1, view), pixels)
+    assert np.array_equal(keeping.render(1), expected[0])
+
+
+def test_is_mixed__tells_views_that_depend_on_other_faces(faces: Faces) -> None:
+    others = [faces.files[0], *reversed(faces.files[1:])]
+    views, reordered = FaceViews(faces), FaceViews(faces._replace(files=tuple(others)))
+    drawn = range(40)
+    mixed = [views.is_mixed(0, view) for view in drawn]
+    changed = [not np.array_equal(views.render(0, v), reordered.render(0, v)) for v in drawn]
+    assert not mixed[0]
+    assert 10 < sum(mixed) < 35
+    # Sometimes the other is the same file in both lists.
+    assert all(told or not seen for told, seen in zip(mixed, changed, strict=True))
+    assert sum(changed) > sum(mixed) / 2
+
+
 def test_fingerprint__changes_with_everything_that_views_depend_on(faces: Faces) -> None:
     aligned = with_landmarks(faces)
     assert aligned.landmarks_xy is not None

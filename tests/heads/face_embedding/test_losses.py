@@ -1,5 +1,6 @@
 """What an embedding learns from, by hand."""
 
+import itertools
 import math
 
 import pytest
@@ -15,6 +16,7 @@ from mobilevision.heads.face_embedding.losses import (
     LossSum,
     RelationalDistance,
     SquaredDifference,
+    TripletLoss,
 )
 
 NOBODY = torch.tensor([-1, -1])
@@ -143,3 +145,98 @@ def test_teacher__is_missed(kind: type[EmbeddingLoss]) -> None:
 def test_options__out_of_range(make) -> None:
     with pytest.raises(ValueError, match="at least"):
         make()
+
+
+def on_circle(*degrees: float) -> torch.Tensor:
+    angles = torch.deg2rad(torch.tensor(degrees, dtype=torch.float64))
+    return torch.stack([angles.cos(), angles.sin()], dim=1)
+
+
+def squared(degrees: float) -> float:
+    """The squared distance of two points of the unit circle."""
+    return 2 - 2 * math.cos(math.radians(degrees))
+
+
+def triplet(faces: torch.Tensor, people: list[int], margin: float = 0.2) -> float:
+    return TripletLoss(margin)(faces, None, torch.tensor(people))["triplet"].item()
+
+
+def test_triplet__takes_the_nearest_negative_that_is_farther_than_the_positive() -> None:
+    # A person at 0 and 20 degrees; others at 10 (nearer), 30 and 90.
+    faces, people = on_circle(0, 20, 10, 30, 90), [0, 0, 1, 2, 3]
+    from_first = squared(20) - squared(30) + 0.2
+    from_second = squared(20) - squared(70) + 0.2  # 10 and 30 are nearer to 20
+    assert from_second < 0 < from_first
+    assert triplet(faces, people) == pytest.approx(from_first / 2)
+
+
+def test_triplet__all_negatives_nearer__takes_the_farthest() -> None:
+    faces, people = on_circle(0, 60, 10, 20), [0, 0, 1, 2]
+    from_first, from_second = (squared(60) - squared(far) + 0.2 for far in (20, 50))
+    assert triplet(faces, people) == pytest.approx((from_first + from_second) / 2)
+
+
+def test_triplet__equally_far_negative_is_not_farther() -> None:
+    faces, people = on_circle(0, 30, -30, -90), [0, 0, 1, 1]
+    # From 0: 30 and -30 are equally far, so -90. From 30: -30 is the nearest that is farther.
+    # From -30: the positive is at 60, 30 at 60 as well, and 0 nearer: the farthest is 30.
+    # From -90: the positive is at 60, and 0 and 30 are farther: 0.
+    lacking = [squared(30) - squared(90), squared(30) - squared(60), 0, squared(60) - squared(90)]
+    expected = sum(max(0.0, value + 0.2) for value in lacking) / 4
+    assert triplet(faces, people) == pytest.approx(expected)
+
+
+def test_triplet__margin_kept__no_loss_and_no_gradient() -> None:
+    faces = on_circle(0, 1, 90, 91).requires_grad_()
+    value = TripletLoss()(faces, None, torch.tensor([0, 0, 1, 1]))["triplet"]
+    value.backward()
+    assert value.item() == 0
+    assert faces.grad is not None
+    assert not faces.grad.any()
+
+
+def naive_triplet(rows: torch.Tensor, people: list[int], margin: float) -> torch.Tensor:
+    """The loss in loops, over faces of known people."""
+    terms = []
+    for anchor, positive in itertools.permutations(range(len(rows)), 2):
+        if people[anchor] != people[positive] or people[anchor] < 0:
+            continue
+        distance = (rows[anchor] - rows[positive]).square().sum()
+        others = [i for i, person in enumerate(people) if person not in (-1, people[anchor])]
+        negatives = sorted((rows[anchor] - rows[i]).square().sum() for i in others)
+        farther = [value for value in negatives if value > distance]
+        terms.append((distance - (farther or negatives[-1:])[0] + margin).clamp_min(0))
+    return torch.stack(terms).mean()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_triplet__value_and_gradient_as_in_loops(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.randn(16, 3, generator=generator)
+    people = torch.randint(-1, 4, (16,), generator=generator).tolist()
+    ours, theirs = points.clone().requires_grad_(), points.clone().requires_grad_()
+    value = TripletLoss(0.3, 2.0)(F.normalize(ours, dim=1), None, torch.tensor(people))["triplet"]
+    expected = 2 * naive_triplet(F.normalize(theirs, dim=1), people, 0.3)
+    value.backward()
+    expected.backward()
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert expected.item() > 0
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("people", "message"),
+    [
+        ([-1, -1, -1], "nobody in this batch is known"),
+        ([0, 1, 2], "3 faces has 3 known people and no such three. Set data.faces_per_person"),
+        ([0, 0, -1], "3 faces has 1 known people"),
+    ],
+)
+def test_triplet__batch_without_triplets(people: list[int], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        TripletLoss()(on_circle(0, 10, 20), None, torch.tensor(people))
+
+
+def test_triplet__margin_out_of_range() -> None:
+    with pytest.raises(ValueError, match="margin=0"):
+        TripletLoss(0)

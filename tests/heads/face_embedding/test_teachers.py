@@ -1,6 +1,6 @@
 """Teachers: tables, and networks of other people."""
 
-import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from mobilevision.heads.face_embedding import (
     OnnxTeacher,
     TableTeacher,
 )
-from mobilevision.heads.face_embedding.teachers import open_teacher
+from mobilevision.heads.face_embedding.cards import FACENET, Card
+from mobilevision.heads.face_embedding.external_networks import ExternalNetwork
 
 CPU = torch.device("cpu")
 FILES = ("a.png", "b.png", "c.png")
@@ -91,129 +92,46 @@ def test_table__of_other_views_or_files_or_length_is_refused(tmp_path: Path) -> 
             TableTeacher(tmp_path / name).prepare(2, CPU, VIEWS)
 
 
-class MeanColor(FaceTeacher):
+class MeanColor(ExternalNetwork):
     """Says three numbers: the mean of each channel."""
 
     opened = 0
 
-    def open(self) -> None:
+    def _open(self) -> None:
         self.opened += 1
 
-    def infer(self, images: np.ndarray) -> np.ndarray:
-        assert images.shape[1:] == (self.size, self.size, 3)
-        return images.mean(axis=(1, 2))
+    def infer(self, pixels: np.ndarray) -> np.ndarray:
+        assert pixels.shape[1:] == (self.size, self.size, 3)
+        return pixels.mean(axis=(1, 2))
 
 
-def test_embed__takes_both_layouts_and_any_size_and_opens_once() -> None:
-    teacher = MeanColor(16)
-    faces = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
-    rows = teacher.embed(faces)
-    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-6)
-    np.testing.assert_array_equal(rows, teacher.embed(torch.from_numpy(faces).permute(0, 3, 1, 2)))
-    larger = faces.repeat(3, axis=1).repeat(3, axis=2)
-    np.testing.assert_allclose(teacher.embed(larger), rows, atol=2e-3)
-    assert teacher.embed(faces[:0]).shape == (0, 3)
-    assert teacher.opened == 1
-    with pytest.raises(ValueError, match="uint8 images"):
-        teacher.embed(faces.astype(np.float32))
+class MeanTeacher(FaceTeacher):
+    def make_network(self) -> MeanColor:
+        return MeanColor((), Card(size=4, pixel_mean=0, pixel_std=1))
 
 
 def test_live_teacher__looks_at_the_images_of_the_batch() -> None:
-    teacher = MeanColor(4)
+    teacher = MeanTeacher()
     teacher.prepare(3, CPU, VIEWS)
     torch.testing.assert_close(teacher(batch([0], [5])), torch.full((1, 3), 3**-0.5))
     with pytest.raises(WeightsError, match=r"gives 3 numbers.*the student 128"):
         teacher.prepare(128, CPU)
-
-
-def test_open_teacher__by_one_word() -> None:
-    kinds = {
-        "facenet:vggface2": FacenetTeacher,
-        "onnx:a.onnx": OnnxTeacher,
-        "ncnn:a.param": NcnnTeacher,
-    }
-    assert {word: type(open_teacher(word)) for word in kinds} == kinds
-    assert open_teacher("runs/face/best.ckpt") is None
-    assert open_teacher("ncnn:") is None
+    assert teacher.network.opened == 1
 
 
 @pytest.mark.parametrize(
-    ("teacher", "module", "package"),
+    ("teacher", "card"),
     [
-        (NcnnTeacher("a.param"), "ncnn", r"'mobilevision\[ncnn\]'"),
-        (OnnxTeacher("a.onnx"), "onnxruntime", "onnxruntime"),
-        (FacenetTeacher(), "facenet_pytorch", "facenet-pytorch==2.5.3"),
+        (NcnnTeacher("a.param"), None),
+        (NcnnTeacher("a.param", pixel_mean=127.5), Card(pixel_mean=127.5, pixel_std=1)),
+        (NcnnTeacher("a.param", 96), Card(size=96, pixel_mean=0, pixel_std=1)),
+        (OnnxTeacher("a.onnx"), None),
+        (OnnxTeacher("a.onnx", order="bgr"), Card(order="bgr")),
+        (FacenetTeacher(size=96), replace(FACENET, size=96)),
     ],
 )
-def test_library__absent(
-    teacher: FaceTeacher, module: str, package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(WeightsError, match=f"needs {module}: pip install {package}$"):
-        teacher.embed(np.zeros((1, 112, 112, 3), np.uint8))
-
-
-def onnx_model(path: Path, shape: list[Any]) -> Path:
-    """The mean of each channel, times 1, 2, 3."""
-    onnx = pytest.importorskip("onnx")
-    helper, floats = onnx.helper, onnx.TensorProto.FLOAT
-    axes = [2, 3] if shape[1] == 3 else [1, 2]
-    nodes = [
-        helper.make_node("ReduceMean", ["faces", "axes"], ["mean"], keepdims=0),
-        helper.make_node("Mul", ["mean", "factors"], ["said"]),
-    ]
-    constants = [
-        helper.make_tensor("axes", onnx.TensorProto.INT64, [2], axes),
-        helper.make_tensor("factors", floats, [3], [1.0, 2.0, 3.0]),
-    ]
-    graph = helper.make_graph(
-        nodes, "mean", [helper.make_tensor_value_info("faces", floats, shape)],
-        [helper.make_tensor_value_info("said", floats, [shape[0], 3])], constants,
-    )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.save(model, str(path))
-    return path
-
-
-@pytest.mark.parametrize("shape", [["n", 3, 20, 20], [1, 3, 20, 20], ["n", 20, 20, 3]])
-@pytest.mark.parametrize("order", ["rgb", "bgr"])
-def test_onnx__layouts_batches_and_channels(tmp_path: Path, shape: list[Any], order: Any) -> None:
-    pytest.importorskip("onnxruntime")
-    teacher = OnnxTeacher(onnx_model(tmp_path / "m.onnx", shape), order=order)
-    teacher.prepare(3, CPU)
-    assert teacher.size == 20
-    faces = np.random.default_rng(1).integers(0, 256, (3, 20, 20, 3), dtype=np.uint8)
-    means = (faces.mean(axis=(1, 2)) - 127.5) / 127.5
-    expected = (means[:, ::-1] if order == "bgr" else means) * [1, 2, 3]
-    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    np.testing.assert_allclose(teacher.embed(faces), expected, atol=1e-4)
-
-
-def test_onnx__no_such_file_or_no_model(tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    faces = np.zeros((1, 112, 112, 3), np.uint8)
-    with pytest.raises(WeightsError, match="no such file"):
-        OnnxTeacher(tmp_path / "absent.onnx").embed(faces)
-    (tmp_path / "text.onnx").write_text("no model")
-    with pytest.raises(WeightsError, match="cannot be run"):
-        OnnxTeacher(tmp_path / "text.onnx").embed(faces)
-
-
-def test_facenet__its_own_weights_from_a_file(tmp_path: Path) -> None:
-    library = pytest.importorskip("facenet_pytorch")
-    torch.manual_seed(0)
-    network = library.InceptionResnetV1(pretrained=None).eval()
-    state = network.state_dict() | {"logits.weight": torch.zeros(5, 512)}
-    torch.save(state, tmp_path / "weights.pt")
-    faces = np.random.default_rng(1).integers(0, 256, (1, 160, 160, 3), dtype=np.uint8)
-    with torch.no_grad():
-        pixels = torch.from_numpy(faces).permute(0, 3, 1, 2).float()
-        expected = network((pixels - 127.5) / 128)
-    teacher = FacenetTeacher(str(tmp_path / "weights.pt"))
-    np.testing.assert_allclose(teacher.embed(faces), expected.numpy(), atol=1e-5)
-    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
-    with pytest.raises(WeightsError, match="no weights of InceptionResnetV1"):
-        FacenetTeacher(str(tmp_path / "other.pt")).embed(faces)
+def test_options_of_a_teacher__none__leaves_it_to_the_card(teacher: Any, card: Card | None) -> None:
+    assert teacher.card == card
 
 
 def test_facenet__weights_that_were_never_downloaded(
@@ -221,14 +139,9 @@ def test_facenet__weights_that_were_never_downloaded(
 ) -> None:
     pytest.importorskip("facenet_pytorch")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(WeightsError, match=r"vggface2\.pt: no such file.*python -c"):
-        FacenetTeacher().embed(np.zeros((1, 160, 160, 3), np.uint8))
-
-
-def test_ncnn__no_such_file(tmp_path: Path) -> None:
-    pytest.importorskip("ncnn")
-    with pytest.raises(WeightsError, match=r"a\.param: no such file"):
-        NcnnTeacher(tmp_path / "a.param").embed(np.zeros((1, 112, 112, 3), np.uint8))
+    monkeypatch.setenv("MOBILEVISION_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError, match=r"weights download facenet:vggface2 --accept-license"):
+        FacenetTeacher().prepare(512, CPU)
 
 
 @pytest.mark.real_data
@@ -249,5 +162,5 @@ def test_ncnn__gives_the_cached_embeddings_of_our_alignment(
     cached = table(FaceBatch(torch.empty(0), torch.empty(0), torch.zeros(len(rows)).long(),
                              torch.tensor(rows), ()))  # fmt: skip
     teacher = NcnnTeacher(real_data / "teacher" / "mobilenet_ncnn.param")
-    said = teacher.embed(np.stack([views.render(row) for row in rows]))
+    said = teacher.network.embed(np.stack([views.render(row) for row in rows]))
     assert (cached.numpy() * said).sum(axis=1).min() > least

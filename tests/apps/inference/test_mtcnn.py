@@ -1,5 +1,6 @@
 """Faces in images: parity with facenet-pytorch's MTCNN, and everything that it cannot take."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,16 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
-from mobilevision.apps.inference.face_detector import FacesFound, MTCNNFinder
-from mobilevision.apps.inference.mtcnn import FaceCascade, _nms_of_smaller
+from mobilevision.apps import DetectionResult, FaceDetector
+from mobilevision.apps.inference.mtcnn import FaceCascade, MTCNNRuntime, _in_chunks, _nms_of_smaller
 from mobilevision.datasets.errors import DataError
 
 facenet_pytorch = pytest.importorskip("facenet_pytorch")
 
 
 @pytest.fixture(scope="module")
-def finder() -> MTCNNFinder:
-    return MTCNNFinder(device="cpu")
+def detector() -> FaceDetector:
+    return FaceDetector.load("mtcnn", device="cpu")
 
 
 def read(path: Path) -> np.ndarray:
@@ -35,10 +36,10 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def assert_same(a: FacesFound, b: FacesFound) -> None:
+def assert_same(a: DetectionResult, b: DetectionResult) -> None:
     assert len(a.scores) == len(b.scores)
-    for own, other in zip(a, b, strict=True):
-        np.testing.assert_allclose(own, other, atol=1e-2)
+    for name in ("boxes", "landmarks", "scores"):
+        np.testing.assert_allclose(getattr(a, name), getattr(b, name), atol=1e-2)
 
 
 @pytest.mark.real_data
@@ -62,22 +63,22 @@ def test_cascade__finds_what_facenet_pytorch_finds(real_data: Path) -> None:
 
 
 @pytest.mark.real_data
-def test_finder__batches_of_mixed_sizes_with_and_without_faces(
-    finder: MTCNNFinder, people: list[np.ndarray]
+def test_mtcnn__batches_of_mixed_sizes_with_and_without_faces(
+    detector: FaceDetector, people: list[np.ndarray]
 ) -> None:
     mixed = [noise(90, 120), people[0], noise(218, 178), people[2], people[1], noise(8, 8)]
-    together = finder(mixed)
+    together = detector(mixed)
     assert [len(faces.scores) for faces in together] == [0, 1, 0, 1, 1, 0]
     for image, faces in zip(mixed, together, strict=True):
-        assert_same(faces, finder([image])[0])
+        assert_same(faces, detector([image])[0])
 
 
 @pytest.mark.real_data
-def test_finder__landmarks_are_those_of_celeba(finder: MTCNNFinder, real_data: Path) -> None:
+def test_mtcnn__landmarks_are_those_of_celeba(detector: FaceDetector, real_data: Path) -> None:
     root = real_data / "celeba"
     lines = (root / "list_landmarks_align_celeba.txt").read_text().splitlines()[2:]
     rows = [line.split() for line in lines[::500]]
-    found = finder([read(root / "img_align_celeba" / row[0]) for row in rows])
+    found = detector([read(root / "img_align_celeba" / row[0]) for row in rows])
     declared = np.array([row[1:] for row in rows], dtype=np.float64).reshape(-1, 5, 2)
     assert all(len(faces.scores) for faces in found)
     off = np.array([faces.landmarks[0] for faces in found]) - declared
@@ -87,49 +88,49 @@ def test_finder__landmarks_are_those_of_celeba(finder: MTCNNFinder, real_data: P
 
 
 @pytest.mark.real_data
-def test_finder__large_image_is_reduced_and_landmarks_are_of_the_whole(
-    finder: MTCNNFinder, people: list[np.ndarray]
+def test_mtcnn__large_image_is_reduced_and_landmarks_are_of_the_whole(
+    detector: FaceDetector, people: list[np.ndarray]
 ) -> None:
     image = people[0]
     enlarged = np.asarray(
         Image.fromarray(image).resize((178 * 8, 218 * 8), Image.Resampling.BICUBIC)
     )
-    reducing = MTCNNFinder(longest_px=218, device="cpu")
-    (own,), (small,) = reducing([enlarged]), finder([image])
-    np.testing.assert_allclose((own.landmarks + 0.5) / 8 - 0.5, small.landmarks, atol=1.0)
+    reducing = FaceDetector(detector.runtime, max_side=218, letterboxed=False)
+    (own,), (small,) = reducing([enlarged]), detector([image])
+    np.testing.assert_allclose(own.landmarks / 8, small.landmarks, atol=1.0)
     np.testing.assert_allclose(own.boxes / 8, small.boxes, atol=3.0)
 
 
 @pytest.mark.real_data
-def test_finder__largest_first_within_the_image(
-    finder: MTCNNFinder, people: list[np.ndarray]
+def test_mtcnn__two_faces_within_the_image(
+    detector: FaceDetector, people: list[np.ndarray]
 ) -> None:
     canvas = np.zeros((260, 420, 3), np.uint8)
     canvas[:112, :112] = people[2]
     canvas[20:238, 200:378] = people[0]
-    (faces,) = finder([canvas])
+    (faces,) = detector([canvas])
     assert len(faces.scores) == 2
-    sides = faces.boxes[:, 2:] - faces.boxes[:, :2]
-    assert sides[0].prod() > sides[1].prod()
     assert (faces.boxes >= 0).all()
     assert (faces.boxes <= (420, 260, 420, 260)).all()
     for box, landmarks in zip(faces.boxes, faces.landmarks, strict=True):
         assert ((landmarks > box[:2]) & (landmarks < box[2:])).all()
 
 
-def test_finder__no_images(finder: MTCNNFinder) -> None:
-    assert finder([]) == []
+def test_mtcnn__no_images(detector: FaceDetector) -> None:
+    assert detector([]) == []
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (5, 400), (400, 5), (12, 12), (19, 300), (20, 20)])
-def test_finder__images_too_small_for_a_face(finder: MTCNNFinder, size_hw: tuple[int, int]) -> None:
-    (faces,) = finder([noise(*size_hw)])
+def test_mtcnn__images_too_small_for_a_face(
+    detector: FaceDetector, size_hw: tuple[int, int]
+) -> None:
+    (faces,) = detector([noise(*size_hw)])
     assert faces.boxes.shape == (0, 4)
     assert faces.landmarks.shape == (0, 5, 2)
     assert faces.scores.shape == (0,)
 
 
-def test_facenet_pytorch__raises_where_we_do_not(finder: MTCNNFinder) -> None:
+def test_facenet_pytorch__raises_where_we_do_not(detector: FaceDetector) -> None:
     """The reasons for a cascade of our own; where one is gone, look whether it is still needed."""
     theirs = facenet_pytorch.MTCNN(keep_all=True)
     with pytest.raises((RuntimeError, ValueError), match="non-empty list"):  # by torch's version
@@ -138,7 +139,7 @@ def test_facenet_pytorch__raises_where_we_do_not(finder: MTCNNFinder) -> None:
         theirs.detect([Image.fromarray(noise(90, 120)), Image.fromarray(noise(120, 90))])
     with pytest.raises((IndexError, ValueError)):
         theirs.detect([])
-    found = finder([noise(8, 8), noise(90, 120), noise(120, 90)])
+    found = detector([noise(8, 8), noise(90, 120), noise(120, 90)])
     assert [len(faces.scores) for faces in found] == [0, 0, 0]
 
 
@@ -159,20 +160,58 @@ def test_nms_of_smaller__a_box_within_a_box_goes() -> None:
     assert _nms_of_smaller(boxes[:0], scores[:0], 0.7).tolist() == []
 
 
-@pytest.mark.parametrize(
-    "options", [{"min_score": 1.5}, {"min_face_px": 0}, {"longest_px": 0}, {"device": "nowhere"}]
-)
-def test_finder__options_out_of_range(options: dict) -> None:
-    with pytest.raises(DataError, match=next(iter(options))):
-        MTCNNFinder(**{"device": "cpu", **options})
+def test_mtcnn__no_such_size_or_device(detector: FaceDetector) -> None:
+    with pytest.raises(DataError, match="min_face_px=0"):
+        MTCNNRuntime(detector.runtime.metadata, "cpu", min_face_px=0)
+    with pytest.raises(DataError, match="nowhere"):
+        FaceDetector.load("mtcnn", "nowhere")
 
 
-def test_finder__min_score_leaves_out() -> None:
-    generous = MTCNNFinder(min_score=0.0, device="cpu")
-    generous.cascade.thresholds = (0.3, 0.0, 0.0)
-    image = noise(60, 80)
-    (some,) = generous([image])
-    generous.min_score = float(np.median(some.scores))
-    (fewer,) = generous([image])
-    assert 0 < len(fewer.scores) < len(some.scores)
-    assert fewer.scores.min() >= generous.min_score
+def test_mtcnn__score_threshold(detector: FaceDetector) -> None:
+    assert detector.score_threshold == 0.9
+    runtime = MTCNNRuntime(detector.runtime.metadata, "cpu")
+    runtime.cascade.thresholds = (0.3, 0.0, 0.0)
+    generous, images = FaceDetector(runtime, letterboxed=False), [noise(60, 80), noise(60, 80, 1)]
+    some = generous(images, score_threshold=0)
+    threshold = float(np.median(some[0].scores))
+    fewer = generous(images, score_threshold=threshold)
+    assert 0 < len(fewer[0]) < len(some[0])
+    assert len(some[0]) != len(some[1]), "one is filled up"
+    for result in fewer:
+        assert (result.scores >= np.float32(threshold)).all()
+
+
+def test_in_chunks__any_number_of_crops__few_batch_sizes_and_the_same_answers() -> None:
+    """For each batch size that it meets torch keeps memory: so it does not grow with the photos."""
+    cascade, sizes = FaceCascade(), set()
+
+    def refine(crops: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        sizes.add(len(crops))
+        return cascade.refine(crops)
+
+    crops = torch.rand(150, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = cascade.refine(crops)
+        for count in (0, 1, 3, 40, 64, 65, 150):
+            for ours, theirs in zip(
+                _in_chunks(refine, crops[:count], (4, 2)), expected, strict=True
+            ):
+                torch.testing.assert_close(ours, theirs[:count], atol=1e-5, rtol=0)
+    assert sizes == {1, 4, 32, 64}
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_in_chunks__ever_other_numbers_of_crops__memory_is_flat() -> None:
+    """Without the chunks the last two thirds of the numbers take about 100 MB."""
+
+    def memory_mb() -> float:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGESIZE") / 2**20
+
+    cascade, crops = FaceCascade(), torch.rand(48, 3, 48, 48)
+    memory = []
+    with torch.inference_mode():
+        for count in np.random.default_rng(0).permutation(48) + 1:
+            _in_chunks(cascade.place, crops[:count], (4, 10, 2))
+            memory.append(memory_mb())
+    assert memory[-1] - memory[16] < 40
