@@ -205,7 +205,11 @@ def exported(small: Callable[[str], Path]) -> Callable[[str], Exported]:
 def converted(
     exported: Callable[[str], Exported], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
-    """Kind of network -> the OpenVINO file of its ONNX file."""
+    """Kind of network -> the OpenVINO file of its ONNX file.
+
+    ``export`` converts graphs without the passes for ONNX Runtime. These have them, and so what
+    OpenVINO makes of our ONNX files is tested, too.
+    """
     folder = tmp_path_factory.mktemp("openvino")
 
     def write(kind: str) -> Path:
