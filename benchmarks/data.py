@@ -7,7 +7,7 @@ are interleaved, so that a change of the machine's speed meets all alike; the ta
 of the rounds, and the ratio is the median of the ratios within a round.
 
 The peers do what ours does with their own operations: distort colors (chance 1/2), zoom out to at
-most 4 times the sides (1/2), crop around objects (6/7), mirror (1/2), resize to 300x300. "colours
+most 4 times the sides (1/2), crop around objects (6/7), mirror (1/2), resize to 300x300. "colors
 last" distorts the resized image, as ours does; the plain order is the paper's. The crops of
 albumentations keep all objects, so they are larger than the paper's on average.
 """

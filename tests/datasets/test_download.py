@@ -28,7 +28,7 @@ MD5 = Checksum("md5", hashlib.md5(CONTENT).hexdigest())
 
 
 @dataclass
-class Behaviour:
+class Behavior:
     """What the server does, and what it was asked."""
 
     content: bytes = CONTENT
@@ -46,10 +46,10 @@ class Behaviour:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    behaviour: Behaviour
+    behavior: Behavior
 
     def do_GET(self) -> None:
-        server = self.behaviour
+        server = self.behavior
         wanted = self.headers.get("Range")
         server.asked.append(wanted)
         self.close_connection = True
@@ -80,19 +80,19 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server() -> Iterator[tuple[str, Behaviour]]:
-    behaviour = Behaviour()
-    handler = type("BoundHandler", (Handler,), {"behaviour": behaviour})
+def server() -> Iterator[tuple[str, Behavior]]:
+    behavior = Behavior()
+    handler = type("BoundHandler", (Handler,), {"behavior": behavior})
     http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=http.serve_forever, args=(0.01,))
     thread.start()
-    yield f"http://127.0.0.1:{http.server_port}/file.bin", behaviour
+    yield f"http://127.0.0.1:{http.server_port}/file.bin", behavior
     http.shutdown()
     thread.join()
     http.server_close()
 
 
-Server = tuple[str, Behaviour]
+Server = tuple[str, Behavior]
 
 
 def fetch(
@@ -124,10 +124,10 @@ def test_download__plain__writes_the_file_alone(
 
 
 def test_download__verified_file_there__asks_nobody(server: Server, tmp_path: Path) -> None:
-    url, behaviour = server
+    url, behavior = server
     (tmp_path / "file.bin").write_bytes(CONTENT)
     assert not fetch(url, tmp_path / "file.bin")
-    assert behaviour.asked == []
+    assert behavior.asked == []
 
 
 def test_download__another_file_there__data_error_and_untouched(
@@ -143,12 +143,12 @@ def test_download__another_file_there__data_error_and_untouched(
 def test_download__connection_drops_twice__goes_on_where_it_stopped(
     server: Server, tmp_path: Path
 ) -> None:
-    url, behaviour = server
-    behaviour.drop_after = [1_000_000, 500_000]
+    url, behavior = server
+    behavior.drop_after = [1_000_000, 500_000]
     assert fetch(url, tmp_path / "file.bin")
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
-    starts = [int(asked[6:-1]) for asked in behaviour.asked if asked]
-    assert behaviour.asked[0] is None
+    starts = [int(asked[6:-1]) for asked in behavior.asked if asked]
+    assert behavior.asked[0] is None
     assert len(starts) == 2
     assert 0 < starts[0] < starts[1] <= 1_500_000
 
@@ -156,34 +156,34 @@ def test_download__connection_drops_twice__goes_on_where_it_stopped(
 def test_download__part_of_an_earlier_run__goes_on_where_it_stopped(
     server: Server, tmp_path: Path
 ) -> None:
-    url, behaviour = server
+    url, behavior = server
     (tmp_path / "file.bin.part").write_bytes(CONTENT[:12_345])
     assert fetch(url, tmp_path / "file.bin")
-    assert behaviour.asked == ["bytes=12345-"]
+    assert behavior.asked == ["bytes=12345-"]
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
     assert names(tmp_path) == ["file.bin"]
 
 
 def test_download__server_without_ranges__starts_again(server: Server, tmp_path: Path) -> None:
-    url, behaviour = server
-    behaviour.ranges = False
+    url, behavior = server
+    behavior.ranges = False
     (tmp_path / "file.bin.part").write_bytes(b"x" * 12_345)
     assert fetch(url, tmp_path / "file.bin")
-    assert behaviour.asked == ["bytes=12345-"]
+    assert behavior.asked == ["bytes=12345-"]
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
 
 
 def test_download__file_changed_since_the_part__starts_again(
     server: Server, tmp_path: Path
 ) -> None:
-    url, behaviour = server
+    url, behavior = server
     old = bytes(len(CONTENT))
-    behaviour.content, behaviour.etag = old, '"old"'
-    behaviour.drop_after = [1 << 20, 0, 0]
+    behavior.content, behavior.etag = old, '"old"'
+    behavior.drop_after = [1 << 20, 0, 0]
     with pytest.raises(DataError, match="gave up after 1"):
         fetch(url, tmp_path / "file.bin", attempts=1)
     assert names(tmp_path) == ["file.bin.part", "file.bin.part.version"]
-    behaviour.content, behaviour.etag, behaviour.drop_after = CONTENT, '"one"', []
+    behavior.content, behavior.etag, behavior.drop_after = CONTENT, '"one"', []
     assert fetch(url, tmp_path / "file.bin")
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
 
@@ -191,35 +191,35 @@ def test_download__file_changed_since_the_part__starts_again(
 def test_download__part_is_whole__is_verified_without_asking(
     server: Server, tmp_path: Path
 ) -> None:
-    url, behaviour = server
+    url, behavior = server
     (tmp_path / "file.bin.part").write_bytes(CONTENT)
     assert fetch(url, tmp_path / "file.bin")
-    assert behaviour.asked == []
+    assert behavior.asked == []
 
 
 def test_download__part_is_too_long__starts_again(server: Server, tmp_path: Path) -> None:
-    url, behaviour = server
+    url, behavior = server
     (tmp_path / "file.bin.part").write_bytes(CONTENT + b"x")
     assert fetch(url, tmp_path / "file.bin")
-    assert behaviour.asked == [None]
+    assert behavior.asked == [None]
 
 
 def test_download__part_is_too_long_and_size_unknown__starts_again(
     server: Server, tmp_path: Path
 ) -> None:
-    url, behaviour = server
+    url, behavior = server
     (tmp_path / "file.bin.part").write_bytes(CONTENT + b"x")
     assert fetch(url, tmp_path / "file.bin", size=None)
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
-    assert behaviour.asked == [f"bytes={len(CONTENT) + 1}-", None]
+    assert behavior.asked == [f"bytes={len(CONTENT) + 1}-", None]
 
 
 @pytest.mark.parametrize("size", [len(CONTENT), None])
 def test_download__wrong_bytes__data_error_and_removed(
     server: Server, tmp_path: Path, size: int | None
 ) -> None:
-    url, behaviour = server
-    behaviour.content = CONTENT[:-1] + b"!"
+    url, behavior = server
+    behavior.content = CONTENT[:-1] + b"!"
     with pytest.raises(DataError, match="sha256 of what arrived") as caught:
         fetch(url, tmp_path / "file.bin", size=size)
     assert url in str(caught.value)
@@ -237,58 +237,58 @@ def test_download__other_size__data_error_before_anything_is_fetched(
 
 @pytest.mark.parametrize("status", [404, 403])
 def test_download__refused__data_error_at_once(server: Server, tmp_path: Path, status: int) -> None:
-    url, behaviour = server
-    behaviour.statuses = [status, status]
+    url, behavior = server
+    behavior.statuses = [status, status]
     with pytest.raises(DataError, match=str(status)):
         fetch(url, tmp_path / "file.bin")
-    assert len(behaviour.asked) == 1
+    assert len(behavior.asked) == 1
 
 
 @pytest.mark.parametrize("status", [503, 429, 500])
 def test_download__overloaded_for_a_while__is_asked_again(
     server: Server, tmp_path: Path, status: int
 ) -> None:
-    url, behaviour = server
-    behaviour.statuses = [status, status]
+    url, behavior = server
+    behavior.statuses = [status, status]
     assert fetch(url, tmp_path / "file.bin")
-    assert len(behaviour.asked) == 3
+    assert len(behavior.asked) == 3
 
 
 def test_download__never_anything_new__gives_up_and_keeps_the_part(
     server: Server, tmp_path: Path
 ) -> None:
-    url, behaviour = server
-    behaviour.drop_after = [1 << 20] + [0] * 20
+    url, behavior = server
+    behavior.drop_after = [1 << 20] + [0] * 20
     with pytest.raises(DataError, match=r"gave up after 3 attempts.*are kept in"):
         fetch(url, tmp_path / "file.bin")
-    assert len(behaviour.asked) == 1 + 3
+    assert len(behavior.asked) == 1 + 3
     assert (tmp_path / "file.bin.part").read_bytes() == CONTENT[: 1 << 20]
 
 
 def test_download__no_ranges_and_always_dropped__gives_up(server: Server, tmp_path: Path) -> None:
-    url, behaviour = server
-    behaviour.ranges = False
-    behaviour.drop_after = [1_000_000] * 20
+    url, behavior = server
+    behavior.ranges = False
+    behavior.drop_after = [1_000_000] * 20
     with pytest.raises(DataError, match="gave up after 3 attempts"):
         fetch(url, tmp_path / "file.bin")
-    assert len(behaviour.asked) == 1 + 3
+    assert len(behavior.asked) == 1 + 3
 
 
 def test_download__body_of_unknown_length_ends_early__is_noticed_by_size(
     server: Server, tmp_path: Path
 ) -> None:
-    url, behaviour = server
-    behaviour.tell_length = False
-    behaviour.drop_after = [1 << 20]
+    url, behavior = server
+    behavior.tell_length = False
+    behavior.drop_after = [1 << 20]
     assert fetch(url, tmp_path / "file.bin")
-    assert behaviour.asked == [None, "bytes=1048576-"]
+    assert behavior.asked == [None, "bytes=1048576-"]
 
 
 def test_download__server_sends_another_range__is_not_appended(
     server: Server, tmp_path: Path
 ) -> None:
-    url, behaviour = server
-    behaviour.wrong_start = True
+    url, behavior = server
+    behavior.wrong_start = True
     (tmp_path / "file.bin.part").write_bytes(CONTENT[:1000])
     with pytest.raises(DataError, match="from 1001 instead of 1000"):
         fetch(url, tmp_path / "file.bin")
@@ -305,7 +305,7 @@ def test_download__nobody_listens__data_error(tmp_path: Path) -> None:
 def test_download__another_process_makes_the_file__waits_and_takes_it(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    url, behaviour = server
+    url, behavior = server
     target = tmp_path / "file.bin"
     with ThreadPoolExecutor(1) as pool:
         with made_once(target):
@@ -314,7 +314,7 @@ def test_download__another_process_makes_the_file__waits_and_takes_it(
                 time.sleep(0.01)
             target.write_bytes(CONTENT)
         assert not other.result()
-    assert behaviour.asked == []
+    assert behavior.asked == []
     assert [path.name for path in tmp_path.iterdir()] == ["file.bin"]
 
 
@@ -333,21 +333,21 @@ def test_download__no_address__data_error(tmp_path: Path) -> None:
 def test_download__disk_too_full__data_error_before_asking(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url, behaviour = server
+    url, behavior = server
     usage = download_module.shutil.disk_usage(tmp_path)._replace(free=len(CONTENT) - 1)
     monkeypatch.setattr(download_module.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DataError, match=r"file\.bin needs 3\.1 MB, but only 3\.1 MB are free"):
         fetch(url, tmp_path / "file.bin")
-    assert behaviour.asked == []
+    assert behavior.asked == []
 
 
 def test_download__waits__double_up_to_a_minute(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url, behaviour = server
+    url, behavior = server
     waits: list[float] = []
     monkeypatch.setattr(download_module.time, "sleep", waits.append)
-    behaviour.statuses = [503] * 9
+    behavior.statuses = [503] * 9
     with pytest.raises(DataError, match="gave up after 8"):
         download(url, tmp_path / "f", SHA256, attempts=8, backoff_s=1.0, progress=False)
     assert waits == [1, 2, 4, 8, 16, 32, 60]
